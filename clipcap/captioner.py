@@ -1,0 +1,205 @@
+"""The public face for inference: images or embeddings in, captions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.config import DecodeConfig
+from clipcap.decoding import Caption, decode
+from clipcap.encoders import Encoder, load_encoder, pick_device
+from clipcap.errors import ClipcapError
+from clipcap.images import open_image
+from clipcap.model import ClipCaptionModel
+from clipcap.text import tidy
+
+ImageLike = str | Path | bytes | BinaryIO | Image.Image
+
+
+class Captioner:
+    """Writes captions with a trained model.
+
+    >>> captioner = Captioner.from_pretrained("checkpoints")
+    >>> captioner(["a.jpg", "b.jpg"])
+    ['a plate of sushi', 'two cherry muffins on a board']
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of its language model.
+        encoder: frozen CLIP; loaded when the first image comes, by the name the checkpoint stores.
+        device: where the model runs.
+        encoder_name: encoder to load instead of the stored one.
+    """
+
+    def __init__(
+        self,
+        model: ClipCaptionModel,
+        tokenizer: Tokenizer,
+        encoder: Encoder | None = None,
+        device: str = "auto",
+        encoder_name: str | None = None,
+    ):
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.summary = ""
+        self._encoder = encoder
+        self._encoder_name = encoder_name or model.config.encoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        lm: str | None = None,
+        clip_model_type: str | None = None,
+        normalize_prefix: bool | None = None,
+        num_heads: int | None = None,
+        device: str = "auto",
+    ) -> Captioner:
+        """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
+
+        Raises:
+            ClipcapError: it cannot be loaded; the message says how to mend it.
+        """
+        loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
+        captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner.summary = loaded.summary
+        return captioner
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a native checkpoint folder."""
+        return save_checkpoint(self.model, self.tokenizer, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            draft = self.save_pretrained(Path(folder) / "checkpoint")
+            api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
+        return str(address)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen encoder of the features this model was trained on.
+
+        Raises:
+            ClipcapError: the checkpoint does not name it, or another one is found under its name.
+        """
+        if self._encoder is None:
+            if self._encoder_name is None:
+                raise ClipcapError(
+                    f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
+                    f"pass --clip_model_type"
+                )
+            self._encoder = load_encoder(self._encoder_name, str(self.device))
+            self._check(self._encoder)
+        return self._encoder
+
+    def _check(self, encoder: Encoder) -> None:
+        config = self.model.config
+        if encoder.dim != config.clip_dim:
+            raise ClipcapError(
+                f"{encoder.name} gives embeddings {encoder.dim} wide, this checkpoint expects {config.clip_dim} "
+                f"({config.encoder or 'encoder not known'}): pass --clip_model_type of the one it was trained with"
+            )
+        if config.encoder_weights_id not in (None, encoder.weights_id):
+            raise ClipcapError(
+                f"{encoder.name} has other weights ({encoder.weights_id}) than the encoder this checkpoint was "
+                f"trained with ({config.encoder}, {config.encoder_weights_id}): pass that one as --clip_model_type"
+            )
+
+    def open(self, image: ImageLike, upright: bool = True) -> Tensor:
+        """Read and preprocess one image: [3, R, R]."""
+        return self.encoder.preprocess(open_image(image, upright=upright))
+
+    def embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Encode preprocessed images [3, R, R]: float32 [B, D]."""
+        return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
+
+    def __call__(
+        self, images: Sequence[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+    ) -> list[str]:
+        """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
+        return [captions[0].text for captions in self.caption(images, config)]
+
+    def caption(
+        self,
+        images: Sequence[ImageLike | Tensor | np.ndarray],
+        config: DecodeConfig | None = None,
+        batch_size: int = 16,
+    ) -> list[list[Caption]]:
+        """Captions of each image, best first.
+
+        Args:
+            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            config: how to decode (default: beam search).
+            batch_size: images decoded together.
+        Raises:
+            ClipcapError: an image cannot be read, or an embedding is of another width.
+        """
+        config = config or DecodeConfig(beam=True)
+        results: list[list[Caption]] = []
+        for start in range(0, len(images), batch_size):
+            embeddings = self._embeddings(images[start : start + batch_size], config)
+            results += self.caption_embeddings(embeddings, config, first_image=start)
+        return results
+
+    def _embeddings(self, images: Sequence, config: DecodeConfig) -> Tensor:
+        """[B, D] of a mixture of images and embeddings."""
+        given = {i: torch.as_tensor(x).flatten() for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        rest = [i for i in range(len(images)) if i not in given]
+        if rest:
+            encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
+            given |= dict(zip(rest, encoded))
+        return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
+
+    def caption_embeddings(
+        self, embeddings: Tensor, config: DecodeConfig, first_image: int = 0
+    ) -> list[list[Caption]]:
+        """Captions for one batch of embeddings [B, D]; `first_image` is the number of its first in the run."""
+        embeddings = embeddings.to(self.device, torch.float32)
+        reranked = config.rerank == "clip"
+        wanted = config.num_captions
+        if reranked:
+            several = config.beam_size if config.beam else max(5, wanted)
+            config = replace(config, num_captions=max(several, wanted))
+        found = decode(self.model, self.tokenizer, embeddings, config, first_image)
+        if config.recipe != "reference":
+            found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
+        if reranked:
+            found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
+        return found
+
+    def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
+        """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
+        texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
+        scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
+        scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
+        return sorted(scored, key=lambda c: -c.clip_score)
+
+    @torch.inference_mode()
+    def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
+        embedding = self._embeddings([image], DecodeConfig())  # [1, D]
+        prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
+        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
+        return [
+            [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
+            for tokens, cosines in zip(token.tolist(), cosine.tolist())
+        ]

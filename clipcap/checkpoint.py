@@ -1,0 +1,289 @@
+"""The native checkpoint: a folder with `config.json`, `model.safetensors`, where needed a tokenizer, and a card.
+
+Only what was trained is stored: the mapper alone when the language model was frozen, its LoRA adapter or all of
+its weights where it was tuned. Writing is atomic: a reader finds the old checkpoint or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+import clipcap
+from clipcap.config import ModelConfig
+from clipcap.errors import ClipcapError
+from clipcap.hub import is_local, one_line, require_hub
+from clipcap.lm import load_lm, load_tokenizer
+from clipcap.model import ClipCaptionModel
+from clipcap.reference import load_reference
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory, in evaluation mode, with a line that says what was read."""
+
+    model: ClipCaptionModel
+    tokenizer: Tokenizer
+    path: Path
+    summary: str
+
+
+def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> Path:
+    """Write a native checkpoint, replacing an older one at once.
+
+    Args:
+        model: as trained; what it stores follows `model.config`.
+        tokenizer: stored where the language model is not a hub name.
+        folder: where to.
+        note: lines for the model card (data, scores).
+    """
+    with replaced_folder(folder) as draft:
+        write_checkpoint(model, tokenizer, draft, note)
+    return folder
+
+
+def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
+    """Write the files of a native checkpoint into an existing folder."""
+    config = model.config
+    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
+    content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
+    content |= {"torch_version": torch.__version__, "model": asdict(config)}
+    if stores_lm(config):
+        content["lm_config"] = model.lm.config.to_dict()
+    if stores_lm(config) or is_local(config.lm):
+        tokenizer.save_pretrained(folder / TOKENIZER)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
+    for path in folder.rglob("*"):
+        _fsync(path)
+
+
+def stores_lm(config: ModelConfig) -> bool:
+    """Whether the checkpoint holds the whole language model."""
+    return config.lm_stored or config.tune == "full"
+
+
+def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
+    """The tensors a checkpoint holds; tied ones once (GPT-2's head is its token embedding)."""
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        of_adapter = model.config.tune == "lora" and "lora_" in name
+        if name.startswith("mapper.") or stores_lm(model.config) or of_adapter:
+            if tensor.data_ptr() not in seen:
+                state[name] = tensor
+            seen.add(tensor.data_ptr())
+    return state
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty draft folder; when the block ends well it takes the place of `folder`.
+
+    The steps are renames, and `recover` finishes what a kill between them leaves.
+    """
+    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
+    recover(folder)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    draft.rename(new)  # complete from here on
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish or undo a replacement that was interrupted."""
+    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    if new.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+    elif old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Resolve what `--load_pt` and `--weights_dir` take: a native folder, a `.pt`, or a folder holding one.
+
+    In a folder of several, `best` comes before `last`, that before the numbered ones, the newest of them first.
+
+    Raises:
+        ClipcapError: nothing is there.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        recover(path)
+    if not path.is_dir():
+        raise ClipcapError(f"{path}: there is no such checkpoint (a folder made by train.py, or a .pt file)")
+    if (path / CONFIG).is_file():
+        return path
+    found = [p for p in path.iterdir() if not p.name.startswith(".")]
+    found = [p for p in found if p.suffix == ".pt" or (p / CONFIG).is_file()]
+    if not found:
+        raise ClipcapError(f"{path}: neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt")
+    return max(found, key=lambda p: (p.stem.endswith("-best"), p.stem.endswith("-last"), p.stem))
+
+
+def load_checkpoint(
+    path: str | Path,
+    lm: str | None = None,
+    num_heads: int | None = None,
+    normalize_prefix: bool | None = None,
+    encoder: str | None = None,
+) -> Loaded:
+    """Load a native or a reference checkpoint, whichever `path` is.
+
+    Args:
+        path: as `find_checkpoint` takes it, or a hub name.
+        lm: language model, where the checkpoint's own is elsewhere now, or a `.pt` does not tell.
+        num_heads: of a reference checkpoint's transformer mapper (default: 8).
+        normalize_prefix: whether a reference checkpoint was trained on normalised embeddings.
+        encoder: encoder of its features (default: as stored, or guessed from the width).
+
+    Raises:
+        ClipcapError: it is not there, damaged, or does not fit; the message says what was expected and found.
+    """
+    path = find_checkpoint(download(str(path)))
+    if path.is_dir():
+        return _load_native(path, lm, normalize_prefix, encoder)
+    model, summary = load_reference(path, lm or "gpt2", num_heads or 8, bool(normalize_prefix), encoder)
+    return Loaded(model, load_tokenizer(lm or "gpt2"), path, summary)
+
+
+def download(name: str) -> str:
+    """The local folder of a checkpoint named as on the hub (`user/name`); local paths are returned as they are."""
+    if Path(name).expanduser().exists() or name.count("/") != 1 or name.startswith((".", "~", "/")):
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if (Path(name).parent.exists()) or name.endswith(".pt"):
+        return name  # a mistyped local path, not a hub name
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except LocalEntryNotFoundError:
+        require_hub(name, "checkpoint", "--load_pt")
+    try:
+        return snapshot_download(name)
+    except (HfHubHTTPError, OSError) as error:
+        raise ClipcapError(f"--load_pt {name}: no such path here, and the hub says: {one_line(error)}") from error
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
+    """`config.json` of a native checkpoint: the model's configuration and, where stored, the language model's."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, model = content["format_version"], content["model"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ClipcapError(f"{path}: not the configuration of a clipcap checkpoint: {one_line(error)}") from error
+    if version > FORMAT_VERSION:
+        raise ClipcapError(f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}")
+    unknown = sorted(set(model) - {f.name for f in fields(ModelConfig)})
+    if unknown:
+        raise ClipcapError(f"{path}: unknown option {unknown[0]!r}: the file was edited, or made by a newer clipcap")
+    lm_config = content.get("lm_config")
+    if lm_config is not None:
+        lm_config = AutoConfig.for_model(lm_config.pop("model_type"), **lm_config)
+    return ModelConfig(**model), lm_config
+
+
+def _load_native(path: Path, lm: str | None, normalize_prefix: bool | None, encoder: str | None) -> Loaded:
+    config, lm_config = read_config(path)
+    changes = {"lm": lm, "normalize_prefix": normalize_prefix, "encoder": encoder}
+    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    try:
+        state = load_file(path / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ClipcapError(
+            f"{path / WEIGHTS}: missing or damaged ({one_line(error)}): train or copy it again"
+        ) from error
+    base = AutoModelForCausalLM.from_config(lm_config) if lm_config is not None else load_lm(config.lm)
+    model = ClipCaptionModel(config, base.float())
+    load_state(model, state, path)
+    tokenizer = load_tokenizer(str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm)
+    summary = f"{path}: {config.mapping_type} mapper, prefix {config.prefix_length}, language model {config.lm}"
+    return Loaded(model.eval(), tokenizer, path, summary)
+
+
+def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Fill in a checkpoint's tensors; all of what it stores, nothing else.
+
+    Raises:
+        ClipcapError: a tensor is missing, unknown or of another size (both sizes are said).
+    """
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if name not in own:
+            raise ClipcapError(f"{path}: unknown tensor {name}: the checkpoint is of another model")
+        if own[name].shape != tensor.shape:
+            raise ClipcapError(
+                f"{path}: {name} is {list(tensor.shape)} there and {list(own[name].shape)} here: "
+                f"the language model (--lm {model.config.lm}) or the mapper is of another size"
+            )
+    missing = sorted(set(stored_state(model)) - set(state))
+    if missing:
+        raise ClipcapError(f"{path}: tensor {missing[0]} is missing: the checkpoint is incomplete")
+    model.load_state_dict(state, strict=False)
+
+
+def model_card(model: ClipCaptionModel, note: str = "") -> str:
+    """A README for people who find the checkpoint, with the metadata the hub shows."""
+    c = model.config
+    tuned = {"none": "frozen", "lora": f"tuned with LoRA of rank {c.lora_rank}", "full": "tuned"}[c.tune]
+    sizes = f"{c.prefix_length} positions"
+    if c.mapping_type == "transformer":
+        sizes += f", {c.prefix_length_clip} CLIP tokens, {c.num_layers} layers, {c.num_heads} heads"
+    return f"""---
+library_name: clipcap
+pipeline_tag: image-to-text
+tags: [clipcap, image-captioning]
+---
+# Image captioner
+
+Made with clipcap {clipcap.__version__} (ClipCap, arXiv 2111.09734).
+
+- encoder: {c.encoder or "not known"} ({c.clip_dim} wide{", normalised" if c.normalize_prefix else ""}), frozen
+- mapper: {c.mapping_type}, {sizes}
+- language model: {c.lm}, {tuned}
+{note}
+```python
+from clipcap import Captioner
+
+print(Captioner.from_pretrained("this folder")(["photo.jpg"]))
+```
+"""

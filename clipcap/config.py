@@ -1,0 +1,312 @@
+"""Every option of clipcap, once: default, choices and meaning.
+
+The fields below are the command-line flags, the options table of the README and (`ModelConfig`) what a
+checkpoint's `config.json` holds. Nothing else declares a default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from clipcap.errors import ClipcapError
+
+Recipe = Literal["default", "reference"]
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, flag: bool = True, aliases: tuple[str, ...] = ()) -> Any:
+    """A config field with its meaning; `flag=False` keeps it off the command line."""
+    metadata = {"help": help, "flag": flag, "aliases": aliases}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ParseConfig:
+    """How images and captions become a feature file."""
+
+    data_path: str = option("", "folder (or file) of the image-caption set")
+    captions: str | None = option(None, "caption file, where it is not in its usual place under --data_path")
+    images: str | None = option(None, "folder of the photos, where it is not in its usual place")
+    out: str | None = option(None, "feature file to write: NAME.pkl, or a folder for memory-mapped shards")
+    clip_model_type: str = option(
+        "ViT-B/32",
+        "frozen encoder: an OpenAI name, a checkpoint in OpenAI's format, "
+        "open_clip:NAME/PRETRAINED or hf:NAME_OR_PATH",
+    )
+    lm: str = option("gpt2", "language model whose tokenizer counts --token_limit")
+    token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm")
+    train_size: float | None = option(None, "share of the images that goes to the train file; the rest is val")
+    seed: int = option(42, "seed of the split")
+    batch_size: int = option(32, "images per encoder call", aliases=("bs",))
+    workers: int | None = option(None, "processes that decode images (default: the cores, at most 8)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "auto", "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU"
+    )
+    max_bad: float = option(0.05, "share of missing or unreadable images above which the run ends with an error")
+    frame: Literal["first", "middle"] = option("first", "which frame of an animation to encode")
+    image_column: str | None = option(None, "column of the image paths (custom data; default: guessed)")
+    caption_column: str | None = option(None, "column of the captions (custom data; default: guessed)")
+    dry_run: bool = option(False, "report what the set holds and encode nothing")
+    recipe: Recipe = option("default", "reference: do not turn photos by their EXIF tag, as the original")
+
+    def __post_init__(self) -> None:
+        _at_least("batch_size", self.batch_size, 1)
+        _within("max_bad", self.max_bad, 0, 1)
+        if self.train_size is not None and not 0 < self.train_size < 1:
+            raise ClipcapError(f"--train_size is a share between 0 and 1, got {self.train_size}")
+
+
+@dataclass(frozen=True)
+class MappingOptions:
+    """The mapping network (ClipCap, section 3.3); flags of training, stored in a checkpoint."""
+
+    mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
+    prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
+    prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
+    num_layers: int = option(8, "layers of the transformer mapper")
+    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_length", "prefix_length_clip", "num_layers"):
+            _at_least(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig(MappingOptions):
+    """What a checkpoint stores: all that is needed to caption with it."""
+
+    clip_dim: int = option(512, "width of the CLIP embedding")
+    num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    encoder: str | None = option(None, "encoder of the features it was trained on")
+    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
+    lm: str = option("gpt2", "causal language model: hub name or local folder")
+    tune: Literal["none", "lora", "full"] = option("none", "what was trained of the language model")
+    lora_rank: int = option(8, "rank of the LoRA adapter")
+    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
+    recipe: Recipe = option("default", "recipe it was trained with")
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """The training loop, whatever it trains."""
+
+    out_dir: str = option("checkpoints", "folder of the checkpoints")
+    prefix: str = option("clipcap", "name the checkpoints start with")
+    epochs: int = option(10, "passes over the data")
+    save_every: int = option(1, "epochs between numbered checkpoints")
+    save_steps: int = option(0, "also save `last` every this many optimiser steps (0: at epoch ends only)")
+    keep: int = option(0, "numbered checkpoints to keep (0: all)")
+    grad_accum: int = option(1, "batches per optimiser step")
+    lr: float = option(2e-5, "peak learning rate")
+    warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
+    weight_decay: float = option(0.0, "AdamW weight decay")
+    grad_clip: float = option(0.0, "clip the gradient's L2 norm (0: off)")
+    resume: bool = option(False, "continue the run in --out_dir from its `last` checkpoint")
+    patience: int = option(0, "stop after this many epochs without a better one (0: never)")
+    seed: int = option(42, "seed of initial weights, order and dropout")
+    tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to")
+    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "save_every", "grad_accum"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("save_steps", "keep", "patience", "lr", "weight_decay", "grad_clip"):
+            _at_least(name, getattr(self, name), 0)
+        if self.warmup_steps is not None:
+            _at_least("warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(MappingOptions, LoopOptions):
+    """A training run of a captioner."""
+
+    data: str = option("data/food_train.pkl", "feature file or folder to train on")
+    val: str | None = option(
+        None,
+        "validation: a feature file, or a share of the images (0.1) split off "
+        "(default: the *_val file beside a *_train file)",
+    )
+    bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
+    only_prefix: bool = option(False, "train the mapper alone, the language model frozen (--tune none)")
+    tune: Literal["none", "lora", "full"] | None = option(
+        None, "what to train of the language model (default: full, or none with --only_prefix)"
+    )
+    lora_rank: int = option(8, "rank of the LoRA adapter (--tune lora)")
+    lm: str = option("gpt2", "causal language model of transformers: hub name or local folder")
+    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
+    is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
+    num_heads: int = option(8, "attention heads of the transformer mapper")
+    dropout: bool = option(True, "use the language model's dropout while it is tuned")
+    max_tokens: int | None = option(None, "cut captions to this many tokens (default: what the model takes)")
+    weights_dir: str | None = option(
+        None, "warm start: a native checkpoint folder, a reference .pt, or a folder holding one"
+    )
+    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    val_captions: int = option(64, "held-out images captioned after each epoch")
+    overfit: int = option(0, "self-test: train and validate on this many captions (0: off)")
+
+    def __post_init__(self) -> None:
+        MappingOptions.__post_init__(self)
+        LoopOptions.__post_init__(self)
+        for name in ("bs", "num_heads", "lora_rank"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("val_captions", "overfit"):
+            _at_least(name, getattr(self, name), 0)
+        if self.max_tokens is not None:
+            _at_least("max_tokens", self.max_tokens, 1)
+        if self.only_prefix and self.tune not in (None, "none"):
+            raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
+
+    @property
+    def tuning(self) -> str:
+        """`tune` after --only_prefix and the default are applied: none, lora or full."""
+        return self.tune or ("none" if self.only_prefix else "full")
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How captions are written (ClipCap, section 3.4)."""
+
+    beam: bool = option(False, "beam search instead of sampling")
+    beam_size: int = option(5, "beams of --beam")
+    greedy: bool = option(False, "always the most likely token (same as --temp 0)")
+    temp: float = option(1.0, "temperature: below 1 safer, above 1 wilder; 0 is greedy", aliases=("temperature",))
+    top_p: float = option(0.8, "sample from the smallest set of tokens with this probability (1: all)")
+    top_k: int = option(0, "sample from this many likeliest tokens (0: all)")
+    num_captions: int = option(1, "captions per image, best first")
+    max_new_tokens: int = option(67, "longest caption in tokens", aliases=("entry_length",))
+    min_new_tokens: int = option(0, "shortest caption in tokens")
+    repetition_penalty: float = option(1.0, "above 1: tokens already written become less likely")
+    stop_token: str | None = option(None, "token that ends a caption, besides end-of-text ('.')")
+    prompt: str = option("", "words every caption starts with")
+    rerank: Literal["none", "clip"] = option("none", "clip: order captions by how well they fit the image")
+    seed: int | None = option(None, "repeat the same samples")
+    recipe: Recipe = option("default", "reference: raw text, stop at '.', sampling is greedy, as the original")
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "num_captions", "max_new_tokens"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("temp", "top_k", "min_new_tokens"):
+            _at_least(name, getattr(self, name), 0)
+        _within("top_p", self.top_p, 0, 1)
+        if self.repetition_penalty <= 0:
+            raise ClipcapError(f"--repetition_penalty must be above 0, got {self.repetition_penalty}")
+        if self.beam and self.num_captions > self.beam_size:
+            raise ClipcapError(
+                f"--num_captions {self.num_captions} is more than --beam_size {self.beam_size}: "
+                f"raise --beam_size to {self.num_captions}"
+            )
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ClipcapError(
+                f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.max_new_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which captioner to load, and what its file may not tell."""
+
+    load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
+    lm: str | None = option(None, "language model, where the checkpoint's is elsewhere or a .pt does not tell")
+    clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
+    normalize_prefix: bool | None = option(None, "a reference .pt was trained on normalised embeddings")
+    num_heads: int | None = option(
+        None, "attention heads of a reference .pt's transformer mapper (8 in the original)"
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+
+@dataclass(frozen=True)
+class PredictConfig(LoadOptions, DecodeConfig):
+    """What to caption, and where the captions go."""
+
+    features: str | None = option(None, "caption the embeddings of a feature file instead of photos")
+    batch_size: int = option(16, "images decoded together")
+    out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
+    sidecar: bool = option(False, "write a .txt with the caption beside each photo")
+    overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("batch_size", self.batch_size, 1)
+        if self.out and not self.out.endswith((".jsonl", ".csv")):
+            raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
+        if self.sidecar and self.features:
+            raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:  # also catches NaN
+        raise ClipcapError(f"--{name} must be at least {least}, got {value}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ClipcapError(f"--{name} must lie between {low} and {high}, got {value}")
+
+
+def flag_fields(config_class: type) -> list[Field]:
+    """The fields of a config that are command-line flags."""
+    return [f for f in fields(config_class) if f.metadata["flag"]]
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """One flag per field; type, choices and help come from the field alone.
+
+    A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
+    """
+    hints = get_type_hints(config_class)
+    for f in flag_fields(config_class):
+        kind, choices = _flag_type(hints[f.name])
+        default = f.default if f.default is not MISSING else f.default_factory()
+        shown = "" if default in (None, "", False, []) else f" (default: {default})"
+        names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
+        common = {"dest": f.name, "default": argparse.SUPPRESS}
+        text = (f.metadata["help"] + shown).replace("%", "%%")
+        if kind is not bool:
+            parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
+        else:
+            parser.add_argument(*names, action="store_true", help=text, **common)
+            parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+
+
+def _flag_type(hint: Any) -> tuple[type, tuple | None]:
+    """(type, choices) of a field; `X | None` counts as X."""
+    if get_origin(hint) is not Literal and type(None) in get_args(hint):
+        hint = Union[tuple(a for a in get_args(hint) if a is not type(None))]  # noqa: UP007
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    return hint, None
+
+
+def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any) -> T:
+    """Build a config from the flags that were given, over `defaults` of the calling command."""
+    given = {f.name: getattr(args, f.name) for f in flag_fields(config_class) if hasattr(args, f.name)}
+    return config_class(**{**defaults, **given})
+
+
+class FlagParser(argparse.ArgumentParser):
+    """ArgumentParser that also takes hyphens for underscores (`--only-prefix`), without abbreviations."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As in argparse, after the hyphens of every known flag are turned into underscores."""
+        import sys
+
+        words = [self._underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(words, namespace)
+
+    def _underscored(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        candidate = "--" + name[2:].replace("-", "_")
+        known = name.startswith("--") and candidate in self._option_string_actions
+        return candidate + equals + value if known else word

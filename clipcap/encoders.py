@@ -1,0 +1,242 @@
+"""Frozen image and text encoders behind one small protocol: OpenAI's clip, open_clip, transformers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2 as transforms
+
+from clipcap.errors import ClipcapError
+from clipcap.hub import load_pretrained, one_line
+from clipcap.openai_clip import load_openai_clip
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+Preprocess = Callable[[Image.Image], Tensor]
+
+
+class Encoder(Protocol):
+    """A frozen dual encoder. Embeddings are not normalised."""
+
+    name: str  # as given to --clip_model_type
+    weights_id: str  # fingerprint of the weights
+    dim: int  # D
+    device: torch.device
+    dtype: torch.dtype  # what it computes in
+    preprocess: Preprocess  # RGB image → [3, R, R]; can be sent to worker processes
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → clip_embedding float32 [B, D]; texts too long for the tower are cut."""
+
+
+def load_encoder(name: str, device: str = "auto", dtype: str = "auto") -> Encoder:
+    """Load a frozen encoder.
+
+    Args:
+        name: an OpenAI name (`ViT-B/32`, `RN50x4`, …), a path to a checkpoint in OpenAI's format,
+            `open_clip:NAME/PRETRAINED`, or `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder).
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: auto (float16 on a GPU, else float32), float32, float16 or bfloat16.
+
+    Raises:
+        ClipcapError: unknown name, missing or damaged weights, no such device.
+    """
+    place = pick_device(device)
+    number = pick_dtype(dtype, place)
+    if name.startswith("hf:"):
+        return HFEncoder(name, place, number)
+    if name.startswith("open_clip:"):
+        return OpenClipEncoder(name, place, number)
+    return OpenAIEncoder(name, place, number)
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ClipcapError: the device is not there.
+    """
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ClipcapError(f"--device {device} is not there: {one_line(error)[:120]}. Use --device auto") from error
+    return place
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on a GPU and float32 elsewhere."""
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def weights_id(module: nn.Module) -> str:
+    """Fingerprint of a network: names, shapes and a sample of every tensor, independent of dtype and device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        sample = tensor.detach().flatten()[:: max(1, tensor.numel() // 64)][:64]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def clip_preprocess(resolution: int) -> Preprocess:
+    """CLIP's own preprocessing: shorter side to `resolution` (bicubic), centre crop, scale, normalise."""
+    return transforms.Compose(
+        [
+            transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(resolution),
+            transforms.PILToTensor(),
+            transforms.ToDtype(torch.float32, scale=True),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+
+
+class _Frozen:
+    """What the encoders share: a frozen network, run without gradients in its dtype."""
+
+    def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
+        self.name, self.device, self.dtype = name, device, dtype
+        self.weights_id = weights_id(network)
+        self.network = network.to(device).eval().requires_grad_(False)
+
+    def _run(self, function: Callable[..., Any], *inputs: Any, **named: Any) -> Tensor:
+        # Autocast and not .half(): OpenAI's visual tower fails in bfloat16 and LayerNorms stay exact.
+        reduced = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=reduced):
+            output = function(*inputs, **named)
+        return getattr(output, "pooler_output", output).float()
+
+    def _width(self) -> int:
+        return self.encode_texts(["width"]).shape[1]
+
+
+class OpenAIEncoder(_Frozen):
+    """OpenAI's own `clip` package, by name or by a checkpoint in its format."""
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+        network = load_openai_clip(name)
+        super().__init__(name, network, device, dtype)
+        self.dim = network.text_projection.shape[1]
+        self.preprocess = clip_preprocess(network.visual.input_resolution)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+        return self._run(self.network.encode_image, pixels.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
+        import clip
+
+        tokens = clip.tokenize(list(texts), context_length=self.network.context_length, truncate=True)  # [B, 77]
+        if tokens.max() >= self.network.vocab_size:
+            raise ClipcapError(
+                f"{self.name}: its text tower knows {self.network.vocab_size} tokens, CLIP's tokenizer has 49408: "
+                f"this checkpoint can encode images only"
+            )
+        return self._run(self.network.encode_text, tokens.to(self.device))
+
+
+class OpenClipEncoder(_Frozen):
+    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`."""
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+        try:
+            import open_clip
+        except ImportError as error:
+            raise ClipcapError(f"{name} needs the open_clip package: pip install 'clipcap[open_clip]'") from error
+        architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
+        if architecture not in open_clip.list_models():
+            near = [m for m in open_clip.list_models() if m.lower()[:5] == architecture.lower()[:5]][:8]
+            raise ClipcapError(
+                f"{name}: open_clip has no model {architecture!r}: {', '.join(near) or 'see open_clip.list_models()'}"
+            )
+        if not pretrained:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:8]) or "none, pass a file"
+            raise ClipcapError(f"{name}: which weights? open_clip:{architecture}/PRETRAINED, one of: {tags}")
+        try:
+            network, _, preprocess = open_clip.create_model_and_transforms(
+                architecture, pretrained=pretrained, precision="fp32"
+            )
+        except Exception as error:  # hub, file and shape errors come as many types
+            raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
+        super().__init__(name, network, device, dtype)
+        self.preprocess = preprocess
+        self._tokenize = open_clip.get_tokenizer(architecture)
+        self.dim = self._width()
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+        return self._run(self.network.encode_image, pixels.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
+        return self._run(self.network.encode_text, self._tokenize(list(texts)).to(self.device))
+
+
+class HFPreprocess:
+    """An image processor of transformers as a function of one image; picklable for workers."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image → [3, R, R]."""
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+class HFEncoder(_Frozen):
+    """A dual encoder of transformers: `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder)."""
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        place = name.removeprefix("hf:")
+        what, flag = "encoder", "--clip_model_type hf:"
+        network = load_pretrained(AutoModel, place, what, flag, dtype=torch.float32)
+        if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
+            raise ClipcapError(
+                f"{name} is a {network.config.model_type} model, which has no image and text tower: "
+                f"choose a CLIP, SigLIP or VisionTextDualEncoder model"
+            )
+        super().__init__(name, network, device, dtype)
+        self.preprocess = HFPreprocess(load_pretrained(AutoImageProcessor, place, "image processor", flag))
+        self._tokenizer = load_pretrained(AutoTokenizer, place, "tokenizer", flag)
+        # SigLIP was trained on texts padded to 64 tokens; CLIP reads the end token, wherever it is.
+        self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
+        self.dim = self._width()
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+        return self._run(self.network.get_image_features, pixel_values=pixels.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
+        longest = getattr(getattr(self.network.config, "text_config", None), "max_position_embeddings", 77)
+        tokens = self._tokenizer(
+            list(texts), padding=self._padding, truncation=True, max_length=longest, return_tensors="pt"
+        )
+        return self._run(self.network.get_text_features, **tokens.to(self.device))
+
+
+def is_resnet(name: str | None) -> bool | None:
+    """Whether an encoder is a ResNet CLIP; None where its name does not tell."""
+    known = None if name is None or Path(name).exists() else name.split("/")[0]
+    if known is None or known.startswith("hf:"):
+        return None
+    return known.removeprefix("open_clip:").startswith("RN")

@@ -1,0 +1,87 @@
+"""Which encoder made the features, and refusing to mix encoders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import FeatureMeta, Features
+
+WIDTHS = {
+    "RN50": 1024,
+    "RN101": 512,
+    "RN50x4": 640,
+    "RN50x16": 768,
+    "RN50x64": 1024,
+    "ViT-B/32": 512,
+    "ViT-B/16": 512,
+    "ViT-L/14": 768,
+    "ViT-L/14@336px": 768,
+}
+_LIKELIEST = {512: "ViT-B/32", 640: "RN50x4", 768: "ViT-L/14", 1024: "RN50"}
+
+
+def guess_encoder(dim: int) -> str | None:
+    """The encoder that features of this width most likely come from, for files that do not say."""
+    return _LIKELIEST.get(dim)
+
+
+def with_encoder(features: Features, encoder: str | None) -> Features:
+    """The features with their encoder filled in where the file does not say: `encoder`, or a guess.
+
+    Raises:
+        ClipcapError: `encoder` is not the one the file names, or has another width.
+    """
+    meta, path = features.meta, features.path
+    if meta.encoder and not meta.encoder_guessed:
+        if encoder not in (None, meta.encoder):
+            raise ClipcapError(
+                f"{path}: was parsed with {meta.encoder}, not {encoder}: leave out --clip_model_type, "
+                f"or parse the images again with --clip_model_type {encoder}"
+            )
+        return features
+    if WIDTHS.get(encoder, features.dim) != features.dim:
+        raise ClipcapError(
+            f"{path}: embeddings are {features.dim} wide, those of {encoder} are {WIDTHS[encoder]}: "
+            "name the encoder they were parsed with in --clip_model_type"
+        )
+    name = encoder or guess_encoder(features.dim)
+    meta = replace(meta, encoder=name, encoder_guessed=encoder is None and name is not None)
+    return replace(features, meta=meta)
+
+
+def check_same_encoder(
+    features_meta: FeatureMeta,
+    dim: int,
+    encoder: str | None,
+    weights_id: str | None,
+    expected_dim: int,
+    path: str | Path,
+    what: str,
+) -> None:
+    """Refuse features of another encoder than `what` (for example "this checkpoint") expects.
+
+    Weights decide where both fingerprints are known: one model may go by a name here and by a path there. A
+    guessed name decides nothing.
+
+    Args:
+        features_meta: of the features at `path`, which are `dim` wide.
+        encoder: name that `what` expects, with its weights' fingerprint and its width.
+    Raises:
+        ClipcapError: says both sides.
+    """
+    ours, theirs = features_meta.encoder or "encoder not known", encoder or "encoder not known"
+    mend = "parse the images again with " + (f"--clip_model_type {encoder}" if encoder else "the encoder it expects")
+    if dim != expected_dim:
+        raise ClipcapError(
+            f"{path}: embeddings are {dim} wide ({ours}), {what} expects {expected_dim} ({theirs}): {mend}"
+        )
+    if features_meta.encoder_weights_id and weights_id:
+        if features_meta.encoder_weights_id != weights_id:
+            raise ClipcapError(
+                f"{path}: embeddings were made with {ours} of weights {features_meta.encoder_weights_id}, "
+                f"{what} expects {theirs} of weights {weights_id}: {mend}"
+            )
+    elif features_meta.encoder and encoder and not features_meta.encoder_guessed and features_meta.encoder != encoder:
+        raise ClipcapError(f"{path}: embeddings were made with {ours}, {what} expects {theirs}: {mend}")

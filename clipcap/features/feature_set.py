@@ -1,0 +1,184 @@
+"""Features in memory or on disk: embeddings by row, captions that point at rows, and what is known of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+
+FORMAT_VERSION = 1
+Index = Sequence[int] | np.ndarray | Tensor | slice
+
+
+@dataclass(frozen=True)
+class FeatureMeta:
+    """What a feature file says of itself; files of the original ClipCap say nothing."""
+
+    encoder: str | None = None  # "ViT-B/32", "hf:...", a path
+    encoder_weights_id: str | None = None  # fingerprint of the encoder's weights
+    encoder_guessed: bool = False  # from the width
+    normalized: bool = False  # rows have an L2 norm of 1
+    source: str | None = None  # what was parsed
+    dtype: str | None = None
+    clipcap_version: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_file(cls, content: Any, path: Path) -> FeatureMeta:
+        """The meta stored in the file at `path`, checked; entries of later versions are passed over."""
+        known = {f.name: f.default for f in fields(cls)}
+        if not isinstance(content, dict):
+            raise ClipcapError(f"{path}: its meta is damaged: parse the images again")
+        given = {name: content[name] for name in known if name in content}
+        for name, value in given.items():
+            if type(value) is not type(known[name]) and not (known[name] is None and type(value) is str):
+                raise ClipcapError(f"{path}: meta {name} is damaged: parse the images again")
+        meta = cls(**given)
+        if meta.format_version > FORMAT_VERSION:
+            raise ClipcapError(
+                f"{path}: is of feature format {meta.format_version}, this clipcap knows {FORMAT_VERSION}: "
+                "update clipcap"
+            )
+        return meta
+
+
+class Rows(Protocol):
+    """What embeddings can do: a tensor in memory, shards on disk, or some rows of either."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, D)."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored numbers."""
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The rows of an int64 index [B], copied: [B, D]."""
+
+
+@dataclass(frozen=True)
+class SelectedRows:
+    """Some rows of other rows, without a copy of them."""
+
+    base: Rows
+    selected: Tensor  # int64
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return len(self.selected), self.base.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored numbers."""
+        return self.base.dtype
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self.base[self.selected[index]]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """N images as rows of width D, and M captions of them."""
+
+    embeddings: Rows  # [N, D]
+    captions: Sequence[str]  # M
+    caption_rows: np.ndarray  # int64 [M], the row of each caption
+    image_ids: Sequence[str]  # N; in old files several rows are of one image
+    image_paths: Sequence[str | None]  # N
+    meta: FeatureMeta
+    path: Path
+
+    @property
+    def dim(self) -> int:
+        """D, the width of the embeddings."""
+        return int(self.embeddings.shape[1])
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of rows."""
+        return int(self.embeddings.shape[0])
+
+    @property
+    def encoder_note(self) -> str | None:
+        """A line to print where the file does not say its encoder."""
+        if self.meta.encoder and not self.meta.encoder_guessed:
+            return None
+        taken = f"taken for {self.meta.encoder}" if self.meta.encoder else "the width of no encoder known here"
+        mend = "overrides" if self.meta.encoder else "names it"
+        return f"{self.path}: does not say its encoder; {self.dim} wide, {taken} (--clip_model_type {mend})"
+
+    def rows(self, index: Index) -> Tensor:
+        """Rows as float32 [B, D]; only these are read."""
+        wanted = np.arange(self.num_images)[index] if isinstance(index, slice) else np.asarray(index)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
+            raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
+        return self.embeddings[torch.as_tensor(wanted, dtype=torch.int64)].float()
+
+    def captions_of(self, row: int) -> list[str]:
+        """The captions of one row, in the file's order."""
+        order, sorted_rows = self._captions_by_row
+        first, last = np.searchsorted(sorted_rows, (row, row + 1))
+        return [self.captions[int(i)] for i in order[first:last]]
+
+    @cached_property
+    def _captions_by_row(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.caption_rows, kind="stable")
+        return order, self.caption_rows[order]
+
+    @cached_property
+    def row_images(self) -> np.ndarray:
+        """A number for each row's image, int64 [N]: the same for all rows of one image."""
+        numbers: dict[str, int] = {}
+        return np.fromiter((numbers.setdefault(i, len(numbers)) for i in self.image_ids), np.int64, self.num_images)
+
+    @property
+    def image_index(self) -> np.ndarray:
+        """A number for each caption's image, int64 [M]."""
+        return self.row_images[self.caption_rows]
+
+    def subset_by_row(self, rows: np.ndarray) -> Features:
+        """These rows, in this order, with the captions of them alone; no embedding is copied."""
+        rows = np.asarray(rows, dtype=np.int64)
+        position = np.full(self.num_images, -1, dtype=np.int64)
+        position[rows] = np.arange(len(rows))
+        if np.count_nonzero(position >= 0) != len(rows):
+            raise ValueError("a row is named twice")
+        new_rows = position[self.caption_rows]
+        kept = np.flatnonzero(new_rows >= 0)
+        return replace(
+            self,
+            embeddings=SelectedRows(self.embeddings, torch.from_numpy(rows)),
+            captions=_take(self.captions, kept),
+            caption_rows=new_rows[kept],
+            image_ids=_take(self.image_ids, rows),
+            image_paths=_take(self.image_paths, rows),
+        )
+
+    def non_finite_rows(self) -> np.ndarray:
+        """Rows that hold NaN or infinity; reads everything, a part at a time."""
+        found = [start + np.flatnonzero(~part.isfinite().all(dim=1).numpy()) for start, part in self._parts()]
+        return np.concatenate(found)
+
+    def _parts(self, size: int = 8192) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, self.num_images, size):
+            yield start, self.rows(slice(start, start + size))
+
+
+def _take(values: Sequence, index: np.ndarray) -> Sequence:
+    return values.take(index) if hasattr(values, "take") else [values[i] for i in index.tolist()]
+
+
+def looks_normalized(embeddings: Rows) -> bool:
+    """Whether the first rows have an L2 norm of 1, for files that do not say."""
+    first = embeddings[torch.arange(min(100, embeddings.shape[0]))].float()
+    return bool(((first.norm(dim=1) - 1).abs() < 1e-2).all())

@@ -1,0 +1,191 @@
+"""The feature pickle of the original ClipCap: `{"clip_embedding": [N, D], "captions": [{..., row}, ...]}`.
+
+Written so that the original trainer loads it (Python 3.7, torch 1.6, no numpy inside) and that the same content
+gives the same bytes; read without running anything in it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+from clipcap.features.atomic import replacing
+from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
+from clipcap.features.records import CALLS, INERT, array_values, row_fields
+from clipcap.features.storage import storage_bytes
+from clipcap.features.unpickle import Record, UnreadablePickle, plain_data
+
+AGAIN = "parse the images again"
+_FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0
+
+
+def read_pickle(path: Path) -> Features:
+    """Read a feature pickle of ours, of the original or of the food fork."""
+    content = _content(path)
+    embeddings = _embeddings(content["clip_embedding"], path)
+    captions, caption_rows, ids = _captions(content["captions"], len(embeddings), path)
+    if "meta" in content:
+        meta = FeatureMeta.from_file(content["meta"], path)
+    else:
+        meta = FeatureMeta(normalized=looks_normalized(embeddings), dtype=_name(embeddings.dtype))
+    image_ids = _per_row(content, "image_ids", embeddings, path) or [
+        ids.get(row, f"row {row}") for row in range(len(embeddings))
+    ]
+    image_paths = _per_row(content, "image_paths", embeddings, path) or [None] * len(embeddings)
+    return Features(embeddings, captions, caption_rows, image_ids, image_paths, meta, path)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if not size:
+        raise ClipcapError(f"{path}: is empty: {AGAIN}")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        if stream[0] not in _FIRST_BYTES:
+            what = "a torch.save archive" if stream[:2] == b"PK" else "no pickle"
+            raise ClipcapError(f"{path}: is {what}, not a ClipCap feature file: {AGAIN}")
+        try:
+            content = plain_data(stream, CALLS, INERT)
+        except UnreadablePickle as error:
+            raise ClipcapError(f"{path}: {error}: copy the file again or {AGAIN}") from error
+    if not isinstance(content, dict) or not {"clip_embedding", "captions"} <= content.keys():
+        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else type(content).__name__
+        raise ClipcapError(
+            f"{path}: is no ClipCap feature file: expected the keys clip_embedding and captions, "
+            f"found {found or 'none'}: {AGAIN}"
+        )
+    return content
+
+
+def _embeddings(value: Any, path: Path) -> Tensor:
+    if isinstance(value, Record):
+        value = _array(value, path)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ClipcapError(f"{path}: its clip_embedding is no array of floating-point numbers: {AGAIN}")
+    if value.ndim != 2 or not value.numel():
+        raise ClipcapError(
+            f"{path}: its clip_embedding has shape {list(value.shape)}, expected [images, width]: {AGAIN}"
+        )
+    return value
+
+
+def _array(record: Record, path: Path) -> Tensor | None:
+    try:
+        values = np.asarray(array_values(record))
+    except Exception as error:  # a damaged or hostile record fails in many ways
+        raise ClipcapError(f"{path}: its clip_embedding is damaged: {AGAIN}") from error
+    native = values.dtype.newbyteorder("=")
+    return torch.from_numpy(values.astype(native)) if values.dtype.kind == "f" else None
+
+
+def _captions(items: Any, num_rows: int, path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
+    """Captions, the row of each, and the image id of each row that has one."""
+    if not isinstance(items, list):
+        raise ClipcapError(f"{path}: its captions are no list: {AGAIN}")
+    captions, rows, ids = [], [], {}
+    for number, item in enumerate(items):
+        fields = _fields(item, f"{path}: captions[{number}]")
+        caption, row, image_id = (fields.get(name) for name in ("caption", "clip_embedding", "image_id"))
+        if type(row) is not int or not 0 <= row < num_rows:
+            shown = row if type(row) in (int, float, str) else type(row).__name__
+            raise ClipcapError(
+                f"{path}: captions[{number}] points at row {shown!s:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}"
+            )
+        if caption is not None and type(caption) is not str:
+            raise ClipcapError(f"{path}: captions[{number}] is no text but {type(caption).__name__}: {AGAIN}")
+        if type(image_id) in (str, int):
+            ids.setdefault(row, str(image_id))
+        if caption:
+            captions.append(caption)
+            rows.append(row)
+    return captions, np.array(rows, dtype=np.int64), ids
+
+
+def _fields(item: Any, where: str) -> dict:
+    if isinstance(item, dict):
+        return item
+    try:
+        return row_fields(item)
+    except Exception as error:  # a damaged or hostile record fails in many ways
+        raise ClipcapError(f"{where} is neither a dictionary nor a row of pandas: {AGAIN}") from error
+
+
+def _per_row(content: dict, key: str, embeddings: Tensor, path: Path) -> list | None:
+    values = content.get(key)
+    if values is None:
+        return None
+    may_be_none = (str, type(None)) if key == "image_paths" else (str,)
+    if not isinstance(values, list) or len(values) != len(embeddings) or {*map(type, values)} - {*may_be_none}:
+        raise ClipcapError(f"{path}: its {key} are not one text for each of {len(embeddings)} rows: {AGAIN}")
+    return values
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def write_pickle(
+    path: Path,
+    embeddings: np.ndarray,
+    image_ids: Sequence[str],
+    image_paths: Sequence[str | None],
+    captions: Sequence[Sequence[str]],
+    meta: FeatureMeta,
+) -> None:
+    """Write a feature pickle: each image one row, its captions pointing at it."""
+    same = _Shared()
+    ids = [same(image_id) for image_id in image_ids]
+    items = []
+    for row, texts in enumerate(captions):
+        for text in texts:
+            values = (ids[row], len(items), same(text), row)
+            items.append(dict(zip(("image_id", "id", "caption", "clip_embedding"), values, strict=True)))
+    content = {
+        "clip_embedding": embeddings,
+        "captions": items,
+        "meta": {same(name): same(value) for name, value in asdict(meta).items()},
+        "image_ids": ids,
+        "image_paths": [same(image_path) for image_path in image_paths],
+    }
+    with replacing(path) as draft, open(draft, "wb") as file:
+        _FeaturePickler(file, protocol=4).dump({same(key): value for key, value in content.items()})
+
+
+class _Shared:
+    """Gives equal texts as one object: a pickle spells an object out once, so identity shows in its bytes."""
+
+    def __init__(self) -> None:
+        names = ("clip_embedding", "captions", "image_id", "id", "caption")
+        self.texts: dict[str, str] = {name: name for name in names}
+
+    def __call__(self, value: Any) -> Any:
+        return self.texts.setdefault(str(value), str(value)) if isinstance(value, str) else value
+
+
+class _FeaturePickler(pickle.Pickler):
+    """Writes a numpy array as a torch tensor, in the words of torch 1.6."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return NotImplemented
+        size, stride = value.shape, (value.shape[1], 1)
+        return torch._utils._rebuild_tensor_v2, (_Storage(value), 0, size, stride, False, OrderedDict())
+
+
+class _Storage:
+    """Pickles as the bytes of a torch storage."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+
+    def __reduce__(self) -> tuple:
+        return torch.storage._load_from_bytes, (storage_bytes(self.values),)

@@ -1,0 +1,81 @@
+"""Loading by hub name or local folder: the cache first, the network second, one clear line when neither works."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils import get_session
+
+from clipcap.errors import ClipcapError
+
+HUB_TIMEOUT_S = 5.0
+
+
+class PretrainedClass(Protocol):
+    """Any class of transformers with `from_pretrained`."""
+
+    def from_pretrained(self, name: str, **kwargs: Any) -> Any:
+        """Load by name."""
+
+
+def is_local(name: str) -> bool:
+    """Whether `name` is a folder on this machine and not a hub name."""
+    return Path(name).expanduser().is_dir()
+
+
+def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **kwargs: Any) -> Any:
+    """`loader.from_pretrained(name)`, downloading only what the cache lacks.
+
+    Args:
+        loader: a class of transformers with `from_pretrained`.
+        name: hub name or local folder.
+        what: what is loaded, for the error message ("tokenizer").
+        flag: the option `name` came from, for the error message ("--lm").
+
+    Raises:
+        ClipcapError: the folder does not hold it, or the hub cannot be reached.
+    """
+    if is_local(name):
+        try:
+            return loader.from_pretrained(str(Path(name).expanduser()), local_files_only=True, **kwargs)
+        except (OSError, ValueError, KeyError) as error:
+            raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ClipcapError(f"{flag} {name}: there is no such folder")
+    try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so
+        return loader.from_pretrained(snapshot_download(name, local_files_only=True), **kwargs)
+    except (OSError, ValueError, KeyError):
+        require_hub(name, what, flag)
+    try:
+        return loader.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        raise ClipcapError(f"{flag} {name}: the hub does not give this {what}: {one_line(error)}") from error
+
+
+def require_hub(name: str, what: str, flag: str) -> None:
+    """Fail within seconds where the hub cannot be reached (the hub's own client retries for half a minute).
+
+    Raises:
+        ClipcapError: offline, with the way to bring the files by hand.
+    """
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    if not reason:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+            return
+        except Exception as error:  # the session's own exception types differ between hub releases
+            reason = f"{constants.ENDPOINT} cannot be reached: {one_line(error)}"
+    raise ClipcapError(
+        f"the {what} {name!r} is not on this machine and cannot be downloaded ({reason}): run `hf download {name}` "
+        f"where there is a network and copy {os.path.join(constants.HF_HUB_CACHE, '')} here, "
+        f"or pass {flag} FOLDER with its files"
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception of another library, in one line of bounded length."""
+    text = " ".join(str(error).split())
+    return (text or type(error).__name__)[:300]

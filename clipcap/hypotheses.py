@@ -1,0 +1,96 @@
+"""What beam search and sampling share: running captions, the stepped language model, next-token distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipcap.config import DecodeConfig
+from clipcap.model import ClipCaptionModel
+
+
+@dataclass
+class Hypotheses:
+    """K running captions for each of N images, as rows of N·K; the first L columns of `tokens` are written."""
+
+    tokens: Tensor  # [N, K, max_new_tokens]
+    total: Tensor  # [N, K] sum of search log-probabilities
+    logprob: Tensor  # [N, K] sum of log-probabilities at temperature 1
+    length: Tensor  # [N, K] tokens up to and with the stop token
+    stopped: Tensor  # bool [N, K]
+
+
+def select_rows(state: Hypotheses, index: Tensor) -> Hypotheses:
+    """The hypotheses of some images."""
+    return Hypotheses(*(getattr(state, name)[index] for name in Hypotheses.__annotations__))
+
+
+def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
+    """Hypotheses of several groups of images, as one."""
+    return Hypotheses(*(torch.cat([getattr(p, name) for p in parts]) for name in Hypotheses.__annotations__))
+
+
+class Stepper:
+    """Runs the language model one token at a time over its KV cache."""
+
+    def __init__(self, model: ClipCaptionModel, inputs_embeds: Tensor):
+        self.model = model
+        out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        self.logits = out.logits[:, -1].float()  # [N, V]
+
+    def expand(self, k: int) -> None:
+        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once."""
+        self.cache.batch_repeat_interleave(k)
+        self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or reorder) rows of the batch."""
+        self.cache.batch_select_indices(rows)
+        self.logits = self.logits[rows]
+
+    def step(self, token_ids: Tensor) -> None:
+        """[N·K] next tokens → `logits` [N·K, V]."""
+        out = self.model.lm(input_ids=token_ids[:, None], past_key_values=self.cache, use_cache=True)
+        self.logits = out.logits[:, -1].float()
+
+
+def log_probs(
+    logits: Tensor,
+    tokens: Tensor | None,
+    position: int,
+    config: DecodeConfig,
+    stop: Tensor,
+    prompt_ids: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities that steer the search, and those at temperature 1.
+
+    Args:
+        logits: [N, K, V] of the next token.
+        tokens: [N, K, max_new_tokens], of which `position` are written.
+    Returns:
+        search and plain log-probabilities, each [N, K, V].
+    """
+    plain = logits.log_softmax(dim=-1)
+    adjusted = logits
+    if config.repetition_penalty != 1:
+        adjusted = _penalise_repetition(logits, tokens, position, prompt_ids, config.repetition_penalty)
+    if position < config.min_new_tokens:
+        adjusted = adjusted.index_fill(-1, stop, -torch.inf)
+    if adjusted is logits and config.temp == 1:
+        return plain, plain
+    return (adjusted / config.temp).log_softmax(dim=-1), plain
+
+
+def _penalise_repetition(
+    logits: Tensor, tokens: Tensor | None, position: int, prompt_ids: list[int], penalty: float
+) -> Tensor:
+    """Make tokens already written less likely (CTRL, arXiv 1909.05858, section 4.1)."""
+    seen = torch.tensor(prompt_ids, dtype=torch.long, device=logits.device).expand(*logits.shape[:2], -1)
+    if tokens is not None:
+        seen = torch.cat([seen, tokens[:, :, :position]], dim=-1)  # [N, K, prompt + position]
+    values = logits.gather(-1, seen)
+    return logits.scatter(-1, seen, torch.where(values > 0, values / penalty, values * penalty))

@@ -1,0 +1,61 @@
+"""The language model and its tokenizer, from transformers, with clear errors."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from clipcap.errors import ClipcapError
+from clipcap.hub import load_pretrained
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+def load_lm(name: str) -> PreTrainedModel:
+    """A causal language model in float32, by hub name or local folder.
+
+    Raises:
+        ClipcapError: it cannot be had, or it is not a causal language model.
+    """
+    config = load_lm_config(name)
+    return load_pretrained(AutoModelForCausalLM, name, "language model", "--lm", config=config, dtype=torch.float32)
+
+
+def load_lm_config(name: str) -> PretrainedConfig:
+    """The configuration of a causal language model; encoders and encoder-decoders are refused."""
+    config = load_pretrained(AutoConfig, name, "language model", "--lm")
+    decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
+    # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
+    encoder_only = hasattr(config, "is_decoder") and not config.is_decoder and config.model_type in _ENCODERS
+    if not decoder_only or encoder_only:
+        raise ClipcapError(
+            f"--lm {name} is a {config.model_type} model, which does not continue text from left to right: "
+            f"choose a causal language model such as gpt2, distilgpt2 or facebook/opt-125m"
+        )
+    return config
+
+
+_ENCODERS = {
+    "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert",
+    "electra", "ernie", "megatron-bert", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm",
+    "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a language model, by hub name or local folder.
+
+    Raises:
+        ClipcapError: it cannot be had, or it has no end-of-text token.
+    """
+    tokenizer = load_pretrained(AutoTokenizer, name, "tokenizer", "--lm")
+    if len(tokenizer) < 2:
+        raise ClipcapError(
+            f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ClipcapError(f"{name}: its tokenizer has no end-of-text token (eos_token in tokenizer_config.json)")
+    return tokenizer

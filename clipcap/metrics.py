@@ -1,0 +1,38 @@
+"""Caption metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from clipcap.errors import ClipcapError
+
+_WORD = re.compile(r"\w+(?:'\w+)?")
+
+
+def words(caption: str) -> list[str]:
+    """Lower-case words of a caption, without punctuation."""
+    return _WORD.findall(caption.lower())
+
+
+def distinct_share(captions: Sequence[str]) -> float:
+    """Share of different captions: near 0 where a model says the same of every image."""
+    return len({" ".join(words(c)) for c in captions}) / max(1, len(captions))
+
+
+def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """CIDEr-D of a corpus (arXiv 1411.5726), as pycocoevalcap computes it, on lower-case words.
+
+    Args:
+        candidates: one caption per image.
+        references: the human captions of each image.
+    Raises:
+        ClipcapError: pycocoevalcap is not installed.
+    """
+    try:
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise ClipcapError("CIDEr needs pycocoevalcap: pip install 'clipcap[eval]'") from error
+    found = {i: [" ".join(words(c))] for i, c in enumerate(candidates)}
+    wanted = {i: [" ".join(words(r)) for r in refs] for i, refs in enumerate(references)}
+    return float(Cider().compute_score(wanted, found)[0])

@@ -1,0 +1,187 @@
+"""The caption model: mapping network + causal language model, its logits and its loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from clipcap.config import ModelConfig
+from clipcap.errors import ClipcapError
+from clipcap.mapping import MLP, TransformerMapper
+
+IGNORE = -100  # label of positions that count for nothing
+
+
+class ClipCaptionModel(nn.Module):
+    """CLIP embedding → prefix → logits of the caption's tokens (ClipCap, sections 3.1–3.3).
+
+    Args:
+        config: sizes and kinds; `config.tune` decides what requires gradients.
+        lm: a causal language model; used in place.
+
+    Raises:
+        ClipcapError: the prefix does not fit the language model.
+    """
+
+    def __init__(self, config: ModelConfig, lm: PreTrainedModel):
+        super().__init__()
+        self.config = config
+        self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
+        embed_dim = lm.get_input_embeddings().weight.shape[1]  # OPT's differs from its hidden size
+        if config.prefix_length >= max_positions(lm):
+            raise ClipcapError(
+                f"--prefix_length {config.prefix_length} leaves no room for a caption: {config.lm} takes "
+                f"{max_positions(lm)} positions"
+            )
+        if config.mapping_type == "mlp":
+            self.mapper = MLP(config.clip_dim, embed_dim, config.prefix_length)
+        else:
+            self.mapper = TransformerMapper(
+                config.clip_dim,
+                embed_dim,
+                config.prefix_length,
+                config.prefix_length_clip,
+                config.num_layers,
+                config.num_heads,
+            )
+        self.lm_dropout = True
+        self._freeze_lm()
+        self._head_is_plain = head_is_plain(lm)
+
+    def _freeze_lm(self) -> None:
+        for name, parameter in self.lm.named_parameters():
+            parameter.requires_grad_(self.config.tune == "full" or (self.config.tune == "lora" and "lora_" in name))
+
+    def train(self, mode: bool = True) -> ClipCaptionModel:
+        """As in torch, but a frozen language model stays in evaluation mode (no dropout)."""
+        super().train(mode)
+        if self.config.tune == "none" or not self.lm_dropout:
+            self.lm.eval()
+        return self
+
+    def prefix(self, clip_embedding: Tensor) -> Tensor:
+        """Map CLIP embeddings to language-model inputs.
+
+        Args:
+            clip_embedding: [B, D] as stored in the feature file.
+        Returns:
+            prefix [B, P, E].
+        Raises:
+            ClipcapError: D is not the width the mapper was built for.
+        """
+        if clip_embedding.shape[-1] != self.config.clip_dim:
+            raise ClipcapError(
+                f"CLIP embeddings are {clip_embedding.shape[-1]} wide, this model expects {self.config.clip_dim}"
+                f"{f' ({self.config.encoder})' if self.config.encoder else ''}"
+            )
+        if self.config.normalize_prefix:
+            clip_embedding = clip_embedding / clip_embedding.norm(dim=-1, keepdim=True)
+        return self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """[B, T] → language-model inputs [B, T, E]."""
+        return self.lm.get_input_embeddings()(input_ids)
+
+    def forward(self, clip_embedding: Tensor, input_ids: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits of each caption token, or with `labels` the summed loss.
+
+        Captions are padded on the right, so that no caption token can see padding and no mask is needed.
+
+        Args:
+            clip_embedding: [B, D].
+            input_ids: [B, T], padded with any id.
+            labels: [B, T], the tokens to predict; `IGNORE` where a position does not count.
+        Returns:
+            logits [B, T, V], position t predicting token t; or the cross-entropy summed over label tokens, a
+            scalar in float32: divide by the number of label tokens of the whole (global) batch.
+        """
+        inputs_embeds = torch.cat([self.prefix(clip_embedding), self.embed_tokens(input_ids)], dim=1)  # [B, P+T, E]
+        if labels is None:
+            logits = self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits  # [B, P+T, V]
+            return logits[:, self.config.prefix_length - 1 : -1]  # [B, T, V]: position P-1 predicts token 0
+        counted = labels != IGNORE  # [B, T]
+        logits = self._logits_at(inputs_embeds, counted)  # [n, V], n label tokens
+        return F.cross_entropy(logits.float(), labels[counted], reduction="sum")
+
+    def _logits_at(self, inputs_embeds: Tensor, counted: Tensor) -> Tensor:
+        """Logits of the counted caption positions only: the head is a quarter of GPT-2's arithmetic.
+
+        [B, P+T, E] and bool [B, T] → [n, V].
+        """
+        caption = slice(self.config.prefix_length - 1, -1)
+        if not self._head_is_plain:
+            return self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits[:, caption][counted]
+        hidden = self.lm.base_model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state
+        return self.lm.get_output_embeddings()(hidden[:, caption][counted])  # [B, P+T, H] -> [n, H] -> [n, V]
+
+
+def max_positions(lm: PreTrainedModel) -> int:
+    """Longest sequence the language model takes."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if getattr(lm.config, name, None):
+            return getattr(lm.config, name)
+    return 1 << 30
+
+
+def head_is_plain(lm: PreTrainedModel) -> bool:
+    """Whether logits are just the output embeddings applied to the last hidden state.
+
+    Some models scale or cap them afterwards (Gemma, Cohere, Granite); tried on two random positions, since no
+    attribute of transformers says so.
+    """
+    weight = lm.get_input_embeddings().weight
+    probe = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)  # [1, 2, E]
+    training = lm.training
+    lm.eval()
+    with torch.no_grad():
+        logits = lm(inputs_embeds=probe, use_cache=False).logits
+        hidden = lm.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
+        plain = lm.get_output_embeddings()(hidden)
+    lm.train(training)
+    return plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-3)
+
+
+def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
+    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place.
+
+    Raises:
+        ClipcapError: peft is not installed, or does not know this kind of model.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
+    try:
+        # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
+        fan_in_fan_out = lm.config.model_type == "gpt2"
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=fan_in_fan_out,
+        )
+        return get_peft_model(lm, config).get_base_model()
+    except ValueError as error:
+        raise ClipcapError(
+            f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"
+        ) from error
+
+
+def parameter_report(model: ClipCaptionModel) -> str:
+    """One line: trained and frozen parameters; a second where an MLP prefix is larger than GPT-2 itself."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    mapper = sum(p.numel() for p in model.mapper.parameters())
+    lines = [
+        f"parameters: {trained / 1e6:.2f} M trained (mapper {mapper / 1e6:.2f} M, language model "
+        f"{(trained - mapper) / 1e6:.2f} M), {frozen / 1e6:.2f} M frozen"
+    ]
+    if model.config.mapping_type == "mlp" and mapper > 100e6:
+        lines.append(
+            f"warning: the MLP mapper has {mapper / 1e6:.0f} M parameters, since they grow with the square of "
+            f"--prefix_length {model.config.prefix_length}: for long prefixes use --mapping_type transformer"
+        )
+    return "\n".join(lines)

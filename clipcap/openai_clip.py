@@ -1,0 +1,113 @@
+"""OpenAI's CLIP networks, from their names or from checkpoint files, with their weights as they are.
+
+`clip.load` sends weights through float16, which rounds a float32 fine-tune without a word (7e-4 on the embeddings
+of a small ViT); here the network is built by the same package, then given the file's own numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clipcap.errors import ClipcapError
+from clipcap.hub import one_line
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
+    import clip
+    from clip.clip import _MODELS as OPENAI_URLS
+    from clip.clip import _download
+    from clip.model import build_model
+
+CACHE = Path(os.environ.get("CLIP_CACHE", "~/.cache/clip")).expanduser()
+INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
+
+
+def load_openai_clip(name: str) -> nn.Module:
+    """Build a CLIP of OpenAI in float32 on the CPU.
+
+    Args:
+        name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
+            TorchScript archive).
+
+    Raises:
+        ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
+    """
+    path = Path(name).expanduser()
+    if name in OPENAI_URLS:
+        path = _named_weights(name)
+    elif not path.is_file():
+        raise ClipcapError(
+            f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
+            f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
+        )
+    return build(read_weights(path), path)
+
+
+def _named_weights(name: str) -> Path:
+    """The downloaded file of an OpenAI name; fetched where it is missing."""
+    url = OPENAI_URLS[name]
+    path = CACHE / Path(url).name
+    if path.is_file():
+        return path
+    try:
+        return Path(_download(url, str(CACHE)))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        raise ClipcapError(
+            f"the weights of {name} are not on this machine and cannot be downloaded ({one_line(error)}): "
+            f"fetch {url} where there is a network and place it at {path}"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint in OpenAI's format; runs no code from the file.
+
+    Raises:
+        ClipcapError: damaged, or not such a checkpoint.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load, the one reader of these archives
+            if _is_torchscript(path):
+                state = torch.jit.load(path, map_location="cpu").state_dict()
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
+        raise ClipcapError(
+            f"{path}: not a CLIP checkpoint that can be loaded safely (truncated, or another kind of file): "
+            f"{one_line(error)[:120]}"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ClipcapError(f"{path}: holds no state dict of a CLIP")
+    return {k.removeprefix("module."): v for k, v in state.items() if k not in INFORMATION}
+
+
+def _is_torchscript(path: Path) -> bool:
+    """TorchScript archives are zip files with a constants.pkl, which plain `torch.save` does not write."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def build(state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network of a state dict, sizes read off its tensors, float32, the numbers unrounded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = build_model(dict(state)).float()
+        network.load_state_dict({k: v.float() for k, v in state.items()})
+    except (KeyError, RuntimeError, AttributeError, ValueError, IndexError) as error:
+        raise ClipcapError(
+            f"{path}: its tensors are not those of OpenAI's CLIP (ViT or ResNet): {one_line(error)[:160]}"
+        ) from error
+    return network

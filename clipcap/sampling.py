@@ -1,0 +1,71 @@
+"""Greedy decoding and sampling: temperature, top-k, top-p, repeatable by seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipcap.config import DecodeConfig
+from clipcap.hypotheses import Hypotheses, Stepper, log_probs
+
+
+def sample(
+    stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], first_image: int
+) -> Hypotheses:
+    """Greedy decoding, or sampling from the temperature-scaled, truncated distribution.
+
+    All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, image): the
+    samples of an image depend neither on the batch size nor on its neighbours.
+    """
+    images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
+    stop = torch.tensor(stop_ids, device=device)
+    uniforms = None if config.greedy else _uniforms(images, config, first_image).to(device)  # [N, K, max_new_tokens]
+    stepper.expand(k)
+    zeros = torch.zeros(images, k, device=device)
+    tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
+    state = Hypotheses(tokens, zeros, zeros, zeros, torch.zeros_like(zeros, dtype=torch.bool))
+    for position in range(config.max_new_tokens):
+        logits = stepper.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
+        search, plain = log_probs(logits, state.tokens, position, config, stop, prompt_ids)
+        if uniforms is None:
+            token = search.argmax(dim=-1)  # [N, K]
+        else:
+            token = _draw(search, uniforms[:, :, position], config.top_k, config.top_p)
+        token = token.masked_fill(state.stopped, stop_ids[0])
+        running = ~state.stopped
+        state.tokens[:, :, position] = token
+        state.total = state.total + search.gather(2, token[:, :, None])[:, :, 0].masked_fill(~running, 0)
+        state.logprob = state.logprob + plain.gather(2, token[:, :, None])[:, :, 0].masked_fill(~running, 0)
+        state.length = state.length + running
+        state.stopped = state.stopped | torch.isin(token, stop)
+        if state.stopped.all() or position + 1 == config.max_new_tokens:
+            break
+        stepper.step(token.flatten())
+    return state
+
+
+def _uniforms(images: int, config: DecodeConfig, first_image: int) -> Tensor:
+    """[N, K, max_new_tokens] numbers in [0, 1)."""
+    seed = torch.seed() if config.seed is None else config.seed
+    rows = []
+    for image in range(first_image, first_image + images):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + image) % 2**63)
+        rows.append(torch.rand(config.num_captions, config.max_new_tokens, generator=generator))
+    return torch.stack(rows)
+
+
+def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Draw a token from the `top_k` likeliest and the smallest set of probability ≥ `top_p` (arXiv 1904.09751).
+
+    [N, K, V] and [N, K] in [0, 1) → token ids [N, K].
+    """
+    probability, order = log_probs.softmax(dim=-1).sort(dim=-1, descending=True)  # [N, K, V]
+    cumulative = probability.cumsum(dim=-1)
+    allowed = cumulative - probability < top_p  # what stands before a token; the likeliest always stays
+    allowed[..., 0] = True
+    if top_k:
+        allowed[..., top_k:] = False
+    mass = (probability * allowed).sum(dim=-1, keepdim=True)  # allowed tokens are a prefix of the sorted ones
+    choice = torch.searchsorted(cumulative, uniform[..., None] * mass, right=True)  # [N, K, 1]
+    last = allowed.sum(dim=-1, keepdim=True) - 1
+    return order.gather(-1, torch.minimum(choice, last))[..., 0]

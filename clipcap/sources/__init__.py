@@ -1,0 +1,20 @@
+"""Readers of image-caption sets: each turns files as they are distributed into sorted records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clipcap.config import ParseConfig
+from clipcap.sources import coco, conceptual, custom, flickr8k, food
+from clipcap.sources.collect import Source
+from clipcap.sources.record import ImageRef, Record
+
+READERS: dict[str, Callable[[ParseConfig], Source]] = {
+    "food": food.read,
+    "coco": coco.read,
+    "flickr8k": flickr8k.read,
+    "conceptual": conceptual.read,
+    "custom": custom.read,
+}
+
+__all__ = ["READERS", "ImageRef", "Record", "Source"]

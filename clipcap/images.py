@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import is_image_name, natural_key, shown, walk
+from clipcap.sources.listing import is_image_name, natural_key, walk
+from clipcap.sources.messages import reason, shown
 from clipcap.sources.record import ImageRef
 
 ImageSource = str | Path | bytes | BinaryIO | ImageRef | Image.Image
@@ -100,7 +101,7 @@ def _opened(source: ImageSource) -> Iterator[Image.Image]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingImageError(where, "no such file") from error
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
-        raise ImageError(where, _reason(error)) from error
+        raise ImageError(where, _why(error)) from error
 
 
 def _name(source: ImageSource) -> str:
@@ -137,13 +138,12 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _reason(error: Exception) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels (a decompression bomb?): make it smaller"
     if isinstance(error, UnidentifiedImageError):
         return f"not an image (kinds that are read: {', '.join(_formats())})"
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-    return f"cannot be read ({text or type(error).__name__})"
+    return f"cannot be read ({reason(error)})"
 
 
 def _orientation(image: Image.Image) -> int:

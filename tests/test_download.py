@@ -106,7 +106,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def site():
+def site(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.agents, server.lock = Counter(), set(), threading.Lock()
     server.open_now = server.most_open = 0
@@ -147,7 +148,7 @@ def test_a_second_run_asks_for_nothing_it_has_or_knows_to_be_gone(site, download
     assert site.asked == {"/good/a.jpg": 1, "/missing/b.jpg": 1, "/page/c.jpg": 1}
     assert download(*urls) == Summary(fetched=0, present=2, gone=0, known_gone=2, failed=0)
     assert sum(site.asked.values()) == 3
-    assert [line.split(",")[0] for line in (download.folder / FAILURES_FILE).read_text().split()] >= ["1", "2"]
+    assert set(known_failures(download.folder)) == {1, 2}
 
 
 def test_what_was_there_before_is_copied_to_a_new_row_of_the_same_url(site, download):
@@ -230,4 +231,4 @@ def test_the_reader_leaves_out_what_is_gone_for_good(tmp_path, download):
     download("/good/a", "/missing/b", "/good/c")
     source = READERS["conceptual"](ParseConfig(data_path=str(tmp_path / "images.tsv")))
     assert [record.image_id for record in source.records] == ["00000000", "00000002"]
-    assert "1 images left out: gone for good" in source.notes[0]
+    assert "1 image left out: gone for good" in source.notes[0]

@@ -62,7 +62,7 @@ class Rows(Protocol):
         """Of the stored numbers."""
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The rows of an int64 index [B], copied: [B, D]."""
+        """The rows of an int64 index [B], copied: [B, D] in any floating-point type."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
 
 SHARD_ROWS = 100_000
 META = "clipcap.json"
-_IDS = ("image_id", "key", "image_path", "url")  # columns that name an image, the best first
+# Columns that name an image and that say where it lies, the best first.
+_IDS = ("image_id", "key", "image_path", "url")
 _PATHS = ("image_path", "url", "key")
 
 
@@ -59,7 +60,7 @@ class ShardedRows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         rows = index.numpy()
-        found = np.empty((len(rows), self.shape[1]), self.shards[0].dtype)
+        found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
         shard_of = np.searchsorted(self.starts, rows, side="right") - 1
         for shard in np.unique(shard_of):
             here = shard_of == shard
@@ -114,8 +115,9 @@ def read_folder(path: Path) -> Features:
         raise ClipcapError(f"{path}: holds no images: parse them again")
     metadata = _metadata(path, shards, embeddings)
     captions, caption_rows = _captions(metadata)
-    ids = _first_column(metadata, _IDS) or [f"row {row}" for row in range(len(metadata))]
-    paths = _first_column(metadata, _PATHS) or [None] * len(metadata)
+    pa.default_memory_pool().release_unused()  # reading Parquet takes several times what is kept
+    ids = _first_column(metadata, _IDS, gaps=False) or [f"row {row}" for row in range(len(metadata))]
+    paths = _first_column(metadata, _PATHS, gaps=True) or [None] * len(metadata)
     return Features(embeddings, captions, caption_rows, ids, paths, _meta(path, embeddings), path)
 
 
@@ -150,8 +152,9 @@ def _metadata(path: Path, shards: dict[int, Path], embeddings: ShardedRows) -> p
 def _table(file: Path) -> pa.Table:
     """The columns that matter, texts as large_string (a set of them can outgrow the 2 GB of string)."""
     try:
-        wanted = {*_IDS, *_PATHS, "caption", "captions"}
-        table = pq.read_table(file, columns=[name for name in pq.read_schema(file).names if name in wanted])
+        there = pq.read_schema(file).names
+        wanted = {*_IDS, *_PATHS, "captions" if "captions" in there else "caption"}
+        table = pq.read_table(file, columns=[name for name in there if name in wanted])
         lists = pa.large_list(pa.large_string())
         kinds = [(name, lists if name == "captions" else pa.large_string()) for name in table.column_names]
         return table.cast(pa.schema(kinds))
@@ -169,14 +172,14 @@ def _captions(metadata: pa.Table) -> tuple[Sequence[str], np.ndarray]:
         texts, rows = metadata["caption"].combine_chunks(), np.arange(len(metadata), dtype=np.int64)
     else:
         return [], np.empty(0, dtype=np.int64)
-    there = np.flatnonzero(pc.fill_null(pc.binary_length(texts), 0).to_numpy())
-    return ArrowStrings(texts.take(pa.array(there))), rows[there]
+    there = pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0)
+    return ArrowStrings(texts.filter(there)), rows[there.to_numpy(zero_copy_only=False)]
 
 
-def _first_column(metadata: pa.Table, names: Sequence[str]) -> ArrowStrings | None:
-    """The first of these columns that is there without a gap."""
+def _first_column(metadata: pa.Table, names: Sequence[str], gaps: bool) -> ArrowStrings | None:
+    """The first of these columns that is there, with or without gaps."""
     for name in names:
-        if name in metadata.column_names and not metadata[name].null_count:
+        if name in metadata.column_names and (gaps or not metadata[name].null_count):
             return ArrowStrings(metadata[name].combine_chunks())
     return None
 
@@ -210,11 +213,18 @@ def write_folder(
         (draft / "metadata").mkdir()
         for shard, start in enumerate(range(0, len(embeddings), SHARD_ROWS)):
             rows = slice(start, start + SHARD_ROWS)
-            np.save(draft / "img_emb" / f"img_emb_{shard}.npy", np.asarray(embeddings[rows]))
+            _save(draft / "img_emb" / f"img_emb_{shard}.npy", np.ascontiguousarray(embeddings[rows]))
             table = _metadata_table(image_ids[rows], image_paths[rows], captions[rows])
             with open(draft / "metadata" / f"metadata_{shard}.parquet", "wb") as file:
                 pq.write_table(table, file)
         (draft / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+
+
+def _save(path: Path, rows: np.ndarray) -> None:
+    """As `np.save`, which does not say why it fails: on a full disk its OSError has no errno."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+        file.write(rows.data)
 
 
 def _metadata_table(ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> pa.Table:

@@ -58,10 +58,10 @@ def _content(path: Path) -> dict[str, Any]:
         except UnreadablePickle as error:
             raise ClipcapError(f"{path}: {error}: copy the file again or {AGAIN}") from error
     if not isinstance(content, dict) or not {"clip_embedding", "captions"} <= content.keys():
-        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else type(content).__name__
+        keys = [f"{key!r:.40}" for key in content][:10] if isinstance(content, dict) else [type(content).__name__]
         raise ClipcapError(
             f"{path}: is no ClipCap feature file: expected the keys clip_embedding and captions, "
-            f"found {found or 'none'}: {AGAIN}"
+            f"found {', '.join(keys) or 'none'}: {AGAIN}"
         )
     return content
 
@@ -96,9 +96,9 @@ def _captions(items: Any, num_rows: int, path: Path) -> tuple[list[str], np.ndar
         fields = _fields(item, f"{path}: captions[{number}]")
         caption, row, image_id = (fields.get(name) for name in ("caption", "clip_embedding", "image_id"))
         if type(row) is not int or not 0 <= row < num_rows:
-            shown = row if type(row) in (int, float, str) else type(row).__name__
+            shown = row if type(row) in (int, float, str) else type(row)
             raise ClipcapError(
-                f"{path}: captions[{number}] points at row {shown!s:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}"
+                f"{path}: captions[{number}] points at row {shown!r:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}"
             )
         if caption is not None and type(caption) is not str:
             raise ClipcapError(f"{path}: captions[{number}] is no text but {type(caption).__name__}: {AGAIN}")

@@ -32,6 +32,8 @@ _STORAGES = {
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
     "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
 }
 _INERT = re.compile("|".join(map(re.escape, _STORAGES)))
 

@@ -9,7 +9,8 @@ from typing import Any
 from clipcap.config import ParseConfig
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source, split_name
-from clipcap.sources.listing import Photos, inside, photo_folders, require_folder, shown
+from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import read_json
 
@@ -95,7 +96,7 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
         if image_id in images:
             collector.add(str(image_id), ImageRef(images[image_id]), [entry.get("caption", str)], split)
         unlisted += image_id not in images
-    collector.note_count(unlisted, f"captions left out: their image is not listed in {shown(path.name)}")
+    collector.note_count(unlisted, "caption", f"left out: the image is not listed in {shown(path.name)}")
 
 
 def _add_karpathy(collector: Collector, path: Path, data: dict, photos: Photos) -> None:

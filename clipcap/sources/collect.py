@@ -8,7 +8,8 @@ from typing import Any
 
 from clipcap.config import ParseConfig
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import natural_key, shown
+from clipcap.sources.listing import natural_key
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef, Record
 from clipcap.sources.split import split_by_image
 
@@ -74,10 +75,10 @@ class Collector:
         """Add a remark for the user."""
         self._notes.append(text)
 
-    def note_count(self, count: int, text: str) -> None:
-        """Add `text` with its number in front, where there is anything to remark."""
+    def note_count(self, count: int, noun: str, remark: str) -> None:
+        """Add a remark on a number of things, where there are any."""
         if count:
-            self.note(f"{count:,} {text}")
+            self.note(f"{count:,} {noun}{'s' * (count != 1)} {remark}")
 
     def add(self, image_id: str, image: ImageRef, captions: list[str], split: str | None = None) -> None:
         """Add captions of an image; an image may come several times, but always in the same split."""
@@ -94,9 +95,9 @@ class Collector:
 
     def finish(self, config: ParseConfig) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
-        self.note_count(self._empty, "empty captions dropped")
+        self.note_count(self._empty, "empty caption", "dropped")
         kept = {key: entry for key, entry in self._images.items() if entry.captions}
-        self.note_count(len(self._images) - len(kept), "images left out: no caption")
+        self.note_count(len(self._images) - len(kept), "image", "left out: no caption")
         if not kept:
             where = shown(config.captions or config.data_path)
             raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes]))

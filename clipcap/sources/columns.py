@@ -6,12 +6,11 @@ import itertools
 import re
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import is_image_name, shown
+from clipcap.sources.listing import is_image_name
+from clipcap.sources.messages import shown
 from clipcap.sources.tables import Table
 
-_IMAGE_NAMES = (
-    "image file filename file_name image_path filepath file_path path image_file image_name img img_path key id"
-)
+_IMAGE_NAMES = "image file filename file_name image_path filepath file_path path image_file image_name img img_path"
 _CAPTION_NAMES = "caption captions text texts caption_text description descriptions sentence sentences title raw"
 
 
@@ -21,6 +20,8 @@ def choose_columns(table: Table, image: str | None, caption: str | None) -> tupl
     Raises:
         ClipcapError: a column cannot be guessed; the message lists the columns.
     """
+    if any(map(is_image_name, table.columns)):  # a guess from what the rows hold would lose the first one
+        raise ClipcapError(f"{shown(table.path)}: no header{table.columns_hint()}")
     guessed = [flag for flag, given in (("image", image), ("caption", caption)) if not given]
     image = image or _named(table, _IMAGE_NAMES) or _holding_images(table)
     rest = [name for name in table.columns if name != image]

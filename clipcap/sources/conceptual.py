@@ -10,7 +10,8 @@ from pathlib import Path
 from clipcap.config import ParseConfig
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source
-from clipcap.sources.listing import require_folder, shown
+from clipcap.sources.listing import require_folder
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import read_lines
 
@@ -37,7 +38,7 @@ def read(config: ParseConfig) -> Source:
                 left_out += 1
             else:
                 collector.add(f"{prefix}{number:08d}", ImageRef(folder / image_name(number)), [caption], own_split)
-        collector.note_count(left_out, f"images left out: gone for good ({shown(folder / FAILURES_FILE)})")
+        collector.note_count(left_out, "image", f"left out: gone for good ({shown(folder / FAILURES_FILE)})")
     return collector.finish(config)
 
 

@@ -10,15 +10,8 @@ from clipcap.errors import ClipcapError
 from clipcap.sources import tars
 from clipcap.sources.collect import Collector, Source, caption_lines, caption_texts, split_name
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.listing import (
-    Photos,
-    is_image_name,
-    list_folder,
-    photo_folders,
-    require_folder,
-    shown,
-    walk,
-)
+from clipcap.sources.listing import Photos, is_image_name, list_folder, photo_folders, require_folder, walk
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 from clipcap.sources.textfiles import read_lines
@@ -55,7 +48,7 @@ def _add_folder(collector: Collector, folder: Path, config: ParseConfig) -> None
 
 
 def _pick_table(folder: Path, names: list[str]) -> Path | None:
-    """The table of a folder; a .txt counts only if no photo of that name makes it a caption."""
+    """The table of a folder. Files called like a photo are its caption; of other .txt only captions.txt counts."""
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     tables = [name for name in tables if not name.lower().endswith(".txt") or name.lower() == "captions.txt"]
@@ -86,7 +79,7 @@ def _add_table(collector: Collector, path: Path, config: ParseConfig) -> None:
             image = photos.find(name) if is_image_name(name) else photos.find_stem(name)
             split = split_name(str(cells[2]), where) if has_split else None
             collector.add(name, ImageRef(image), caption_texts(cells[1], where), split)
-    collector.note_count(nameless, f"rows left out: nothing in column '{shown(image_column)}'")
+    collector.note_count(nameless, "row", f"left out: nothing in column '{shown(image_column)}'")
 
 
 def _image_name(value: object, where: str) -> str:
@@ -114,4 +107,4 @@ def _add_texts(collector: Collector, folder: Path) -> None:
         if text in texts:
             captions = caption_lines("".join(read_lines(text)))
             collector.add(photo.relative_to(folder).as_posix(), ImageRef(photo), captions)
-    collector.note_count(lonely, "photos left out: no .txt of the same name beside them")
+    collector.note_count(lonely, "photo", "left out: no .txt of the same name")

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from clipcap.errors import ClipcapError
 from clipcap.images import ImageError, check_image
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
-from clipcap.sources.listing import list_folder, shown
+from clipcap.sources.listing import list_folder
+from clipcap.sources.messages import reason, shown
 from clipcap.sources.web import GoneError, UnavailableError, WebClient
 
 
@@ -63,7 +64,7 @@ def fetch_missing(
         jobs, outcomes = _plan(Path(tsv), Path(folder))
         outcomes += _run_all(jobs, Path(folder), WebClient(timeout_s, retries, backoff_s), threads)
     except OSError as error:
-        raise ClipcapError(f"{shown(folder)}: cannot be written to ({error.strerror})") from error
+        raise ClipcapError(f"{shown(folder)}: cannot be written to ({reason(error)})") from error
     return Summary(*(outcomes[kind] for kind in ("fetched", "present", "gone", "known_gone", "failed")))
 
 

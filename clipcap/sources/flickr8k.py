@@ -9,7 +9,8 @@ from pathlib import Path
 from clipcap.config import ParseConfig
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source
-from clipcap.sources.listing import Photos, inside, photo_folders, require_folder, shown
+from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
@@ -33,8 +34,8 @@ def read(config: ParseConfig) -> Source:
         if not splits or name in splits:
             collector.add(name, ImageRef(photos.find(inside(name, captions))), [caption], splits.get(name))
     if splits:
-        collector.note_count(len(captioned - set(splits)), "images left out: in none of the split lists")
-        collector.note_count(len(set(splits) - captioned), "images of the split lists have no caption")
+        collector.note_count(len(captioned - set(splits)), "image", "left out: in none of the split lists")
+        collector.note_count(len(set(splits) - captioned), "image", "of the split lists without a caption")
     return collector.finish(config)
 
 

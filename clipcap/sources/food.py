@@ -24,5 +24,5 @@ def read(config: ParseConfig) -> Source:
             image = ImageRef(photos.find_stem(inside(name, captions)))
             collector.add(name, image, [caption])
         nameless += not name
-    collector.note_count(nameless, "rows left out: no Index")
+    collector.note_count(nameless, "row", "left out: no Index")
     return collector.finish(config)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from clipcap.errors import ClipcapError
+from clipcap.sources.messages import reason, shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".jfif")
 _DIGITS = re.compile(r"([0-9]+)")
@@ -20,12 +21,6 @@ def natural_key(text: str) -> tuple:
         digits = pieces[i].lstrip("0")
         pieces[i] = (len(digits), digits)
     return pieces, text
-
-
-def shown(name: object) -> str:
-    """A name fit for a one-line message: as it is, or quoted with escapes where it would not print."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)
 
 
 def is_image_name(name: str) -> bool:
@@ -68,8 +63,7 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
                 if not entry.name.startswith("."):
                     (folders if entry.is_dir() else files).append(entry.name)
     except (OSError, ValueError) as error:  # ValueError: a name that no system takes
-        reason = getattr(error, "strerror", None) or error
-        raise ClipcapError(f"{shown(folder)}: cannot list this folder ({reason})") from error
+        raise ClipcapError(f"{shown(folder)}: cannot list this folder ({reason(error)})") from error
     return sorted(folders, key=natural_key), sorted(files, key=natural_key)
 
 

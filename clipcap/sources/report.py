@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from clipcap.images import ImageError, MissingImageError, check_image
 from clipcap.sources.collect import Source
-from clipcap.sources.listing import shown
+from clipcap.sources.messages import shown
 from clipcap.sources.record import Record
 
 SAMPLES = 5

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import is_image_name, shown
+from clipcap.sources.listing import is_image_name
+from clipcap.sources.messages import reason, shown
 from clipcap.sources.textfiles import parse_json, read_json, read_lines
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for
@@ -94,12 +95,14 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
-        raise ClipcapError(f"{shown(path)}: row at line {start}: {error} (is a double quote left open?)") from error
+        raise ClipcapError(
+            f"{shown(path)}: row at line {start}: {reason(error)} (is a double quote left open?)"
+        ) from error
 
 
 def _read_json(path: Path) -> Table:
     data = read_json(path)
-    if isinstance(data, dict) and "annotations" in data:
+    if isinstance(data, dict) and {"annotations", "images"} & set(data):
         raise ClipcapError(f"{shown(path)}: this is COCO's format: parse it with parse/coco.py")
     if isinstance(data, dict):  # {"1.jpg": "a caption" or ["several", ...], ...}
         data = [{"image": name, "caption": caption} for name, caption in data.items()]
@@ -141,20 +144,16 @@ def _read_parquet(path: Path) -> Table:
                     for row in batch.select(wanted).to_pylist():
                         number += 1
                         yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
-        except (pyarrow.ArrowException, OSError) as error:
-            raise ClipcapError(f"{shown(path)}: damaged Parquet file ({_one_line(error)})") from error
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise ClipcapError(f"{shown(path)}: damaged Parquet file ({reason(error)})") from error
 
     try:
         columns = pyarrow.parquet.read_schema(path).names
     except FileNotFoundError as error:
         raise ClipcapError(f"{shown(path)}: no such file") from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise ClipcapError(f"{shown(path)}: not a Parquet file ({_one_line(error)})") from error
+        raise ClipcapError(f"{shown(path)}: not a Parquet file ({reason(error)})") from error
     return Table(path, columns, read)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 _READERS: dict[str, Callable[[Path], Table]] = {

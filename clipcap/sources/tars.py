@@ -12,7 +12,8 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, caption_lines, caption_texts
-from clipcap.sources.listing import is_image_name, natural_key, shown
+from clipcap.sources.listing import is_image_name, natural_key
+from clipcap.sources.messages import reason, shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import decode_lines, parse_json
 
@@ -77,7 +78,7 @@ def add_tars(collector: Collector, tars: list[Path]) -> None:
             if key in captions:
                 collector.add(f"{shard}/{key}", image, captions[key])
             without_caption += key not in captions
-    collector.note_count(without_caption, "images left out: no .txt or .json with a caption beside them")
+    collector.note_count(without_caption, "image", "left out: no .txt or .json with a caption")
 
 
 def _index(path: Path) -> tuple[dict[str, ImageRef], dict[str, list[str]]]:
@@ -111,7 +112,9 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                     yield tar, member
             _require_end(tar)
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        raise ClipcapError(f"{shown(path)}: damaged tar, or none ({error}): make or download it again") from error
+        raise ClipcapError(
+            f"{shown(path)}: damaged tar, or none ({reason(error)}): make or download it again"
+        ) from error
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -119,7 +122,7 @@ def _refuse_compressed(path: Path) -> None:
         with open(path, "rb") as file:
             head = file.read(8)
     except OSError as error:
-        raise ClipcapError(f"{shown(path)}: cannot be read ({error.strerror})") from error
+        raise ClipcapError(f"{shown(path)}: cannot be read ({reason(error)})") from error
     for magic, command in _COMPRESSED.items():
         if head.startswith(magic):
             raise ClipcapError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import shown
+from clipcap.sources.messages import reason, shown
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -26,7 +26,7 @@ def read_lines(path: Path) -> Iterator[str]:
     except (OSError, ValueError) as error:
         if isinstance(error, ClipcapError):
             raise
-        raise ClipcapError(f"{shown(path)}: {_reason(error)}") from error
+        raise ClipcapError(f"{shown(path)}: {_why(error)}") from error
 
 
 def decode_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
@@ -55,12 +55,12 @@ def _conversion(path: Path, encoding: str) -> str:
     return f"convert it: iconv -f {encoding} -t UTF-8 '{shown(path.name)}' > 'utf8-{shown(path.name)}'"
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _why(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "is a folder, not a file"
-    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    return f"cannot be read ({reason(error)})"
 
 
 def read_json(path: Path) -> Any:
@@ -80,7 +80,7 @@ def parse_json(text: str, where: str) -> Any:
     except RecursionError as error:
         raise ClipcapError(f"{where}: nested too deeply to be a list of captions") from error
     except ValueError as error:
-        raise ClipcapError(f"{where}: not valid JSON ({error})") from error
+        raise ClipcapError(f"{where}: not valid JSON ({reason(error)})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

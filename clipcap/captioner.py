@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -18,6 +20,7 @@ from clipcap.config import DecodeConfig
 from clipcap.decoding import Caption, decode
 from clipcap.encoders import Encoder, load_encoder, pick_device
 from clipcap.errors import ClipcapError
+from clipcap.hub import one_line
 from clipcap.images import open_image
 from clipcap.model import ClipCaptionModel
 from clipcap.text import tidy
@@ -37,7 +40,6 @@ class Captioner:
         tokenizer: of its language model.
         encoder: frozen CLIP; loaded when the first image comes, by the name the checkpoint stores.
         device: where the model runs.
-        encoder_name: encoder to load instead of the stored one.
     """
 
     def __init__(
@@ -46,14 +48,12 @@ class Captioner:
         tokenizer: Tokenizer,
         encoder: Encoder | None = None,
         device: str = "auto",
-        encoder_name: str | None = None,
     ):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
         self._encoder = encoder
-        self._encoder_name = encoder_name or model.config.encoder
 
     @classmethod
     def from_pretrained(
@@ -81,16 +81,19 @@ class Captioner:
         return save_checkpoint(self.model, self.tokenizer, Path(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address."""
-        import tempfile
+        """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
 
-        from huggingface_hub import HfApi
-
+        Raises:
+            ClipcapError: offline, no such account, or no right to write there.
+        """
         api = HfApi(token=token)
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
-            api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
+            try:
+                address = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
+            except Exception as error:  # the hub client's exception types differ between its releases
+                raise ClipcapError(f"{repo_id}: not uploaded to {api.endpoint}: {one_line(error)}") from error
         return str(address)
 
     @property
@@ -101,12 +104,12 @@ class Captioner:
             ClipcapError: the checkpoint does not name it, or another one is found under its name.
         """
         if self._encoder is None:
-            if self._encoder_name is None:
+            if self.model.config.encoder is None:
                 raise ClipcapError(
                     f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
                     f"pass --clip_model_type"
                 )
-            self._encoder = load_encoder(self._encoder_name, str(self.device))
+            self._encoder = load_encoder(self.model.config.encoder, str(self.device))
             self._check(self._encoder)
         return self._encoder
 
@@ -152,6 +155,8 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width.
         """
+        if isinstance(images, str | bytes | Path):
+            raise ClipcapError("images is a list of images: put a single one in brackets")
         config = config or DecodeConfig(beam=True)
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
@@ -161,7 +166,11 @@ class Captioner:
 
     def _embeddings(self, images: Sequence, config: DecodeConfig) -> Tensor:
         """[B, D] of a mixture of images and embeddings."""
+        width = self.model.config.clip_dim
         given = {i: torch.as_tensor(x).flatten() for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        for number, embedding in given.items():
+            if len(embedding) != width:
+                raise ClipcapError(f"embedding {number} is {len(embedding)} wide, this model expects {width}")
         rest = [i for i in range(len(images)) if i not in given]
         if rest:
             encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])

@@ -7,14 +7,13 @@ its weights where it was tuned. Writing is atomic: a reader finds the old checkp
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -23,7 +22,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 import clipcap
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
-from clipcap.hub import is_local, one_line, require_hub
+from clipcap.folders import folders_in, replaced_folder, standing
+from clipcap.hub import fetch_repository, is_local, one_line
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.model import ClipCaptionModel
 from clipcap.reference import load_reference
@@ -50,9 +50,19 @@ def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path,
         tokenizer: stored where the language model is not a hub name.
         folder: where to.
         note: lines for the model card (data, scores).
+    Raises:
+        ClipcapError: `folder` holds something else, or cannot be written; what was there is untouched.
     """
-    with replaced_folder(folder) as draft:
-        write_checkpoint(model, tokenizer, draft, note)
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+    try:
+        with replaced_folder(folder) as draft:
+            write_checkpoint(model, tokenizer, draft, note)
+    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
+        raise ClipcapError(
+            f"{folder}: cannot write the checkpoint: {one_line(error)}; what was there before is untouched"
+        ) from error
     return folder
 
 
@@ -62,15 +72,14 @@ def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path
     save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
-    content |= {"torch_version": torch.__version__, "model": asdict(config)}
+    content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
+    content |= {"model": asdict(config)}
     if stores_lm(config):
         content["lm_config"] = model.lm.config.to_dict()
     if stores_lm(config) or is_local(config.lm):
         tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
-    for path in folder.rglob("*"):
-        _fsync(path)
 
 
 def stores_lm(config: ModelConfig) -> bool:
@@ -90,72 +99,29 @@ def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
     return state
 
 
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty draft folder; when the block ends well it takes the place of `folder`.
-
-    The steps are renames, and `recover` finishes what a kill between them leaves.
-    """
-    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
-    recover(folder)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    draft.rename(new)  # complete from here on
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover(folder: Path) -> None:
-    """Finish or undo a replacement that was interrupted."""
-    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    if new.exists():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        new.rename(folder)
-    elif old.exists() and not folder.exists():
-        old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def find_checkpoint(path: str | Path) -> Path:
     """Resolve what `--load_pt` and `--weights_dir` take: a native folder, a `.pt`, or a folder holding one.
 
-    In a folder of several, `best` comes before `last`, that before the numbered ones, the newest of them first.
+    In a folder of several, `best` comes before `last`, that before the numbered ones, the highest of them first.
 
     Raises:
         ClipcapError: nothing is there.
     """
-    path = Path(path).expanduser()
-    if path.is_file():
+    path = standing(Path(path).expanduser())
+    if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
         return path
-    if not path.is_dir():
-        recover(path)
     if not path.is_dir():
         raise ClipcapError(f"{path}: there is no such checkpoint (a folder made by train.py, or a .pt file)")
-    if (path / CONFIG).is_file():
-        return path
-    found = [p for p in path.iterdir() if not p.name.startswith(".")]
-    found = [p for p in found if p.suffix == ".pt" or (p / CONFIG).is_file()]
+    found = folders_in(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
     if not found:
         raise ClipcapError(f"{path}: neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt")
-    return max(found, key=lambda p: (p.stem.endswith("-best"), p.stem.endswith("-last"), p.stem))
+    return standing(max(found, key=_rank))
+
+
+def _rank(path: Path) -> tuple:
+    name = path.name.removesuffix(".pt")
+    number = re.search(r"-(\d+)$", name)
+    return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
 
 
 def load_checkpoint(
@@ -177,67 +143,72 @@ def load_checkpoint(
     Raises:
         ClipcapError: it is not there, damaged, or does not fit; the message says what was expected and found.
     """
-    path = find_checkpoint(download(str(path)))
+    path = find_checkpoint(fetch_repository(str(path), "checkpoint", "--load_pt"))
     if path.is_dir():
         return _load_native(path, lm, normalize_prefix, encoder)
     model, summary = load_reference(path, lm or "gpt2", num_heads or 8, bool(normalize_prefix), encoder)
     return Loaded(model, load_tokenizer(lm or "gpt2"), path, summary)
 
 
-def download(name: str) -> str:
-    """The local folder of a checkpoint named as on the hub (`user/name`); local paths are returned as they are."""
-    if Path(name).expanduser().exists() or name.count("/") != 1 or name.startswith((".", "~", "/")):
-        return name
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    if (Path(name).parent.exists()) or name.endswith(".pt"):
-        return name  # a mistyped local path, not a hub name
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except LocalEntryNotFoundError:
-        require_hub(name, "checkpoint", "--load_pt")
-    try:
-        return snapshot_download(name)
-    except (HfHubHTTPError, OSError) as error:
-        raise ClipcapError(f"--load_pt {name}: no such path here, and the hub says: {one_line(error)}") from error
-
-
 def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
-    """`config.json` of a native checkpoint: the model's configuration and, where stored, the language model's."""
+    """`config.json` of a native checkpoint: the model's configuration and, where stored, the language model's.
+
+    Raises:
+        ClipcapError: it is damaged, edited, or of a newer clipcap.
+    """
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        version, model = content["format_version"], content["model"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
+        newer, options = version > FORMAT_VERSION, dict(options)
+        if not newer and lm_config is not None:
+            lm_config = AutoConfig.for_model(**lm_config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ClipcapError(f"{path}: not the configuration of a clipcap checkpoint: {one_line(error)}") from error
-    if version > FORMAT_VERSION:
+    if newer:
         raise ClipcapError(f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}")
-    unknown = sorted(set(model) - {f.name for f in fields(ModelConfig)})
-    if unknown:
-        raise ClipcapError(f"{path}: unknown option {unknown[0]!r}: the file was edited, or made by a newer clipcap")
-    lm_config = content.get("lm_config")
-    if lm_config is not None:
-        lm_config = AutoConfig.for_model(lm_config.pop("model_type"), **lm_config)
-    return ModelConfig(**model), lm_config
+    return _model_config(options, path), lm_config
+
+
+def _model_config(options: dict[str, Any], path: Path) -> ModelConfig:
+    hints = get_type_hints(ModelConfig)
+    for name, value in options.items():
+        if name not in hints:
+            raise ClipcapError(f"{path}: unknown option {name!r}: the file was edited, or made by a newer clipcap")
+        hint = hints[name]
+        fits = value in get_args(hint) if get_origin(hint) is Literal else type(value) in (get_args(hint) or (hint,))
+        if not fits:
+            raise ClipcapError(f"{path}: option {name} cannot be {value!r}: the file was edited, or is damaged")
+    try:
+        return ModelConfig(**options)
+    except ClipcapError as error:
+        raise ClipcapError(f"{path}: {error}") from error
 
 
 def _load_native(path: Path, lm: str | None, normalize_prefix: bool | None, encoder: str | None) -> Loaded:
     config, lm_config = read_config(path)
     changes = {"lm": lm, "normalize_prefix": normalize_prefix, "encoder": encoder}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    try:
-        state = load_file(path / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ClipcapError(
-            f"{path / WEIGHTS}: missing or damaged ({one_line(error)}): train or copy it again"
-        ) from error
+    state = read_weights(path)
     base = AutoModelForCausalLM.from_config(lm_config) if lm_config is not None else load_lm(config.lm)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = load_tokenizer(str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm)
     summary = f"{path}: {config.mapping_type} mapper, prefix {config.prefix_length}, language model {config.lm}"
     return Loaded(model.eval(), tokenizer, path, summary)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a native checkpoint.
+
+    Raises:
+        ClipcapError: they are missing or damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ClipcapError(f"{path}: missing or damaged ({one_line(error)}): train or copy it again") from error
 
 
 def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from clipcap.config import FlagParser, LoadOptions, ParseConfig, PredictConfig, TrainConfig, add_flags, from_flags
+from clipcap.config import LoadOptions, ParseConfig, PredictConfig, TrainConfig
+from clipcap.contrastive_config import ContrastiveConfig, SearchConfig
 from clipcap.errors import ClipcapError
+from clipcap.flags import FlagParser, add_flags, from_flags
 
 SOURCES = {
     "food": "the Kaggle food set: Captions.csv and <Index>.jpg",
@@ -23,27 +28,49 @@ SOURCES = {
 }
 
 
+class OneLineParser(FlagParser):
+    """Says mistakes in the flags in one line, as all other bad input is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"clipcap: error: {message} (flags: {self.prog} --help)\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; bad input ends in one line on stderr and status 1, an interrupt in status 130."""
-    args = build_parser().parse_args(argv)
+    """Run a command; bad input ends in one line on stderr and status 1 (2: flags), an interrupt in status 130."""
+    for stream in (sys.stdout, sys.stderr):  # file names and captions may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return args.run(args)
+        args = build_parser().parse_args(argv)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except ClipcapError as error:
-        print(f"clipcap: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _failed(str(error))
     except KeyboardInterrupt:
         print("clipcap: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            return 0  # the reader of a pipe (head) has had enough
+        if error.errno == errno.EPIPE:  # the reader of a pipe (head) has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
+            return 0
         where = f" {error.filename}:" if error.filename else ""
-        print(f"clipcap: error:{where} {error.strerror or error}", file=sys.stderr)
+        return _failed(f"{where} {error.strerror or error}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")
+
+
+def _failed(message: str) -> int:
+    print(f"clipcap: error: {' '.join(message.split())}", file=sys.stderr)
     return 1
 
 
-def build_parser() -> FlagParser:
+def build_parser() -> OneLineParser:
     """All subcommands with their flags."""
-    parser = FlagParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
+    parser = OneLineParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     parse = commands.add_parser(
@@ -74,13 +101,26 @@ def build_parser() -> FlagParser:
     export.add_argument("--out", required=True, help=".pt file to write")
     export.add_argument("--lm", default=None, help="language model, where the checkpoint's is elsewhere")
 
+    demo = _command(commands, "demo", run_demo, "the whole road on drawn pictures, without network or GPU")
+    demo.add_argument("--out", default="demo_out", help="folder for everything (default: demo_out)")
+
+    contrastive = _command(commands, "contrastive", run_contrastive, "images and captions → a CLIP of your own")
+    kinds = contrastive.add_subparsers(required=True, metavar="SOURCE", dest="source")
+    for name, text in SOURCES.items():
+        kind = kinds.add_parser(name, help=text, description=f"Train or fine-tune a dual encoder on {text}.")
+        add_flags(kind, ContrastiveConfig)
+
+    search = _command(commands, "search", run_search, "words → the pictures that fit them")
+    search.add_argument("query", nargs="+", help="what to look for")
+    add_flags(search, SearchConfig)
+
     _command(commands, "doctor", run_doctor, "versions, devices, memory, caches")
     return parser
 
 
 def _command(
     commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str
-) -> FlagParser:
+) -> OneLineParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)
     return command
@@ -123,20 +163,49 @@ def run_predict(args: argparse.Namespace) -> int:
 def run_explain(args: argparse.Namespace) -> int:
     """`clipcap explain`."""
     config = from_flags(PredictConfig, args)
+    if args.top < 1:
+        raise ClipcapError(f"--top must be at least 1, got {args.top}")
     from clipcap.prediction import load_captioner
 
-    for position, found in enumerate(load_captioner(config).explain(args.img, args.top)):
+    captioner = load_captioner(config)
+    top = min(args.top, captioner.model.lm.get_input_embeddings().num_embeddings)
+    for position, found in enumerate(captioner.explain(args.img, top)):
         print(f"{position:3d}  " + "  ".join(f"{word!r} {cosine:.2f}" for word, cosine in found))
     return 0
 
 
 def run_export(args: argparse.Namespace) -> int:
     """`clipcap export`."""
+    out = Path(args.out)
+    if out.is_dir():
+        raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
     from clipcap.checkpoint import load_checkpoint
     from clipcap.reference import export_reference
 
-    export_reference(load_checkpoint(args.checkpoint, args.lm).model, Path(args.out))
-    print(f"wrote {args.out}")
+    model = load_checkpoint(args.checkpoint, args.lm).model
+    out.parent.mkdir(parents=True, exist_ok=True)
+    export_reference(model, out)
+    print(f"wrote {out}")
+    return 0
+
+
+def run_contrastive(args: argparse.Namespace) -> int:
+    """`clipcap contrastive SOURCE`."""
+    config = from_flags(ContrastiveConfig, args)
+    if not config.data_path:
+        raise ClipcapError("--data_path is missing: the folder (or file) of the image-caption set")
+    from clipcap.contrastive import train_contrastive
+
+    print(f"encoder: {train_contrastive(args.source, config)}")
+    return 0
+
+
+def run_search(args: argparse.Namespace) -> int:
+    """`clipcap search`."""
+    config = from_flags(SearchConfig, args)
+    from clipcap.searching import find
+
+    find(" ".join(args.query), config)
     return 0
 
 
@@ -145,4 +214,16 @@ def run_doctor(args: argparse.Namespace) -> int:
     from clipcap.doctor import report
 
     print(report())
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """`clipcap demo`."""
+    from clipcap.demo.run import run_demo as run
+
+    def command(words: Sequence[str]) -> int:
+        step = build_parser().parse_args(words)
+        return step.run(step)
+
+    run(Path(args.out), command)
     return 0

@@ -6,32 +6,49 @@ checkpoint's `config.json` holds. Nothing else declares a default.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
-T = TypeVar("T")
 
 
 def option(default: Any, help: str, flag: bool = True, aliases: tuple[str, ...] = ()) -> Any:
     """A config field with its meaning; `flag=False` keeps it off the command line."""
     metadata = {"help": help, "flag": flag, "aliases": aliases}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
-class ParseConfig:
-    """How images and captions become a feature file."""
+class SourceOptions:
+    """An image-caption set on disk, and how its images are read."""
 
     data_path: str = option("", "folder (or file) of the image-caption set")
     captions: str | None = option(None, "caption file, where it is not in its usual place under --data_path")
     images: str | None = option(None, "folder of the photos, where it is not in its usual place")
+    image_column: str | None = option(None, "column of the image paths (custom data; default: guessed)")
+    caption_column: str | None = option(None, "column of the captions (custom data; default: guessed)")
+    train_size: float | None = option(
+        None, "share of the images to train on, the rest is val (sets without a split of their own)"
+    )
+    seed: int = option(42, "seed of the split")
+    workers: int | None = option(None, "processes that decode images (default: the cores, at most 8; on a CPU 1)")
+    max_bad: float = option(0.05, "share of missing or unreadable images above which the run ends with an error")
+    frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")
+
+    def __post_init__(self) -> None:
+        within("max_bad", self.max_bad, 0, 1)
+        if self.train_size is not None and not 0 < self.train_size < 1:
+            raise ClipcapError(f"--train_size is a share between 0 and 1, got {self.train_size}")
+        if self.workers is not None:
+            at_least("workers", self.workers, 0)
+
+
+@dataclass(frozen=True)
+class ParseConfig(SourceOptions):
+    """How images and captions become a feature file."""
+
     out: str | None = option(None, "feature file to write: NAME.pkl, or a folder for memory-mapped shards")
     clip_model_type: str = option(
         "ViT-B/32",
@@ -40,26 +57,17 @@ class ParseConfig:
     )
     lm: str = option("gpt2", "language model whose tokenizer counts --token_limit")
     token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm")
-    train_size: float | None = option(None, "share of the images that goes to the train file; the rest is val")
-    seed: int = option(42, "seed of the split")
     batch_size: int = option(32, "images per encoder call", aliases=("bs",))
-    workers: int | None = option(None, "processes that decode images (default: the cores, at most 8)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
         "auto", "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU"
     )
-    max_bad: float = option(0.05, "share of missing or unreadable images above which the run ends with an error")
-    frame: Literal["first", "middle"] = option("first", "which frame of an animation to encode")
-    image_column: str | None = option(None, "column of the image paths (custom data; default: guessed)")
-    caption_column: str | None = option(None, "column of the captions (custom data; default: guessed)")
     dry_run: bool = option(False, "report what the set holds and encode nothing")
     recipe: Recipe = option("default", "reference: do not turn photos by their EXIF tag, as the original")
 
     def __post_init__(self) -> None:
-        _at_least("batch_size", self.batch_size, 1)
-        _within("max_bad", self.max_bad, 0, 1)
-        if self.train_size is not None and not 0 < self.train_size < 1:
-            raise ClipcapError(f"--train_size is a share between 0 and 1, got {self.train_size}")
+        super().__post_init__()
+        at_least("batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class MappingOptions:
 
     def __post_init__(self) -> None:
         for name in ("prefix_length", "prefix_length_clip", "num_layers"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,9 @@ class LoopOptions:
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
     grad_clip: float = option(0.0, "clip the gradient's L2 norm (0: off)")
+    schedule: Literal["linear", "plateau"] = option(
+        "linear", "learning rate after warm-up: down to 0 at the end, or halved after 2 epochs without a better one"
+    )
     resume: bool = option(False, "continue the run in --out_dir from its `last` checkpoint")
     patience: int = option(0, "stop after this many epochs without a better one (0: never)")
     seed: int = option(42, "seed of initial weights, order and dropout")
@@ -116,11 +127,11 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "grad_accum"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("save_steps", "keep", "patience", "lr", "weight_decay", "grad_clip"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if self.warmup_steps is not None:
-            _at_least("warmup_steps", self.warmup_steps, 0)
+            at_least("warmup_steps", self.warmup_steps, 0)
 
 
 @dataclass(frozen=True)
@@ -156,11 +167,11 @@ class TrainConfig(MappingOptions, LoopOptions):
         MappingOptions.__post_init__(self)
         LoopOptions.__post_init__(self)
         for name in ("bs", "num_heads", "lora_rank"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("val_captions", "overfit"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if self.max_tokens is not None:
-            _at_least("max_tokens", self.max_tokens, 1)
+            at_least("max_tokens", self.max_tokens, 1)
         if self.only_prefix and self.tune not in (None, "none"):
             raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
 
@@ -192,10 +203,10 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "num_captions", "max_new_tokens"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("temp", "top_k", "min_new_tokens"):
-            _at_least(name, getattr(self, name), 0)
-        _within("top_p", self.top_p, 0, 1)
+            at_least(name, getattr(self, name), 0)
+        within("top_p", self.top_p, 0, 1)
         if self.repetition_penalty <= 0:
             raise ClipcapError(f"--repetition_penalty must be above 0, got {self.repetition_penalty}")
         if self.beam and self.num_captions > self.beam_size:
@@ -235,78 +246,20 @@ class PredictConfig(LoadOptions, DecodeConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("batch_size", self.batch_size, 1)
+        at_least("batch_size", self.batch_size, 1)
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
         if self.sidecar and self.features:
             raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:  # also catches NaN
+def at_least(name: str, value: float, least: float) -> None:
+    """Refuse an option below `least`, or not a number."""
+    if not value >= least:
         raise ClipcapError(f"--{name} must be at least {least}, got {value}")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse an option outside of [low, high]."""
     if not low <= value <= high:
         raise ClipcapError(f"--{name} must lie between {low} and {high}, got {value}")
-
-
-def flag_fields(config_class: type) -> list[Field]:
-    """The fields of a config that are command-line flags."""
-    return [f for f in fields(config_class) if f.metadata["flag"]]
-
-
-def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """One flag per field; type, choices and help come from the field alone.
-
-    A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
-    """
-    hints = get_type_hints(config_class)
-    for f in flag_fields(config_class):
-        kind, choices = _flag_type(hints[f.name])
-        default = f.default if f.default is not MISSING else f.default_factory()
-        shown = "" if default in (None, "", False, []) else f" (default: {default})"
-        names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
-        common = {"dest": f.name, "default": argparse.SUPPRESS}
-        text = (f.metadata["help"] + shown).replace("%", "%%")
-        if kind is not bool:
-            parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
-        else:
-            parser.add_argument(*names, action="store_true", help=text, **common)
-            parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
-
-
-def _flag_type(hint: Any) -> tuple[type, tuple | None]:
-    """(type, choices) of a field; `X | None` counts as X."""
-    if get_origin(hint) is not Literal and type(None) in get_args(hint):
-        hint = Union[tuple(a for a in get_args(hint) if a is not type(None))]  # noqa: UP007
-    if get_origin(hint) is Literal:
-        return str, get_args(hint)
-    return hint, None
-
-
-def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any) -> T:
-    """Build a config from the flags that were given, over `defaults` of the calling command."""
-    given = {f.name: getattr(args, f.name) for f in flag_fields(config_class) if hasattr(args, f.name)}
-    return config_class(**{**defaults, **given})
-
-
-class FlagParser(argparse.ArgumentParser):
-    """ArgumentParser that also takes hyphens for underscores (`--only-prefix`), without abbreviations."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As in argparse, after the hyphens of every known flag are turned into underscores."""
-        import sys
-
-        words = [self._underscored(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(words, namespace)
-
-    def _underscored(self, word: str) -> str:
-        name, equals, value = word.partition("=")
-        candidate = "--" + name[2:].replace("-", "_")
-        known = name.startswith("--") and candidate in self._option_string_actions
-        return candidate + equals + value if known else word

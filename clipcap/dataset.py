@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.features import Features
 
-IGNORE = -100
+IGNORE = -100  # label of positions that count for nothing, as in torch
 POOL_STEPS = 64  # optimiser steps whose captions are sorted by length together
 
 
@@ -56,20 +57,27 @@ class CaptionDataset:
     def __post_init__(self) -> None:
         if not len(self.features.captions):
             raise ClipcapError(f"{self.features.path}: holds no captions to train on")
-        end = [] if self.reference else [self.tokenizer.eos_token_id]
-        lists = []
-        for start in tqdm(range(0, len(self), 10_000), desc="tokenising", leave=False, disable=len(self) < 50_000):
-            texts = list(self.features.captions[start : start + 10_000])
-            lists += self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tokens, counts = self._tokenise()
         longest = self.max_tokens
         if self.reference:
-            longest = min(longest, reference_max_length([len(ids) for ids in lists]))
-        self.truncated = sum(len(ids) + len(end) > longest for ids in lists)
-        # A cut caption keeps its end-of-text token only if it really ended there: it did not.
-        lists = [(ids + end)[:longest] for ids in lists]
-        lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
-        self.starts = np.concatenate([[0], lengths.cumsum()])
-        self.tokens = np.fromiter((token for ids in lists for token in ids), np.int32, count=int(self.starts[-1]))
+            longest = min(longest, reference_max_length(counts))
+        self.truncated = int(np.count_nonzero(counts > longest))
+        if self.truncated:  # a cut caption loses its end-of-text token: it did not end there
+            position = np.arange(len(tokens)) - np.repeat(counts.cumsum() - counts, counts)
+            tokens, counts = tokens[position < longest], counts.clip(max=longest)
+        self.tokens = tokens
+        self.starts = np.concatenate([[0], counts.cumsum()])
+
+    def _tokenise(self) -> tuple[np.ndarray, np.ndarray]:
+        """All captions' tokens one after the other, int32, and the count of each, int64 [M]."""
+        end = [] if self.reference else [self.tokenizer.eos_token_id]
+        tokens, counts = [], []
+        for start in tqdm(range(0, len(self), 10_000), desc="tokenising", leave=False, disable=len(self) < 50_000):
+            texts = list(self.features.captions[start : start + 10_000])
+            lists = [ids + end for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            tokens.append(np.fromiter(chain.from_iterable(lists), np.int32))
+            counts += map(len, lists)
+        return np.concatenate(tokens), np.array(counts, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.features.captions)
@@ -81,12 +89,12 @@ class CaptionDataset:
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The batch of the captions of these numbers, padded to its own longest."""
-        lengths = self.lengths[captions]
-        longest = max(1, int(lengths.max()))
+        starts, ends = self.starts[captions], self.starts[captions + 1]
+        longest = max(1, int((ends - starts).max()))
         input_ids = torch.zeros(len(captions), longest, dtype=torch.long)
         labels = torch.full_like(input_ids, IGNORE)
-        for row, number in enumerate(captions):
-            ids = torch.from_numpy(self.tokens[self.starts[number] : self.starts[number + 1]].astype(np.int64))
+        for row, (start, end) in enumerate(zip(starts, ends)):
+            ids = torch.from_numpy(self.tokens[start:end].astype(np.int64))
             input_ids[row, : len(ids)] = ids
             labels[row, : len(ids)] = ids
         if self.reference:
@@ -140,8 +148,8 @@ class Parts:
         return -(-captions // (self.micro * self.world))
 
 
-def reference_max_length(lengths: list[int]) -> int:
+def reference_max_length(counts: np.ndarray) -> int:
     """The original's padded length: mean + 10 standard deviations (unbiased) of the token counts."""
-    counts = torch.tensor(lengths, dtype=torch.float32)
-    spread = counts.std() * 10 if len(lengths) > 1 else torch.tensor(0.0)
-    return min(int(counts.mean() + spread), int(counts.max()))
+    lengths = torch.from_numpy(counts).float()
+    spread = lengths.std() * 10 if len(lengths) > 1 else 0
+    return min(int(lengths.mean() + spread), int(lengths.max()))

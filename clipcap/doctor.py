@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+from clipcap.errors import ClipcapError
+
 PACKAGES = (
     "clipcap", "torch", "torchvision", "transformers", "accelerate", "clip-anytorch", "scikit-learn", "Pillow",
     "numpy", "pandas", "pyarrow", "safetensors", "open_clip_torch", "peft", "pycocoevalcap", "tensorboard", "wandb",
@@ -19,19 +21,35 @@ def report() -> str:
     import torch
     from huggingface_hub import constants
 
-    from clipcap.openai_clip import CACHE
-
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name} {_version(name)}" for name in PACKAGES]
     lines.append(f"cores: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
     lines.append(f"memory: {_memory()}")
+    lines.append(f"--device auto: {_device()}")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     lines += [f"GPU: {g.name}, {g.total_memory / 2**30:.0f} GiB" for g in gpus] or ["GPU: none that CUDA sees"]
+    lines.append(f"torch is built for: {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU alone'}")
     lines.append(f"java: {_java()}")
-    lines.append(f"OpenAI CLIP weights: {CACHE} ({_files(CACHE)})")
+    lines.append(f"OpenAI CLIP weights: {_clip_cache()}")
     lines.append(f"hub weights: {constants.HF_HUB_CACHE} ({_files(constants.HF_HUB_CACHE)})")
     lines.append(f"hub: {'offline (HF_HUB_OFFLINE)' if constants.HF_HUB_OFFLINE else constants.ENDPOINT}")
     return "\n".join(lines)
+
+
+def _device() -> str:
+    try:
+        from clipcap.encoders import pick_device
+    except ClipcapError as error:
+        return str(error)
+    return str(pick_device())
+
+
+def _clip_cache() -> str:
+    try:
+        from clipcap.openai_clip import CACHE
+    except ClipcapError as error:  # the doctor is called when something is broken
+        return str(error)
+    return f"{CACHE} ({_files(CACHE)})"
 
 
 def _version(package: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
-from clipcap.hub import load_pretrained, one_line
+from clipcap.hub import PretrainedClass, load_pretrained, one_line
 from clipcap.openai_clip import load_openai_clip
+from clipcap.pooling import image_features, max_text_tokens, text_features
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+RIBBON = 32  # images longer than this many times their width are cut
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -66,14 +70,20 @@ def pick_device(device: str = "auto") -> torch.device:
     Raises:
         ClipcapError: the device is not there.
     """
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+        return torch.device(next(kind for kind, number in count.items() if number))
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ClipcapError(f"--device {device} is not there: {one_line(error)[:120]}. Use --device auto") from error
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in count:
+        raise ClipcapError(f"--device {device}: the devices are auto, cpu, cuda, cuda:N and mps")
+    if (place.index or 0) >= count[place.type]:
+        raise ClipcapError(
+            f"--device {device} is not there: PyTorch sees {count[place.type]} of kind {place.type} here; "
+            f"use --device auto"
+        )
     return place
 
 
@@ -98,6 +108,7 @@ def clip_preprocess(resolution: int) -> Preprocess:
     """CLIP's own preprocessing: shorter side to `resolution` (bicubic), centre crop, scale, normalise."""
     return transforms.Compose(
         [
+            cut_ribbon,
             transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(resolution),
             transforms.PILToTensor(),
@@ -105,6 +116,20 @@ def clip_preprocess(resolution: int) -> Preprocess:
             transforms.Normalize(CLIP_MEAN, CLIP_STD),
         ]
     )
+
+
+def cut_ribbon(image: Image.Image) -> Image.Image:
+    """The middle of an image far longer than wide; others as they are.
+
+    Preprocessing keeps the middle alone, but enlarges all of the image before: one of 1 x 100,000 pixels would
+    take 15 GB.
+    """
+    width, height = image.size
+    longest = RIBBON * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, width - left, height - top))
 
 
 class _Frozen:
@@ -115,12 +140,11 @@ class _Frozen:
         self.weights_id = weights_id(network)
         self.network = network.to(device).eval().requires_grad_(False)
 
-    def _run(self, function: Callable[..., Any], *inputs: Any, **named: Any) -> Tensor:
+    def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         # Autocast and not .half(): OpenAI's visual tower fails in bfloat16 and LayerNorms stay exact.
         reduced = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=reduced):
-            output = function(*inputs, **named)
-        return getattr(output, "pooler_output", output).float()
+            return function(*inputs).float()
 
     def _width(self) -> int:
         return self.encode_texts(["width"]).shape[1]
@@ -153,31 +177,31 @@ class OpenAIEncoder(_Frozen):
 
 
 class OpenClipEncoder(_Frozen):
-    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`."""
+    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`.
+
+    PRETRAINED is a tag of open_clip or a file; NAME may also be open_clip's own `hf-hub:USER/NAME` or
+    `local-dir:FOLDER`, which bring their weights.
+    """
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
         try:
             import open_clip
         except ImportError as error:
             raise ClipcapError(f"{name} needs the open_clip package: pip install 'clipcap[open_clip]'") from error
-        architecture, _, pretrained = name.removeprefix("open_clip:").partition("/")
-        if architecture not in open_clip.list_models():
-            near = [m for m in open_clip.list_models() if m.lower()[:5] == architecture.lower()[:5]][:8]
-            raise ClipcapError(
-                f"{name}: open_clip has no model {architecture!r}: {', '.join(near) or 'see open_clip.list_models()'}"
-            )
-        if not pretrained:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:8]) or "none, pass a file"
-            raise ClipcapError(f"{name}: which weights? open_clip:{architecture}/PRETRAINED, one of: {tags}")
+        architecture, pretrained, quick_gelu = _open_clip_parts(name)
+        logging_level = logging.root.manager.disable
+        logging.disable()  # open_clip logs what it then raises
         try:
-            network, _, preprocess = open_clip.create_model_and_transforms(
-                architecture, pretrained=pretrained, precision="fp32"
+            network, preprocess = open_clip.create_model_from_pretrained(
+                architecture, pretrained, precision="fp32", force_quick_gelu=quick_gelu
             )
+            self._tokenize = open_clip.get_tokenizer(architecture)
         except Exception as error:  # hub, file and shape errors come as many types
             raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
+        finally:
+            logging.disable(logging_level)
         super().__init__(name, network, device, dtype)
-        self.preprocess = preprocess
-        self._tokenize = open_clip.get_tokenizer(architecture)
+        self.preprocess = transforms.Compose([cut_ribbon, preprocess])
         self.dim = self._width()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -189,6 +213,26 @@ class OpenClipEncoder(_Frozen):
         return self._run(self.network.encode_text, self._tokenize(list(texts)).to(self.device))
 
 
+def _open_clip_parts(name: str) -> tuple[str, str | None, bool]:
+    """(architecture, weights, whether they were trained with the quick GELU) of `open_clip:NAME/PRETRAINED`."""
+    import open_clip
+
+    whole = name.removeprefix("open_clip:")
+    if whole.startswith(("hf-hub:", "local-dir:")):
+        return whole, None, False
+    architecture, _, pretrained = whole.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, 8, 0.4) or known[:8]
+        raise ClipcapError(f"{name}: open_clip has no model {architecture!r}; the nearest are {', '.join(near)}")
+    if not pretrained:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:8]) or "none, pass a file"
+        raise ClipcapError(f"{name}: which weights? open_clip:{architecture}/PRETRAINED, one of: {tags}")
+    # open_clip only warns where the architecture's GELU is not the one the weights were trained with.
+    quick_gelu = (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu", False)
+    return architecture, pretrained, quick_gelu
+
+
 class HFPreprocess:
     """An image processor of transformers as a function of one image; picklable for workers."""
 
@@ -197,7 +241,7 @@ class HFPreprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → [3, R, R]."""
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return self.processor(images=cut_ribbon(image), return_tensors="pt")["pixel_values"][0]
 
 
 class HFEncoder(_Frozen):
@@ -206,32 +250,40 @@ class HFEncoder(_Frozen):
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        place = name.removeprefix("hf:")
-        what, flag = "encoder", "--clip_model_type hf:"
-        network = load_pretrained(AutoModel, place, what, flag, dtype=torch.float32)
+        network = _hf_part(AutoModel, name, "encoder", dtype=torch.float32)
         if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
             raise ClipcapError(
                 f"{name} is a {network.config.model_type} model, which has no image and text tower: "
                 f"choose a CLIP, SigLIP or VisionTextDualEncoder model"
             )
         super().__init__(name, network, device, dtype)
-        self.preprocess = HFPreprocess(load_pretrained(AutoImageProcessor, place, "image processor", flag))
-        self._tokenizer = load_pretrained(AutoTokenizer, place, "tokenizer", flag)
+        self.preprocess = HFPreprocess(_hf_part(AutoImageProcessor, name, "image processor"))
+        self._tokenizer = _hf_part(AutoTokenizer, name, "tokenizer")
         # SigLIP was trained on texts padded to 64 tokens; CLIP reads the end token, wherever it is.
         self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
         self.dim = self._width()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network.get_image_features, pixel_values=pixels.to(self.device))
+        return self._run(image_features, self.network, pixels.to(self.device))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""
-        longest = getattr(getattr(self.network.config, "text_config", None), "max_position_embeddings", 77)
+        longest = max_text_tokens(self.network.config, self._tokenizer)
         tokens = self._tokenizer(
             list(texts), padding=self._padding, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return self._run(self.network.get_text_features, **tokens.to(self.device))
+        tokens = tokens.to(self.device)  # SigLIP's tokenizer gives no mask: it reads its padding
+        return self._run(text_features, self.network, tokens["input_ids"], tokens.get("attention_mask"))
+
+
+def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:
+    """One part of `hf:NAME_OR_PATH`; errors spell the name as it was given."""
+    flag = "--clip_model_type hf:"
+    try:
+        return load_pretrained(loader, name.removeprefix("hf:"), what, flag, **kwargs)
+    except ClipcapError as error:
+        raise ClipcapError(str(error).replace(f"{flag} ", flag)) from error
 
 
 def is_resnet(name: str | None) -> bool | None:

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import get_session
+from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
 
 HUB_TIMEOUT_S = 5.0
+# What transformers lets through: files missing or not JSON, unknown kinds, damaged or misfitting weights.
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 class PretrainedClass(Protocol):
@@ -41,18 +44,38 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
     if is_local(name):
         try:
             return loader.from_pretrained(str(Path(name).expanduser()), local_files_only=True, **kwargs)
-        except (OSError, ValueError, KeyError) as error:
+        except _LOAD_ERRORS as error:
             raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ClipcapError(f"{flag} {name}: there is no such folder")
     try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so
         return loader.from_pretrained(snapshot_download(name, local_files_only=True), **kwargs)
-    except (OSError, ValueError, KeyError):
+    except _LOAD_ERRORS:
         require_hub(name, what, flag)
     try:
         return loader.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise ClipcapError(f"{flag} {name}: the hub does not give this {what}: {one_line(error)}") from error
+
+
+def fetch_repository(name: str, what: str, flag: str) -> str:
+    """The local folder of a repository named as on the hub (`user/name`); local paths are returned as they are.
+
+    Raises:
+        ClipcapError: as `load_pretrained`.
+    """
+    path = Path(name).expanduser()
+    mistyped = path.parent.exists() or path.suffix == ".pt" or name.startswith((".", "~"))
+    if path.exists() or name.count("/") != 1 or mistyped:
+        return name
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except (OSError, ValueError):  # not in the cache, or no name the hub could have
+        require_hub(name, what, flag)
+    try:
+        return snapshot_download(name)
+    except Exception as error:  # the hub client's exception types differ between its releases
+        raise ClipcapError(f"{flag} {name}: no such path here, and the hub says: {one_line(error)}") from error
 
 
 def require_hub(name: str, what: str, flag: str) -> None:

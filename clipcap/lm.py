@@ -18,10 +18,14 @@ def load_lm(name: str) -> PreTrainedModel:
     """A causal language model in float32, by hub name or local folder.
 
     Raises:
-        ClipcapError: it cannot be had, or it is not a causal language model.
+        ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
-    config = load_lm_config(name)
-    return load_pretrained(AutoModelForCausalLM, name, "language model", "--lm", config=config, dtype=torch.float32)
+    options = {"config": load_lm_config(name), "dtype": torch.float32, "output_loading_info": True}
+    model, info = load_pretrained(AutoModelForCausalLM, name, "language model", "--lm", **options)
+    if info["missing_keys"]:  # transformers fills them with random numbers and goes on
+        lacking = min(info["missing_keys"])
+        raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
+    return model
 
 
 def load_lm_config(name: str) -> PretrainedConfig:

@@ -6,8 +6,10 @@ of a small ViT); here the network is built by the same package, then given the f
 
 from __future__ import annotations
 
+import http.client
 import os
-import urllib.error
+import socket
+import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,14 +20,22 @@ from torch import Tensor, nn
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
-    import clip
-    from clip.clip import _MODELS as OPENAI_URLS
-    from clip.clip import _download
-    from clip.model import build_model
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
+        import clip
+        from clip.clip import _MODELS as OPENAI_URLS
+        from clip.clip import _download
+        from clip.model import build_model
+except ImportError as error:
+    raise ClipcapError(
+        f"OpenAI's clip package cannot be imported ({one_line(error)}): "
+        f"pip install clip-anytorch 'setuptools>=77.0.3,<82'"
+    ) from error
 
 CACHE = Path(os.environ.get("CLIP_CACHE", "~/.cache/clip")).expanduser()
+WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
+DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
 
 
@@ -34,7 +44,7 @@ def load_openai_clip(name: str) -> nn.Module:
 
     Args:
         name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
-            TorchScript archive).
+            TorchScript archive), or of a folder that holds it as `clip.pt`.
 
     Raises:
         ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
@@ -42,6 +52,8 @@ def load_openai_clip(name: str) -> nn.Module:
     path = Path(name).expanduser()
     if name in OPENAI_URLS:
         path = _named_weights(name)
+    elif (path / WEIGHTS).is_file():
+        path /= WEIGHTS
     elif not path.is_file():
         raise ClipcapError(
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
@@ -56,14 +68,20 @@ def _named_weights(name: str) -> Path:
     path = CACHE / Path(url).name
     if path.is_file():
         return path
+    usual_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # clip's own is none
     try:
-        return Path(_download(url, str(CACHE)))
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        path.unlink(missing_ok=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as draft:  # a download cut short must not pass for weights
+            os.replace(_download(url, draft), path)
+    except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
         raise ClipcapError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({one_line(error)}): "
             f"fetch {url} where there is a network and place it at {path}"
         ) from error
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+    return path
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -81,14 +99,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
         raise ClipcapError(
-            f"{path}: not a CLIP checkpoint that can be loaded safely (truncated, or another kind of file): "
-            f"{one_line(error)[:120]}"
+            f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file; "
+            f"download or copy it again"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ClipcapError(f"{path}: holds no state dict of a CLIP")
-    return {k.removeprefix("module."): v for k, v in state.items() if k not in INFORMATION}
+        raise ClipcapError(f"{path}: holds no state dict of a CLIP, but {_content(state)}")
+    return {str(k).removeprefix("module."): v for k, v in state.items() if k not in INFORMATION}
+
+
+def _content(found: object) -> str:
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    return f"a dictionary with the keys {', '.join(map(str, list(found)[:5])) or '(none)'}"
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -106,8 +130,9 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
             warnings.simplefilter("ignore")
             network = build_model(dict(state)).float()
         network.load_state_dict({k: v.float() for k, v in state.items()})
-    except (KeyError, RuntimeError, AttributeError, ValueError, IndexError) as error:
+    except Exception as error:  # build_model checks nothing
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)[:160]
         raise ClipcapError(
-            f"{path}: its tensors are not those of OpenAI's CLIP (ViT or ResNet): {one_line(error)[:160]}"
+            f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
         ) from error
     return network

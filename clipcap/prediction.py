@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -16,10 +22,21 @@ from clipcap.captioner import Captioner
 from clipcap.config import PredictConfig
 from clipcap.decoding import Caption
 from clipcap.errors import ClipcapError
-from clipcap.features import check_same_encoder, read_features
+from clipcap.features import Features, check_same_encoder, read_features
+from clipcap.hub import one_line
 from clipcap.images import find_images
 
 Emit = Callable[[str, Sequence[Caption]], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to caption together."""
+
+    first: int  # number of the first one in the run
+    names: list[str]
+    embeddings: Tensor | None  # [len(names), D]; None where no image could be read
+    bad: list[str]  # why others cannot be captioned
 
 
 def load_captioner(config: PredictConfig) -> Captioner:
@@ -48,59 +65,93 @@ def predict(config: PredictConfig, img: Sequence[str]) -> int:
     """
     if bool(img) == bool(config.features):
         raise ClipcapError("pass photos with --img, or a feature file with --features (one of the two)")
-    paths = find_images(img) if img else []
-    if config.sidecar and not config.overwrite:
-        kept = [p for p in paths if p.with_suffix(".txt").exists()]
-        paths = [p for p in paths if p not in set(kept)]
-        if kept:
-            print(f"{len(kept)} photos have a .txt already (--overwrite replaces them)", file=sys.stderr)
-        if not paths:
-            return 0
+    if config.sidecar and config.out:
+        raise ClipcapError("--sidecar and --out are two places for the captions: choose one")
+    paths = _without_sidecar(find_images(img), config) if img else []
+    if img and not paths:
+        return 0
     captioner = load_captioner(config)
-    source = _from_features(captioner, config) if config.features else _from_photos(captioner, paths, config)
+    if img or config.rerank == "clip":
+        _ = captioner.encoder  # what hinders it is no fault of the first photo
+    batches = _of_features(captioner, config) if config.features else _of_photos(captioner, paths, config)
     failed = 0
-    with _output(config, many=bool(config.features) or len(paths) > 1) as emit:
-        for first, names, embeddings, bad in source:
-            for name, reason in bad:
-                print(f"clipcap: skipped {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
-            failed += len(bad)
-            if names:
-                found = captioner.caption_embeddings(embeddings, config, first_image=first)
-                for name, captions in zip(names, found):
-                    emit(name, captions)
+    with _output(config, many=len(paths) != 1) as emit:
+        for batch in batches:
+            for reason in batch.bad:
+                print(f"clipcap: skipped {reason}", file=sys.stderr)
+            failed += len(batch.bad)
+            if batch.names:
+                captions = captioner.caption_embeddings(batch.embeddings, config, first_image=batch.first)
+                for name, of_image in zip(batch.names, captions):
+                    emit(name, of_image)
     return failed
 
 
-Source = Iterator[tuple[int, list[str], Tensor | None, list[tuple[str, str]]]]
+def _without_sidecar(paths: list[Path], config: PredictConfig) -> list[Path]:
+    """The photos to caption; with --sidecar those that have their .txt already are left out."""
+    if not config.sidecar:
+        return paths
+    photos = defaultdict(list)
+    for path in paths:
+        photos[path.with_suffix(".txt")].append(path)
+    for sidecar, of_one in photos.items():
+        if len(of_one) > 1:
+            raise ClipcapError(f"{sidecar} would be of {of_one[0]} and of {of_one[1]}: rename one, or use --out")
+    wanted = [path for path in paths if config.overwrite or not path.with_suffix(".txt").exists()]
+    if len(wanted) < len(paths):
+        kept = len(paths) - len(wanted)
+        print(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)", file=sys.stderr)
+    return wanted
 
 
-def _from_photos(captioner: Captioner, paths: Sequence[Path], config: PredictConfig) -> Source:
-    """Batches of (number of the first, names, embeddings [B, D], photos that could not be read with the reason)."""
+def _of_photos(captioner: Captioner, paths: Sequence[Path], config: PredictConfig) -> Iterator[Batch]:
     upright = config.recipe != "reference"
-    starts = range(0, len(paths), config.batch_size)
-    for start in tqdm(starts, unit="batch", disable=len(starts) < 2, desc="captioning"):
-        names, images, bad = [], [], []
-        for path in paths[start : start + config.batch_size]:
-            try:
-                images.append(captioner.open(path, upright))
-                names.append(str(path))
-            except ClipcapError as error:
-                bad.append((str(path), str(error)))
-        yield start, names, captioner.embed(images) if images else None, bad
+
+    def read(path: Path) -> Tensor | str:
+        try:
+            return captioner.open(path, upright)
+        except ClipcapError as error:
+            return str(error)
+        except Exception as error:  # one odd image must not end the run
+            return f"{path}: cannot be preprocessed ({one_line(error)})"
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        for first in _starts(len(paths), config):
+            names = [str(path) for path in paths[first : first + config.batch_size]]
+            found = list(threads.map(read, paths[first : first + config.batch_size]))
+            pixels = [image for image in found if not isinstance(image, str)]  # [3, R, R] each
+            yield Batch(
+                first,
+                [name for name, image in zip(names, found) if not isinstance(image, str)],
+                captioner.embed(pixels) if pixels else None,
+                [reason for reason in found if isinstance(reason, str)],
+            )
 
 
-def _from_features(captioner: Captioner, config: PredictConfig) -> Source:
-    """Batches of a feature file, as `_from_photos` gives them."""
+def _of_features(captioner: Captioner, config: PredictConfig) -> Iterator[Batch]:
+    """The batches of a feature file; it is opened and checked before the first one is asked for."""
     features = read_features(config.features, encoder=config.clip_model_type)
+    if features.encoder_note:
+        print(features.encoder_note, file=sys.stderr)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.features,
         f"the checkpoint {config.load_pt}",
     )  # fmt: skip
-    starts = range(0, features.num_images, config.batch_size)
-    for start in tqdm(starts, unit="batch", disable=len(starts) < 2, desc="captioning"):
-        rows = list(range(start, min(start + config.batch_size, features.num_images)))
-        yield start, [str(features.image_paths[r] or features.image_ids[r]) for r in rows], features.rows(rows), []
+    return _feature_batches(features, config)
+
+
+def _feature_batches(features: Features, config: PredictConfig) -> Iterator[Batch]:
+    for first in _starts(features.num_images, config):
+        rows = range(first, min(first + config.batch_size, features.num_images))
+        names = [str(features.image_paths[row] or features.image_ids[row]) for row in rows]
+        yield Batch(first, names, features.rows(rows), [])
+
+
+def _starts(images: int, config: PredictConfig) -> tqdm:
+    """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
+    starts = range(0, images, config.batch_size)
+    return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
 
 
 @contextmanager
@@ -108,31 +159,53 @@ def _output(config: PredictConfig, many: bool) -> Iterator[Emit]:
     """Where captions go. Files are written line by line, so that an interrupted run keeps what it has."""
     if config.sidecar:
         yield _write_sidecar
-        return
-    if config.out is None:
+    elif config.out is None:
         yield lambda name, captions: _print(name, captions, many)
-        return
-    path = Path(config.out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise ClipcapError(f"--out {path}: cannot be written: {error.strerror}") from error
-    with file:
-        if path.suffix == ".jsonl":
-            yield lambda name, captions: _write_line(file, json.dumps(as_json(name, captions), ensure_ascii=False))
-            return
-        writer = csv.writer(file)
-        writer.writerow(["image", "caption", "logprob", "clip_score"])
+    else:
+        lines = _csv_lines if config.out.endswith(".csv") else _json_lines
+        with LineFile(Path(config.out)) as file:
+            yield lambda name, captions: file.write(lines(name, captions, first=file.empty))
 
-        def write_row(name: str, captions: Sequence[Caption]) -> None:
-            best = captions[0]
-            writer.writerow(
-                [name, best.text, f"{best.logprob:.4f}", "" if best.clip_score is None else best.clip_score]
-            )
-            file.flush()
 
-        yield write_row
+class LineFile:
+    """A file written line by line; what it held before is kept until there is a first line."""
+
+    def __init__(self, path: Path):
+        self.path, self.empty = path, True
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise ClipcapError(f"--out {path}: cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, text: str) -> None:
+        """Add whole lines, or nothing.
+
+        Raises:
+            ClipcapError: the disk is full.
+        """
+        data = text.encode("utf-8", "backslashreplace")  # file names may be no UTF-8
+        try:
+            if self.empty:
+                self._file.truncate(0)
+            start, self.empty = self._file.seek(0, os.SEEK_END), False
+            if self._file.write(data) < len(data):  # as much as there was room for
+                self._file.truncate(start)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise ClipcapError(
+                f"--out {self.path}: cannot be written: {error.strerror}; the lines before are kept"
+            ) from error
+
+
+def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
+    return json.dumps(as_json(name, captions), ensure_ascii=False) + "\n"
 
 
 def as_json(name: str, captions: Sequence[Caption]) -> dict:
@@ -141,9 +214,15 @@ def as_json(name: str, captions: Sequence[Caption]) -> dict:
     return {"image": name, "caption": captions[0].text, "captions": rows}
 
 
-def _write_line(file, line: str) -> None:  # noqa: ANN001
-    file.write(line + "\n")
-    file.flush()
+def _csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    if first:
+        writer.writerow(["image", "caption", "logprob", "clip_score"])
+    best = captions[0]
+    score = "" if best.clip_score is None else f"{best.clip_score:.4f}"
+    writer.writerow([name, best.text, f"{best.logprob:.4f}", score])
+    return lines.getvalue()
 
 
 def _print(name: str, captions: Sequence[Caption], many: bool) -> None:
@@ -153,6 +232,10 @@ def _print(name: str, captions: Sequence[Caption], many: bool) -> None:
 
 def _write_sidecar(name: str, captions: Sequence[Caption]) -> None:
     path = Path(name).with_suffix(".txt")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(captions[0].text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        draft.write_text(captions[0].text + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ClipcapError(f"{path}: cannot be written: {error.strerror}; the others before it are kept") from error

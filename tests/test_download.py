@@ -33,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         with site.lock:
             site.asked[self.path] += 1
             site.agents.add(self.headers["User-Agent"])
+            self.counted = 1
             site.open_now += 1
             site.most_open = max(site.most_open, site.open_now)
         try:
@@ -40,8 +41,13 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client hung up, as it should on some of these
         finally:
-            with site.lock:
-                site.open_now -= 1
+            self.leave()
+
+    def leave(self):
+        """Stop counting this connection: before the last byte goes out, since the client may be faster than we."""
+        with self.server.lock:
+            self.server.open_now -= self.counted
+            self.counted = 0
 
     def log_message(self, *arguments):
         pass
@@ -50,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
+        self.leave()
         self.end_headers()
         self.wfile.write(body)
 

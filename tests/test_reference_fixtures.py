@@ -10,8 +10,8 @@ import torch
 from clipcap.config import DecodeConfig, LoopOptions
 from clipcap.decoding import decode
 from clipcap.lm import load_tokenizer
-from clipcap.loop import make_optimizer
 from clipcap.model import IGNORE
+from clipcap.optimiser import make_optimizer, trained_parameters
 from clipcap.reference import load_reference
 
 VARIANTS = ("mlp_gpt_tuned", "transformer_prefix_only", "mlp_prefix_only")
@@ -105,7 +105,7 @@ def test_six_training_steps_equal_the_original(fixture):
     from transformers import get_linear_schedule_with_warmup
 
     expected = fixture.numbers["training_steps"]
-    optimizer = make_optimizer(fixture.model, LoopOptions(lr=expected["lr"], recipe="reference"))
+    optimizer = make_optimizer(trained_parameters(fixture.model), LoopOptions(lr=expected["lr"], recipe="reference"))
     schedule = get_linear_schedule_with_warmup(optimizer, expected["warmup_steps"], expected["total_steps"])
     losses, rates = [], []
     for _ in range(6):

@@ -17,11 +17,11 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from clipcap.config import FlagParser
 from clipcap.demo.drawing import draw
 from clipcap.demo.grammar import captions
 from clipcap.demo.scene import Scene, make_scene, split_of
 from clipcap.errors import ClipcapError
+from clipcap.flags import FlagParser
 
 __all__ = ["Scene", "captions", "draw", "make_scene", "scenes", "split_of", "write_set"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,15 +17,23 @@ from clipcap.errors import ClipcapError
 TRAIN_PICTURES, VAL_PICTURES, EPOCHS, SHOWN = 1200, 60, 8, 6
 
 
-def run_demo(out: Path) -> None:
+def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
     """Draw plates, make a small CLIP and GPT-2, then run the three commands a user runs.
 
     Args:
         out: folder for everything; an earlier demo there is replaced.
+        command: runs a `clipcap` command of these words; 0 is success.
     Raises:
         ClipcapError: `out` holds something else than a demo.
     """
     began = time.monotonic()
+
+    def run(*words: object) -> None:
+        argv = [str(word) for word in words]
+        print(f"\n$ clipcap {' '.join(argv)}", flush=True)
+        if command(argv):
+            raise ClipcapError(f"the demo's {words[0]} step failed")
+
     _clear(out)
     train_set = write_set(out / "plates_train", TRAIN_PICTURES, seed=0, split="train", workers=2)
     val_set = write_set(out / "plates_val", VAL_PICTURES, seed=1, split="val", workers=2)
@@ -33,12 +41,12 @@ def run_demo(out: Path) -> None:
     clip = make_clip(out / "clip.pt", embed_dim=512, resolution=64, width=128)
     lm = make_gpt2(out / "gpt2", _captions(train_set), width=128)
     for name, folder in (("train", train_set), ("val", val_set)):
-        _run("parse", "food", "--data_path", folder, "--clip_model_type", clip, "--out", out / f"plates_{name}.pkl")
-    _run(
+        run("parse", "food", "--data_path", folder, "--clip_model_type", clip, "--out", out / f"plates_{name}.pkl")
+    run(
         "train", "--data", out / "plates_train.pkl", "--lm", lm, "--out_dir", out / "checkpoints",
-        "--epochs", EPOCHS, "--save_every", EPOCHS, "--bs", 64, "--lr", 2e-3, "--normalize_prefix",
+        "--epochs", EPOCHS, "--save_every", EPOCHS, "--bs", 64, "--lr", 2e-3,
     )  # fmt: skip
-    _run(
+    run(
         "predict", "--beam", "--load_pt", out / "checkpoints", "--img", val_set / "dataset",
         "--out", out / "captions.jsonl",
     )  # fmt: skip
@@ -58,17 +66,6 @@ def _clear(out: Path) -> None:
 
 def _captions(folder: Path) -> list[str]:
     return pd.read_csv(folder / "Captions.csv")["Captions"].tolist()
-
-
-def _run(*words: object) -> None:
-    """Run one command of clipcap, shown as a user would type it."""
-    from clipcap.cli import build_parser
-
-    argv: Sequence[str] = [str(word) for word in words]
-    print(f"\n$ clipcap {' '.join(argv)}", flush=True)
-    args = build_parser().parse_args(argv)
-    if args.run(args):
-        raise ClipcapError(f"the demo's {words[0]} step failed")
 
 
 def _show(predictions: Path, folder: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.sources import coco, conceptual, custom, flickr8k, food
 from clipcap.sources.collect import Source
 from clipcap.sources.record import ImageRef, Record
 
-READERS: dict[str, Callable[[ParseConfig], Source]] = {
+READERS: dict[str, Callable[[SourceOptions], Source]] = {
     "food": food.read,
     "coco": coco.read,
     "flickr8k": flickr8k.read,

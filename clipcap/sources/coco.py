@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source, split_name
 from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
@@ -26,7 +26,7 @@ CAPTION_FILES = (
 )
 
 
-def read(config: ParseConfig) -> Source:
+def read(config: SourceOptions) -> Source:
     """Read COCO captions: --data_path is the folder (annotations/ within is looked into) or the JSON file."""
     root, files = _locate(config)
     photos = Photos(photo_folders(root, PHOTO_FOLDERS, config.images))
@@ -37,7 +37,7 @@ def read(config: ParseConfig) -> Source:
     return collector.finish(config)
 
 
-def _locate(config: ParseConfig) -> tuple[Path, list[Path]]:
+def _locate(config: SourceOptions) -> tuple[Path, list[Path]]:
     """(folder of the set, its caption files)."""
     path = Path(config.data_path)
     if path.is_file():

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
 from clipcap.sources.listing import natural_key
 from clipcap.sources.messages import shown
@@ -93,7 +93,7 @@ class Collector:
         self._empty += texts.count("")
         entry.captions += filter(None, texts)
 
-    def finish(self, config: ParseConfig) -> Source:
+    def finish(self, config: SourceOptions) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
         self.note_count(self._empty, "empty caption", "dropped")
         kept = {key: entry for key, entry in self._images.items() if entry.captions}
@@ -107,7 +107,7 @@ class Collector:
         ]
         return Source(self._name, self._split(records, config), self._notes)
 
-    def _split(self, records: list[Record], config: ParseConfig) -> list[Record]:
+    def _split(self, records: list[Record], config: SourceOptions) -> list[Record]:
         own = Counter(record.split for record in records)
         if config.train_size is None:
             return records

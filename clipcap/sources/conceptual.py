@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source
 from clipcap.sources.listing import require_folder
@@ -21,7 +21,7 @@ FAILURES_FILE = "download_errors.csv"
 _URL_SCHEMES = ("http://", "https://")
 
 
-def read(config: ParseConfig) -> Source:
+def read(config: SourceOptions) -> Source:
     """Read --data_path: a TSV with its images beside it, or the folder that holds train and val.
 
     Images that the downloader found to be gone for good (`download_errors.csv`) are left out.
@@ -42,7 +42,7 @@ def read(config: ParseConfig) -> Source:
     return collector.finish(config)
 
 
-def find_sets(config: ParseConfig) -> dict[str, tuple[Path, Path]]:
+def find_sets(config: SourceOptions) -> dict[str, tuple[Path, Path]]:
     """(TSV, folder of its images) of each split, whether that folder is there yet or not."""
     path = Path(config.captions or config.data_path)
     if config.captions or path.is_file():

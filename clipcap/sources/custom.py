@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
 from clipcap.sources import tars
 from clipcap.sources.collect import Collector, Source, caption_lines, caption_texts, split_name
@@ -20,7 +20,7 @@ PHOTO_FOLDERS = ("images", "photos", "dataset", "gifs")
 _USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
 
 
-def read(config: ParseConfig) -> Source:
+def read(config: SourceOptions) -> Source:
     """Read --data_path, whatever it is: a table, a folder, a tar or a pattern of tars."""
     collector = Collector("custom")
     path = config.captions or config.data_path
@@ -33,7 +33,7 @@ def read(config: ParseConfig) -> Source:
     return collector.finish(config)
 
 
-def _add_folder(collector: Collector, folder: Path, config: ParseConfig) -> None:
+def _add_folder(collector: Collector, folder: Path, config: SourceOptions) -> None:
     """A table in the folder comes first, then tars, then photos with texts."""
     names = list_folder(folder)[1]
     table = _pick_table(folder, names)
@@ -60,7 +60,7 @@ def _pick_table(folder: Path, names: list[str]) -> Path | None:
     return folder / (usual or tables)[0] if tables else None
 
 
-def _add_table(collector: Collector, path: Path, config: ParseConfig) -> None:
+def _add_table(collector: Collector, path: Path, config: SourceOptions) -> None:
     """Image names are relative to --images, else to the table's folder or its images/; full paths stay as they are.
 
     A column called `split` is the set's own split.

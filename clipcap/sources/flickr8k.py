@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source
 from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
@@ -21,7 +21,7 @@ SPLIT_LISTS = {"trainImages": "train", "devImages": "val", "testImages": "test"}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+)#[0-9]+\t(?P<caption>.*)", re.DOTALL)
 
 
-def read(config: ParseConfig) -> Source:
+def read(config: SourceOptions) -> Source:
     """Read a Flickr8k folder; where its split lists are there, only the images they name are taken."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else _caption_file(root)

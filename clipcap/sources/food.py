@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipcap.config import ParseConfig
+from clipcap.config import SourceOptions
 from clipcap.sources.collect import Collector, Source
 from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import read_table
 
 
-def read(config: ParseConfig) -> Source:
+def read(config: SourceOptions) -> Source:
     """Read --data_path/Captions.csv (or --captions); photos in dataset/ or images/ (or --images)."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else root / "Captions.csv"

@@ -1,0 +1,68 @@
+"""Command-line flags from the fields of the configs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def flag_fields(config_class: type) -> list[Field]:
+    """The fields of a config that are command-line flags."""
+    return [f for f in fields(config_class) if f.metadata["flag"]]
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """One flag per field; type, choices and help come from the field alone.
+
+    A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
+    """
+    hints = get_type_hints(config_class)
+    for f in flag_fields(config_class):
+        kind, choices = _flag_type(hints[f.name])
+        shown = "" if f.default in (None, "", False) else f" (default: {f.default})"
+        names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
+        common = {"dest": f.name, "default": argparse.SUPPRESS}
+        text = (f.metadata["help"] + shown).replace("%", "%%")
+        if kind is not bool:
+            parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
+        else:
+            parser.add_argument(*names, action="store_true", help=text, **common)
+            parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+
+
+def _flag_type(hint: Any) -> tuple[type, tuple | None]:
+    """(type, choices) of a field; `X | None` counts as X."""
+    if get_origin(hint) is not Literal and type(None) in get_args(hint):
+        hint = Union[tuple(a for a in get_args(hint) if a is not type(None))]  # noqa: UP007
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    return hint, None
+
+
+def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any) -> T:
+    """Build a config from the flags that were given, over `defaults` of the calling command."""
+    given = {f.name: getattr(args, f.name) for f in flag_fields(config_class) if hasattr(args, f.name)}
+    return config_class(**{**defaults, **given})
+
+
+class FlagParser(argparse.ArgumentParser):
+    """ArgumentParser that also takes hyphens for underscores (`--only-prefix`), without abbreviations."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As in argparse, after the hyphens of every known flag are turned into underscores."""
+        words = [self._underscored(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(words, namespace)
+
+    def _underscored(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        candidate = "--" + name[2:].replace("-", "_")
+        known = name.startswith("--") and candidate in self._option_string_actions
+        return candidate + equals + value if known else word

@@ -1,0 +1,77 @@
+"""Folders that are replaced whole: a reader finds the old content or the new, never half, whatever is killed when.
+
+A replacement is three renames, and what a kill between them leaves lies complete under a hidden name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty draft folder; when the block ends well, it takes the place of `folder`."""
+    folder = folder.absolute()
+    draft, new, old = _hidden(folder)
+    recover(folder)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    draft.rename(new)  # complete from here on
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Finish a replacement that was interrupted; only for the one who writes the folder."""
+    folder = folder.absolute()
+    draft, new, old = _hidden(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    if new.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+    elif old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def standing(folder: Path) -> Path:
+    """Where the content of `folder` lies, also after an interrupted replacement; changes nothing."""
+    if folder.exists() or not folder.name:
+        return folder
+    _, new, old = _hidden(folder)
+    return next((path for path in (new, old) if path.exists()), folder)
+
+
+def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """What stands in `parent` and is `wanted`; drafts and other hidden names are passed over."""
+    names = {p.name for p in parent.iterdir()}
+    names |= {name[1:-4] for name in names if name.startswith(".") and name.endswith((".new", ".old"))}
+    return [parent / name for name in sorted(names) if not name.startswith(".") and wanted(standing(parent / name))]
+
+
+def _hidden(folder: Path) -> tuple[Path, Path, Path]:
+    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
+    return draft, new, old
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

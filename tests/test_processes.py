@@ -1,0 +1,55 @@
+"""Two real processes train as one does, and whoever expects two and gets one is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CAPTIONS, REPO
+from small import feature_file, flags, metrics, options, run, weights
+
+NINE = [*CAPTIONS, "a ninth caption of a plate"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Nine captions: of a last batch of one, the second process has no share."""
+    return feature_file(tmp_path_factory.mktemp("data") / "features.pkl", NINE)
+
+
+def torchrun(*words) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+    return subprocess.run(
+        [*command, *words],
+        cwd=REPO,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def test_two_processes_with_half_the_batch_train_as_one(data, lm_folder, tmp_path):
+    val = feature_file(tmp_path / "val.pkl", NINE[:5], seed=1)
+    chosen = {"val": str(val), "epochs": 3, "dropout": False, "grad_clip": 1.0, "val_captions": 5}
+    one = run(data, lm_folder, tmp_path / "one", bs=4, **chosen)
+    done = torchrun(*flags(options(data, lm_folder, tmp_path / "two", bs=2, **chosen)))
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu" in done.stdout
+    assert done.stdout.count("epoch 0:") == 1
+    for line, other in zip(metrics(one), metrics(tmp_path / "two"), strict=True):
+        assert line == pytest.approx(other, abs=1e-5)
+    ours, theirs = weights(tmp_path / "two" / "clipcap-last"), weights(one / "clipcap-last")
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_an_image_of_the_second_process_is_named_by_all(lm_folder, tmp_path):
+    data = feature_file(tmp_path / "f.pkl", NINE, nan_rows=[4])
+    done = torchrun(*flags(options(data, lm_folder, tmp_path / "out", bs=5, epochs=1)))
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if "clipcap: error" in line]
+    assert errors and all("photo4 (its features are not finite)" in line for line in errors)
+    assert "ClipcapError" not in done.stderr  # no traceback of ours; torchrun's own follows

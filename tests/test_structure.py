@@ -1,0 +1,166 @@
+"""How the house is built: imports point back along the data flow, files stay small, torch comes when it is needed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import clipcap
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGE = REPO / "clipcap"
+MAX_LINES = 300  # beyond, a module is two stages in one room
+EXTRAS = ("open_clip", "peft", "pycocoevalcap", "tensorboard", "wandb", "pytest", "hypothesis")
+
+# The rooms along the data flow, and the rooms that each may import from (`errors` stands open to all).
+# A room is a module or a package; a module with a line of its own is a room apart from its package.
+WALL = {
+    "errors": "",
+    "config": "",
+    "flags": "",
+    "contrastive_config": "config",
+    "text": "",
+    "metrics": "",
+    "curves": "",
+    "folders": "",
+    "pooling": "",
+    "sources": "config",
+    "images": "sources",
+    "sources.report": "sources images",
+    "sources.download": "sources images",
+    "hub": "",
+    "launch": "config hub",
+    "openai_clip": "hub",
+    "encoders": "hub openai_clip pooling",
+    "features": "",
+    "partial": "",
+    "encoding": "config hub sources images encoders partial",
+    "lm": "hub",
+    "parsing": "config launch sources sources.report encoders encoding features partial lm",
+    "dataset": "features",
+    "mapping": "",
+    "model": "config mapping",
+    "hypotheses": "config model",
+    "beam": "config hypotheses",
+    "sampling": "config hypotheses",
+    "decoding": "config model hypotheses beam sampling",
+    "reference": "config features hub lm model",
+    "checkpoint": "config folders hub lm model reference",
+    "optimiser": "config",
+    "task": "",
+    "loop": "config folders hub launch checkpoint optimiser task",
+    "caption_task": "config text metrics features dataset model decoding checkpoint launch optimiser",
+    "training": "config encoders features lm model checkpoint launch loop caption_task",
+    "captioner": "config text hub images encoders model decoding checkpoint",
+    "prediction": "config hub images features decoding captioner",
+    "retrieval": "features",
+    "grid": "images",
+    "searching": "contrastive_config encoders features retrieval grid",
+    "towers": "contrastive_config hub openai_clip pooling encoders",
+    "pictures": "sources images encoders",
+    "pairs": "sources dataset pictures towers",
+    "clip_loss": "pictures towers",
+    "held_out": "sources retrieval towers pictures pairs",
+    "contrastive": "contrastive_config sources launch parsing dataset loop curves towers pictures pairs clip_loss held_out",
+    "doctor": "openai_clip encoders",
+    "cli": "everything",
+    "__main__": "cli",
+    "demo": "everything",
+}
+
+
+def module_name(path: Path) -> str:
+    """`clipcap/sources/food.py` → `sources.food`; the package itself is the empty name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """Our modules that a file imports, at its top or within its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import; name the module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            public = [clipcap._PUBLIC.get(alias.name) for alias in node.names if node.module == "clipcap"]
+            found |= {name if name.removeprefix("clipcap.") in MODULES else node.module for name in names}
+            found |= {name for name in public if name}
+    return {name.removeprefix("clipcap.") for name in found if name.startswith("clipcap.")}
+
+
+def room_of(module: str) -> str:
+    """The longest name on the wall that the module is, or lies in."""
+    parts = module.split(".")
+    rooms = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((room for room in rooms if room in WALL), "")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_imports_point_back_along_the_flow(module):
+    room = room_of(module)
+    assert room, f"{module} has no room yet: give it a line in WALL, with what it may import"
+    allowed = set(WALL) if WALL[room] == "everything" else {*WALL[room].split(), "errors", room}
+    for imported in imports(MODULES[module]):
+        assert room_of(imported) in allowed, f"{module} must not import {imported}: move one of them, or the wall"
+
+
+def test_there_are_no_circles():
+    arrows = {module: imports(path) for module, path in MODULES.items() if module}
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(f"circle: {' ← '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_too_long(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_there_is_no_room_for_odds_and_ends():
+    assert not {"utils", "util", "helpers", "common", "misc"} & {name.split(".")[-1] for name in MODULES}
+
+
+def test_every_module_says_what_it_is():
+    sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+    assert not [
+        name for name, source in sources.items() if source.strip() and not ast.get_docstring(ast.parse(source))
+    ]
+
+
+def test_no_text_names_a_place_on_somebodys_machine():
+    files = [REPO / "README.md", REPO / "CHANGELOG.md", REPO / "train.py", REPO / "predict.py", *MODULES.values()]
+    files += [path for folder in ("docs", "parse") for path in (REPO / folder).glob("*.*") if path.suffix != ".jpg"]
+    private = re.compile(r"\.\./shared|(?<![\w.])/(?:work|root|home|tmp|Users|mnt)/")
+    found = {path.name: private.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: places for name, places in found.items() if places} == {}
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("module", ["clipcap", "clipcap.cli", "clipcap.sources"])
+def test_importing_the_front_door_loads_no_torch(module):
+    loaded = run_python(f"import sys, {module}; print([n for n in ('torch', 'transformers') if n in sys.modules])")
+    assert loaded.strip() == "[]"
+
+
+def test_every_module_imports_with_the_base_dependencies_alone():
+    names = [f"clipcap.{module}" for module in MODULES if module and module != "__main__"]
+    run_python(
+        "import importlib, sys\n"
+        f"for name in {EXTRAS}: sys.modules[name] = None\n"  # an import of it raises ImportError
+        f"for name in {names}: importlib.import_module(name)"
+    )

@@ -1,0 +1,360 @@
+"""Training runs of a few steps: what is learnt, what is saved, what is said, what stops a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import CAPTIONS, REPO
+from small import DIM, META, feature_file, flags, metrics, options, run, same, weights
+
+from clipcap.checkpoint import load_checkpoint, read_config
+from clipcap.config import DecodeConfig, LoopOptions, TrainConfig
+from clipcap.decoding import decode
+from clipcap.errors import ClipcapError
+from clipcap.features import FeatureMeta, read_features
+from clipcap.launch import several_processes_asked_for
+from clipcap.lm import load_lm
+from clipcap.optimiser import warmup_steps
+from clipcap.training import one_caption_each, open_features
+
+# Learning CAPTIONS by heart makes these ever less likely.
+OTHER_CAPTIONS = [" ".join(reversed(caption.split())) for caption in CAPTIONS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight images, one caption each."""
+    return feature_file(tmp_path_factory.mktemp("data") / "features.pkl")
+
+
+def captions_of(checkpoint, features, **how):
+    loaded = load_checkpoint(checkpoint)
+    embeddings = features.rows(slice(None))
+    found = decode(loaded.model, loaded.tokenizer, embeddings, DecodeConfig(greedy=True, **how))
+    return [several[0].text for several in found]
+
+
+@pytest.mark.parametrize("mapping_type", ["mlp", "transformer"])
+def test_a_few_captions_are_learnt_word_for_word(data, lm_folder, tmp_path, mapping_type):
+    sizes = {"mapping_type": mapping_type, "prefix_length_clip": 4, "num_layers": 2}
+    out = run(data, lm_folder, tmp_path, overfit=6, **sizes, epochs=25, bs=1, lr=3e-3, dropout=False, save_every=25)
+    assert metrics(out)[-1]["reproduced"] == 1
+    assert captions_of(out / "clipcap-last", read_features(data))[:6] == list(CAPTIONS[:6])
+
+
+def test_overfit_takes_one_caption_of_each_of_the_first_images(tmp_path):
+    path = feature_file(tmp_path / "f.pkl", [("a", "b"), (), ("c",), ("d", "e")])
+    few = one_caption_each(read_features(path), 2)
+    assert list(few.captions) == ["a", "c"]
+    assert list(few.image_ids) == ["photo0", "photo2"]
+    assert torch.equal(few.rows(few.caption_rows), read_features(path).rows([0, 2]))
+    assert len(one_caption_each(read_features(path), 99).captions) == 3
+
+
+def test_frozen_language_model_stays_bit_identical_and_is_not_stored(data, lm_folder, tmp_path):
+    out = run(data, lm_folder, tmp_path, only_prefix=True, weight_decay=0.1)
+    stored = weights(out / "clipcap-last")
+    assert all(name.startswith("mapper.") for name in stored)
+    base = load_lm(str(lm_folder)).state_dict()
+    assert same(load_checkpoint(out / "clipcap-last").model.lm.state_dict(), base)
+    first = run(data, lm_folder, tmp_path / "other", only_prefix=True, epochs=1)
+    assert not same(stored, weights(first / "clipcap-last"))
+
+
+def test_a_set_smaller_than_one_batch_trains(data, lm_folder, tmp_path):
+    for recipe in ("default", "reference"):
+        out = run(data, lm_folder, tmp_path / recipe, bs=40, recipe=recipe)
+        assert [line["step"] for line in metrics(out)] == [1, 2]
+
+
+def test_nan_features_stop_the_run_name_the_image_and_keep_the_last_good_checkpoint(lm_folder, tmp_path):
+    good = feature_file(tmp_path / "good.pkl")
+    bad = feature_file(tmp_path / "bad.pkl", nan_rows=[5])
+    out = run(good, lm_folder, tmp_path / "out")
+    kept = weights(out / "clipcap-last")
+    said = r"loss is not finite.*photo5 \(its features are not finite\); the last good checkpoint is .*clipcap-last"
+    with pytest.raises(ClipcapError, match=said):
+        run(bad, lm_folder, out)
+    assert same(weights(out / "clipcap-last"), kept)
+    with pytest.raises(ClipcapError, match=r"of image photo5 .*no checkpoint had been written"):
+        run(bad, lm_folder, tmp_path / "fresh")
+    with pytest.raises(ClipcapError, match=r"bad.pkl: the features of image photo5 are not finite"):
+        run(good, lm_folder, tmp_path / "fresh", val=str(bad))
+
+
+def test_a_diverged_run_saves_nothing_more(data, lm_folder, tmp_path):
+    with pytest.raises(ClipcapError, match=r"not finite in epoch \d+, step \d+: .*lower learning rate") as error:
+        run(data, lm_folder, tmp_path, lr=1e30, epochs=4)
+    assert "photo" not in str(error.value)
+    for path in tmp_path.glob("clipcap-*"):
+        assert all(tensor.isfinite().all() for tensor in weights(path).values())
+
+
+def test_one_caption_for_every_image_is_warned_of(lm_folder, tmp_path, capsys):
+    data = feature_file(tmp_path / "f.pkl", ["a red plate"] * 12)
+    run(data, lm_folder, tmp_path / "out", overfit=12, val_captions=12, epochs=5, lr=3e-3, bs=1)
+    assert "warning: only 1 different captions for 12 images" in capsys.readouterr().out
+    assert metrics(tmp_path / "out")[-1]["distinct"] == pytest.approx(1 / 12)
+
+
+def test_best_is_the_epoch_with_the_lowest_validation_loss(data, lm_folder, tmp_path):
+    val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
+    out = run(data, lm_folder, tmp_path / "out", val=str(val), epochs=12, lr=5e-3, bs=2, dropout=False)
+    losses = [line["val_loss"] for line in metrics(out)]
+    best = int(np.argmin(losses))
+    assert best < 11 and losses[-1] > losses[best]
+    assert same(weights(out / "clipcap-best"), weights(out / f"clipcap-{best:03d}"))
+    assert same(weights(out / "clipcap-last"), weights(out / "clipcap-011"))
+    assert f"- val_loss: {losses[best]:.4g}" in (out / "clipcap-best" / "README.md").read_text()
+
+
+def test_best_can_follow_cider(data, lm_folder, tmp_path):
+    out = run(
+        data,
+        lm_folder,
+        tmp_path / "out",
+        overfit=8,
+        select="cider",
+        val_captions=8,
+        epochs=10,
+        lr=3e-3,
+        bs=2,
+        dropout=False,
+    )
+    scores = [line["cider"] for line in metrics(out)]
+    assert max(scores) > 1
+    assert same(weights(out / "clipcap-best"), weights(out / f"clipcap-{int(np.argmax(scores)):03d}"))
+    with pytest.raises(ClipcapError, match="--select cider needs validation images"):
+        run(data, lm_folder, tmp_path / "none", select="cider")
+
+
+def test_patience_ends_the_run_and_resuming_does_not_go_on(data, lm_folder, tmp_path, capsys):
+    val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
+    few = {"val": str(val), "epochs": 30, "lr": 5e-3, "bs": 2, "patience": 2, "dropout": False}
+    out = run(data, lm_folder, tmp_path / "out", **few)
+    losses = [line["val_loss"] for line in metrics(out)]
+    assert len(losses) == int(np.argmin(losses)) + 3 < 30
+    assert "stopped: no better epoch in 2" in capsys.readouterr().out
+    run(data, lm_folder, out, **few, resume=True)
+    assert len(metrics(out)) == len(losses)
+
+
+def test_numbered_checkpoints_follow_save_every_and_keep(data, lm_folder, tmp_path):
+    def names(out):
+        return sorted(p.name for p in out.iterdir() if p.is_dir())
+
+    out = run(data, lm_folder, tmp_path / "a", epochs=5, save_every=2, prefix="food")
+    assert names(out) == ["food-001", "food-003", "food-004", "food-best", "food-last"]
+    (tmp_path / "b" / "food-best-notes").mkdir(parents=True)
+    out = run(data, lm_folder, tmp_path / "b", epochs=4, keep=2, prefix="food")
+    assert names(out) == ["food-002", "food-003", "food-best", "food-best-notes", "food-last"]
+
+
+def test_accumulated_batches_train_like_the_bigger_batch(data, lm_folder, tmp_path):
+    one = run(data, lm_folder, tmp_path / "one", bs=6, dropout=False)
+    two = run(data, lm_folder, tmp_path / "two", bs=2, grad_accum=3, dropout=False)
+    for line, other in zip(metrics(one), metrics(two), strict=True):
+        assert line["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
+    a, b = weights(one / "clipcap-last"), weights(two / "clipcap-last")
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_warm_up_is_bounded_by_a_share_of_the_run():
+    assert warmup_steps(LoopOptions(), 200) == 20
+    assert warmup_steps(LoopOptions(), 1_000_000) == 5000
+    assert warmup_steps(LoopOptions(recipe="reference"), 200) == 5000
+    assert warmup_steps(LoopOptions(warmup_steps=0, recipe="reference"), 200) == 0
+
+
+def test_reference_recipe_is_stored_and_stops_at_full_stops(data, lm_folder, tmp_path):
+    out = run(data, lm_folder, tmp_path, recipe="reference")
+    config, _ = read_config(out / "clipcap-last")
+    assert (config.recipe, config.stop_token) == ("reference", ".")
+    assert [line["step"] for line in metrics(out)] == [2, 4]  # 8 captions in batches of 3: the last is dropped
+
+
+def test_truncation_is_reported(data, lm_folder, tmp_path, capsys):
+    run(data, lm_folder, tmp_path, max_tokens=7, epochs=1)
+    assert "cut to 7 tokens" in capsys.readouterr().out
+
+
+class TestValidationSet:
+    def test_a_share_is_held_out_by_image(self, tmp_path, lm_folder, capsys):
+        data = feature_file(tmp_path / "f.pkl", [(c, c + " again") for c in CAPTIONS])
+        run(data, lm_folder, tmp_path / "out", val="0.25", epochs=1)
+        printed = capsys.readouterr().out
+        assert "training on 12 captions of 6 images" in printed
+        assert "validating on 4 captions of 2 images" in printed
+
+    def test_the_sibling_of_a_train_file_is_taken(self, tmp_path):
+        data = feature_file(tmp_path / "food_train.pkl")
+        assert open_features(TrainConfig(data=str(data)))[1] is None
+        val = feature_file(tmp_path / "food_val.pkl", CAPTIONS[:2])
+        assert open_features(TrainConfig(data=str(data)))[1].path == val
+
+    def test_another_encoders_features_are_refused(self, data, tmp_path):
+        other = FeatureMeta(encoder="RN50")
+        val = feature_file(tmp_path / "val.pkl", meta=other)
+        with pytest.raises(ClipcapError, match=r"val.pkl: embeddings were made with RN50, the training .* tiny-clip"):
+            open_features(TrainConfig(data=str(data), val=str(val)))
+
+    def test_a_guessed_encoder_refuses_nothing(self, tmp_path):
+        data = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
+        val = feature_file(tmp_path / "val.pkl", meta=META, dim=512)
+        features, held_out = open_features(TrainConfig(data=str(data), val=str(val)))
+        assert (features.meta.encoder, held_out.meta.encoder) == ("ViT-B/32", "tiny-clip")
+
+    def test_what_is_neither_share_nor_file_is_refused(self, data):
+        for val, said in (
+            ("1.5", "--val 1.5: a share"),
+            ("nan", "--val nan"),
+            ("0,1", "0,1: no such feature"),
+        ):
+            with pytest.raises(ClipcapError, match=said):
+                open_features(TrainConfig(data=str(data), val=val))
+
+
+def test_is_rn_is_checked_against_the_data(data, tmp_path):
+    vit = feature_file(tmp_path / "vit.pkl", meta=FeatureMeta(encoder="ViT-B/32"), dim=512)
+    resnet = feature_file(tmp_path / "rn.pkl", meta=FeatureMeta(encoder="RN50x4"), dim=640)
+    open_features(TrainConfig(data=str(resnet), is_rn=True))
+    with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is no ResNet"):
+        open_features(TrainConfig(data=str(vit), is_rn=True))
+
+
+class TestWarmStart:
+    def test_food_journey_from_a_pt_to_captions(self, data, lm_folder, tmp_path, make_model):
+        from clipcap.reference import export_reference
+
+        coco = tmp_path / "coco" / "coco_prefix-009.pt"
+        coco.parent.mkdir()
+        export_reference(make_model(seed=3), coco)
+        few = {"epochs": 15, "bs": 2, "lr": 2e-3, "dropout": False, "save_every": 100}
+        out = run(data, lm_folder, tmp_path / "food", weights_dir=str(coco.parent), **few)
+        captions = captions_of(out, read_features(data))
+        assert sum(c == wanted for c, wanted in zip(captions, CAPTIONS)) >= 7
+        assert "a bowl of soup. with bread" in captions  # no stop at full stops, unlike the .pt
+
+    def test_weights_are_the_checkpoints(self, data, lm_folder, tmp_path):
+        first = run(data, lm_folder, tmp_path / "first", mapping_type="transformer", num_layers=2, prefix_length=5)
+        again = run(data, lm_folder, tmp_path / "again", weights_dir=str(first), lr=0.0, prefix_length=10)
+        assert same(weights(first / "clipcap-best"), weights(again / "clipcap-last"))
+        assert read_config(again / "clipcap-last")[0].mapping_type == "transformer"
+
+    def test_tuned_language_model_is_kept_when_it_is_then_frozen(self, data, lm_folder, tmp_path):
+        tuned = run(data, lm_folder, tmp_path / "tuned")
+        frozen = run(data, lm_folder, tmp_path / "frozen", weights_dir=str(tuned), only_prefix=True)
+        ours = {k: v for k, v in weights(frozen / "clipcap-last").items() if k.startswith("lm.")}
+        assert ours and same(ours, {k: v for k, v in weights(tuned / "clipcap-best").items() if k.startswith("lm.")})
+
+    def test_language_model_of_a_pt_that_equals_lm_is_not_stored_again(self, shared, tmp_path, lm_folder):
+        root = shared / "fixtures" / "reference"
+        data = feature_file(tmp_path / "f.pkl", dim=640, meta=FeatureMeta(encoder="RN50x4"))
+        few = {"epochs": 1, "only_prefix": True, "prefix_length": 10}
+        for variant, stored in (("transformer_prefix_only", False), ("mlp_gpt_tuned", True)):
+            dim = 640 if variant.startswith("transformer") else 512
+            data = feature_file(tmp_path / f"{dim}.pkl", dim=dim, meta=FeatureMeta())
+            pt = root / variant / "reference_state_dict.pt"
+            out = run(data, root / "tiny-gpt2", tmp_path / variant, weights_dir=str(pt), **few)
+            assert any(name.startswith("lm.") for name in weights(out / "clipcap-last")) == stored
+
+    def test_lora_goes_on_as_lora_only(self, data, lm_folder, tmp_path):
+        pytest.importorskip("peft", reason="the lora extra is not installed")
+        first = run(data, lm_folder, tmp_path / "first", tune="lora", lora_rank=2)
+        out = run(data, lm_folder, tmp_path / "second", tune="lora", weights_dir=str(first), lr=0.0)
+        assert same(weights(first / "clipcap-best"), weights(out / "clipcap-last"))
+        assert read_config(out / "clipcap-last")[0].lora_rank == 2
+        with pytest.raises(ClipcapError, match="holds a LoRA adapter: go on with --tune lora, or merge it first"):
+            run(data, lm_folder, tmp_path / "third", weights_dir=str(first))
+
+    def test_lora_over_a_tuned_language_model_stores_both(self, data, lm_folder, tmp_path):
+        pytest.importorskip("peft", reason="the lora extra is not installed")
+        tuned = run(data, lm_folder, tmp_path / "tuned")
+        out = run(data, lm_folder, tmp_path / "lora", tune="lora", weights_dir=str(tuned), lora_rank=2)
+        again = load_checkpoint(out / "clipcap-last").model.state_dict()
+        base = weights(tuned / "clipcap-best")["lm.transformer.wte.weight"]
+        assert torch.equal(again["lm.transformer.wte.weight"], base)
+
+    def test_another_encoders_features_are_refused(self, data, lm_folder, tmp_path):
+        first = run(data, lm_folder, tmp_path / "first", epochs=1)
+        wide = feature_file(tmp_path / "wide.pkl", dim=DIM + 8)
+        other = feature_file(
+            tmp_path / "other.pkl", meta=FeatureMeta(encoder="tiny-clip", encoder_weights_id="ff" * 8)
+        )
+        for path, said in ((wide, r"40 wide .* expects 32"), (other, r"of weights ffff.* of weights 0011")):
+            with pytest.raises(ClipcapError, match=said):
+                run(path, lm_folder, tmp_path / "second", weights_dir=str(first))
+
+    def test_other_sizes_are_refused_with_both(self, data, lm_folder, tmp_path):
+        first = run(data, lm_folder, tmp_path / "first", epochs=1)
+        with pytest.raises(ClipcapError, match=r"--prefix_length 7: the checkpoint .*first has 4"):
+            run(data, lm_folder, tmp_path / "second", weights_dir=str(first), prefix_length=7)
+        with pytest.raises(ClipcapError, match=r"--mapping_type transformer: the checkpoint .* has mlp"):
+            run(data, lm_folder, tmp_path / "second", weights_dir=str(first), mapping_type="transformer")
+
+
+def test_tensorboard_gets_losses_and_rates(data, lm_folder, tmp_path):
+    pytest.importorskip("tensorboard", reason="the track extra is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = run(data, lm_folder, tmp_path, tracker="tensorboard", epochs=2, val="0.25")
+    events = EventAccumulator(str(out / "clipcap"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert [e.value for e in events.Scalars("val_loss")] == pytest.approx([m["val_loss"] for m in metrics(out)])
+    assert events.Scalars("lr")[0].value == pytest.approx(1e-3)
+
+
+def test_a_tracker_that_is_not_installed_is_said_in_one_line(data, lm_folder, tmp_path):
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(
+            ClipcapError, match=r"--tracker wandb: wandb is not installed: pip install 'clipcap\[track\]'"
+        ):
+            run(data, lm_folder, tmp_path, tracker="wandb")
+    else:
+        pytest.skip("wandb is installed")
+
+
+def test_mixed_precision_of_accelerate_is_used(data, lm_folder, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+    ]
+    words = flags(options(data, lm_folder, tmp_path / "out", val="0.25"))
+    done = subprocess.run(
+        [*command, "bf16", "train.py", *words], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 process on cpu, mixed precision bf16" in done.stdout
+    assert "warning: the launcher was asked for several processes, but one is running" in done.stdout
+    plain = run(data, lm_folder, tmp_path / "plain", val="0.25")
+    for line, other in zip(metrics(tmp_path / "out"), metrics(plain), strict=True):
+        assert line["val_loss"] == pytest.approx(other["val_loss"], rel=0.02)
+        assert line["val_loss"] != other["val_loss"]
+
+
+def test_a_cluster_that_names_one_process_is_not_warned_of(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    assert several_processes_asked_for()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not several_processes_asked_for()
+
+
+def test_metrics_file_is_plain_json(data, lm_folder, tmp_path):
+    out = run(data, lm_folder, tmp_path, val="0.25")
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        found = json.loads(line, parse_constant=pytest.fail)
+        assert {"epoch", "step", "train_loss", "val_loss", "distinct"} <= found.keys()

@@ -20,7 +20,7 @@ from clipcap.decoding import decode
 from clipcap.errors import ClipcapError
 from clipcap.features import Features
 from clipcap.launch import sum_over_processes
-from clipcap.metrics import cider, distinct_share
+from clipcap.metrics import cider, cider_scorer, distinct_share
 from clipcap.model import ClipCaptionModel, max_positions
 from clipcap.optimiser import trained_parameters
 from clipcap.text import tidy
@@ -63,8 +63,10 @@ class CaptionTask:
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum
         self._steps = len(self.data.steps(self.step_size, 0, config.seed))
         self._shown = self._images_to_caption()
-        if config.select == "cider" and not self._shown:
-            raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
+        if config.select == "cider":
+            cider_scorer()  # where its package is missing, that is said now and not after an epoch
+            if not self._shown:
+                raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
 
     def describe(self) -> str:
         """What is trained on, in one line or two."""

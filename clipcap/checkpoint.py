@@ -108,6 +108,8 @@ def find_checkpoint(path: str | Path) -> Path:
         ClipcapError: nothing is there.
     """
     path = standing(Path(path).expanduser())
+    if path.is_file() and path.name in (CONFIG, WEIGHTS):
+        return path.parent
     if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
         return path
     if not path.is_dir():

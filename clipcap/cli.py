@@ -148,7 +148,9 @@ def run_train(args: argparse.Namespace) -> int:
     config = from_flags(TrainConfig, args)
     from clipcap.training import train
 
-    print(f"checkpoint: {train(config)}")
+    best = train(config)
+    if os.environ.get("RANK", "0") == "0":  # one line, however many processes
+        print(f"checkpoint: {best}")
     return 0
 
 

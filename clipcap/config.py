@@ -12,6 +12,7 @@ from typing import Any, Literal
 from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
+LARGEST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
 
 
 def option(default: Any, help: str, flag: bool = True, aliases: tuple[str, ...] = ()) -> Any:
@@ -39,6 +40,7 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         within("max_bad", self.max_bad, 0, 1)
+        within("seed", self.seed, 0, LARGEST_SEED)
         if self.train_size is not None and not 0 < self.train_size < 1:
             raise ClipcapError(f"--train_size is a share between 0 and 1, got {self.train_size}")
         if self.workers is not None:
@@ -130,6 +132,7 @@ class LoopOptions:
             at_least(name, getattr(self, name), 1)
         for name in ("save_steps", "keep", "patience", "lr", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
+        within("seed", self.seed, 0, LARGEST_SEED)
         if self.warmup_steps is not None:
             at_least("warmup_steps", self.warmup_steps, 0)
 
@@ -161,7 +164,7 @@ class TrainConfig(MappingOptions, LoopOptions):
     )
     select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
     val_captions: int = option(64, "held-out images captioned after each epoch")
-    overfit: int = option(0, "self-test: train and validate on this many captions (0: off)")
+    overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
 
     def __post_init__(self) -> None:
         MappingOptions.__post_init__(self)
@@ -214,6 +217,8 @@ class DecodeConfig:
                 f"--num_captions {self.num_captions} is more than --beam_size {self.beam_size}: "
                 f"raise --beam_size to {self.num_captions}"
             )
+        if self.seed is not None:
+            within("seed", self.seed, 0, LARGEST_SEED)
         if self.min_new_tokens > self.max_new_tokens:
             raise ClipcapError(
                 f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.max_new_tokens}"

@@ -91,6 +91,7 @@ class ContrastiveTask:
         """What is trained on what, in three lines."""
         sizes = ", ".join(f"{part} {_millions(self.towers.tower(part))}" for part in PARTS)
         trained = _millions([p for p in self.model.parameters() if p.requires_grad])
+        steps = self.steps_per_epoch()
         if len(self.held_out):
             chance = ", ".join(f"{name} {share:.4f}" for name, share in self.held_out.chance().items())
             validation = f"validating on {len(self.held_out)} images; by chance {chance}"
@@ -99,7 +100,7 @@ class ContrastiveTask:
         return (
             f"{self.towers.resolution} pixels, {self.towers.max_tokens} tokens; {sizes}; {trained} trained\n"
             f"training on {len(self.pairs)} images with {len(self.pairs.captions.keys)} captions, "
-            f"{self.steps_per_epoch()} steps of up to {self.step_size} images an epoch\n{validation}"
+            f"{steps} step{'s' * (steps > 1)} of up to {self.step_size} images an epoch\n{validation}"
         )
 
     def decode(self) -> None:
@@ -156,10 +157,12 @@ class ContrastiveTask:
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
-        data = repr([(record.image_id, record.captions) for record in self.pairs.pictures.records]).encode()
+        data = [(record.image_id, record.captions) for record in self.pairs.pictures.records]
+        sizes = [(name, tuple(tensor.shape)) for name, tensor in self.towers.network.state_dict().items()]
         return {
             "images": len(self.pairs),
-            "checksum of images and captions": zlib.crc32(data),
+            "checksum of images and captions": zlib.crc32(repr(data).encode()),
+            "checksum of the model's sizes": zlib.crc32(repr(sizes).encode()),
             **{name: getattr(self.config, name) for name in _SAME_ON_RESUME},
         }
 

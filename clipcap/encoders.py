@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
-from clipcap.hub import PretrainedClass, load_pretrained, one_line
+from clipcap.hub import PretrainedClass, absolute, load_pretrained, one_line
 from clipcap.openai_clip import load_openai_clip
 from clipcap.pooling import image_features, max_text_tokens, text_features
 
@@ -136,7 +136,9 @@ class _Frozen:
     """What the encoders share: a frozen network, run without gradients in its dtype."""
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
-        self.name, self.device, self.dtype = name, device, dtype
+        library, colon, place = name.rpartition(":")
+        self.name = library + colon + absolute(place)  # stored with features and checkpoints
+        self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
         self.network = network.to(device).eval().requires_grad_(False)
 

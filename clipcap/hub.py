@@ -24,6 +24,12 @@ class PretrainedClass(Protocol):
         """Load by name."""
 
 
+def absolute(name: str) -> str:
+    """A local path made absolute, so that it holds wherever it is read again; other names as they are."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
 def is_local(name: str) -> bool:
     """Whether `name` is a folder on this machine and not a hub name."""
     return Path(name).expanduser().is_dir()

@@ -1,17 +1,14 @@
-"""Caption metrics that need no other package."""
+"""Caption metrics."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from typing import Any
+
+from clipcap.errors import ClipcapError
 
 _WORD = re.compile(r"\w+(?:'\w+)?")
-_ORDERS = (1, 2, 3, 4)  # lengths of the n-grams that CIDEr compares
-_SIGMA = 6.0  # spread of CIDEr-D's penalty on a different length
-Vector = dict[tuple[str, ...], float]
 
 
 def words(caption: str) -> list[str]:
@@ -24,8 +21,21 @@ def distinct_share(captions: Sequence[str]) -> float:
     return len({" ".join(words(c)) for c in captions}) / max(1, len(captions))
 
 
+def cider_scorer() -> Any:
+    """The CIDEr-D scorer of pycocoevalcap; needs neither Java nor network.
+
+    Raises:
+        ClipcapError: it is not installed.
+    """
+    try:
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise ClipcapError("CIDEr needs the pycocoevalcap package: pip install 'clipcap[eval]'") from error
+    return Cider()
+
+
 def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """CIDEr-D of a corpus (arXiv 1411.5726) on lower-case words; pycocoevalcap gives the same on the same words.
+    """CIDEr-D of a corpus (arXiv 1411.5726) on lower-case words.
 
     Args:
         candidates: one caption per image.
@@ -33,38 +43,8 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     Returns:
         the mean over images, 0 to 10; 0 where there is one image only, since every n-gram is in every document.
     """
-    of_images = [[words(reference) for reference in several] for several in references]
-    documents = Counter(chain.from_iterable(set(chain.from_iterable(map(_ngrams, several))) for several in of_images))
-    rarity = {ngram: math.log(len(of_images) / count) for ngram, count in documents.items()}
-    unseen = math.log(max(1, len(of_images)))
-    scores = [_score(words(c), several, rarity, unseen) for c, several in zip(candidates, of_images)]
-    return math.fsum(scores) / max(1, len(scores))
-
-
-def _ngrams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[i : i + n]) for n in _ORDERS for i in range(len(tokens) - n + 1))
-
-
-def _score(candidate: list[str], references: list[list[str]], rarity: Vector, unseen: float) -> float:
-    """CIDEr-D of one image."""
-
-    def weigh(tokens: list[str]) -> Vector:
-        return {ngram: count * rarity.get(ngram, unseen) for ngram, count in _ngrams(tokens).items()}
-
-    ours = weigh(candidate)
-    total = 0.0
-    for reference in references:
-        # Lengths are counted in bigrams, as in the authors' code.
-        longer = max(len(candidate) - 1, 0) - max(len(reference) - 1, 0)
-        penalty = math.exp(-(longer**2) / (2 * _SIGMA**2))
-        total += penalty * sum(_cosine(ours, weigh(reference), n) for n in _ORDERS) / len(_ORDERS)
-    return 10 * total / max(1, len(references))
-
-
-def _cosine(candidate: Vector, reference: Vector, n: int) -> float:
-    """Of the n-grams' weights, those of the candidate clipped to the reference's."""
-    norms = [math.sqrt(sum(w * w for ngram, w in v.items() if len(ngram) == n)) for v in (candidate, reference)]
-    if not all(norms):
+    if not candidates:
         return 0.0
-    shared = (ngram for ngram in candidate if len(ngram) == n and ngram in reference)
-    return sum(min(candidate[ngram], reference[ngram]) * reference[ngram] for ngram in shared) / math.prod(norms)
+    found = {i: [" ".join(words(c))] for i, c in enumerate(candidates)}
+    wanted = {i: [" ".join(words(r)) for r in several] for i, several in enumerate(references)}
+    return float(cider_scorer().compute_score(wanted, found)[0])

@@ -79,9 +79,9 @@ def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | 
     count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
     short = limit_tokens(source, config.token_limit, count_tokens)
     if not short.records:
+        where = config.captions or config.data_path
         raise ClipcapError(
-            f"{config.captions or config.data_path}: every caption is longer than --token_limit {config.token_limit}: "
-            f"raise the limit"
+            f"{where}: every caption is longer than --token_limit {config.token_limit}: raise the limit"
         )
     return short, count_tokens
 

@@ -22,6 +22,7 @@ from clipcap.model import ClipCaptionModel
 StateDict = dict[str, Tensor]
 
 LM, MAPPER = "gpt.", "clip_project."
+WORDS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"  # GPT-2's embeddings, after `gpt.`
 # Causal masks that old releases of transformers stored; `attn.c_attn.bias` is a real parameter.
 LEGACY_BUFFER = re.compile(r"\.attn\.(masked_)?bias$")
 GPT2_HEAD_WIDTH = 64  # every GPT-2 of OpenAI has width / 64 heads
@@ -76,7 +77,8 @@ def load_reference(
     mapper = {k.removeprefix(MAPPER): v.float() for k, v in state.items() if k.startswith(MAPPER)}
     gpt = {k.removeprefix(LM): v.float() for k, v in state.items() if k.startswith(LM) and k not in legacy}
     unknown = [k for k in state if not k.startswith((LM, MAPPER))]
-    if unknown or not mapper or "transformer.wte.weight" not in gpt:
+    whole = all(name in gpt and gpt[name].dim() == 2 for name in (WORDS, POSITIONS))
+    if unknown or not mapper or not whole:
         strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
         raise ClipcapError(f"{path}: not a checkpoint of the original ClipCap: {strange}")
 
@@ -93,7 +95,7 @@ def load_reference(
         recipe="reference",
     )
     model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config))
-    gpt.setdefault("lm_head.weight", gpt["transformer.wte.weight"])  # tied: some files hold it once
+    gpt.setdefault("lm_head.weight", gpt[WORDS])  # tied: some files hold it once
     _load_strictly(model.mapper, mapper, path, MAPPER)
     _load_strictly(model.lm, gpt, path, LM)
     shape = f"{config.mapping_type} mapper, prefix {config.prefix_length}, CLIP width {config.clip_dim}"
@@ -103,13 +105,13 @@ def load_reference(
 
 def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
     """GPT-2's configuration from its tensors; the head count from `lm`, where that is the same size."""
-    vocab_size, width = gpt["transformer.wte.weight"].shape
+    vocab_size, width = gpt[WORDS].shape
     layers = {name.split(".")[2] for name in gpt if name.startswith("transformer.h.")}
     sizes = {
         "vocab_size": vocab_size,
         "n_embd": width,
         "n_layer": len(layers),
-        "n_positions": gpt["transformer.wpe.weight"].shape[0],
+        "n_positions": gpt[POSITIONS].shape[0],
     }
     try:
         named = load_lm_config(lm)

@@ -16,6 +16,7 @@ from clipcap.config import ModelConfig, TrainConfig
 from clipcap.encoders import is_resnet
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, check_same_encoder, read_features, split_by_image
+from clipcap.hub import absolute
 from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
@@ -108,6 +109,7 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
         return _warm_start(config, features)
     model_config = ModelConfig(
         **{name: getattr(config, name) for name in _COPIED},
+        lm=absolute(config.lm),
         clip_dim=features.dim,
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
@@ -119,7 +121,7 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
 
 
 _SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads")
-_COPIED = (*_SIZES, "normalize_prefix", "lm", "lora_rank", "recipe")
+_COPIED = (*_SIZES, "normalize_prefix", "lora_rank", "recipe")
 _DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
 
 

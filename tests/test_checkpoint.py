@@ -254,6 +254,10 @@ class TestWhichOneAFolderMeans:
         self.fill(tmp_path, "coco_prefix_latest.pt", "coco_prefix-008.pt", "coco_prefix-009.pt")
         assert find_checkpoint(tmp_path).name == "coco_prefix-009.pt"
 
+    def test_a_file_of_a_checkpoint_means_the_checkpoint(self, saved):
+        for name in ("config.json", "model.safetensors"):
+            assert find_checkpoint(saved / name) == saved
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(ClipcapError, match=r"nowhere: there is no such checkpoint"):
             find_checkpoint(tmp_path / "nowhere")
@@ -315,11 +319,15 @@ class TestReferenceFiles:
         (tmp_path / "text.pt").write_text("hello")
         torch.save([1, 2], tmp_path / "list.pt")
         torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+        torch.save(
+            {"gpt.transformer.wte.weight": torch.zeros(2, 2), "clip_project.x": torch.zeros(2)}, tmp_path / "part.pt"
+        )
         for name, said in (
             ("empty.pt", "not a checkpoint that can be loaded safely"),
             ("text.pt", "not a checkpoint that can be loaded safely"),
             ("list.pt", "not a state dict of the original ClipCap"),
             ("other.pt", "it has 'weight'"),
+            ("part.pt", "it lacks gpt"),
         ):
             with pytest.raises(ClipcapError, match=f"{name}: .*{said}"):
                 load_checkpoint(tmp_path / name)

@@ -358,6 +358,8 @@ def test_a_run_with_other_options_is_not_resumed(photos, tmp_path):
     trained(photos, tmp_path, epochs=1)
     with pytest.raises(ClipcapError, match=r"--resume: .* has image_lr None, this command 0\.5"):
         trained(photos, tmp_path, epochs=1, image_lr=0.5, resume=True)
+    with pytest.raises(ClipcapError, match="checksum of the model's sizes"):
+        trained(photos, tmp_path, epochs=1, text_layers=2, resume=True)
 
 
 def test_a_pair_of_transformers_is_trained_and_resumed(photos, tmp_path):

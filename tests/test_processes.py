@@ -11,6 +11,8 @@ import torch
 from conftest import CAPTIONS, REPO
 from small import feature_file, flags, metrics, options, run, weights
 
+from clipcap.errors import ClipcapError
+
 NINE = [*CAPTIONS, "a ninth caption of a plate"]
 
 
@@ -44,6 +46,8 @@ def test_two_processes_with_half_the_batch_train_as_one(data, lm_folder, tmp_pat
         assert line == pytest.approx(other, abs=1e-5)
     ours, theirs = weights(tmp_path / "two" / "clipcap-last"), weights(one / "clipcap-last")
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ClipcapError, match="has processes 2, this command 1"):
+        run(data, lm_folder, tmp_path / "two", bs=4, **chosen, resume=True)
 
 
 def test_an_image_of_the_second_process_is_named_by_all(lm_folder, tmp_path):

@@ -56,7 +56,7 @@ WALL = {
     "task": "",
     "loop": "config folders hub launch checkpoint optimiser task",
     "caption_task": "config text metrics features dataset model decoding checkpoint launch optimiser",
-    "training": "config encoders features lm model checkpoint launch loop caption_task",
+    "training": "config hub encoders features lm model checkpoint launch loop caption_task",
     "captioner": "config text hub images encoders model decoding checkpoint",
     "prediction": "config hub images features decoding captioner",
     "retrieval": "features",
@@ -67,7 +67,8 @@ WALL = {
     "pairs": "sources dataset pictures towers",
     "clip_loss": "pictures towers",
     "held_out": "sources retrieval towers pictures pairs",
-    "contrastive": "contrastive_config sources launch parsing dataset loop curves towers pictures pairs clip_loss held_out",
+    "contrastive": "contrastive_config sources launch parsing dataset loop curves towers pictures pairs clip_loss "
+    "held_out",
     "doctor": "openai_clip encoders",
     "cli": "everything",
     "__main__": "cli",

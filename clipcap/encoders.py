@@ -16,7 +16,7 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.hub import PretrainedClass, absolute, load_pretrained, one_line
-from clipcap.openai_clip import load_openai_clip
+from clipcap.openai_clip import OPENAI_URLS, load_openai_clip
 from clipcap.pooling import image_features, max_text_tokens, text_features
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -137,7 +137,8 @@ class _Frozen:
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
         library, colon, place = name.rpartition(":")
-        self.name = library + colon + absolute(place)  # stored with features and checkpoints
+        # Stored with features and checkpoints. A folder here may be called RN50 without being meant.
+        self.name = name if name in OPENAI_URLS else library + colon + absolute(place)
         self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
         self.network = network.to(device).eval().requires_grad_(False)

@@ -94,7 +94,7 @@ def encode_missing(
                 partial.write(decoded.batch, *_encode(decoded, encoder, threads, partial.dtype))
                 bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
     except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         raise ClipcapError(
             f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "

@@ -344,6 +344,14 @@ def test_weights_of_a_name_are_fetched_once(weights_server, tmp_path):
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["RN50.pt"]
 
 
+def test_names_stay_and_paths_become_absolute(weights_server, clip_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RN50").mkdir()
+    (tmp_path / "clip.pt").write_bytes(clip_file.read_bytes())
+    assert load_encoder("RN50", "cpu").name == "RN50"
+    assert load_encoder("clip.pt", "cpu").name == str(tmp_path / "clip.pt")
+
+
 def test_a_download_cut_short_does_not_pass_for_weights(weights_server, tmp_path):
     weights_server.cut = 5000
     with pytest.raises(ClipcapError, match=r"weights of RN50 .* cannot be downloaded .*place it at .*RN50\.pt"):

@@ -117,8 +117,8 @@ class Captioner:
         config = self.model.config
         if encoder.dim != config.clip_dim:
             raise ClipcapError(
-                f"{encoder.name} gives embeddings {encoder.dim} wide, this checkpoint expects {config.clip_dim} "
-                f"({config.encoder or 'encoder not known'}): pass --clip_model_type of the one it was trained with"
+                f"{encoder.name} gives embeddings {encoder.dim} wide, this checkpoint expects {config.clip_dim}: "
+                f"pass --clip_model_type of the encoder it was trained with"
             )
         if config.encoder_weights_id not in (None, encoder.weights_id):
             raise ClipcapError(

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 import clipcap
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
-from clipcap.folders import folders_in, replaced_folder, standing
+from clipcap.folders import folders_in, replaced_folder, standing, writing
 from clipcap.hub import fetch_repository, is_local, one_line
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.model import ClipCaptionModel
@@ -56,13 +56,8 @@ def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path,
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
-    try:
-        with replaced_folder(folder) as draft:
-            write_checkpoint(model, tokenizer, draft, note)
-    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
-        raise ClipcapError(
-            f"{folder}: cannot write the checkpoint: {one_line(error)}; what was there before is untouched"
-        ) from error
+    with writing(folder), replaced_folder(folder) as draft:
+        write_checkpoint(model, tokenizer, draft, note)
     return folder
 
 

@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from clipcap.errors import ClipcapError
+from clipcap.hub import one_line
+
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
@@ -32,6 +37,20 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     new.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of `path`: a full disk and its kin in one line that names it.
+
+    Raises:
+        ClipcapError: it could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ClipcapError(f"{path}: cannot be written: {reason}; what was there before is untouched") from error
 
 
 def recover(folder: Path) -> None:

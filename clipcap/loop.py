@@ -20,7 +20,7 @@ from tqdm import tqdm
 from clipcap.checkpoint import CONFIG
 from clipcap.config import LoopOptions
 from clipcap.errors import ClipcapError
-from clipcap.folders import recover, replaced_folder
+from clipcap.folders import recover, replaced_folder, writing
 from clipcap.hub import one_line
 from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
@@ -188,7 +188,8 @@ class Loop:
         """
         options = self.options
         if self.accelerator.is_main_process:
-            with (self.out_dir / LOG).open("a", encoding="utf-8") as log:
+            path = self.out_dir / LOG
+            with writing(path), path.open("a", encoding="utf-8") as log:
                 log.write(_json_line(metrics))
         if self.progress.stale == 0:
             self._save(self.path("best"), metrics, with_state=False)
@@ -207,15 +208,10 @@ class Loop:
 
     def _save(self, folder: Path, metrics: Mapping[str, float], with_state: bool = True) -> None:
         if self.accelerator.is_main_process:
-            try:
-                with replaced_folder(folder) as draft:
-                    if with_state:
-                        torch.save(self._state(), draft / STATE)
-                    self.task.write(draft, metrics)
-            except (OSError, RuntimeError) as error:  # torch and safetensors say RuntimeError on a full disk
-                raise ClipcapError(
-                    f"{folder}: cannot write the checkpoint: {one_line(error)}; what was there before is untouched"
-                ) from error
+            with writing(folder), replaced_folder(folder) as draft:
+                if with_state:
+                    torch.save(self._state(), draft / STATE)
+                self.task.write(draft, metrics)
         self.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:
@@ -263,10 +259,11 @@ class Loop:
 
     def _start_log(self) -> None:
         """`metrics.jsonl` holds the finished epochs: none of a new run, those before `last` of a resumed one."""
-        self.out_dir.mkdir(parents=True, exist_ok=True)
         temporary = self.out_dir / f".{LOG}.tmp"
-        temporary.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
-        temporary.replace(self.out_dir / LOG)
+        with writing(self.out_dir / LOG):
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            temporary.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
+            temporary.replace(self.out_dir / LOG)
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self.options.tracker != "none":

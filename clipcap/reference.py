@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
 from clipcap.features import guess_encoder
+from clipcap.folders import writing
 from clipcap.hub import one_line
 from clipcap.lm import load_lm_config
 from clipcap.model import ClipCaptionModel
@@ -40,8 +41,7 @@ def read_state_dict(path: Path) -> StateDict:
         raise ClipcapError(f"{path}: there is no such checkpoint") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more
         raise ClipcapError(
-            f"{path}: not a checkpoint that can be loaded safely (truncated, or holding more than tensors): "
-            f"{one_line(error)[:120]}"
+            f"{path}: not a checkpoint that can be loaded safely: truncated, another kind of file, or not of tensors"
         ) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -169,8 +169,9 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
     state = {MAPPER + name: tensor for name, tensor in model.mapper.state_dict().items()}
     state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with writing(path):
+        torch.save(state, temporary)
+        temporary.replace(path)
 
 
 def merged_lm_state(lm: PreTrainedModel) -> StateDict:

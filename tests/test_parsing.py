@@ -338,7 +338,7 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, clip_file):
 
 
 def test_ctrl_c_ends_without_tracebacks(tmp_path, clip_file):
-    photos = draw_set(tmp_path / "many", 300, captions=1)
+    photos = draw_set(tmp_path / "many", 1500, captions=1)  # seconds of work: the signal comes long before its end
     out = tmp_path / "f.pkl"
     process = start(*command(photos, clip_file, out, batch_size=1, workers=2))
     while batches_done(out) < 5 and process.poll() is None:
@@ -351,7 +351,7 @@ def test_ctrl_c_ends_without_tracebacks(tmp_path, clip_file):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are looked up in /proc")
 def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file):
-    photos, out = draw_set(tmp_path / "many", 300, captions=1), tmp_path / "f.pkl"
+    photos, out = draw_set(tmp_path / "many", 1500, captions=1), tmp_path / "f.pkl"
     process = start(*command(photos, clip_file, out, batch_size=1, workers=1))
     while batches_done(out) < 3 and process.poll() is None:
         time.sleep(0.002)

@@ -16,7 +16,18 @@ import clipcap
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "clipcap"
 MAX_LINES = 300  # beyond, a module is two stages in one room
-EXTRAS = ("open_clip", "peft", "pycocoevalcap", "tensorboard", "wandb", "pytest", "hypothesis")
+EXTRAS = (
+    "open_clip",
+    "peft",
+    "pycocoevalcap",
+    "tensorboard",
+    "wandb",
+    "webdataset",
+    "faiss",
+    "gradio",
+    "pytest",
+    "hypothesis",
+)
 
 # The rooms along the data flow, and the rooms that each may import from (`errors` stands open to all).
 # A room is a module or a package; a module with a line of its own is a room apart from its package.
@@ -28,7 +39,7 @@ WALL = {
     "text": "",
     "metrics": "",
     "curves": "",
-    "folders": "",
+    "folders": "hub",
     "pooling": "",
     "sources": "config",
     "images": "sources",
@@ -50,7 +61,7 @@ WALL = {
     "beam": "config hypotheses",
     "sampling": "config hypotheses",
     "decoding": "config model hypotheses beam sampling",
-    "reference": "config features hub lm model",
+    "reference": "config features folders hub lm model",
     "checkpoint": "config folders hub lm model reference",
     "optimiser": "config",
     "task": "",

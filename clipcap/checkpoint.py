@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
+from clipcap.atomic import folders_in, replaced_folder, standing, writing
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
-from clipcap.folders import folders_in, replaced_folder, standing, writing
 from clipcap.hub import fetch_repository, is_local, one_line
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.model import ClipCaptionModel

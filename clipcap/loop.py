@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from clipcap.atomic import recover, replaced_file, replaced_folder, writing
 from clipcap.checkpoint import CONFIG
 from clipcap.config import LoopOptions
 from clipcap.errors import ClipcapError
-from clipcap.folders import recover, replaced_folder, writing
 from clipcap.hub import one_line
 from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
@@ -259,11 +259,10 @@ class Loop:
 
     def _start_log(self) -> None:
         """`metrics.jsonl` holds the finished epochs: none of a new run, those before `last` of a resumed one."""
-        temporary = self.out_dir / f".{LOG}.tmp"
         with writing(self.out_dir / LOG):
             self.out_dir.mkdir(parents=True, exist_ok=True)
-            temporary.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
-            temporary.replace(self.out_dir / LOG)
+            with replaced_file(self.out_dir / LOG) as draft:
+                draft.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self.options.tracker != "none":

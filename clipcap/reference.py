@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
+from clipcap.atomic import replaced_file, writing
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
 from clipcap.features import guess_encoder
-from clipcap.folders import writing
 from clipcap.hub import one_line
 from clipcap.lm import load_lm_config
 from clipcap.model import ClipCaptionModel
@@ -168,10 +168,8 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
         )
     state = {MAPPER + name: tensor for name, tensor in model.mapper.state_dict().items()}
     state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
-        torch.save(state, temporary)
-        temporary.replace(path)
+    with writing(path), replaced_file(path) as draft:
+        torch.save(state, draft)
 
 
 def merged_lm_state(lm: PreTrainedModel) -> StateDict:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import clipcap
+from clipcap.atomic import standing
 from clipcap.errors import ClipcapError
 from clipcap.features.check import check_same_encoder, guess_encoder, with_encoder
 from clipcap.features.feature_set import FeatureMeta, Features
@@ -37,7 +38,7 @@ def read_features(path: str | Path, encoder: str | None = None) -> Features:
     Raises:
         ClipcapError: missing, truncated, hostile, or no feature file; or `encoder` contradicts it.
     """
-    path = Path(path)
+    path = standing(Path(path))
     if not path.exists():
         raise ClipcapError(f"{path}: no such feature file: parse the images first, or mend the path")
     try:

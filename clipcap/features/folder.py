@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from clipcap.atomic import replaced_folder, writing
 from clipcap.errors import ClipcapError
-from clipcap.features.atomic import replacing
 from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
 
 SHARD_ROWS = 100_000
@@ -208,8 +208,8 @@ def write_folder(
     """Write a feature folder shard by shard; `embeddings` may be a memory map larger than memory."""
     if path.is_dir() and any(path.iterdir()) and not (path / "img_emb").is_dir():
         raise ClipcapError(f"{path}: is a folder of other files, which would be replaced: choose another name")
-    with replacing(path) as draft:
-        (draft / "img_emb").mkdir(parents=True)
+    with writing(path), replaced_folder(path) as draft:
+        (draft / "img_emb").mkdir()
         (draft / "metadata").mkdir()
         for shard, start in enumerate(range(0, len(embeddings), SHARD_ROWS)):
             rows = slice(start, start + SHARD_ROWS)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipcap.atomic import replaced_file, writing
 from clipcap.errors import ClipcapError
-from clipcap.features.atomic import replacing
 from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
 from clipcap.features.records import CALLS, INERT, array_values, row_fields
 from clipcap.features.storage import storage_bytes
@@ -156,8 +156,10 @@ def write_pickle(
         "image_ids": ids,
         "image_paths": [same(image_path) for image_path in image_paths],
     }
-    with replacing(path) as draft, open(draft, "wb") as file:
-        _FeaturePickler(file, protocol=4).dump({same(key): value for key, value in content.items()})
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as draft, open(draft, "wb") as file:
+            _FeaturePickler(file, protocol=4).dump({same(key): value for key, value in content.items()})
 
 
 class _Shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +15,7 @@ Part = Literal["head", "image", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
-class Towers(nn.Module):
+class Towers(nn.Module, ABC):
     """A dual encoder: what training and files need to know of it.
 
     Attributes:
@@ -36,29 +37,29 @@ class Towers(nn.Module):
     pad_id: int = 0
     rates: tuple[float, float, float]
 
+    @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding [B, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """[B, T] → clip_embedding [B, D]; T may be the longest of the batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, its special tokens included, without padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def part(self, name: str) -> Part:
         """Which part a parameter or a module of the network belongs to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, folder: Path) -> None:
         """Write the files from which `load_encoder` makes the encoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, folder: Path) -> None:
         """Take the weights of such files."""
-        raise NotImplementedError
 
     def tower(self, part: Part) -> list[nn.Parameter]:
         """The parameters of a part."""

@@ -1,10 +1,11 @@
-"""Folders that are replaced whole: a reader finds the old content or the new, never half, whatever is killed when.
+"""Files and folders replaced whole: a reader finds the old content or the new, never half, whatever is killed when.
 
-A replacement is three renames, and what a kill between them leaves lies complete under a hidden name.
+A file is one rename. A folder is three, and what a kill between them leaves lies complete under a hidden name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,37 @@ from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of `path`: a full disk and its kin in one line that names it.
+
+    Raises:
+        ClipcapError: it could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        reason = getattr(error, "strerror", None) or one_line(error)
+        mend = "free some space or choose another place" if full else "choose another place"
+        raise ClipcapError(
+            f"{path}: cannot be written ({reason}): {mend}; what was there before is untouched"
+        ) from error
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; when the block ends well, what was written there takes its place."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        yield draft
+        _sync(draft)
+        os.replace(draft, path)
+        _sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -37,20 +69,6 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     new.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Around the writing of `path`: a full disk and its kin in one line that names it.
-
-    Raises:
-        ClipcapError: it could not be written.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise ClipcapError(f"{path}: cannot be written: {reason}; what was there before is untouched") from error
 
 
 def recover(folder: Path) -> None:

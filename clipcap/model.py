@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,7 +165,9 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
             task_type="CAUSAL_LM",
             fan_in_fan_out=fan_in_fan_out,
         )
-        return get_peft_model(lm, config).get_base_model()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
+            return get_peft_model(lm, config).get_base_model()
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

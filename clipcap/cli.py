@@ -88,7 +88,7 @@ def build_parser() -> OneLineParser:
     add_flags(train, TrainConfig)
 
     predict = _command(commands, "predict", run_predict, "photos or features → captions")
-    predict.add_argument("--img", nargs="+", default=[], help="photos, globs or folders (recursive)")
+    predict.add_argument("--img", nargs="+", action="extend", default=[], help="photos, globs or folders (recursive)")
     add_flags(predict, PredictConfig)
 
     explain = _command(commands, "explain", run_explain, "nearest words of each prefix position")

@@ -80,6 +80,9 @@ def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
     if config.greedy or config.temp == 0:
         # The original counts a temperature of 0 as 1, and its search has nothing to gain from dividing by it.
         config = replace(config, greedy=True, temp=1.0)
+    vocabulary = model.lm.get_output_embeddings().weight.shape[0]
+    if config.beam and config.beam_size > vocabulary:
+        raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if config.recipe == "reference" and not config.beam:
         config = replace(config, greedy=True)  # the original's "temperature" feeds an argmax
     if config.greedy and not config.beam and config.num_captions > 1:

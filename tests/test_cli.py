@@ -193,3 +193,8 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
     status, _, err = run(capsys, *words, "--clip_model_type", "open_clip:ViT-B-32/openai")
     assert status == 1
     assert err[-1].endswith("needs the open_clip package: pip install 'clipcap[open_clip]'")
+
+
+def test_a_repeated_img_adds_photos():
+    args = build_parser().parse_args(["predict", "--img", "a.jpg", "--img", "b.jpg", "c.jpg"])
+    assert args.img == ["a.jpg", "b.jpg", "c.jpg"]

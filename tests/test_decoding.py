@@ -164,3 +164,8 @@ def test_stop_token_of_several_tokens_is_refused(make_model, tokenizer, embeddin
 def test_more_captions_than_beams_is_refused():
     with pytest.raises(ClipcapError, match=r"--num_captions 6 is more than --beam_size 5"):
         DecodeConfig(beam=True, num_captions=6)
+
+
+def test_more_beams_than_tokens_is_refused(make_model, tokenizer, embeddings):
+    with pytest.raises(ClipcapError, match=r"--beam_size 100000 is more than the language model's \d+ tokens"):
+        decode(make_model(), tokenizer, embeddings, DecodeConfig(beam=True, beam_size=100_000))

@@ -11,21 +11,23 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.checkpoint import load_state, read_weights, write_checkpoint
-from clipcap.config import DecodeConfig, TrainConfig
-from clipcap.dataset import IGNORE, Batch, CaptionDataset, Parts
-from clipcap.decoding import decode
+from clipcap.config import DecodeConfig
+from clipcap.dataset import IGNORE, Batch, CaptionDataset, Parts, made_ahead
+from clipcap.decoding import Caption, decode
 from clipcap.errors import ClipcapError
 from clipcap.features import Features
 from clipcap.launch import sum_over_processes
 from clipcap.metrics import cider, cider_scorer, distinct_share
-from clipcap.model import ClipCaptionModel, max_positions
+from clipcap.model import ClipCaptionModel, checkpoint_layers, max_positions
 from clipcap.optimiser import trained_parameters
-from clipcap.text import tidy
+from clipcap.shared_prefix import can_share_prefix
+from clipcap.text import collapsed, tidy
+from clipcap.train_config import TrainConfig
 
-COLLAPSE = 0.1  # share of distinct captions below which a model says the same of every image
 SHOWN = 3  # held-out captions printed each epoch
 DECODED_TOGETHER = 64
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
@@ -54,11 +56,15 @@ class CaptionTask:
     ):
         self.config, self.model, self.tokenizer, self.accelerator = config, model, tokenizer, accelerator
         self.model.lm_dropout = config.dropout
-        room = max_positions(model.lm) - model.config.prefix_length
-        limit = min(room, config.max_tokens or room)
+        if config.gradient_checkpointing:
+            checkpoint_layers(model.lm)
+        limit = self.caption_limit()
         reference = config.recipe == "reference"
-        self.data = CaptionDataset(features, tokenizer, limit, reference)
-        self.val = CaptionDataset(val, tokenizer, limit, reference) if val is not None else None
+        share = config.share_prefix and not reference
+        shares = share and can_share_prefix(model.lm)
+        self.data = CaptionDataset(features, tokenizer, limit, reference, shares)
+        self.val = CaptionDataset(val, tokenizer, limit, reference, shares) if val is not None else None
+        self._unable_to_share = share and not shares
         self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum
         self._steps = len(self.data.steps(self.step_size, 0, config.seed))
@@ -68,11 +74,20 @@ class CaptionTask:
             if not self._shown:
                 raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
 
+    def caption_limit(self) -> int:
+        """Longest caption in tokens, its end-of-text included."""
+        room = max_positions(self.model.lm) - self.model.config.prefix_length
+        return min(room, self.config.max_tokens or room)
+
     def describe(self) -> str:
         """What is trained on, in one line or two."""
         lines = [_size("training on", self.data)]
         lines.append(_size("validating on", self.val) if self.val else "no validation: pass --val FILE or --val 0.1")
-        lines.append(f"{self._steps} step{'s' * (self._steps > 1)} of {self.step_size} captions an epoch")
+        steps = f"{self._steps} step{'s' * (self._steps > 1)} of {self.step_size} captions an epoch"
+        lines.append(f"{steps}; captions of an image share its prefix" if self.data.shares else steps)
+        if self._unable_to_share:
+            kind = self.model.lm.config.model_type
+            lines.append(f"{kind} models cannot compute a prefix once for several captions: it is done for each")
         return "\n".join(lines)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -85,7 +100,7 @@ class CaptionTask:
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip)
+        return made_ahead(self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
 
     def weight(self, batch: Batch) -> int:
         """Label tokens of a micro-batch."""
@@ -95,14 +110,18 @@ class CaptionTask:
     def culprits(self, batch: Batch) -> list[str]:
         """Images of a batch whose own loss is not finite; none where that is so of all, though their features are."""
         inputs = batch.inputs(self.accelerator.device)
-        rows = range(len(batch.captions))
+        rows = range(len(batch.clip_embedding))
         bad = [r for r in rows if not self.model(**{k: v[r : r + 1] for k, v in inputs.items()}).isfinite()]
         bad_features = [r for r in bad if not batch.clip_embedding[r].isfinite().all()]
-        features = self.data.features
-        ids = [features.image_ids[features.caption_rows[number]] for number in batch.captions]
+        ids = dict(zip(batch.row_of.tolist(), self.images(batch)))
         if bad_features:
             return [f"image {ids[r]} (its features are not finite)" for r in bad_features]
         return [f"image {ids[r]}" for r in bad] if len(bad) < len(rows) else []
+
+    def images(self, batch: Batch) -> list[str]:
+        """The id of each caption's image."""
+        features = self.data.features
+        return [features.image_ids[features.caption_rows[number]] for number in batch.captions]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
@@ -113,6 +132,7 @@ class CaptionTask:
             "label tokens": len(self.data.tokens),
             "checksum of the captions": zlib.crc32(self.data.tokens, zlib.crc32(self.data.starts)),
             **{name: getattr(self.config, name) for name in options},
+            "share_prefix": self.data.share_prefix,
             **{name: getattr(self.model.config, name) for name in model},
         }
 
@@ -122,12 +142,9 @@ class CaptionTask:
         if self.val is None:
             return {}
         self.model.eval()
-        order = np.argsort(self.val.lengths, kind="stable")
         loss = weight = 0.0
-        for captions in np.array_split(order, -(-len(order) // self.step_size)):
-            mine = captions[self.parts.rank :: self.parts.world]
-            for part in _split(mine, self.config.bs):
-                batch = self.val.batch(part)
+        for captions in self.val.bucketed(np.arange(len(self.val)), self.step_size):
+            for batch in self.val.window(captions, self.parts):
                 loss += self.model(**batch.inputs(self.accelerator.device)).item()
                 weight += self.weight(batch)
         loss, weight = sum_over_processes(self.accelerator, loss, weight)
@@ -157,21 +174,25 @@ class CaptionTask:
         found = []
         for part in _split(np.arange(len(rows))[self.parts.rank :: self.parts.world], DECODED_TOGETHER):
             embeddings = self.val.features.rows(rows[part]).to(self.accelerator.device)
-            captions = decode(self.model, self.tokenizer, embeddings, how)
+            captions = self.decode(embeddings, how)
             found += [(int(number), several[0].text) for number, several in zip(part, captions)]
         captions = [text for _, text in sorted(gather_object(found))]
         return self._report(captions, [wanted for _, wanted in self._shown])
+
+    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of CLIP embeddings [N, D]."""
+        return decode(self.model, self.tokenizer, clip_embedding, how)
 
     def _report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Print the first captions and a warning where they are all alike; score them."""
         for caption, wanted in list(zip(captions, references))[:SHOWN]:
             self.accelerator.print(f"  {tidy(caption)!r}  (human: {tidy(wanted[0])!r})")
         scores = {"distinct": distinct_share(captions)}
-        if scores["distinct"] <= COLLAPSE and len(captions) >= 10:
+        if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             self.accelerator.print(
-                f"warning: only {round(scores['distinct'] * len(captions))} different captions for {len(captions)} "
-                f"images; the mapper does not use the image yet ({mend})"
+                f"warning: only {different} different captions for {len(captions)} images; the model does not use "
+                f"the image yet ({mend})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]
@@ -190,6 +211,10 @@ class CaptionTask:
         """The files of a native checkpoint."""
         scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
         write_checkpoint(self.model, self.tokenizer, folder, f"- trained on {self.config.data}\n{scores}")
+
+    def warm_start(self, folder: Path) -> str:
+        """The flag that starts another run from a checkpoint's weights."""
+        return f"--weights_dir {folder}"
 
     def restore(self, folder: Path) -> None:
         """Put a native checkpoint's weights into the model."""

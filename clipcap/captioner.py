@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.checkpoint import load_checkpoint, save_checkpoint
-from clipcap.config import DecodeConfig
+from clipcap.config import DecodeConfig, at_least
 from clipcap.decoding import Caption, decode
 from clipcap.encoders import Encoder, load_encoder, pick_device
 from clipcap.errors import ClipcapError
@@ -135,14 +136,14 @@ class Captioner:
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
     def __call__(
-        self, images: Sequence[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
     ) -> list[str]:
         """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
         return [captions[0].text for captions in self.caption(images, config)]
 
     def caption(
         self,
-        images: Sequence[ImageLike | Tensor | np.ndarray],
+        images: Iterable[ImageLike | Tensor | np.ndarray],
         config: DecodeConfig | None = None,
         batch_size: int = 16,
     ) -> list[list[Caption]]:
@@ -153,46 +154,68 @@ class Captioner:
             config: how to decode (default: beam search).
             batch_size: images decoded together.
         Raises:
-            ClipcapError: an image cannot be read, or an embedding is of another width.
+            ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        if isinstance(images, str | bytes | Path):
-            raise ClipcapError("images is a list of images: put a single one in brackets")
-        config = config or DecodeConfig(beam=True)
+        images, config = _listed(images), config or DecodeConfig(beam=True)
+        at_least("batch_size", batch_size, 1)
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
-            embeddings = self._embeddings(images[start : start + batch_size], config)
-            results += self.caption_embeddings(embeddings, config, first_image=start)
+            numbers = range(start, min(start + batch_size, len(images)))
+            embeddings = self._embeddings([images[number] for number in numbers], config, numbers)
+            results += self.caption_embeddings(embeddings, config, numbers)
         return results
 
-    def _embeddings(self, images: Sequence, config: DecodeConfig) -> Tensor:
-        """[B, D] of a mixture of images and embeddings."""
-        width = self.model.config.clip_dim
-        given = {i: torch.as_tensor(x).flatten() for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
-        for number, embedding in given.items():
-            if len(embedding) != width:
-                raise ClipcapError(f"embedding {number} is {len(embedding)} wide, this model expects {width}")
+    def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
+        """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
+        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
+        for i in rest:
+            if not _is_image(images[i]):
+                raise ClipcapError(
+                    f"image {numbers[i]} is {images[i]!r:.60}: an image is a path, bytes, an open file, a Pillow "
+                    f"image or an embedding"
+                )
         if rest:
             encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
             given |= dict(zip(rest, encoded))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 
+    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
+        """An embedding [D], or [1, D], as a tensor [D]."""
+        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
+        if embedding.ndim > 1 and size != width:
+            shape = " x ".join(map(str, embedding.shape))
+            raise ClipcapError(
+                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
+            )
+        if size != width:
+            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
+        if isinstance(embedding, np.ndarray):
+            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
+        flat = embedding.flatten()
+        if not flat.isfinite().all():
+            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
+        return flat
+
     def caption_embeddings(
-        self, embeddings: Tensor, config: DecodeConfig, first_image: int = 0
+        self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None = None
     ) -> list[list[Caption]]:
-        """Captions for one batch of embeddings [B, D]; `first_image` is the number of its first in the run."""
+        """Captions for one batch of embeddings [B, D]; `numbers` of its images in the run, as `decode` takes them."""
         embeddings = embeddings.to(self.device, torch.float32)
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
             several = config.beam_size if config.beam else max(5, wanted)
             config = replace(config, num_captions=max(several, wanted))
-        found = decode(self.model, self.tokenizer, embeddings, config, first_image)
+        found = self._decode(embeddings, config, numbers)
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
             found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
         return found
+
+    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return decode(self.model, self.tokenizer, embeddings, config, numbers)
 
     def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
         """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
@@ -204,7 +227,7 @@ class Captioner:
     @torch.inference_mode()
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
-        embedding = self._embeddings([image], DecodeConfig())  # [1, D]
+        embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
         prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
@@ -212,3 +235,23 @@ class Captioner:
             [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def _listed(images: Any) -> list:
+    """Images, or embeddings [N, D], one by one.
+
+    Raises:
+        ClipcapError: it is a single one, or none.
+    """
+    array = images.numpy(force=True) if isinstance(images, Tensor) else images
+    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
+    if _is_image(images) or embedding:
+        raise ClipcapError("images is a list of images: put a single one in brackets")
+    try:
+        return list(images)
+    except TypeError as error:
+        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error

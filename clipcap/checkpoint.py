@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 import transformers
@@ -21,15 +22,18 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
 from clipcap.atomic import folders_in, replaced_folder, standing, writing
+from clipcap.bundled import CAPTIONER, bundled
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
-from clipcap.hub import fetch_repository, is_local, one_line
+from clipcap.hub import absolute, fetch_repository, is_local, one_line
 from clipcap.lm import load_lm, load_tokenizer
+from clipcap.mistaken import mistaken_config, mistaken_folder
 from clipcap.model import ClipCaptionModel
-from clipcap.reference import load_reference
+from clipcap.reference import HEADS, load_reference
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,14 @@ class Loaded:
     """A checkpoint in memory, in evaluation mode, with a line that says what was read."""
 
     model: ClipCaptionModel
-    tokenizer: Tokenizer
+    tokenizer_name: str  # hub name or folder
     path: Path
     summary: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the language model; loaded when it is first asked for, since an export can do without."""
+        return load_tokenizer(self.tokenizer_name)
 
 
 def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> Path:
@@ -111,7 +120,8 @@ def find_checkpoint(path: str | Path) -> Path:
         raise ClipcapError(f"{path}: there is no such checkpoint (a folder made by train.py, or a .pt file)")
     found = folders_in(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
     if not found:
-        raise ClipcapError(f"{path}: neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt")
+        nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
+        raise ClipcapError(f"{path}: {mistaken_folder(path) or nothing}")
     return standing(max(found, key=_rank))
 
 
@@ -131,20 +141,22 @@ def load_checkpoint(
     """Load a native or a reference checkpoint, whichever `path` is.
 
     Args:
-        path: as `find_checkpoint` takes it, or a hub name.
-        lm: language model, where the checkpoint's own is elsewhere now, or a `.pt` does not tell.
-        num_heads: of a reference checkpoint's transformer mapper (default: 8).
-        normalize_prefix: whether a reference checkpoint was trained on normalised embeddings.
+        path: as `find_checkpoint` takes it, or a hub name, or `demo`, the bundled one.
+        lm: of a `.pt` (default: gpt2), or where a checkpoint without language model finds its own now.
+        num_heads: of a `.pt`'s transformer mapper (default: 8).
+        normalize_prefix: whether a `.pt` was trained on normalised embeddings.
         encoder: encoder of its features (default: as stored, or guessed from the width).
 
     Raises:
-        ClipcapError: it is not there, damaged, or does not fit; the message says what was expected and found.
+        ClipcapError: it is not there, damaged, or does not fit, or an argument contradicts what it stores; the
+            message says what was expected and found.
     """
-    path = find_checkpoint(fetch_repository(str(path), "checkpoint", "--load_pt"))
+    path = find_checkpoint(fetch_repository(bundled(str(path), CAPTIONER), "checkpoint", "--load_pt"))
     if path.is_dir():
-        return _load_native(path, lm, normalize_prefix, encoder)
-    model, summary = load_reference(path, lm or "gpt2", num_heads or 8, bool(normalize_prefix), encoder)
-    return Loaded(model, load_tokenizer(lm or "gpt2"), path, summary)
+        return _load_native(path, lm, num_heads, normalize_prefix, encoder)
+    lm = absolute(lm or "gpt2")
+    model, summary = load_reference(path, lm, num_heads or HEADS, bool(normalize_prefix), encoder)
+    return Loaded(model, lm, path, summary)
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
@@ -156,19 +168,28 @@ def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if other := mistaken_config(content, folder):
+            raise ClipcapError(f"{folder}: {other}")
         version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
         newer, options = version > FORMAT_VERSION, dict(options)
         if not newer and lm_config is not None:
             lm_config = AutoConfig.for_model(**lm_config)
+    except ClipcapError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ClipcapError(f"{path}: not the configuration of a clipcap checkpoint: {one_line(error)}") from error
     if newer:
         raise ClipcapError(f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}")
-    return _model_config(options, path), lm_config
+    return checked_options(ModelConfig, options, path), lm_config
 
 
-def _model_config(options: dict[str, Any], path: Path) -> ModelConfig:
-    hints = get_type_hints(ModelConfig)
+def checked_options(config_class: type[Config], options: dict[str, Any], path: Path) -> Config:
+    """The options that the file at `path` stores, as the config they are of.
+
+    Raises:
+        ClipcapError: it has no such option, or not with this value.
+    """
+    hints = get_type_hints(config_class)
     for name, value in options.items():
         if name not in hints:
             raise ClipcapError(f"{path}: unknown option {name!r}: the file was edited, or made by a newer clipcap")
@@ -177,20 +198,35 @@ def _model_config(options: dict[str, Any], path: Path) -> ModelConfig:
         if not fits:
             raise ClipcapError(f"{path}: option {name} cannot be {value!r}: the file was edited, or is damaged")
     try:
-        return ModelConfig(**options)
+        return config_class(**options)
     except ClipcapError as error:
         raise ClipcapError(f"{path}: {error}") from error
 
 
-def _load_native(path: Path, lm: str | None, normalize_prefix: bool | None, encoder: str | None) -> Loaded:
+def _load_native(
+    path: Path, lm: str | None, num_heads: int | None, normalize_prefix: bool | None, encoder: str | None
+) -> Loaded:
     config, lm_config = read_config(path)
-    changes = {"lm": lm, "normalize_prefix": normalize_prefix, "encoder": encoder}
-    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    asked = {"normalize_prefix": normalize_prefix}
+    if config.mapping_type == "transformer":
+        asked["num_heads"] = num_heads
+    for name, value in asked.items():
+        if value not in (None, getattr(config, name)):
+            raise ClipcapError(
+                f"{path}: was trained with {name} {getattr(config, name)}, not {value}, and says so itself: "
+                f"leave out --{name}, which is for a .pt of the original"
+            )
+    if lm is not None and lm_config is not None and absolute(lm) != absolute(config.lm):
+        raise ClipcapError(
+            f"{path}: holds its own language model (from {config.lm}) and its tokenizer, so that --lm {lm} would "
+            f"change nothing: leave it out"
+        )
+    config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     state = read_weights(path)
     base = AutoModelForCausalLM.from_config(lm_config) if lm_config is not None else load_lm(config.lm)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
-    tokenizer = load_tokenizer(str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm)
+    tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm
     summary = f"{path}: {config.mapping_type} mapper, prefix {config.prefix_length}, language model {config.lm}"
     return Loaded(model.eval(), tokenizer, path, summary)
 

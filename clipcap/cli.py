@@ -14,10 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from clipcap.config import LoadOptions, ParseConfig, PredictConfig, TrainConfig
-from clipcap.contrastive_config import ContrastiveConfig, SearchConfig
+from clipcap import app_cli, clip_gpt_cli, retrieval_cli
+from clipcap.config import LoadOptions, ParseConfig, PredictConfig
+from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.errors import ClipcapError
+from clipcap.evaluation_config import CompareConfig, EvaluateConfig
 from clipcap.flags import FlagParser, add_flags, from_flags
+from clipcap.text import printable
+from clipcap.train_config import TrainConfig
 
 SOURCES = {
     "food": "the Kaggle food set: Captions.csv and <Index>.jpg",
@@ -61,10 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")
+    finally:
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    """End the threads that exchange tensors: one that still holds a Python object when Python ends aborts the process."""
+    distributed = sys.modules.get("torch.distributed")  # not imported here: it takes seconds
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _failed(message: str) -> int:
-    print(f"clipcap: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"clipcap: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 1
 
 
@@ -97,12 +110,14 @@ def build_parser() -> OneLineParser:
     add_flags(explain, LoadOptions)
 
     export = _command(commands, "export", run_export, "checkpoint → .pt of the original ClipCap")
-    export.add_argument("checkpoint", help="native folder")
+    export.add_argument("checkpoint", help="a folder made by train, or a hub name")
     export.add_argument("--out", required=True, help=".pt file to write")
     export.add_argument("--lm", default=None, help="language model, where the checkpoint's is elsewhere")
 
     demo = _command(commands, "demo", run_demo, "the whole road on drawn pictures, without network or GPU")
     demo.add_argument("--out", default="demo_out", help="folder for everything (default: demo_out)")
+
+    _add_features(_command(commands, "features", run_features, "look into feature files, or make new ones of them"))
 
     contrastive = _command(commands, "contrastive", run_contrastive, "images and captions → a CLIP of your own")
     kinds = contrastive.add_subparsers(required=True, metavar="SOURCE", dest="source")
@@ -110,10 +125,16 @@ def build_parser() -> OneLineParser:
         kind = kinds.add_parser(name, help=text, description=f"Train or fine-tune a dual encoder on {text}.")
         add_flags(kind, ContrastiveConfig)
 
-    search = _command(commands, "search", run_search, "words → the pictures that fit them")
-    search.add_argument("query", nargs="+", help="what to look for")
-    add_flags(search, SearchConfig)
+    retrieval_cli.add_commands(commands)
 
+    evaluate = _command(commands, "evaluate", run_evaluate, "captions scored against those of people, with a report")
+    add_flags(evaluate, EvaluateConfig)
+    compare = _command(commands, "compare", run_compare, "two evaluations: which is better, and how sure is that")
+    compare.add_argument("folders", nargs=2, metavar="EVALUATION", help="folders that `clipcap evaluate` wrote")
+    add_flags(compare, CompareConfig)
+
+    clip_gpt_cli.add_commands(commands)
+    app_cli.add_commands(commands)
     _command(commands, "doctor", run_doctor, "versions, devices, memory, caches")
     return parser
 
@@ -124,6 +145,30 @@ def _command(
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)
     return command
+
+
+def _add_features(command: OneLineParser) -> None:
+    """The subcommands of `clipcap features`."""
+    parsers = command.add_subparsers(required=True, metavar="ACTION", dest="action")
+    texts = {
+        "info": "what a feature file is and holds",
+        "verify": "read all of it and say what is wrong",
+        "merge": "several files → one",
+        "split": "NAME_train and NAME_val, split by image",
+        "convert": "a pickle ↔ a folder, or other numbers",
+    }
+    actions = {name: parsers.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    for name, action in actions.items():
+        many = {"nargs": "+"} if name == "merge" else {}
+        action.add_argument("path", metavar="PATH", help="feature file: NAME.pkl or a folder", **many)
+    for name in ("merge", "split", "convert"):
+        actions[name].add_argument("--out", required=True, help="feature file to write: NAME.pkl, or a folder")
+    for name in ("merge", "convert"):
+        actions[name].add_argument("--clip_model_type", default=None, help="encoder of files that do not say it")
+    actions["merge"].add_argument("--prefix_ids", action="store_true", help="set a file's name before its image ids")
+    actions["split"].add_argument("--train_size", type=float, default=0.9, help="share of the images (default: 0.9)")
+    actions["split"].add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
+    actions["convert"].add_argument("--dtype", choices=("float16", "float32"), default=None, help="numbers to store")
 
 
 def run_parse(args: argparse.Namespace) -> int:
@@ -178,16 +223,26 @@ def run_explain(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """`clipcap export`."""
-    out = Path(args.out)
-    if out.is_dir():
-        raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
-    from clipcap.checkpoint import load_checkpoint
-    from clipcap.reference import export_reference
+    from clipcap.exporting import export
 
-    model = load_checkpoint(args.checkpoint, args.lm).model
-    out.parent.mkdir(parents=True, exist_ok=True)
-    export_reference(model, out)
-    print(f"wrote {out}")
+    print(export(args.checkpoint, Path(args.out), args.lm))
+    return 0
+
+
+def run_features(args: argparse.Namespace) -> int:
+    """`clipcap features ACTION`."""
+    from clipcap import feature_tools as tools
+
+    if args.action == "info":
+        print(tools.info(args.path))
+    elif args.action == "verify":
+        return 0 if tools.verify(args.path) else 1
+    elif args.action == "merge":
+        tools.merge(args.path, args.out, args.prefix_ids, args.clip_model_type)
+    elif args.action == "split":
+        tools.split(args.path, args.train_size, args.seed, args.out)
+    else:
+        tools.convert(args.path, args.out, args.dtype, args.clip_model_type)
     return 0
 
 
@@ -202,20 +257,29 @@ def run_contrastive(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_search(args: argparse.Namespace) -> int:
-    """`clipcap search`."""
-    config = from_flags(SearchConfig, args)
-    from clipcap.searching import find
-
-    find(" ".join(args.query), config)
-    return 0
-
-
 def run_doctor(args: argparse.Namespace) -> int:
     """`clipcap doctor`."""
     from clipcap.doctor import report
 
     print(report())
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """`clipcap evaluate`."""
+    config = from_flags(EvaluateConfig, args)
+    from clipcap.evaluation import evaluate
+
+    evaluate(config)
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """`clipcap compare`."""
+    config = from_flags(CompareConfig, args)
+    from clipcap.comparison import compare
+
+    print(compare(*args.folders, config))
     return 0
 
 

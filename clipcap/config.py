@@ -1,4 +1,4 @@
-"""Every option of clipcap, once: default, choices and meaning.
+"""Options of parsing, of checkpoints, of the training loop and of prediction: default, choices and meaning.
 
 The fields below are the command-line flags, the options table of the README and (`ModelConfig`) what a
 checkpoint's `config.json` holds. Nothing else declares a default.
@@ -51,7 +51,11 @@ class SourceOptions:
 class ParseConfig(SourceOptions):
     """How images and captions become a feature file."""
 
-    out: str | None = option(None, "feature file to write: NAME.pkl, or a folder for memory-mapped shards")
+    out: str | None = option(
+        None,
+        "feature file to write: NAME.pkl, or a folder NAME for memory-mapped shards; "
+        "with several splits NAME_train, NAME_val, ...",
+    )
     clip_model_type: str = option(
         "ViT-B/32",
         "frozen encoder: an OpenAI name, a checkpoint in OpenAI's format, "
@@ -73,34 +77,28 @@ class ParseConfig(SourceOptions):
 
 
 @dataclass(frozen=True)
-class MappingOptions:
-    """The mapping network (ClipCap, section 3.3); flags of training, stored in a checkpoint."""
+class ModelConfig:
+    """What a checkpoint stores: the mapping network (ClipCap, section 3.3) and all else that captioning needs."""
 
     mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
     prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
     prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
     num_layers: int = option(8, "layers of the transformer mapper")
     normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
-
-    def __post_init__(self) -> None:
-        for name in ("prefix_length", "prefix_length_clip", "num_layers"):
-            at_least(name, getattr(self, name), 1)
-
-
-@dataclass(frozen=True)
-class ModelConfig(MappingOptions):
-    """What a checkpoint stores: all that is needed to caption with it."""
-
     clip_dim: int = option(512, "width of the CLIP embedding")
     num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
     encoder: str | None = option(None, "encoder of the features it was trained on")
     encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
     lm: str = option("gpt2", "causal language model: hub name or local folder")
     tune: Literal["none", "lora", "full"] = option("none", "what was trained of the language model")
-    lora_rank: int = option(8, "rank of the LoRA adapter")
+    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
     lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
     stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
     recipe: Recipe = option("default", "recipe it was trained with")
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_length", "prefix_length_clip", "num_layers", "clip_dim", "num_heads", "lora_rank"):
+            at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -135,53 +133,8 @@ class LoopOptions:
         within("seed", self.seed, 0, LARGEST_SEED)
         if self.warmup_steps is not None:
             at_least("warmup_steps", self.warmup_steps, 0)
-
-
-@dataclass(frozen=True)
-class TrainConfig(MappingOptions, LoopOptions):
-    """A training run of a captioner."""
-
-    data: str = option("data/food_train.pkl", "feature file or folder to train on")
-    val: str | None = option(
-        None,
-        "validation: a feature file, or a share of the images (0.1) split off "
-        "(default: the *_val file beside a *_train file)",
-    )
-    bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
-    only_prefix: bool = option(False, "train the mapper alone, the language model frozen (--tune none)")
-    tune: Literal["none", "lora", "full"] | None = option(
-        None, "what to train of the language model (default: full, or none with --only_prefix)"
-    )
-    lora_rank: int = option(8, "rank of the LoRA adapter (--tune lora)")
-    lm: str = option("gpt2", "causal language model of transformers: hub name or local folder")
-    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
-    is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
-    num_heads: int = option(8, "attention heads of the transformer mapper")
-    dropout: bool = option(True, "use the language model's dropout while it is tuned")
-    max_tokens: int | None = option(None, "cut captions to this many tokens (default: what the model takes)")
-    weights_dir: str | None = option(
-        None, "warm start: a native checkpoint folder, a reference .pt, or a folder holding one"
-    )
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
-    val_captions: int = option(64, "held-out images captioned after each epoch")
-    overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
-
-    def __post_init__(self) -> None:
-        MappingOptions.__post_init__(self)
-        LoopOptions.__post_init__(self)
-        for name in ("bs", "num_heads", "lora_rank"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("val_captions", "overfit"):
-            at_least(name, getattr(self, name), 0)
-        if self.max_tokens is not None:
-            at_least("max_tokens", self.max_tokens, 1)
-        if self.only_prefix and self.tune not in (None, "none"):
-            raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
-
-    @property
-    def tuning(self) -> str:
-        """`tune` after --only_prefix and the default are applied: none, lora or full."""
-        return self.tune or ("none" if self.only_prefix else "full")
+        if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
+            raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
 
 
 @dataclass(frozen=True)
@@ -191,20 +144,29 @@ class DecodeConfig:
     beam: bool = option(False, "beam search instead of sampling")
     beam_size: int = option(5, "beams of --beam")
     greedy: bool = option(False, "always the most likely token (same as --temp 0)")
-    temp: float = option(1.0, "temperature: below 1 safer, above 1 wilder; 0 is greedy", aliases=("temperature",))
-    top_p: float = option(0.8, "sample from the smallest set of tokens with this probability (1: all)")
-    top_k: int = option(0, "sample from this many likeliest tokens (0: all)")
+    temp: float = option(
+        1.0,
+        "temperature of sampling: below 1 safer, above 1 wilder, 0 greedy (of --beam: of its scores; 0 counts as 1, "
+        "as in the original)",
+        aliases=("temperature",),
+    )
+    top_p: float = option(0.8, "sampling only: from the smallest set of tokens with this probability (1: all)")
+    top_k: int = option(0, "sampling only: from this many likeliest tokens (0: all)")
     num_captions: int = option(1, "captions per image, best first")
     max_new_tokens: int = option(67, "longest caption in tokens", aliases=("entry_length",))
     min_new_tokens: int = option(0, "shortest caption in tokens")
     repetition_penalty: float = option(1.0, "above 1: tokens already written become less likely")
-    stop_token: str | None = option(None, "token that ends a caption, besides end-of-text ('.')")
+    stop_token: str | None = option(
+        None, "token that ends a caption, besides end-of-text (default: the checkpoint's; '.' for a .pt)"
+    )
     prompt: str = option("", "words every caption starts with")
     rerank: Literal["none", "clip"] = option("none", "clip: order captions by how well they fit the image")
     seed: int | None = option(None, "repeat the same samples")
     recipe: Recipe = option("default", "reference: raw text, stop at '.', sampling is greedy, as the original")
 
     def __post_init__(self) -> None:
+        if self.beam and self.greedy:
+            raise ClipcapError("--beam and --greedy are two ways to decode: choose one")
         for name in ("beam_size", "num_captions", "max_new_tokens"):
             at_least(name, getattr(self, name), 1)
         for name in ("temp", "top_k", "min_new_tokens"):
@@ -230,13 +192,19 @@ class LoadOptions:
     """Which captioner to load, and what its file may not tell."""
 
     load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
-    lm: str | None = option(None, "language model, where the checkpoint's is elsewhere or a .pt does not tell")
+    lm: str | None = option(
+        None, "language model of a .pt (default: gpt2), or where a folder that holds none finds its own now"
+    )
     clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
-    normalize_prefix: bool | None = option(None, "a reference .pt was trained on normalised embeddings")
+    normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder tells itself)")
     num_heads: int | None = option(
-        None, "attention heads of a reference .pt's transformer mapper (8 in the original)"
+        None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder tells itself)"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+    def __post_init__(self) -> None:
+        if self.num_heads is not None:
+            at_least("num_heads", self.num_heads, 1)
 
 
 @dataclass(frozen=True)
@@ -250,7 +218,8 @@ class PredictConfig(LoadOptions, DecodeConfig):
     overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        LoadOptions.__post_init__(self)
+        DecodeConfig.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 
+from clipcap.bad_images import too_many, write_errors
 from clipcap.clip_loss import ContrastiveModel
 from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.curves import plot_curves
@@ -19,12 +20,12 @@ from clipcap.dataset import Parts
 from clipcap.errors import ClipcapError
 from clipcap.held_out import HeldOut
 from clipcap.launch import make_accelerator
-from clipcap.loop import LOG, Loop
+from clipcap.loop import Loop
 from clipcap.pairs import Crops, PairBatch, Pairs
-from clipcap.parsing import write_errors
 from clipcap.pictures import HOLE, Pictures, default_workers
+from clipcap.run_folder import LOG, check_run_folder
 from clipcap.sources import READERS, Record
-from clipcap.towers import PARTS, Towers, make_towers
+from clipcap.towers import PARTS, OpenAITowers, Towers, make_towers
 
 # Options that decide the weights, besides those of the loop and the model's own sizes.
 _SAME_ON_RESUME = ("max_seq_length", "freeze", "head_lr", "image_lr", "text_lr", "bs", "crop", "flip", "frame")
@@ -36,8 +37,10 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     Returns:
         the folder of the `best` checkpoint: by recall@10 of the validation images, or by the training loss.
     Raises:
-        ClipcapError: bad data, options at odds, a loss that is not finite; what was saved stays.
+        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
+            saved stays.
     """
+    check_run_folder(config)
     accelerator = make_accelerator(config)
     source = READERS[source_name](config)
     for note in source.notes:
@@ -124,7 +127,7 @@ class ContrastiveTask:
             errors.parent.mkdir(parents=True, exist_ok=True)
             write_errors(errors, list(found.items()))
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
-        if len(found) > max(1, self.config.max_bad * count):
+        if too_many(len(found), count, self.config.max_bad):
             raise ClipcapError(f"{line}; more than --max_bad {self.config.max_bad}: mend them, or allow more")
         self.accelerator.print(line)
 
@@ -155,6 +158,11 @@ class ContrastiveTask:
         """No image alone: each is compared with all."""
         return []
 
+    def images(self, batch: PairBatch) -> list[str]:
+        """The id of each image."""
+        records = self.pairs.pictures.records
+        return [records[row].image_id for row in batch.rows.tolist() if row != HOLE]
+
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
         data = [(record.image_id, record.captions) for record in self.pairs.pictures.records]
@@ -184,6 +192,10 @@ class ContrastiveTask:
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of an encoder."""
         self.towers.write(folder)
+
+    def warm_start(self, folder: Path) -> str:
+        """The flag that starts another run from a checkpoint's weights."""
+        return f"--clip_model_type {'' if isinstance(self.towers, OpenAITowers) else 'hf:'}{folder}"
 
 
 def _millions(parameters: Sequence[nn.Parameter]) -> str:

@@ -1,4 +1,4 @@
-"""Options of the dual encoder's training and of search."""
+"""Options of the dual encoder's training."""
 
 from __future__ import annotations
 
@@ -68,19 +68,3 @@ class ContrastiveConfig(SourceOptions, LoopOptions):
             raise ClipcapError("--clip_model_type is a whole model: drop it, or --vision_model and --text_model")
         if self.from_scratch and not self.vision_model:
             raise ClipcapError("--from_scratch is for --vision_model and --text_model: a new CLIP is always so")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """A search for pictures by words."""
-
-    index: str = option("", "features of the pictures: a file or folder made by `clipcap parse`")
-    k: int = option(9, "matches to show")
-    out: str | None = option(None, "write the matches as a labelled grid: NAME.png")
-    clip_model_type: str | None = option(None, "encoder of the features, where it is elsewhere or they do not say")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-
-    def __post_init__(self) -> None:
-        at_least("k", self.k, 1)
-        if not self.index:
-            raise ClipcapError("--index is missing: features of the pictures, made by `clipcap parse`")

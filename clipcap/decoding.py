@@ -6,6 +6,7 @@ beam stays in the competition with its fixed average. Each image is decoded as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,7 +42,7 @@ def decode(
     tokenizer: Tokenizer,
     clip_embedding: Tensor,
     config: DecodeConfig,
-    first_image: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> list[list[Caption]]:
     """Write captions for a batch of images.
 
@@ -50,26 +51,37 @@ def decode(
         tokenizer: of the model's language model.
         clip_embedding: [N, D].
         config: how to decode.
-        first_image: number of the batch's first image in the whole run, so that samples do not depend on how
-            images are batched.
+        numbers: N, of the images in the whole run (default: 0, 1, …), so that samples do not depend on how images
+            are batched.
     Returns:
         for each image its captions, best first.
     Raises:
         ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is no token.
     """
+    return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
+
+
+@torch.inference_mode()
+def continue_prefix(
+    model: ClipCaptionModel,
+    tokenizer: Tokenizer,
+    prefix: Tensor,
+    config: DecodeConfig,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Caption]]:
+    """As `decode`, after any language-model inputs [N, P, E]."""
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config)
     prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"] if config.prompt else []
-    check_length(model, len(prompt_ids), config.max_new_tokens)
-    inputs_embeds = model.prefix(clip_embedding)  # [N, P, E]
+    check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
-        prompt = torch.tensor(prompt_ids, device=clip_embedding.device).expand(len(clip_embedding), -1)
-        inputs_embeds = torch.cat([inputs_embeds, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    stepper = Stepper(model, inputs_embeds)
+        prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
+        prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
+    stepper = Stepper(model, prefix)
     if config.beam:
         found = beam_search(stepper, config, stop_ids, prompt_ids)
     else:
-        found = sample(stepper, config, stop_ids, prompt_ids, first_image)
+        found = sample(stepper, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
     return _captions(found, tokenizer, prompt_ids, config)
 
 
@@ -78,15 +90,15 @@ def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
     reference = config.recipe == "reference" or model.config.recipe == "reference"
     config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
     if config.greedy or config.temp == 0:
-        # The original counts a temperature of 0 as 1, and its search has nothing to gain from dividing by it.
-        config = replace(config, greedy=True, temp=1.0)
+        # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
+        config = replace(config, greedy=not config.beam, temp=1.0)
     vocabulary = model.lm.get_output_embeddings().weight.shape[0]
     if config.beam and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if config.recipe == "reference" and not config.beam:
         config = replace(config, greedy=True)  # the original's "temperature" feeds an argmax
-    if config.greedy and not config.beam and config.num_captions > 1:
-        raise ClipcapError("greedy decoding writes one caption: use --beam or sampling for --num_captions")
+    if config.greedy and config.num_captions > 1:
+        raise ClipcapError("greedy decoding writes one caption: --num_captions and --rerank need --beam or sampling")
     return config
 
 
@@ -102,13 +114,13 @@ def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
     return stop if config.recipe == "reference" else [tokenizer.eos_token_id, *stop]
 
 
-def check_length(model: ClipCaptionModel, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(model: ClipCaptionModel, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse what would run past the language model's positions (transformers gives a bare IndexError)."""
-    room = max_positions(model.lm) - model.config.prefix_length - prompt_tokens
+    room = max_positions(model.lm) - prefix_length - prompt_tokens
     if max_new_tokens > room:
         raise ClipcapError(
             f"--max_new_tokens {max_new_tokens} does not fit: the language model takes {max_positions(model.lm)} "
-            f"positions, prefix and prompt use {model.config.prefix_length + prompt_tokens}: at most {max(room, 0)}"
+            f"positions, prefix and prompt use {prefix_length + prompt_tokens}: at most {max(room, 0)}"
         )
 
 

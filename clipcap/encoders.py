@@ -291,7 +291,8 @@ def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> An
 
 def is_resnet(name: str | None) -> bool | None:
     """Whether an encoder is a ResNet CLIP; None where its name does not tell."""
-    known = None if name is None or Path(name).exists() else name.split("/")[0]
+    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
+    known = None if nameless else name.split("/")[0]
     if known is None or known.startswith("hf:"):
         return None
     return known.removeprefix("open_clip:").startswith("RN")

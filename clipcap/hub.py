@@ -10,6 +10,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 
+from clipcap.bundled import DEMO
 from clipcap.errors import ClipcapError
 
 HUB_TIMEOUT_S = 5.0
@@ -27,12 +28,12 @@ class PretrainedClass(Protocol):
 def absolute(name: str) -> str:
     """A local path made absolute, so that it holds wherever it is read again; other names as they are."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+    return str(path.absolute()) if name != DEMO and path.exists() else name
 
 
 def is_local(name: str) -> bool:
     """Whether `name` is a folder on this machine and not a hub name."""
-    return Path(name).expanduser().is_dir()
+    return name != DEMO and Path(name).expanduser().is_dir()
 
 
 def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **kwargs: Any) -> Any:

@@ -58,7 +58,11 @@ class MissingImageError(ImageError):
 
 
 def open_image(
-    source: ImageSource, *, upright: bool = True, frame: Literal["first", "middle"] = "first"
+    source: ImageSource,
+    *,
+    upright: bool = True,
+    frame: Literal["first", "middle"] = "first",
+    max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Decode an image to 8-bit RGB.
 
@@ -66,11 +70,12 @@ def open_image(
         source: path, bytes, binary stream, place in a tar, or a Pillow image (the frame it shows is taken).
         upright: turn the photo as its EXIF orientation says.
         frame: which frame of an animation.
+        max_pixels: decode nothing larger.
     Raises:
         MissingImageError: there is no such file.
-        ImageError: it is no image, damaged, or larger than MAX_PIXELS.
+        ImageError: it is no image, damaged, or larger than `max_pixels`.
     """
-    with _opened(source) as image:
+    with _opened(source, max_pixels) as image:
         if frame == "middle" and not isinstance(source, Image.Image) and image.format in ANIMATIONS:
             image.seek(getattr(image, "n_frames", 1) // 2)
         image.load()
@@ -87,14 +92,14 @@ def check_image(source: str | Path | bytes | ImageRef) -> None:
 
 
 @contextmanager
-def _opened(source: ImageSource) -> Iterator[Image.Image]:
+def _opened(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The image with only its header read; whatever fails inside the `with` becomes an ImageError."""
     where = _name(source)
     try:
         with _stream(source) as stream:
             image = stream if isinstance(stream, Image.Image) else Image.open(stream, formats=_formats())
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+            if image.width * image.height > max_pixels:
+                raise ImageError(where, _too_large(max_pixels))
             yield image
     except ClipcapError:
         raise
@@ -140,10 +145,14 @@ def _formats() -> list[str]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS:,} pixels (a decompression bomb?): make it smaller"
+        return _too_large(MAX_PIXELS)
     if isinstance(error, UnidentifiedImageError):
         return f"not an image (kinds that are read: {', '.join(_formats())})"
     return f"cannot be read ({reason(error)})"
+
+
+def _too_large(max_pixels: int) -> str:
+    return f"more than {max_pixels:,} pixels (a decompression bomb?): make it smaller"
 
 
 def _orientation(image: Image.Image) -> int:

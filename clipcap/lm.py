@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
+from clipcap.bundled import LM, bundled
 from clipcap.errors import ClipcapError
 from clipcap.hub import load_pretrained
 
@@ -15,13 +16,13 @@ transformers_logging.disable_progress_bar()
 
 
 def load_lm(name: str) -> PreTrainedModel:
-    """A causal language model in float32, by hub name or local folder.
+    """A causal language model in float32, by hub name or local folder, or the bundled one, `demo`.
 
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
     options = {"config": load_lm_config(name), "dtype": torch.float32, "output_loading_info": True}
-    model, info = load_pretrained(AutoModelForCausalLM, name, "language model", "--lm", **options)
+    model, info = load_pretrained(AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", **options)
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         lacking = min(info["missing_keys"])
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
@@ -30,7 +31,7 @@ def load_lm(name: str) -> PreTrainedModel:
 
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
-    config = load_pretrained(AutoConfig, name, "language model", "--lm")
+    config = load_pretrained(AutoConfig, bundled(name, LM), "language model", "--lm")
     decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
     encoder_only = hasattr(config, "is_decoder") and not config.is_decoder and config.model_type in _ENCODERS
@@ -50,12 +51,12 @@ _ENCODERS = {
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a language model, by hub name or local folder.
+    """The tokenizer of a language model, by hub name or local folder, or the bundled one, `demo`.
 
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.
     """
-    tokenizer = load_pretrained(AutoTokenizer, name, "tokenizer", "--lm")
+    tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -24,10 +24,10 @@ from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
+from clipcap.run_folder import LOG, numbered, some
 from clipcap.task import Batch, Task
 
 STATE = "training_state.pt"
-LOG = "metrics.jsonl"
 # What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
 _SAME_ON_RESUME = (
     "epochs", "grad_accum", "lr", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed", "recipe",
@@ -65,7 +65,9 @@ class Loop:
         state = self._resume(restore) if options.resume else None
         if accelerator.is_main_process:
             self._start_log()
-        self.model = accelerator.prepare_model(task.model)
+        with warnings.catch_warnings():  # accelerate knows no other name for it yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model = accelerator.prepare_model(task.model)
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options))
         total = task.steps_per_epoch() * options.epochs
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
@@ -141,7 +143,7 @@ class Loop:
             loss_sum += loss.detach()
         [loss] = sum_over_processes(accelerator, loss_sum.item())
         if not math.isfinite(loss):
-            self._stop("the loss is not finite", [name for batch in window for name in self.task.culprits(batch)])
+            self._stop("the loss is not finite", window)
         if self.options.grad_clip:
             accelerator.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
         self.optimizer.step()
@@ -154,12 +156,23 @@ class Loop:
         if not all(p.isfinite().all() for p in self.task.model.parameters() if p.requires_grad):
             self._stop("the weights are not finite", [])
 
-    def _stop(self, what: str, names: list[str]) -> None:
-        """End the run with an error that names the images of all processes; what was saved stays."""
-        names = list(dict.fromkeys(gather_object(names)))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        diverged = "the run has diverged, try a lower learning rate or --grad_clip 1"
-        why = f"of {', '.join(names[:5])}{more}" if names else diverged
+    def _stop(self, what: str, window: list[Batch]) -> None:
+        """End the run with an error that names images, those of all processes; what was saved stays.
+
+        Args:
+            what: is wrong.
+            window: the micro-batches of this process where it came up: the images to blame in them are named, or,
+                where none can be told from the others, all of them.
+        """
+        culprits, images = (
+            list(dict.fromkeys(gather_object([name for batch in window for name in names(batch)])))
+            for names in (self.task.culprits, self.task.images)
+        )
+        if culprits:
+            why = f"of {some(culprits)}"
+        else:
+            batch = f"a batch with images {some(images)}; " if images else ""
+            why = f"{batch}the run has diverged, try a lower learning rate or --grad_clip 1"
         last = self.path("last")
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"
         raise ClipcapError(f"{what} in epoch {self.progress.epoch}, step {self.progress.step}: {why}; {kept}")
@@ -196,15 +209,9 @@ class Loop:
         if (epoch + 1) % options.save_every == 0 or epoch + 1 == options.epochs:
             self._save(self.path(epoch), metrics, with_state=False)
         if options.keep and self.accelerator.is_main_process:
-            for old in self._numbered()[: -options.keep]:
+            for old in numbered(self.out_dir, options.prefix)[: -options.keep]:
                 shutil.rmtree(old)
         self._save(self.path("last"), metrics)
-
-    def _numbered(self) -> list[Path]:
-        """The numbered checkpoints of this run's name, oldest first."""
-        name = re.compile(re.escape(self.options.prefix) + r"-(\d{3,})")
-        found = [(int(m[1]), path) for path in self.out_dir.iterdir() if (m := name.fullmatch(path.name))]
-        return [path for _, path in sorted(found)]
 
     def _save(self, folder: Path, metrics: Mapping[str, float], with_state: bool = True) -> None:
         if self.accelerator.is_main_process:
@@ -239,7 +246,8 @@ class Loop:
             recover(last)  # the other checkpoints of an interrupted epoch are written again
         self.accelerator.wait_for_everyone()
         if not (last / CONFIG).is_file():
-            self.accelerator.print(f"--resume: {last} is not there yet, starting from the beginning")
+            nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
+            self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
             return None
         try:
             state = torch.load(last / STATE, map_location="cpu", weights_only=True)
@@ -248,9 +256,11 @@ class Loop:
             raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error
         for name, now in self._identity().items():
             if was.get(name) != now:
+                mend = "give the same data and options, or start anew in another --out_dir"
+                if name == "epochs" and now > was.get(name, now):  # the schedule has led to the end it knew of
+                    mend = f"to train on, begin another from its weights: {self.task.warm_start(last)} --out_dir NEW"
                 raise ClipcapError(
-                    f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: "
-                    f"give the same data and options, or start anew in another --out_dir"
+                    f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
                 )
         self.progress = progress
         restore(last)

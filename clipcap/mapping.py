@@ -44,13 +44,13 @@ class Attention(nn.Module):
         self.to_keys_values = nn.Linear(dim, 2 * dim, bias=False)
         self.project = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C+P, E] → [B, C+P, E]."""
-        queries = self.to_queries(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, C+P, E/heads]
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, C+P, E] → what the positions from `first` on gather: [B, N, E]."""
+        queries = self.to_queries(x[:, first:]).unflatten(2, (self.num_heads, -1))  # [B, N, heads, E/heads]
         keys_values = self.to_keys_values(x).unflatten(2, (2, self.num_heads, -1))  # [B, C+P, 2, heads, E/heads]
         keys, values = keys_values.permute(2, 0, 3, 1, 4)  # 2 × [B, heads, C+P, E/heads]
-        attended = F.scaled_dot_product_attention(queries, keys, values)  # scaled by (E/heads)^-0.5
-        return self.project(attended.transpose(1, 2).flatten(2))  # [B, heads, C+P, E/heads] -> [B, C+P, E]
+        attended = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values)  # scaled by (E/heads)^-0.5
+        return self.project(attended.transpose(1, 2).flatten(2))  # [B, heads, N, E/heads] -> [B, N, E]
 
 
 class Block(nn.Module):
@@ -63,9 +63,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, dim * mlp_ratio), "fc2": nn.Linear(dim * mlp_ratio, dim)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C+P, E] → [B, C+P, E]."""
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """[B, C+P, E] → the outputs of the positions from `first` on, [B, N, E]."""
+        x = x[:, first:] + self.attn(self.norm1(x), first)
         return x + self.mlp["fc2"](F.relu(self.mlp["fc1"](self.norm2(x))))
 
 
@@ -76,11 +76,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Block(dim, num_heads) for _ in range(num_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C+P, E] → [B, C+P, E]."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+    def forward(self, x: Tensor, first: int) -> Tensor:
+        """[B, C+P, E] → the outputs from position `first` on, [B, N, E]; the last block computes no more."""
+        *blocks, last = self.layers
+        for block in blocks:
+            x = block(x)
+        return last(x, first)
 
 
 class TransformerMapper(nn.Module):
@@ -123,5 +124,5 @@ class TransformerMapper(nn.Module):
         """[B, D] → prefix [B, P, E]."""
         clip_tokens = self.linear(clip_embedding).unflatten(1, (self.prefix_length_clip, -1))  # [B, C, E]
         constants = self.prefix_const.expand(len(clip_tokens), -1, -1)  # [P, E] -> [B, P, E]
-        mixed = self.transformer(torch.cat([clip_tokens, constants], dim=1))  # [B, C+P, E]
-        return mixed[:, self.prefix_length_clip :]  # [B, P, E]
+        mixed = torch.cat([clip_tokens, constants], dim=1)  # [B, C+P, E]
+        return self.transformer(mixed, self.prefix_length_clip)  # [B, P, E]

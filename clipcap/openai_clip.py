@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clipcap.bundled import CLIP, bundled
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 
@@ -44,12 +45,12 @@ def load_openai_clip(name: str) -> nn.Module:
 
     Args:
         name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
-            TorchScript archive), or of a folder that holds it as `clip.pt`.
+            TorchScript archive), or of a folder that holds it as `clip.pt`; `demo` is the bundled one.
 
     Raises:
         ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
     """
-    path = Path(name).expanduser()
+    path = Path(bundled(name, CLIP)).expanduser()
     if name in OPENAI_URLS:
         path = _named_weights(name)
     elif (path / WEIGHTS).is_file():
@@ -93,6 +94,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load, the one reader of these archives
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says what matters
             if _is_torchscript(path):
                 state = torch.jit.load(path, map_location="cpu").state_dict()
             else:

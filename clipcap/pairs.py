@@ -73,6 +73,7 @@ class PairBatch:
     boxes: Tensor  # [B, 2, 3]
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
+    rows: np.ndarray  # int64 [B], the images; HOLE where there is none
     keys: Tensor  # int64 [B], a number for each different caption; HOLE where there is no picture
     crops: Crops
 
@@ -146,13 +147,13 @@ class Pairs:
 
     def _batch(self, rows: np.ndarray, pictures: Tensor, draws: np.ndarray) -> PairBatch:
         absent = [row == HOLE or row in self.pictures.bad for row in rows.tolist()]
-        rows = np.maximum(rows, 0)  # a hole has the caption of any image, which will not count
-        first, end = self.captions.starts[rows], self.captions.starts[rows + 1]
-        keys = self.captions.keys[first + (draws[rows, 4] * (end - first)).astype(np.int64)]
+        some = np.maximum(rows, 0)  # a hole has the caption of any image, which will not count
+        first, end = self.captions.starts[some], self.captions.starts[some + 1]
+        keys = self.captions.keys[first + (draws[some, 4] * (end - first)).astype(np.int64)]
         input_ids, attention_mask = self.captions.padded(keys)
         keys[absent] = HOLE
-        boxes = self.crops.boxes(draws[rows, :4])
-        return PairBatch(pictures, boxes, input_ids, attention_mask, torch.from_numpy(keys), self.crops)
+        boxes = self.crops.boxes(draws[some, :4])
+        return PairBatch(pictures, boxes, input_ids, attention_mask, rows, torch.from_numpy(keys), self.crops)
 
 
 def _share(rows: np.ndarray, parts: Parts) -> np.ndarray:

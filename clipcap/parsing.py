@@ -6,9 +6,9 @@ that every run of a command gives the same file. Finished batches lie in `OUT.pa
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import torch
 from accelerate import PartialState
 
 import clipcap
+from clipcap.bad_images import too_many, write_errors
 from clipcap.config import ParseConfig
 from clipcap.encoders import Encoder, load_encoder, pick_device
 from clipcap.encoding import MISSING, encode_missing
 from clipcap.errors import ClipcapError
-from clipcap.features import FeatureMeta, write_features
+from clipcap.features import FeatureMeta, check_place, split_path, write_features
 from clipcap.launch import several_processes_asked_for
 from clipcap.partial import PartialRows
 from clipcap.sources import READERS, Record, Source
@@ -69,7 +70,7 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
     if not state.is_main_process:
         return []
     written = _write(partial, source, outputs, encoder, config, tell)
-    _report_bad(partial, source.records, outputs, config, tell)
+    _report_bad(partial, source, errors_path(out, outputs), config, tell)
     return written
 
 
@@ -111,28 +112,27 @@ def limit_tokens(source: Source, limit: int | None, count_tokens: CountTokens | 
     kept = [record for record in short if record.captions]
     without = len(short) - len(kept)
     note = f"--token_limit {limit}: {dropped:,} longer captions dropped, {without:,} images left without one"
-    return replace(source, records=kept, notes=[*source.notes, note])
+    without += source.without_caption
+    return replace(source, records=kept, notes=[*source.notes, note], without_caption=without)
 
 
 def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]:
-    """The feature file of each split: `out` itself where there is one, else `out` with the split in its name.
+    """The feature file of each split: `out` where there is one; else NAME_train, NAME_val, … for `out` NAME.
 
     Raises:
         ClipcapError: something else lies there; said before hours of work, not after.
     """
     splits = sorted({record.split for record in records}, key=str)
-    stem = out.stem.removesuffix("_train")
-    paths = {split: out.with_name(f"{stem}_{split or 'rest'}{out.suffix}") for split in splits}
-    if len(splits) == 1:
-        paths = {splits[0]: out}
+    paths = {split: split_path(out, split or "rest") if len(splits) > 1 else out for split in splits}
     for place in paths.values():
-        if place.suffix == ".pkl" and place.is_dir():
-            raise ClipcapError(f"--out {place}: is a folder: choose another name for the file")
-        if place.suffix != ".pkl" and place.is_file():
-            raise ClipcapError(f"--out {place}: is a file; features go to NAME.pkl, or to a folder of a new name")
-        if place.is_dir() and any(place.iterdir()) and not (place / "img_emb").is_dir():
-            raise ClipcapError(f"--out {place}: is a folder of other files: choose a new name")
+        check_place(place)
     return paths
+
+
+def errors_path(out: Path, outputs: Collection[Path]) -> Path:
+    """The list of images that were left out: NAME_errors.csv beside NAME.pkl, or beside all splits of NAME."""
+    name = out.name.removesuffix(".pkl")
+    return out.with_name(f"{name.removesuffix('_train') if len(outputs) > 1 else name}_errors.csv")
 
 
 def _load_encoder(config: ParseConfig, state: PartialState, tell: Say) -> Encoder:
@@ -194,7 +194,7 @@ def _write(
             path,
             embeddings=partial.rows(rows),
             image_ids=[r.image_id for r in chosen],
-            image_paths=[str(r.image) for r in chosen],
+            image_paths=[_place(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
         )
@@ -203,47 +203,32 @@ def _write(
     return written
 
 
-def _report_bad(
-    partial: PartialRows,
-    records: Sequence[Record],
-    outputs: Mapping[str | None, Path],
-    config: ParseConfig,
-    tell: Say,
-) -> None:
+def _place(record: Record) -> str:
+    """Where an image lies, as an absolute path: files are read from other working directories than this one."""
+    return os.path.join(os.getcwd(), str(record.image))
+
+
+def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig, tell: Say) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
-    bad = partial.bad()
-    errors = next(iter(outputs.values())).parent / "errors.csv"
+    bad, images = partial.bad(), len(source.records)
     if bad:
-        write_errors(errors, [(str(records[i].image), reason) for i, reason in sorted(bad.items())])
+        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
-    if not bad:
+    skipped = len(bad) + source.without_caption
+    if not skipped:
         tell("no image was missing or unreadable")
         return
     missing = sum(reason == MISSING for reason in bad.values())
-    line = (
-        f"{len(bad):,} of {len(records):,} images skipped: {missing:,} missing, "
-        f"{len(bad) - missing:,} unreadable (listed in {errors})"
-    )
-    if len(bad) > (config.max_bad and max(1, config.max_bad * len(records))):
+    kinds = [f"{missing:,} missing", f"{len(bad) - missing:,} unreadable" + f" (listed in {errors})" * bool(bad)]
+    kinds += [f"{source.without_caption:,} without a caption"] * bool(source.without_caption)
+    line = f"{skipped:,} of {images + source.without_caption:,} images skipped: {', '.join(kinds)}"
+    if len(bad) == images:
+        raise ClipcapError(f"{line}; none is left, nothing is written: mend --data_path or --images")
+    if too_many(len(bad), images, config.max_bad):
         raise ClipcapError(
-            f"{line}; that is more than --max_bad {config.max_bad}: mend them, or allow more; "
-            f"{len(records) - len(bad):,} good ones are saved"
+            f"{line}; more than --max_bad {config.max_bad} cannot be used: mend them, or allow more; "
+            f"{images - len(bad):,} good ones are saved"
         )
     tell(line)
-
-
-def write_errors(path: Path, rows: Sequence[tuple[str, str]]) -> None:
-    """The list of bad images: path, reason."""
-    draft = path.with_suffix(".tmp")
-    try:
-        with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "reason"])
-            writer.writerows(rows)
-        draft.replace(path)
-    except OSError as error:
-        raise ClipcapError(
-            f"{path}: cannot be written ({error.strerror or error}); the features are saved"
-        ) from error

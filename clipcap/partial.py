@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipcap.atomic import replaced_file
 from clipcap.errors import ClipcapError
 
 try:
@@ -83,9 +84,8 @@ class PartialRows:
             log.unlink()
         with (self.folder / ROWS).open("wb") as file:
             file.truncate(self.shape[0] * self._row_bytes)
-        draft = self.folder / "fingerprint.tmp"
-        draft.write_text(self.fingerprint, encoding="utf-8")
-        draft.replace(self.folder / FINGERPRINT)
+        with replaced_file(self.folder / FINGERPRINT) as draft:
+            draft.write_text(self.fingerprint, encoding="utf-8")
 
     def _logs(self) -> list[Path]:
         return sorted(self.folder.glob("done-*.jsonl"))

@@ -18,46 +18,62 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap.atomic import replaced_file, writing
+from clipcap.bundled import DEMO
 from clipcap.captioner import Captioner
-from clipcap.config import PredictConfig
+from clipcap.config import LoadOptions, PredictConfig
 from clipcap.decoding import Caption
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, check_same_encoder, read_features
 from clipcap.hub import one_line
 from clipcap.images import find_images
+from clipcap.text import as_cell, collapsed, printable
 
 Emit = Callable[[str, Sequence[Caption]], None]
+
+WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images to caption together."""
 
-    first: int  # number of the first one in the run
+    numbers: list[int]  # of the images in the run
     names: list[str]
-    embeddings: Tensor | None  # [len(names), D]; None where no image could be read
+    embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
 
 
-def load_captioner(config: PredictConfig) -> Captioner:
+def load_captioner(config: LoadOptions) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
-        raise ClipcapError("--load_pt is missing: pass a folder that train.py made, or a .pt of the original ClipCap")
+        print(
+            "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
+            "with a folder that train.py made, or a .pt of the original ClipCap",
+            file=sys.stderr,
+        )
     captioner = Captioner.from_pretrained(
-        config.load_pt,
+        config.load_pt or DEMO,
         lm=config.lm,
         clip_model_type=config.clip_model_type,
         normalize_prefix=config.normalize_prefix,
         num_heads=config.num_heads,
         device=config.device,
     )
-    print(captioner.summary, file=sys.stderr)
+    if config.load_pt is not None:
+        print(printable(captioner.summary), file=sys.stderr)
     return captioner
 
 
-def predict(config: PredictConfig, img: Sequence[str]) -> int:
+def predict(
+    config: PredictConfig, img: Sequence[str], load: Callable[[PredictConfig], Captioner] = load_captioner
+) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
+    Args:
+        config: what to caption, and where the captions go.
+        img: photos, globs, folders.
+        load: gives the captioner.
     Returns:
         how many images could not be captioned.
     Raises:
@@ -70,21 +86,37 @@ def predict(config: PredictConfig, img: Sequence[str]) -> int:
     paths = _without_sidecar(find_images(img), config) if img else []
     if img and not paths:
         return 0
-    captioner = load_captioner(config)
+    captioner = load(config)
     if img or config.rerank == "clip":
         _ = captioner.encoder  # what hinders it is no fault of the first photo
     batches = _of_features(captioner, config) if config.features else _of_photos(captioner, paths, config)
     failed = 0
+    watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
     with _output(config, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
-                print(f"clipcap: skipped {reason}", file=sys.stderr)
+                print(f"clipcap: skipped {printable(reason)}", file=sys.stderr)
             failed += len(batch.bad)
             if batch.names:
-                captions = captioner.caption_embeddings(batch.embeddings, config, first_image=batch.first)
+                captions = captioner.caption_embeddings(batch.embeddings, config, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
+                if len(watched) < WATCHED:
+                    rows = batch.embeddings.cpu().numpy()
+                    watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+    _warn_if_collapsed(list(watched.values()))
     return failed
+
+
+def _warn_if_collapsed(captions: list[str]) -> None:
+    """Say on stderr where different images were given the same captions."""
+    if different := collapsed(captions):
+        print(
+            f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
+            f"images: the model hardly looks at them; it needs more training, or was trained with another "
+            f"--clip_model_type or --normalize_prefix than it is used with",
+            file=sys.stderr,
+        )
 
 
 def _without_sidecar(paths: list[Path], config: PredictConfig) -> list[Path]:
@@ -119,11 +151,11 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], config: PredictConfi
         for first in _starts(len(paths), config):
             names = [str(path) for path in paths[first : first + config.batch_size]]
             found = list(threads.map(read, paths[first : first + config.batch_size]))
-            pixels = [image for image in found if not isinstance(image, str)]  # [3, R, R] each
+            good = [i for i, image in enumerate(found) if not isinstance(image, str)]
             yield Batch(
-                first,
-                [name for name, image in zip(names, found) if not isinstance(image, str)],
-                captioner.embed(pixels) if pixels else None,
+                [first + i for i in good],
+                [names[i] for i in good],
+                captioner.embed([found[i] for i in good]) if good else None,
                 [reason for reason in found if isinstance(reason, str)],
             )
 
@@ -132,7 +164,7 @@ def _of_features(captioner: Captioner, config: PredictConfig) -> Iterator[Batch]
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
     features = read_features(config.features, encoder=config.clip_model_type)
     if features.encoder_note:
-        print(features.encoder_note, file=sys.stderr)
+        print(printable(features.encoder_note), file=sys.stderr)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.features,
@@ -144,8 +176,12 @@ def _of_features(captioner: Captioner, config: PredictConfig) -> Iterator[Batch]
 def _feature_batches(features: Features, config: PredictConfig) -> Iterator[Batch]:
     for first in _starts(features.num_images, config):
         rows = range(first, min(first + config.batch_size, features.num_images))
-        names = [str(features.image_paths[row] or features.image_ids[row]) for row in rows]
-        yield Batch(first, names, features.rows(rows), [])
+        names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
+        embeddings = features.rows(rows)  # [B, D]
+        finite = embeddings.isfinite().all(dim=1)  # [B]
+        good = [row for row, usable in zip(rows, finite.tolist()) if usable]
+        bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
+        yield Batch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
 def _starts(images: int, config: PredictConfig) -> tqdm:
@@ -162,7 +198,7 @@ def _output(config: PredictConfig, many: bool) -> Iterator[Emit]:
     elif config.out is None:
         yield lambda name, captions: _print(name, captions, many)
     else:
-        lines = _csv_lines if config.out.endswith(".csv") else _json_lines
+        lines = csv_lines if config.out.endswith(".csv") else _json_lines
         with LineFile(Path(config.out)) as file:
             yield lambda name, captions: file.write(lines(name, captions, first=file.empty))
 
@@ -214,28 +250,25 @@ def as_json(name: str, captions: Sequence[Caption]) -> dict:
     return {"image": name, "caption": captions[0].text, "captions": rows}
 
 
-def _csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
+def csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
+    """One image's line of a .csv file, after its head where it is the first."""
     lines = io.StringIO(newline="")
     writer = csv.writer(lines)
     if first:
         writer.writerow(["image", "caption", "logprob", "clip_score"])
     best = captions[0]
     score = "" if best.clip_score is None else f"{best.clip_score:.4f}"
-    writer.writerow([name, best.text, f"{best.logprob:.4f}", score])
+    writer.writerow([as_cell(name), as_cell(best.text), f"{best.logprob:.4f}", score])
     return lines.getvalue()
 
 
 def _print(name: str, captions: Sequence[Caption], many: bool) -> None:
     for caption in captions:
-        print(f"{name}\t{caption.text}" if many else caption.text, flush=True)
+        text = printable(caption.text)
+        print(f"{printable(name)}\t{text}" if many else text, flush=True)
 
 
 def _write_sidecar(name: str, captions: Sequence[Caption]) -> None:
     path = Path(name).with_suffix(".txt")
-    draft = path.with_name(path.name + ".tmp")
-    try:
+    with writing(path), replaced_file(path) as draft:
         draft.write_text(captions[0].text + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ClipcapError(f"{path}: cannot be written: {error.strerror}; the others before it are kept") from error

@@ -6,6 +6,7 @@ The architecture is read off the tensor names and shapes; nothing has to be rety
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features import guess_encoder
 from clipcap.hub import one_line
 from clipcap.lm import load_lm_config
+from clipcap.mistaken import mistaken_file, mistaken_tensors
 from clipcap.model import ClipCaptionModel
 
 StateDict = dict[str, Tensor]
@@ -27,6 +29,8 @@ WORDS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"  # GPT-2's
 # Causal masks that old releases of transformers stored; `attn.c_attn.bias` is a real parameter.
 LEGACY_BUFFER = re.compile(r"\.attn\.(masked_)?bias$")
 GPT2_HEAD_WIDTH = 64  # every GPT-2 of OpenAI has width / 64 heads
+HEADS = 8  # of the original's transformer mapper
+STOP_TOKEN = "."  # the only end of a caption that the original knows
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -36,9 +40,15 @@ def read_state_dict(path: Path) -> StateDict:
         ClipcapError: the file is missing, damaged, or not a plain state dict.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ClipcapError(f"{path}: there is no such checkpoint") from error
+        if other := mistaken_file(path):
+            raise ClipcapError(f"{path}: {other}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says what matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except ClipcapError:
+        raise
+    except OSError as error:
+        raise ClipcapError(f"{path}: cannot be read ({error.strerror or one_line(error)}): check the file") from error
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more
         raise ClipcapError(
             f"{path}: not a checkpoint that can be loaded safely: truncated, another kind of file, or not of tensors"
@@ -46,7 +56,8 @@ def read_state_dict(path: Path) -> StateDict:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         raise ClipcapError(f"{path}: not a state dict of the original ClipCap (expected tensors by name)")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
@@ -54,7 +65,7 @@ def read_state_dict(path: Path) -> StateDict:
 def load_reference(
     path: Path,
     lm: str = "gpt2",
-    num_heads: int = 8,
+    num_heads: int = HEADS,
     normalize_prefix: bool = False,
     encoder: str | None = None,
 ) -> tuple[ClipCaptionModel, str]:
@@ -63,7 +74,7 @@ def load_reference(
     Args:
         path: the `.pt` file.
         lm: language model whose tokenizer and head count belong to it; where its configuration is not at hand,
-            or it is of another width, GPT-2's rule (width / 64 heads) holds.
+            or it is no GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
         num_heads: attention heads of a transformer mapper, which the file does not tell.
         normalize_prefix: whether it was trained on normalised embeddings, which the file does not tell.
         encoder: encoder of its features (default: guessed from the width).
@@ -77,10 +88,11 @@ def load_reference(
     mapper = {k.removeprefix(MAPPER): v.float() for k, v in state.items() if k.startswith(MAPPER)}
     gpt = {k.removeprefix(LM): v.float() for k, v in state.items() if k.startswith(LM) and k not in legacy}
     unknown = [k for k in state if not k.startswith((LM, MAPPER))]
-    whole = all(name in gpt and gpt[name].dim() == 2 for name in (WORDS, POSITIONS))
+    whole = all(_is_matrix(gpt.get(name)) for name in (WORDS, POSITIONS))
     if unknown or not mapper or not whole:
         strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
-        raise ClipcapError(f"{path}: not a checkpoint of the original ClipCap: {strange}")
+        other = mistaken_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
+        raise ClipcapError(f"{path}: {other}")
 
     lm_config = infer_gpt2(gpt, lm, path)
     sizes = infer_mapper(mapper, lm_config.n_embd, path)
@@ -91,10 +103,10 @@ def load_reference(
         encoder=encoder or guess_encoder(sizes["clip_dim"]),
         lm=lm,
         lm_stored=True,
-        stop_token=".",
+        stop_token=STOP_TOKEN,
         recipe="reference",
     )
-    model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config))
+    model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config, dtype=torch.float32))
     gpt.setdefault("lm_head.weight", gpt[WORDS])  # tied: some files hold it once
     _load_strictly(model.mapper, mapper, path, MAPPER)
     _load_strictly(model.lm, gpt, path, LM)
@@ -103,8 +115,12 @@ def load_reference(
     return model.eval(), f"{path}: {shape}, GPT-2 of width {lm_config.n_embd}{dropped}"
 
 
+def _is_matrix(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dim() == 2 and tensor.numel() > 0
+
+
 def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
-    """GPT-2's configuration from its tensors; the head count from `lm`, where that is the same size."""
+    """GPT-2's configuration: sizes from its tensors, the rest from `lm` where that is a GPT-2 of the same width."""
     vocab_size, width = gpt[WORDS].shape
     layers = {name.split(".")[2] for name in gpt if name.startswith("transformer.h.")}
     sizes = {
@@ -117,8 +133,9 @@ def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
         named = load_lm_config(lm)
     except ClipcapError:
         named = None
-    if named is not None and getattr(named, "n_embd", None) == width:
-        return GPT2Config(**sizes, n_head=named.n_head)
+    if isinstance(named, GPT2Config) and named.n_embd == width:
+        named.update(sizes)
+        return named
     if width % GPT2_HEAD_WIDTH:
         raise ClipcapError(
             f"{path}: its GPT-2 is {width} wide, not of OpenAI's family, and --lm {lm} is not of that width: "
@@ -129,14 +146,14 @@ def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
 
 def infer_mapper(mapper: StateDict, embed_dim: int, path: Path) -> dict:
     """Mapping type and sizes from the mapper's tensors."""
-    if "model.0.weight" in mapper and "model.2.weight" in mapper:
+    if _is_matrix(mapper.get("model.0.weight")) and _is_matrix(mapper.get("model.2.weight")):
         prefix_length = mapper["model.2.weight"].shape[0] // embed_dim
         return {
             "mapping_type": "mlp",
             "clip_dim": mapper["model.0.weight"].shape[1],
             "prefix_length": prefix_length,
         }
-    if "prefix_const" in mapper and "linear.weight" in mapper:
+    if _is_matrix(mapper.get("prefix_const")) and _is_matrix(mapper.get("linear.weight")):
         layers = {name.split(".")[2] for name in mapper if name.startswith("transformer.layers.")}
         clip_tokens, clip_dim = mapper["linear.weight"].shape
         return {
@@ -160,7 +177,7 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
     """Write a model as a state dict that the original ClipCap loads; a LoRA adapter is merged first.
 
     Raises:
-        ClipcapError: the language model is not a GPT-2, which is all the original knows.
+        ClipcapError: the language model is not a GPT-2, which is all the original knows; or it cannot be written.
     """
     if model.lm.config.model_type != "gpt2":
         raise ClipcapError(
@@ -168,8 +185,10 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
         )
     state = {MAPPER + name: tensor for name, tensor in model.mapper.state_dict().items()}
     state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
-    with writing(path), replaced_file(path) as draft:
-        torch.save(state, draft)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as draft:
+            torch.save(state, draft)
 
 
 def merged_lm_state(lm: PreTrainedModel) -> StateDict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,16 +12,16 @@ from clipcap.hypotheses import Hypotheses, Stepper, log_probs
 
 
 def sample(
-    stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], first_image: int
+    stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
 ) -> Hypotheses:
     """Greedy decoding, or sampling from the temperature-scaled, truncated distribution.
 
-    All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, image): the
-    samples of an image depend neither on the batch size nor on its neighbours.
+    All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, number of the
+    image): the samples of an image depend neither on the batch size nor on its neighbours.
     """
     images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
     stop = torch.tensor(stop_ids, device=device)
-    uniforms = None if config.greedy else _uniforms(images, config, first_image).to(device)  # [N, K, max_new_tokens]
+    uniforms = None if config.greedy else _uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
     stepper.expand(k)
     zeros = torch.zeros(images, k, device=device)
     tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
@@ -44,11 +46,11 @@ def sample(
     return state
 
 
-def _uniforms(images: int, config: DecodeConfig, first_image: int) -> Tensor:
-    """[N, K, max_new_tokens] numbers in [0, 1)."""
+def _uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
+    """[N, K, max_new_tokens] numbers in [0, 1), for the N images of these numbers."""
     seed = torch.seed() if config.seed is None else config.seed
     rows = []
-    for image in range(first_image, first_image + images):
+    for image in numbers:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + image) % 2**63)
         rows.append(torch.rand(config.num_captions, config.max_new_tokens, generator=generator))
     return torch.stack(rows)

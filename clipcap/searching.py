@@ -1,66 +1,82 @@
-"""`clipcap search`: words in, a table and a picture of what fits them out."""
+"""`clipcap search`: words, photos, images of the index or embeddings in, the nearest pictures out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from clipcap.contrastive_config import SearchConfig
-from clipcap.encoders import load_encoder
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap.encoders import Encoder, load_encoder
 from clipcap.errors import ClipcapError
-from clipcap.features import Features, check_same_encoder, read_features
-from clipcap.grid import picture_grid
-from clipcap.retrieval import search
+from clipcap.images import find_images, open_image
+from clipcap.index import Index, Match
+from clipcap.matches import show
+from clipcap.retrieval_config import SearchConfig
 
 
-def find(query: str, config: SearchConfig) -> list[int]:
-    """Print the pictures that fit the query best and, with `out`, draw them.
+def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
+    """Print the pictures that are nearest to each query and, with `out`, write or draw them.
 
+    Args:
+        words: what to look for, or an empty text.
+        photos: files, globs and folders of photos to look for, or none.
     Returns:
-        the rows of the features, best first.
+        the matches of each query, best first.
     Raises:
-        ClipcapError: bad features or another encoder's; `out` cannot be written.
+        ClipcapError: not one kind of query, a bad index or another encoder's, or `out` cannot be written.
     """
-    features = read_features(config.index, encoder=config.clip_model_type)
-    name = config.clip_model_type or features.meta.encoder
+    asked = [words or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
+    if sum(query is not None for query in asked) != 1:
+        raise ClipcapError("search for one of: words, --img, --image_id, --caption_id, --embedding")
+    index = Index.open(config.index, config.clip_model_type, config.tower)
+    names, queries = _queries(words, photos, index, config)
+    found = index.search(queries, config.k, config.exact)
+    show(names, found, config.out)
+    return found
+
+
+def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConfig) -> tuple[list[str], Tensor]:
+    """(what each query is called, their embeddings [Q, D])."""
+    if config.embedding:
+        queries = _read_embeddings(Path(config.embedding))
+        return [f"{config.embedding}[{row}]" for row in range(len(queries))], queries
+    if config.image_id is not None:
+        return [config.image_id], index.embedding(config.image_id)[None]
+    if photos:
+        paths = find_images(photos)
+        return [str(path) for path in paths], _encoded(paths, _encoder(index, config))
+    text = words
+    if config.caption_id is not None:
+        text = index.catalogue.caption(config.caption_id)
+        if text is None:
+            raise ClipcapError(f"{config.index}: has no caption {config.caption_id}: they are counted from 0")
+    return [text], _encoder(index, config).encode_texts([text])
+
+
+def _read_embeddings(path: Path) -> Tensor:
+    try:
+        values = np.load(path, allow_pickle=False)
+        if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size:
+            raise ValueError(f"holds {values.dtype} {list(values.shape)}")
+    except (OSError, ValueError, EOFError, SyntaxError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClipcapError(f"--embedding {path}: no .npy of embeddings, [D] or [queries, D] ({reason})") from error
+    return torch.from_numpy(np.atleast_2d(values).astype(np.float64))
+
+
+def _encoded(paths: Sequence[Path], encoder: Encoder) -> Tensor:
+    """[Q, D], photo by photo."""
+    pixels = (encoder.preprocess(open_image(path))[None] for path in paths)  # [1, 3, R, R]
+    return torch.cat([encoder.encode_images(image) for image in pixels])
+
+
+def _encoder(index: Index, config: SearchConfig) -> Encoder:
+    name = config.clip_model_type or index.meta.encoder
     if name is None:
         raise ClipcapError(f"{config.index}: does not say its encoder: name it with --clip_model_type")
     encoder = load_encoder(name, config.device)
-    check_same_encoder(
-        features.meta, features.dim, encoder.name, encoder.weights_id, encoder.dim, config.index, "this search"
-    )
-    rows, scores = search(features, encoder.encode_texts([query]).cpu(), config.k)
-    rows, scores = rows[0].tolist(), scores[0].tolist()
-    print(_table(features, rows, scores))
-    if config.out:
-        _draw(query, features, rows, scores, Path(config.out))
-    return rows
-
-
-def _table(features: Features, rows: list[int], scores: list[float]) -> str:
-    """Rank, cosine, image id, first caption and path of each match, in columns."""
-    lines = [("rank", "score", "image", "caption", "path")]
-    for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1):
-        path = features.image_paths[row] or ""
-        lines.append((str(rank), f"{score:.3f}", features.image_ids[row], _caption(features, row), path))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _caption(features: Features, row: int) -> str:
-    return next(iter(features.captions_of(row)), "")
-
-
-def _draw(query: str, features: Features, rows: list[int], scores: list[float], out: Path) -> None:
-    labels = [
-        f"{rank}. {_caption(features, row) or features.image_ids[row]} ({score:.2f})"
-        for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
-    ]
-    sheet = picture_grid([features.image_paths[row] for row in rows], labels, title=f"“{query}”")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
-        raise ClipcapError(f"--out {out}: cannot be written: {error}") from error
-    print(f"wrote {out}")
+    index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "this search")
+    return encoder

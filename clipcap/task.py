@@ -35,7 +35,10 @@ class Task(Protocol):
         """What a micro-batch's loss is summed over (label tokens)."""
 
     def culprits(self, batch: Batch) -> list[str]:
-        """What in the batch has no finite loss, by name."""
+        """What in the batch has no finite loss, by name; nothing where that is so of all of it."""
+
+    def images(self, batch: Batch) -> list[str]:
+        """The images of a batch, by name."""
 
     def identity(self) -> dict[str, Any]:
         """By name, what of data and options decides the weights: a resumed run must have the same."""
@@ -48,3 +51,6 @@ class Task(Protocol):
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the checkpoint's files into an existing folder."""
+
+    def warm_start(self, folder: Path) -> str:
+        """The flag that starts another run from the weights of a checkpoint."""

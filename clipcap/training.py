@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.caption_task import CaptionTask
 from clipcap.checkpoint import load_checkpoint
-from clipcap.config import ModelConfig, TrainConfig
+from clipcap.config import ModelConfig
 from clipcap.encoders import is_resnet
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, check_same_encoder, read_features, split_by_image
@@ -21,6 +23,11 @@ from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
 from clipcap.model import ClipCaptionModel, parameter_report
+from clipcap.run_folder import check_run_folder
+from clipcap.train_config import TrainConfig
+
+COMPARED_TOGETHER = 8192  # embeddings
+SAME_COSINE = 0.999  # of one image encoded twice; float16 and other batches leave more than 0.9999
 
 
 def train(config: TrainConfig) -> Path:
@@ -29,15 +36,16 @@ def train(config: TrainConfig) -> Path:
     Returns:
         the folder of the `best` checkpoint.
     Raises:
-        ClipcapError: bad data, options at odds, a loss that is not finite; what was saved stays.
+        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
+            saved stays.
     """
+    check_run_folder(config)
     accelerator = make_accelerator(config)
     features, val = open_features(config)
     if val is not None:
-        _check_finite(val)
-    for line in dict.fromkeys(f.encoder_note for f in (features, val) if f is not None):
-        if line:
-            accelerator.print(line)
+        check_finite(val)
+    for line in notes(config, features, val):
+        accelerator.print(line)
     set_seed(config.seed)
     model, tokenizer, summary = initial_model(config, features)
     accelerator.print(f"{summary}\n{parameter_report(model)}")
@@ -50,9 +58,11 @@ def open_features(config: TrainConfig) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
     features = read_features(config.data, encoder=config.clip_model_type)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
+        guessed = features.meta.encoder_guessed
+        mend = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
         raise ClipcapError(
-            f"--is_rn: {config.data} holds features of {features.meta.encoder} ({features.dim} wide), which is no "
-            f"ResNet: leave the flag out, or parse the images with a ResNet"
+            f"--is_rn: {config.data} {'is taken for' if guessed else 'holds'} features of {features.meta.encoder} "
+            f"({features.dim} wide), which is no ResNet: leave the flag out, or {mend}"
         )
     if config.overfit:
         few = one_caption_each(features, config.overfit)
@@ -71,7 +81,43 @@ def open_features(config: TrainConfig) -> tuple[Features, Features | None]:
     return features, held_out
 
 
-def _check_finite(val: Features) -> None:
+def notes(config: TrainConfig, features: Features, val: Features | None) -> list[str]:
+    """Lines to print of the features: what is not known of them, and images that are both learnt and held out."""
+    lines = [f.encoder_note for f in (features, val) if f is not None and f.encoder_note]
+    if config.is_rn and is_resnet(features.meta.encoder) is None:
+        encoder = features.meta.encoder or "not known"
+        lines.append(
+            f"warning: --is_rn cannot be checked: the encoder of {config.data} is {encoder}, which does not tell "
+            f"whether it is a ResNet"
+        )
+    shared = 0 if val is None or config.overfit else shared_images(features, val)
+    if shared:
+        lines.append(
+            f"warning: {shared} of {len(np.unique(val.row_images))} images of {val.path} are in {config.data} too: "
+            f"validation will look better than it is; hold out other images, or a share of these (--val 0.1)"
+        )
+    return list(dict.fromkeys(lines))
+
+
+def shared_images(features: Features, val: Features) -> int:
+    """Images of `val` that `features` has too: of the same path or id, and with the same embedding.
+
+    Ids alone would not do: those of different sets may coincide.
+    """
+    both = set()
+    for names in ("image_ids", "image_paths"):
+        held_out = {name: row for row, name in enumerate(getattr(val, names)) if name is not None}
+        learnt = enumerate(getattr(features, names))
+        both |= {(row, held_out[name]) for row, name in learnt if name in held_out}
+    pairs = np.array(sorted(both), dtype=np.int64).reshape(-1, 2)
+    found = [np.empty(0, np.int64)]
+    for part in np.array_split(pairs, -(-len(pairs) // COMPARED_TOGETHER) or 1):
+        alike = F.cosine_similarity(features.rows(part[:, 0]), val.rows(part[:, 1])) > SAME_COSINE
+        found.append(val.row_images[part[alike.numpy(), 1]])
+    return len(np.unique(np.concatenate(found)))
+
+
+def check_finite(val: Features) -> None:
     """Validation comes at the end of an epoch: too late to find out that its features are no good."""
     if len(bad := val.non_finite_rows()):
         image = val.image_ids[int(bad[0])]
@@ -107,28 +153,32 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
         return _warm_start(config, features)
+    lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
-        **{name: getattr(config, name) for name in _COPIED},
-        lm=absolute(config.lm),
+        **_given(config),
+        lm=absolute(lm),
         clip_dim=features.dim,
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
         stop_token="." if config.recipe == "reference" else None,
+        recipe=config.recipe,
     )
-    model = ClipCaptionModel(model_config, load_lm(config.lm))
-    return model, load_tokenizer(config.lm), f"new {config.mapping_type} mapper before {config.lm}"
+    model = ClipCaptionModel(model_config, load_lm(lm))
+    return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
 
 
-_SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads")
-_COPIED = (*_SIZES, "normalize_prefix", "lora_rank", "recipe")
-_DEFAULTS = {f.name: f.default for f in fields(TrainConfig)}
+_SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
+
+
+def _given(config: TrainConfig) -> dict[str, Any]:
+    """What the run's options say of the model; the rest is the checkpoint's, or by default."""
+    return {name: value for name in (*_SIZES, "normalize_prefix") if (value := getattr(config, name)) is not None}
 
 
 def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
-    lm = None if config.lm == _DEFAULTS["lm"] else config.lm
-    loaded = load_checkpoint(config.weights_dir, lm, config.num_heads)
+    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
     check_same_encoder(
@@ -143,11 +193,10 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
         )
     new = replace(
         old,
-        normalize_prefix=old.normalize_prefix or config.normalize_prefix,
+        **_given(config),
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
-        lora_rank=old.lora_rank if old.tune == "lora" else config.lora_rank,
         lm_stored=(old.lm_stored or old.tune == "full") and not _is_base(loaded.model, old.lm),
         stop_token="." if config.recipe == "reference" else None,
         recipe=config.recipe,
@@ -162,12 +211,15 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
 
 
 def _check_sizes(config: TrainConfig, old: ModelConfig) -> None:
-    """Refuse sizes that were asked for and are not the checkpoint's; by default they are the checkpoint's."""
-    only_transformer = ("prefix_length_clip", "num_layers", "num_heads")
-    for name in _SIZES:
+    """Refuse sizes that were asked for and are not the checkpoint's."""
+    counting = ["mapping_type", "prefix_length"]
+    if old.mapping_type == "transformer":
+        counting += ["prefix_length_clip", "num_layers", "num_heads"]
+    if old.tune == "lora":
+        counting.append("lora_rank")
+    for name in counting:
         asked, there = getattr(config, name), getattr(old, name)
-        counts = old.mapping_type == "transformer" or name not in only_transformer
-        if counts and asked not in (_DEFAULTS[name], there):
+        if asked not in (None, there):
             raise ClipcapError(
                 f"--{name} {asked}: the checkpoint {config.weights_dir} has {there}: leave the flag out, or start "
                 f"without --weights_dir"

@@ -14,19 +14,22 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from clipcap.config import ParseConfig, PredictConfig, TrainConfig
+from clipcap.app_config import AppConfig
+from clipcap.clip_gpt_config import TrainClipGptConfig
+from clipcap.config import ParseConfig, PredictConfig
 from clipcap.flags import flag_fields
+from clipcap.train_config import TrainConfig
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 _BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def markdown_table(config_class: type, inherited_first: bool = False) -> str:
-    """The flags of a config as a Markdown table, its own before or after those it shares with others."""
+def markdown_table(config_class: type, inherited_first: bool = False, inherited: bool = True) -> str:
+    """The flags of a config as a Markdown table, its own before or after those it shares with others, or alone."""
     hints = get_type_hints(config_class)
     flags = {f.name: f for f in flag_fields(config_class)}
-    owners = config_class.__mro__[:: -1 if inherited_first else 1]
+    owners = config_class.__mro__[:: -1 if inherited_first else 1] if inherited else [config_class]
     names = dict.fromkeys(name for owner in owners for name in inspect.get_annotations(owner) if name in flags)
     rows = [_row(flags[name], _choices(hints[name])) for name in names]
     return "\n".join(["| flag | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
@@ -54,7 +57,8 @@ def _choices(hint: object) -> tuple[str, ...]:
 def file_map() -> str:
     """A line per module of the package: its name and the first line of its docstring."""
     lines = []
-    for folder in ("clipcap", "clipcap/sources", "clipcap/features", "clipcap/demo"):
+    for part in ("", "/sources", "/features", "/interleaved", "/app", "/demo"):
+        folder = f"clipcap{part}"
         paths = [path for path in sorted((REPO / folder).glob("*.py")) if path.stem != "__init__"]
         width = max(len(path.name) for path in paths)
         lines += ["", f"{folder}/{_summary(REPO / folder / '__init__.py')}"]
@@ -71,6 +75,8 @@ MAKERS: dict[str, Callable[[], str]] = {
     "parse_options": lambda: markdown_table(ParseConfig, inherited_first=True),
     "train_options": lambda: markdown_table(TrainConfig),
     "predict_options": lambda: markdown_table(PredictConfig),
+    "clip_gpt_options": lambda: markdown_table(TrainClipGptConfig, inherited=False),
+    "app_options": lambda: markdown_table(AppConfig),
     "file_map": file_map,
 }
 

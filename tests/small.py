@@ -10,8 +10,8 @@ import torch
 from conftest import CAPTIONS
 from safetensors.torch import load_file
 
-from clipcap.config import TrainConfig
 from clipcap.features import FeatureMeta, write_features
+from clipcap.train_config import TrainConfig
 
 DIM = 32
 META = FeatureMeta(encoder="tiny-clip", encoder_weights_id="0011223344556677")

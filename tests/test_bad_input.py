@@ -60,7 +60,8 @@ def cut_tar(path, folder):
 
 # name: (what makes it, given an empty folder; the source and flags; what the line must say besides the path)
 PARSE = {
-    "no such folder": (lambda t: t / "nowhere", "custom", ["no such folder"]),
+    "no such folder": (lambda t: t / "nowhere", "custom", ["no such file or folder"]),
+    "no such table": (lambda t: t / "nope.csv", "custom", ["no such file or folder"]),
     "an empty folder": (lambda t: t, "custom", ["no photos, tables or tars"]),
     "an empty folder of a known set": (lambda t: t, "flickr8k", ["no caption file (captions.txt"]),
     "no caption file": (lambda t: t, "food", ["Captions.csv: no such file"]),
@@ -137,8 +138,8 @@ def test_photos_that_cannot_be_parsed(make, reason, tmp_path, clip_file, capsys)
     assert status == 1
     (line,) = err
     assert line.startswith("clipcap: error: 1 of 2 images skipped")
-    assert str(tmp_path / "errors.csv") in line
-    listed = (tmp_path / "errors.csv").read_text()
+    assert str(tmp_path / "f_errors.csv") in line
+    listed = (tmp_path / "f_errors.csv").read_text()
     assert str(folder / "bad.jpg") in listed
     assert reason in listed
     assert read_features(out).image_ids == ["photo0.png"]  # the finished row loads

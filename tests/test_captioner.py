@@ -43,7 +43,8 @@ def test_paths_bytes_pictures_and_embeddings_give_the_same(captioner, photos):
     assert captioner(photos[:3]) == captioner(pictures) == captioner(embeddings) == expected
     mixed = [photos[0].read_bytes(), embeddings[1].numpy(), io.BytesIO(photos[2].read_bytes())]
     assert captioner(mixed) == expected
-    assert captioner(np.asarray(embeddings)) == expected
+    assert captioner(np.asarray(embeddings)) == captioner(embeddings[:, None]) == expected
+    assert captioner(path for path in paths) == captioner(np.array(paths)) == expected
     assert captioner([]) == []
 
 
@@ -96,6 +97,29 @@ class TestBadInput:
         for images in ([torch.zeros(64), torch.zeros(40)], torch.zeros(1, 40)):
             with pytest.raises(ClipcapError, match=r"embedding \d is 40 wide, this model expects 64"):
                 captioner(images)
+
+    def test_no_list_at_all(self, captioner):
+        for images in (None, 5, 0.5, object()):
+            with pytest.raises(ClipcapError, match="images is a list of images, not"):
+                captioner(images)
+        for one in (Image.new("RGB", (4, 4)), io.BytesIO(b""), torch.zeros(64), np.zeros(64)):
+            with pytest.raises(ClipcapError, match="images is a list of images: put a single one in brackets"):
+                captioner(one)
+
+    def test_what_is_no_image_is_shown_with_its_number(self, captioner, photos):
+        for wrong in (None, 5, ["a.jpg"], {"path": "a.jpg"}):
+            with pytest.raises(ClipcapError, match=r"^image 2 is .*: an image is a path, bytes"):
+                captioner.caption([*photos[:2], wrong], SHORT, batch_size=2)
+
+    def test_arrays_that_are_no_embeddings(self, captioner, photos):
+        with pytest.raises(ClipcapError, match=r"image 1 is an array of 32 x 40 x 3, .*: pass a picture as a Pillow"):
+            captioner([photos[0], np.asarray(Image.open(photos[1]))])
+        with pytest.raises(ClipcapError, match="embedding 1 is not finite"):
+            captioner([torch.zeros(64), torch.full((64,), torch.nan)])
+
+    def test_a_batch_of_none(self, captioner, photos):
+        with pytest.raises(ClipcapError, match="batch_size must be at least 1"):
+            captioner.caption(photos, SHORT, batch_size=0)
 
     def test_an_image_that_is_none(self, captioner, tmp_path):
         (tmp_path / "a.jpg").write_text("hello")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
+import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import same
+from small import feature_file, same
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from clipcap.atomic import recover, replaced_folder, standing
 from clipcap.checkpoint import find_checkpoint, load_checkpoint, read_config, save_checkpoint
@@ -112,6 +115,34 @@ def test_a_moved_checkpoint_still_captions_without_the_language_models_folder(
     assert load_checkpoint(tmp_path / "frozen", lm=str(lm_folder)).model.config.lm == str(lm_folder)
 
 
+class TestContradictions:
+    """What a checkpoint stores is not overruled by flags that are for a `.pt`."""
+
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_normalisation(self, make_model, tokenizer, tmp_path, stored):
+        folder = save_checkpoint(make_model(normalize_prefix=stored), tokenizer, tmp_path / "saved")
+        said = f"saved: was trained with normalize_prefix {stored}, not {not stored}.*leave out --normalize_prefix"
+        with pytest.raises(ClipcapError, match=said):
+            load_checkpoint(folder, normalize_prefix=not stored)
+        for agreeing in (stored, None):
+            assert load_checkpoint(folder, normalize_prefix=agreeing).model.config.normalize_prefix is stored
+
+    def test_attention_heads(self, make_model, tokenizer, saved, tmp_path):
+        model = make_model(mapping_type="transformer", num_heads=4)
+        folder = save_checkpoint(model, tokenizer, tmp_path / "transformer")
+        with pytest.raises(ClipcapError, match="num_heads 4, not 8"):
+            load_checkpoint(folder, num_heads=8)
+        assert load_checkpoint(folder, num_heads=4).model.config.num_heads == 4
+        load_checkpoint(saved, num_heads=4)  # an MLP has none
+
+    def test_language_model(self, saved, lm_folder, monkeypatch):
+        said = f"saved: holds its own language model .from {lm_folder}.*--lm distilgpt2 would change nothing"
+        with pytest.raises(ClipcapError, match=said):
+            load_checkpoint(saved, lm="distilgpt2")
+        monkeypatch.chdir(lm_folder.parent)
+        assert load_checkpoint(saved, lm=lm_folder.name).model.config.lm == str(lm_folder)
+
+
 class TestDamaged:
     def edit(self, folder, change):
         content = json.loads((folder / "config.json").read_text())
@@ -126,6 +157,8 @@ class TestDamaged:
             (lambda c: c["model"].update(prefix_length=True), r"option prefix_length cannot be True"),
             (lambda c: c["model"].update(prefix_length=0), r"prefix_length must be at least 1"),
             (lambda c: c["model"].update(mapping_type="rnn"), r"option mapping_type cannot be 'rnn'"),
+            (lambda c: c["model"].update(num_heads=0), r"num_heads must be at least 1"),
+            (lambda c: c["model"].update(clip_dim=-1), r"clip_dim must be at least 1"),
             (lambda c: c.update(model=7), r"not the configuration of a clipcap checkpoint"),
             (lambda c: c.update(format_version=99), r"written in format 99 by a newer clipcap; this one reads 1"),
             (lambda c: c.update(format_version="x"), r"not the configuration"),
@@ -314,10 +347,57 @@ class TestReferenceFiles:
             load_checkpoint(tmp_path / "hostile.pt")
         assert not (tmp_path / "owned").exists()
 
+    def test_the_rest_of_gpt2s_configuration_is_that_of_the_language_model(
+        self, make_model, tokenizer, embeddings, tmp_path
+    ):
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=2, n_head=4, activation_function="relu"
+        )
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "relu")
+        tokenizer.save_pretrained(tmp_path / "relu")
+        frozen = make_model(tune="none", stop_token=".")
+        save_checkpoint(frozen, tokenizer, tmp_path / "frozen")
+        model = load_checkpoint(tmp_path / "frozen", lm=str(tmp_path / "relu")).model
+        export_reference(model, tmp_path / "out.pt")
+        loaded = load_checkpoint(tmp_path / "out.pt", lm=str(tmp_path / "relu"))
+        assert captions(loaded.model, tokenizer, embeddings) == captions(model, tokenizer, embeddings)
+
+    def test_a_language_model_stored_in_half_precision_is_computed_in_float32(self, make_model, lm_folder, tmp_path):
+        half = shutil.copytree(lm_folder, tmp_path / "half")
+        content = json.loads((half / "config.json").read_text())
+        (half / "config.json").write_text(json.dumps({**content, "dtype": "float16"}))
+        model = make_model()
+        export_reference(model, tmp_path / "out.pt")
+        loaded = load_checkpoint(tmp_path / "out.pt", lm=str(half))
+        assert same(loaded.model.state_dict(), model.state_dict())
+
+    @pytest.mark.parametrize(
+        "name, tensor",
+        [
+            ("clip_project.model.0.weight", torch.zeros(3)),
+            ("clip_project.model.2.weight", torch.zeros(())),
+            ("clip_project.model.2.weight", torch.zeros(3, 32)),
+            ("gpt.transformer.wte.weight", torch.zeros(10, 0)),
+            ("gpt.transformer.wpe.weight", torch.zeros(2)),
+            ("gpt.transformer.h.0.ln_1.weight", torch.zeros(2)),
+        ],
+    )
+    def test_tensors_of_senseless_shapes_are_one_line(self, make_model, lm_folder, tmp_path, name, tensor):
+        export_reference(make_model(), tmp_path / "out.pt")
+        state = torch.load(tmp_path / "out.pt", weights_only=True)
+        torch.save({**state, name: tensor}, tmp_path / "bad.pt")
+        with pytest.raises(ClipcapError):
+            load_checkpoint(tmp_path / "bad.pt", lm=str(lm_folder))
+
+    def test_a_file_that_cannot_be_read_is_no_damaged_one(self, tmp_path):
+        with pytest.raises(ClipcapError, match=r"gone.pt: cannot be read \(No such file or directory\)"):
+            read_state_dict(tmp_path / "gone.pt")
+
     def test_other_files_are_refused(self, tmp_path):
         (tmp_path / "empty.pt").touch()
         (tmp_path / "text.pt").write_text("hello")
         torch.save([1, 2], tmp_path / "list.pt")
+        torch.save({0: torch.zeros(2)}, tmp_path / "numbered.pt")
         torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
         torch.save(
             {"gpt.transformer.wte.weight": torch.zeros(2, 2), "clip_project.x": torch.zeros(2)}, tmp_path / "part.pt"
@@ -326,11 +406,80 @@ class TestReferenceFiles:
             ("empty.pt", "not a checkpoint that can be loaded safely"),
             ("text.pt", "not a checkpoint that can be loaded safely"),
             ("list.pt", "not a state dict of the original ClipCap"),
+            ("numbered.pt", "not a state dict of the original ClipCap"),
             ("other.pt", "it has 'weight'"),
             ("part.pt", "it lacks gpt"),
         ):
             with pytest.raises(ClipcapError, match=f"{name}: .*{said}"):
                 load_checkpoint(tmp_path / name)
+
+
+def original_features(path):
+    """A feature pickle as the original writes it."""
+    path.write_bytes(pickle.dumps({"clip_embedding": torch.zeros(1, 4), "captions": []}))
+    return path
+
+
+def scripted_clip(path):
+    """A TorchScript archive."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather have other archives
+        torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
+    return path
+
+
+def contrastive_clip(folder, clip_file):
+    """A folder of `clipcap contrastive`."""
+    folder.mkdir()
+    shutil.copy(clip_file, folder / "clip.pt")
+    (folder / "config.json").write_text(json.dumps({"format_version": 1, "dual_encoder": "clip.pt"}))
+    return folder
+
+
+def config_of(folder, **content):
+    """A folder of transformers, as far as one looks into it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+def state_of(lm_folder, path):
+    """A language model's weights alone."""
+    torch.save(load_file(lm_folder / "model.safetensors"), path)
+    return path
+
+
+OTHER_THINGS = {
+    "a language model": (lambda t, lm, clip: lm, "a language model of transformers (gpt2)", "--lm {path}"),
+    "its weights alone": (lambda t, lm, clip: state_of(lm, t / "gpt2.pt"), "a GPT-2 alone", "as --lm"),
+    "a CLIP": (lambda t, lm, clip: clip, "a CLIP in OpenAI's format", "--clip_model_type {path}"),
+    "a CLIP of OpenAI's": (
+        lambda t, lm, clip: scripted_clip(t / "c.pt"), "a TorchScript archive", "--clip_model_type {path}"),
+    "a CLIP of one's own": (
+        lambda t, lm, clip: contrastive_clip(t / "own", clip), "an encoder made by `clipcap",
+        "--clip_model_type {path}"),
+    "a CLIP of transformers": (
+        lambda t, lm, clip: config_of(t / "hf", model_type="clip", vision_config={}),
+        "an encoder of transformers (clip)", "--clip_model_type hf:{path}"),
+    "a dual encoder": (
+        lambda t, lm, clip: config_of(t / "pair", model_type="vision-text-dual-encoder"), "an encoder",
+        "--clip_model_type hf:{path}"),
+    "features": (lambda t, lm, clip: feature_file(t / "f.pkl"), "features of images", "--features {path}"),
+    "features of the original": (
+        lambda t, lm, clip: original_features(t / "coco.pkl"), "features of images", "--features {path}"),
+    "a folder of features": (lambda t, lm, clip: feature_file(t / "f"), "features of images", "--features {path}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHER_THINGS)
+def test_what_is_no_captioner_is_told_where_it_belongs(case, lm_folder, clip_file, tmp_path):
+    make, said, flag = OTHER_THINGS[case]
+    path = make(tmp_path, lm_folder, clip_file)
+    with pytest.raises(ClipcapError) as error:
+        load_checkpoint(path)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{path}: is {said}")
+    assert f"not a captioner: pass it as {flag.format(path=path)}" in line or line.endswith("as --lm")
 
 
 def test_stored_configuration_is_read_back_alone(saved):

@@ -18,7 +18,7 @@ from clipcap.cli import SOURCES, build_parser, main
 from clipcap.errors import ClipcapError
 from clipcap.sources import READERS
 
-COMMANDS = ("parse", "train", "predict", "explain", "export", "doctor")
+COMMANDS = ("parse", "features", "train", "predict", "explain", "export", "doctor")
 
 
 def python(code, **environment):
@@ -89,6 +89,7 @@ def fail(error):
     ("error", "status", "line"),
     [
         (ClipcapError("a:\n  what is\twrong"), 1, "clipcap: error: a: what is wrong"),
+        (ClipcapError("a\x1b[2J.jpg: no é"), 1, r"clipcap: error: a\x1b[2J.jpg: no é"),
         (KeyboardInterrupt(), 130, "clipcap: interrupted; what was finished is kept"),
         (PermissionError(errno.EACCES, "Permission denied", "x/y"), 1, "clipcap: error: x/y: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "clipcap: error: No space left on device"),

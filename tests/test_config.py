@@ -6,9 +6,10 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from clipcap.config import DecodeConfig, ModelConfig, PredictConfig, TrainConfig
+from clipcap.config import DecodeConfig, ModelConfig, PredictConfig
 from clipcap.errors import ClipcapError
 from clipcap.flags import FlagParser, add_flags, from_flags
+from clipcap.train_config import TrainConfig
 
 
 def parse(config_class, *words):
@@ -75,6 +76,9 @@ def test_what_argparse_refuses_names_flag_and_choices(capsys):
         ({"bs": -1}, "--bs must be at least 1"),
         ({"prefix_length": 0}, "--prefix_length must be at least 1"),
         ({"max_tokens": 0}, "--max_tokens must be at least 1"),
+        ({"num_heads": 0}, "--num_heads must be at least 1"),
+        ({"prefix": "runs/one"}, "--prefix 'runs/one': must be a name"),
+        ({"prefix": ""}, "--prefix '': must be a name"),
         (
             {"only_prefix": True, "tune": "full"},
             "--only_prefix means --tune none, but --tune full",
@@ -105,6 +109,15 @@ def test_tuning_follows_only_prefix_unless_said():
     assert TrainConfig(only_prefix=True).tuning == "none"
     assert TrainConfig(only_prefix=True, tune="none").tuning == "none"
     assert TrainConfig(tune="lora").tuning == "lora"
+
+
+def test_what_a_checkpoint_stores_is_left_to_it_unless_said():
+    config = parse(TrainConfig)
+    assert config.prefix_length is config.mapping_type is config.lm is config.normalize_prefix is None
+    assert parse(TrainConfig, "--prefix_length", "10").prefix_length == ModelConfig().prefix_length == 10
+    assert parse(TrainConfig, "--no_normalize_prefix").normalize_prefix is False
+    meaning = TrainConfig.__dataclass_fields__["prefix_length"].metadata["help"]
+    assert meaning.endswith("(default: 10; with --weights_dir the checkpoint's)")
 
 
 def test_every_field_has_a_meaning_and_help_shows_it(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -376,6 +377,27 @@ def test_a_pair_of_transformers_is_trained_and_resumed(photos, tmp_path):
     tower = make_towers(ContrastiveConfig(**SMALL, **pair)).network
     name = "vision_model.embedder.embedder.convolution.weight"
     assert not torch.equal(original.state_dict()[name], tower.state_dict()[name])
+
+    said = rf"this command 3: .* from its weights: --clip_model_type hf:{tmp_path / 'parts' / 'clip-last'} --out_dir"
+    with pytest.raises(ClipcapError, match=said):
+        trained(photos, tmp_path / "parts", epochs=3, resume=True, **pair)
+
+
+def test_a_second_run_in_the_folder_is_refused_and_more_epochs_are_another_run(photos, tmp_path):
+    first = trained(photos, tmp_path / "first", epochs=1)
+    with pytest.raises(ClipcapError, match=r"first holds a run already \(clip-000, clip-best, clip-last, metrics"):
+        trained(photos, tmp_path / "first", epochs=1)
+    with pytest.raises(ClipcapError, match=r"from its weights: --clip_model_type (.*) --out_dir NEW") as error:
+        trained(photos, tmp_path / "first", epochs=2, resume=True)
+    start = re.search("--clip_model_type (.*) --out_dir", str(error.value))[1]
+    none = {"head_lr": 0.0, "image_lr": 0.0, "text_lr": 0.0}
+    more = trained(photos, tmp_path / "more", epochs=1, clip_model_type=start, **none)
+    assert load_encoder(str(more), "cpu").weights_id == load_encoder(str(first), "cpu").weights_id
+
+
+def test_a_diverged_run_names_the_images_of_its_batch(photos, tmp_path):
+    with pytest.raises(ClipcapError, match=r"is not finite .*: a batch with images (photo\d+\.png, )+.*has diverged"):
+        trained(photos, tmp_path, image_lr=1e30)
 
 
 def test_each_part_has_its_learning_rate_and_decay_is_for_matrices(photos):

@@ -10,11 +10,11 @@ import torch
 from conftest import CAPTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import feature_file
+from small import META, feature_file
 
 from clipcap.dataset import IGNORE, CaptionDataset, Parts, reference_max_length
 from clipcap.errors import ClipcapError
-from clipcap.features import read_features
+from clipcap.features import read_features, write_features
 from clipcap.lm import load_tokenizer
 
 
@@ -28,12 +28,19 @@ def make_dataset(tmp_path, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory, tokenizer):
-    """200 captions of 1 to 30 words, for 100 images."""
-    lengths = np.random.default_rng(5).integers(1, 31, (100, 2))
-    captions = [tuple("a plate " * n for n in pair) for pair in lengths]
+def irregular(tmp_path_factory, tokenizer):
+    """200 captions of 1 to 30 words, for 66 images: one to five of each, which share a prefix."""
+    random = np.random.default_rng(5)
+    counts = [5] * 20 + [1] * 19 + [2, 3, 4] * 9
+    captions = [tuple("a plate " * n for n in random.integers(1, 31, count)) for count in counts]
     features = read_features(feature_file(tmp_path_factory.mktemp("many") / "features.pkl", captions))
-    return CaptionDataset(features, tokenizer, 100)
+    return CaptionDataset(features, tokenizer, 100, share_prefix=True)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["apart", "shared"])
+def many(request, irregular, tokenizer):
+    """Those captions, sharing prefixes or not."""
+    return CaptionDataset(irregular.features, tokenizer, 100, share_prefix=request.param)
 
 
 def numbers(steps):
@@ -41,8 +48,7 @@ def numbers(steps):
 
 
 def padding(dataset, steps):
-    lengths = dataset.lengths
-    return sum(len(step) * lengths[step].max() - lengths[step].sum() for step in steps)
+    return sum(int((dataset.batch(step).labels == IGNORE).sum()) for step in steps)
 
 
 def test_labels_are_the_caption_and_the_end_of_text_and_nothing_else(make_dataset, tokenizer):
@@ -74,10 +80,70 @@ def test_cut_captions_are_counted_and_do_not_learn_to_end_there(make_dataset, to
         assert (last == tokenizer.eos_token_id) == (length <= limit)
 
 
-def test_captions_of_one_image_share_its_row(many):
-    batch = many.batch(np.array([8, 9]))
-    assert torch.equal(batch.clip_embedding[0], batch.clip_embedding[1])
-    assert torch.equal(batch.clip_embedding[0], many.features.rows([4])[0])
+def test_captions_of_one_image_have_its_embedding(many):
+    batch = many.batch(np.array([7, 8, 9, 10]))  # of the second image, and one of the third
+    expected = many.features.rows([1, 1, 1, 2])
+    assert torch.equal(batch.clip_embedding[batch.row_of], expected)
+    assert len(batch.clip_embedding) == (2 if many.share_prefix else 4)
+
+
+class TestCaptionsThatShareAPrefix:
+    def rows(self, dataset, batch):
+        """(embedding, its captions' tokens) of each row."""
+        found = []
+        for embedding, ids, labels, positions in zip(
+            batch.clip_embedding, batch.input_ids, batch.labels, batch.positions
+        ):
+            assert torch.equal(ids[labels != IGNORE], labels[labels != IGNORE])
+            starts = [i for i in range(len(ids)) if positions[i] == 0 and labels[i] != IGNORE]
+            ends = [*starts[1:], int((labels != IGNORE).sum())]
+            for start, end in zip(starts, ends):
+                assert positions[start:end].tolist() == list(range(end - start))
+            found.append((embedding.tolist(), [ids[a:b].tolist() for a, b in zip(starts, ends)]))
+        return found
+
+    def test_stand_end_to_end_in_one_row(self, make_dataset):
+        captions = [("a plate", "a red plate", "a"), ("two eggs",), ("three cookies", "tea")]
+        dataset = make_dataset(captions, share_prefix=True)
+        found = self.rows(dataset, dataset.batch(np.array([4, 5, 3, 2, 0, 1])))
+        tokens = [dataset.tokens[a:b].tolist() for a, b in zip(dataset.starts, dataset.starts[1:])]
+        embeddings = dataset.features.rows(slice(None)).tolist()
+        expected = [[tokens[4], tokens[5]], [tokens[3]], [tokens[2], tokens[0], tokens[1]]]
+        assert found == list(zip([embeddings[i] for i in (2, 1, 0)], expected))
+
+    def test_need_no_positions_where_each_stands_alone(self, make_dataset):
+        dataset = make_dataset([("a plate", "a red plate"), ("two eggs",)], share_prefix=True)
+        assert dataset.batch(np.array([0, 1])).positions is not None
+        assert dataset.batch(np.array([1, 2])).positions is None
+
+    def test_are_eight_at_most(self, make_dataset):
+        dataset = make_dataset([("a plate",) * 19, ("two eggs",)], share_prefix=True)
+        for steps in (dataset.steps(20, 0, 0), dataset.steps(20, 1, 3)):
+            [step] = steps
+            assert sorted(np.bincount(dataset.batch(step).row_of).tolist()) == [1, 3, 8, 8]
+
+    def test_are_found_in_old_files_that_repeat_the_embedding(self, tmp_path, tokenizer):
+        embeddings = torch.randn(5, 32)[[0, 0, 1, 2, 3]]  # the last image has two different ones
+        path = tmp_path / "old.pkl"
+        ids = ["a", "a", "b", "c", "c"]
+        content = {"image_ids": ids, "image_paths": [None] * 5, "captions": [(text,) for text in "uvwxy"]}
+        write_features(path, embeddings=embeddings, meta=META, **content)
+        dataset = CaptionDataset(read_features(path), tokenizer, 100, share_prefix=True)
+        batch = dataset.batch(np.arange(5))
+        assert batch.row_of.tolist() == [0, 0, 1, 2, 3]
+        assert torch.equal(batch.clip_embedding, embeddings[1:])
+
+    @pytest.mark.parametrize("size", [5, 8, 40, 100])
+    def test_stay_in_one_step_unless_the_image_is_left_over(self, irregular, size):
+        rows = [np.bincount(irregular.batch(step).row_of) for step in irregular.steps(size, 0, 0)]
+        mixed = sum(len(set(counts)) > 1 for counts in rows)
+        assert mixed < 5  # of what is left of the images with one, two, … five captions
+        assert sum(map(len, rows)) <= 66 + 4  # five such steps at most: four edges where an image is cut
+
+    def test_fill_a_step_up_where_all_images_have_as_many(self, make_dataset):
+        dataset = make_dataset([("a plate", "two eggs", "tea")] * 7, share_prefix=True)
+        assert sorted(len(step) for step in dataset.steps(10, 0, 0)) == [3, 9, 9]
+        assert sorted(len(step) for step in dataset.steps(2, 0, 0)) == [1, *[2] * 10]
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +151,8 @@ def test_captions_of_one_image_share_its_row(many):
 def test_every_caption_is_trained_on_once_per_epoch(many, size, epoch, seed):
     steps = many.steps(size, epoch, seed)
     assert sorted(numbers(steps)) == list(range(200))
-    assert len(steps) == -(-200 // size)
+    assert len(steps) == len(many.steps(size, 0, 0)) >= -(-200 // size)
+    assert many.share_prefix or len(steps) == -(-200 // size)
     assert all(1 <= len(step) <= size for step in steps)
 
 
@@ -121,7 +188,7 @@ def test_skipped_steps_are_the_first_ones(many):
 def test_similar_lengths_share_a_batch(many):
     bucketed = many.steps(10, 0, 0)
     shuffled = np.array_split(np.random.default_rng(0).permutation(200), 20)
-    assert padding(many, bucketed) < padding(many, shuffled) / 5
+    assert padding(many, bucketed) < padding(many, shuffled) / (3 if many.share_prefix else 5)
     means = [many.lengths[step].mean() for step in bucketed]
     assert means != sorted(means)  # but short ones do not all come first
 

@@ -83,8 +83,9 @@ def test_samples_do_not_depend_on_the_batch(make_model, tokenizer, embeddings):
     config = DecodeConfig(top_p=0.9, seed=4, num_captions=2, max_new_tokens=10)
     together = ids(decode(model, tokenizer, embeddings, config))
     halves = ids(decode(model, tokenizer, embeddings[:2], config))
-    halves += ids(decode(model, tokenizer, embeddings[2:], config, first_image=2))
+    halves += ids(decode(model, tokenizer, embeddings[2:], config, numbers=range(2, 6)))
     assert together == halves
+    assert ids(decode(model, tokenizer, embeddings[[5, 3]], config, numbers=[5, 3])) == [together[5], together[3]]
 
 
 def test_sampling_follows_the_distribution(make_model, tokenizer, embeddings):
@@ -164,6 +165,25 @@ def test_stop_token_of_several_tokens_is_refused(make_model, tokenizer, embeddin
 def test_more_captions_than_beams_is_refused():
     with pytest.raises(ClipcapError, match=r"--num_captions 6 is more than --beam_size 5"):
         DecodeConfig(beam=True, num_captions=6)
+
+
+def test_beam_and_greedy_contradict_each_other():
+    with pytest.raises(ClipcapError, match="--beam and --greedy are two ways to decode"):
+        DecodeConfig(beam=True, greedy=True)
+
+
+def test_beam_search_counts_a_temperature_of_nought_as_one(make_model, tokenizer, embeddings):
+    model, found = make_model(), {}
+    for temp in (0, 1, 0.3):
+        config = DecodeConfig(beam=True, temp=temp, num_captions=5, max_new_tokens=10)
+        found[temp] = [[c.score for c in captions] for captions in decode(model, tokenizer, embeddings, config)]
+    assert found[0] == found[1] != found[0.3]
+
+
+@pytest.mark.parametrize("how", [{"greedy": True}, {"temp": 0.0}, {"recipe": "reference"}])
+def test_greedy_decoding_writes_one_caption(make_model, tokenizer, embeddings, how):
+    with pytest.raises(ClipcapError, match="writes one caption: --num_captions and --rerank need --beam or sampling"):
+        decode(make_model(), tokenizer, embeddings, DecodeConfig(num_captions=2, **how))
 
 
 def test_more_beams_than_tokens_is_refused(make_model, tokenizer, embeddings):

@@ -128,6 +128,18 @@ def test_the_same_content_gives_the_same_bytes_in_every_process(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_found_under_a_name_but_its_split_is(tmp_path, form):
+    """`parse --out fold` of a set with splits writes fold_train and fold_val."""
+    write(tmp_path / form.replace("features", "fold_train"))
+    for name in ("fold", "fold.pkl"):
+        near = tmp_path / form.replace("features", "fold_train")
+        with pytest.raises(ClipcapError, match=rf"{name}: no such feature file: .*; did you mean {near}\?$"):
+            read_features(tmp_path / name)
+    with pytest.raises(ClipcapError, match=r"or mend the path$"):
+        read_features(tmp_path / "other")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_new_file_replaces_the_old_one(tmp_path, form):
     write(tmp_path / form, embeddings=embeddings(dim=4))
     assert read_features(write(tmp_path / form)).dim == 8

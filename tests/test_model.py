@@ -126,6 +126,19 @@ def test_opt_whose_embeddings_are_narrower_than_its_states_works():
     )
 
 
+def test_activation_of_gpt2_is_one_operation_and_the_same_function(make_model, lm_folder):
+    from transformers.activations import NewGELUActivation
+
+    from clipcap.lm import load_lm
+
+    plain, model = load_lm(str(lm_folder)).double(), make_model().double()
+    plain.load_state_dict(model.lm.state_dict())
+    assert any(isinstance(module, NewGELUActivation) for module in plain.modules())
+    assert not any(isinstance(module, NewGELUActivation) for module in model.lm.modules())
+    ids = torch.tensor([[5, 9, 300, 17]])
+    torch.testing.assert_close(model.lm(ids).logits, plain(ids).logits, rtol=1e-12, atol=1e-12)
+
+
 def test_prefix_longer_than_the_language_model_is_refused(make_model):
     with pytest.raises(ClipcapError, match=r"--prefix_length 128 leaves no room.*128 positions"):
         make_model(prefix_length=128)

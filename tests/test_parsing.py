@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from road import REPO, draw_photos, draw_set, picture, run, start, write_captions
 
+from clipcap.bad_images import too_many
 from clipcap.config import ParseConfig
 from clipcap.encoders import OpenAIEncoder, load_encoder
 from clipcap.encoding import encode_halving
@@ -86,8 +88,8 @@ def one_by_one(clip_file, paths):
     return torch.cat([encoder.encode_images(encoder.preprocess(open_image(path))[None]) for path in paths])
 
 
-def errors(tmp_path):
-    with (tmp_path / "errors.csv").open(newline="") as file:
+def errors(place):
+    with place.open(newline="") as file:
         return {os.path.basename(row["path"]): row["reason"] for row in csv.DictReader(file)}
 
 
@@ -132,6 +134,34 @@ def test_numbers_of_sixteen_bits_are_stored_as_such(parsing, tmp_path):
     assert parsing(dtype="bfloat16", out=str(tmp_path / "b.pkl"))[0].embeddings.dtype == torch.float32
 
 
+@pytest.mark.parametrize("out", ["f.pkl", "f"])
+def test_images_can_be_found_from_any_folder(out, parsing, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    features, _ = parsing(data_path="set", out=out)
+    assert features.image_paths[1] == str(photos / "photo1.png")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(photos / "photo1.png", "1.png")
+        tar.add(photos / "captions.csv", "1.txt")
+    features, _ = parsing(data_path="shard.tar", out=out)
+    assert features.image_paths[0] == str(tmp_path / "shard.tar" / "1.png")
+    (photos / "photo1.png").unlink()
+    parsing(data_path="set", out=out)
+    assert (tmp_path / "f_errors.csv").read_text().splitlines()[1:] == [f"{photos / 'photo1.png'},file not found"]
+
+
+@pytest.mark.parametrize(
+    ("out", "names"),
+    [
+        ("a/food_train.pkl", ["food_train.pkl", "food_val.pkl"]),
+        ("a/food.pkl", ["food_train.pkl", "food_val.pkl"]),
+        ("a/food.v2", ["food.v2_train", "food.v2_val"]),
+    ],
+)
+def test_several_splits_get_their_names(out, names, parsing, tmp_path):
+    parsing(train_size=0.7, out=str(tmp_path / out))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
+
+
 def test_splits_are_by_image(parsing, tmp_path):
     parsing(train_size=0.7, out=str(tmp_path / "food_train.pkl"))
     train, val = (read_features(tmp_path / f"food_{split}.pkl") for split in ("train", "val"))
@@ -152,11 +182,11 @@ def test_bad_images_are_left_out_and_listed(parsing, photos, tmp_path, clip_file
     assert features.image_ids == [f"photo{i}.png" for i in good]
     alone = one_by_one(clip_file, [photos / f"photo{i}.png" for i in good])
     torch.testing.assert_close(features.rows(range(len(good))), alone, rtol=1e-5, atol=1e-5)
-    found = errors(tmp_path)
+    found = errors(tmp_path / "f_errors.csv")
     assert found["photo2.png"] == "file not found"
     assert "cannot be read" in found["photo5.png"]
     assert "not an image" in found["photo6.png"]
-    assert said[-1] == f"3 of 11 images skipped: 1 missing, 2 unreadable (listed in {tmp_path / 'errors.csv'})"
+    assert said[-1] == f"3 of 11 images skipped: 1 missing, 2 unreadable (listed in {tmp_path / 'f_errors.csv'})"
 
 
 def test_a_batch_without_any_readable_image_is_no_row(parsing, photos):
@@ -169,7 +199,7 @@ def test_features_that_are_not_finite_are_left_out(parsing, watch, tmp_path):
     watch(spoilt=[1])
     features, _ = parsing(max_bad=0.5)
     assert features.num_images == IMAGES - 3
-    assert all("no finite numbers" in reason for reason in errors(tmp_path).values())
+    assert all("no finite numbers" in reason for reason in errors(tmp_path / "f_errors.csv").values())
 
 
 def test_too_many_bad_images_end_the_run_after_the_good_ones_are_saved(parsing, photos, tmp_path):
@@ -190,13 +220,60 @@ def test_one_bad_image_is_always_allowed_unless_none_is_asked_for(parsing, photo
         parsing(max_bad=0.0)
 
 
+@pytest.mark.parametrize(
+    ("bad", "images", "max_bad", "too_many_of_them"),
+    [(0, 1, 0.0, False), (1, 1000, 0.0, True), (1, 2, 0.05, False), (2, 39, 0.05, True), (2, 40, 0.05, False)],
+)
+def test_a_share_may_be_bad_and_one_image_always_unless_none_may(bad, images, max_bad, too_many_of_them):
+    assert bool(too_many(bad, images, max_bad)) is too_many_of_them
+
+
 def test_the_list_of_errors_does_not_outlive_them(parsing, photos, tmp_path):
     kept = (photos / "photo1.png").read_bytes()
     (photos / "photo1.png").unlink()
     parsing()
+    assert (tmp_path / "f_errors.csv").exists()
     (photos / "photo1.png").write_bytes(kept)
     parsing()
-    assert not (tmp_path / "errors.csv").exists()
+    assert not (tmp_path / "f_errors.csv").exists()
+
+
+def test_each_feature_file_has_a_list_of_errors_of_its_own(parsing, photos, tmp_path):
+    """A clean run into the same folder used to delete another set's list, a bad one to overwrite it."""
+    for number, out in ((1, "one.pkl"), (2, "two"), (3, "three_train.pkl")):
+        kept = (photos / f"photo{number}.png").read_bytes()
+        (photos / f"photo{number}.png").unlink()
+        parsing(out=str(tmp_path / out), train_size=0.5 if "train" in out else None)
+        (photos / f"photo{number}.png").write_bytes(kept)
+    parsing(out=str(tmp_path / "clean.pkl"))
+    lists = {path.name: list(errors(path)) for path in tmp_path.glob("*errors.csv")}
+    assert lists == {"one_errors.csv": ["photo1.png"], "two_errors.csv": ["photo2.png"],
+                     "three_errors.csv": ["photo3.png"]}  # fmt: skip
+
+
+def test_a_set_of_which_no_image_can_be_read_is_an_error(parsing, photos, tmp_path):
+    """One bad image is always allowed: a set of one used to end well and write nothing."""
+    write_captions(photos, [("gone.png", "a caption")])
+    with pytest.raises(ClipcapError, match=r"1 of 1 images skipped: 1 missing.*none is left, nothing is written"):
+        parsing()
+    assert not (tmp_path / "f.pkl").exists()
+
+
+def test_images_without_a_caption_are_counted_in_the_last_line(parsing, photos, lm_folder, tokenizer, tmp_path):
+    rows = [
+        ("photo0.png", "a red apple"),
+        ("photo1.png", "  "),
+        ("photo2.png", ""),
+        ("photo3.png", "a red apple " * 9),
+    ]
+    write_captions(photos, rows)
+    assert parsing()[1][-1] == "2 of 4 images skipped: 0 missing, 0 unreadable, 2 without a caption"
+    limit = len(tokenizer("a red apple")["input_ids"])
+    _, said = parsing(token_limit=limit, lm=str(lm_folder))
+    assert said[-1] == "3 of 4 images skipped: 0 missing, 0 unreadable, 3 without a caption"
+    (photos / "photo3.png").unlink()
+    listed = f"1 missing, 0 unreadable (listed in {tmp_path / 'f_errors.csv'}), 2 without a caption"
+    assert parsing()[1][-1] == f"3 of 4 images skipped: {listed}"
 
 
 def test_odd_pictures_work(tmp_path, clip_file):

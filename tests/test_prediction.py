@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 from contextlib import contextmanager
 
@@ -15,13 +16,11 @@ from PIL import Image
 from road import draw_photos, picture, run, save_captioner
 
 from clipcap.captioner import Captioner
-from clipcap.checkpoint import load_checkpoint
-from clipcap.config import DecodeConfig, PredictConfig
+from clipcap.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.config import DecodeConfig
 from clipcap.demo.tiny import make_clip
 from clipcap.encoders import load_encoder
-from clipcap.errors import ClipcapError
 from clipcap.features import FeatureMeta, write_features
-from clipcap.prediction import predict
 from clipcap.reference import export_reference
 
 SHORT = ("--max_new_tokens", 8, "--device", "cpu")
@@ -118,6 +117,57 @@ def test_a_prompt_starts_every_caption(caption, photos):
     assert caption("--beam", "--img", photos[0], "--prompt", "a red apple")[1][0].startswith("a red apple")
 
 
+def test_names_and_captions_cannot_forge_lines_or_steer_the_terminal(caption, tmp_path):
+    names = ["a.png\nb.png\tforged", "\x1b[2J.png", "gnp.\u202eexe.png"]
+    photo = draw_photos(tmp_path, 1)[0].read_bytes()
+    for name in names:
+        (tmp_path / f"{name}.png").write_bytes(photo)
+    words = ("--beam", "--recipe", "reference", "--prompt", "one\ntwo\t\x1b[31m", "--img")
+    _, out, _ = caption(*words, *(tmp_path / f"{name}.png" for name in names))
+    assert [line.count("\t") for line in out] == [1, 1, 1]
+    assert [line.split("\t")[0] for line in out] == [
+        f"{tmp_path}/{name}.png" for name in (r"a.png\nb.png\tforged", r"\x1b[2J.png", r"gnp.\u202eexe.png")
+    ]
+    assert all(r"one\ntwo\t\x1b[31m" in line and "\x1b" not in line for line in out)
+    (tmp_path / "bad\nclipcap: done.png").write_bytes(b"")
+    assert len(caption("--img", tmp_path / "bad\nclipcap: done.png")[2]) == 2  # what was loaded, what was skipped
+
+
+def test_samples_do_not_depend_on_bad_photos_before_them_nor_on_the_batch(caption, photos):
+    words = ("--img", *photos, "--seed", 7)
+    untouched = caption(*words)[1]
+    photos[1].write_bytes(b"no picture")
+    for batch_size in (1, 5):
+        assert caption(*words, "--batch_size", batch_size)[1] == [untouched[0], *untouched[2:]]
+
+
+# --- a model that says the same of every photo --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blind(checkpoint, tmp_path_factory):
+    """A captioner whose mapper does not look at the embedding."""
+    loaded = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        loaded.model.mapper.model[0].weight.zero_()
+    return save_checkpoint(loaded.model, loaded.tokenizer, tmp_path_factory.mktemp("blind") / "blind")
+
+
+def test_the_same_caption_of_different_photos_is_warned_of(capsys, blind, tmp_path):
+    photos = draw_photos(tmp_path, 8)
+    status, out, err = run(capsys, "predict", "--load_pt", blind, "--beam", "--img", *photos, *SHORT)
+    assert (status, len(out)) == (0, 8)
+    assert err[-1].startswith("warning: only 1 different caption for 8 different images: ")
+
+
+def test_few_photos_copies_of_one_and_a_model_that_looks_are_not_warned_of(capsys, blind, checkpoint, tmp_path):
+    photos = draw_photos(tmp_path, 8)
+    copies = [shutil.copy(photos[0], tmp_path / f"copy{i}.png") for i in range(8)]
+    for folder, paths in ((blind, photos[:3]), (blind, copies), (checkpoint, photos)):
+        _, _, err = run(capsys, "predict", "--load_pt", folder, "--beam", "--img", *paths, *SHORT)
+        assert len(err) == 1
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 
@@ -144,11 +194,36 @@ def test_csv_has_a_line_per_image(caption, photos, expected, tmp_path):
 
 def test_captions_with_commas_and_quotes_survive_a_csv(tmp_path):
     from clipcap.decoding import Caption
-    from clipcap.prediction import _csv_lines
+    from clipcap.prediction import csv_lines
 
     text = 'a "red", round\napple'
-    lines = _csv_lines("a,b.jpg", [Caption(text, [1], -1.0, -1.0, 0.25)], first=True)
+    lines = csv_lines("a,b.jpg", [Caption(text, [1], -1.0, -1.0, 0.25)], first=True)
     assert list(csv.reader(io.StringIO(lines, newline="")))[1] == ["a,b.jpg", text, "-1.0000", "0.2500"]
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "＝1", "\r1")
+
+
+def test_a_spreadsheet_does_not_run_what_a_csv_holds(caption, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo = draw_photos(tmp_path / "photos", 1)[0]
+    names = [f"{start}.png" for start in FORMULAS]
+    for name in names:
+        shutil.copy(photo, name)
+    words = ("--beam", "--recipe", "reference", "--prompt", '=HYPERLINK("http://a.b","c")', "--img")
+    plain = shutil.copy(photo, "plain's.png")
+    assert caption(*words, *[f"./{name}" for name in names], plain, "--out", "c.csv")[0] == 0
+    assert caption(*words, *[f"./{name}" for name in names], plain, "--out", "c.jsonl")[0] == 0
+    with open("c.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    exact = lines_of(tmp_path / "c.jsonl")
+    assert [line["image"] for line in exact] == [*names, plain]
+    assert [row["image"] for row in rows] == [*(f"'{name}" for name in names), plain]
+    assert [row["caption"] for row in rows] == ["'" + line["caption"] for line in exact]
+    assert all(line["caption"].startswith("=HYPERLINK(") for line in exact)
+    assert [float(row["logprob"]) for row in rows] == pytest.approx(
+        [c["captions"][0]["logprob"] for c in exact], abs=1e-4
+    )
 
 
 def test_an_older_file_is_replaced_only_when_there_is_a_caption(caption, photos, tmp_path):
@@ -206,6 +281,14 @@ def test_sidecars_lie_beside_the_photos_and_are_kept(caption, photos, expected):
     caption("--beam", "--img", *photos, "--sidecar", "--overwrite")
     assert photos[1].with_suffix(".txt").read_text(encoding="utf-8") == captions[1] + "\n"
     assert len(list(photos[0].parent.iterdir())) == 10
+
+
+def test_a_sidecar_that_cannot_be_written_is_one_line_and_leaves_no_draft(caption, photos):
+    photos[0].with_suffix(".txt").mkdir()
+    status, _, err = caption("--img", *photos, "--sidecar", "--overwrite")
+    assert status == 1
+    assert err[-1].startswith(f"clipcap: error: {photos[0].with_suffix('.txt')}: cannot be written (")
+    assert sorted(photos[0].parent.iterdir()) == sorted([*photos, photos[0].with_suffix(".txt")])
 
 
 def test_two_photos_cannot_share_a_sidecar(caption, photos):
@@ -273,6 +356,25 @@ def test_features_of_another_width_are_refused(caption, photos, tmp_path):
     assert "embeddings are 32 wide" in caption("--features", path)[2][-1]
 
 
+def test_features_that_are_not_finite_are_named_and_left_out(caption, photos, clip_file, tmp_path):
+    encoder = load_encoder(str(clip_file), "cpu")
+    rows = encoder.encode_images(torch.stack([encoder.preprocess(picture(i)) for i in range(3)]))
+    holed = rows.index_fill(0, torch.tensor(1), torch.nan)
+    for path, embeddings in (("whole.pkl", rows), ("holed.pkl", holed)):
+        write_features(
+            tmp_path / path,
+            embeddings=embeddings,
+            image_ids=["a", "b\nforged", "c"],
+            image_paths=[None] * 3,
+            captions=[("x",)] * 3,
+            meta=FeatureMeta(),
+        )
+    whole = caption("--seed", 7, "--features", tmp_path / "whole.pkl")[1]
+    status, out, err = caption("--seed", 7, "--features", tmp_path / "holed.pkl")
+    assert (status, out) == (1, [whole[0], whole[2]])
+    assert r"clipcap: skipped b\nforged: its features are not finite" in err
+
+
 def test_reranking_orders_by_the_fit_of_text_and_image(caption, photos, clip_file, tmp_path):
     caption("--beam", "--num_captions", 4, "--rerank", "clip", "--img", photos[0], "--out", tmp_path / "c.jsonl")
     (line,) = lines_of(tmp_path / "c.jsonl")
@@ -303,7 +405,7 @@ def test_features_can_be_reranked(caption, photos, clip_file, tmp_path):
 def test_a_reference_checkpoint_predicts_with_its_language_model(capsys, checkpoint, photos, lm_folder, clip_file,
                                                                  tmp_path):  # fmt: skip
     status, out, _ = run(capsys, "export", checkpoint, "--out", tmp_path / "old.pt")
-    assert (status, out) == (0, [f"wrote {tmp_path / 'old.pt'}"])
+    assert (status, out[0]) == (0, f"wrote {tmp_path / 'old.pt'}")
     words = ("--beam", "--img", photos[0], "--lm", lm_folder, "--clip_model_type", clip_file, *SHORT)
     status, out, _ = run(capsys, "predict", "--load_pt", tmp_path / "old.pt", *words)
     own = run(capsys, "predict", "--load_pt", checkpoint, "--beam", "--img", photos[0], "--stop_token", ".", *SHORT)
@@ -311,6 +413,61 @@ def test_a_reference_checkpoint_predicts_with_its_language_model(capsys, checkpo
     reference = load_checkpoint(tmp_path / "old.pt", str(lm_folder))
     export_reference(reference.model, tmp_path / "again.pt")
     assert run(capsys, "predict", "--load_pt", tmp_path / "again.pt", *words)[1] == out
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "reasons"),
+    [
+        ({"normalize_prefix": True}, ["--normalize_prefix", "--stop_token"], ["'.'", "not normalise", "gpt2"]),
+        (
+            {"mapping_type": "transformer", "num_heads": 4},
+            ["--num_heads", "--stop_token"],
+            ["'.'", "8 attention heads"],
+        ),
+        ({"stop_token": ".", "normalize_prefix": True}, ["--normalize_prefix"], ["not normalise"]),
+        ({"recipe": "reference"}, [], []),
+    ],
+    ids=["normalised", "heads", "stop token", "reference"],
+)
+@pytest.mark.parametrize("gone", [False, True], ids=["language model there", "language model gone"])
+def test_the_command_that_export_prints_writes_the_same_captions(
+    options, flags, reasons, gone, capsys, lm_folder, clip_file, photos, tmp_path
+):
+    lm = shutil.copytree(lm_folder, tmp_path / "lm")
+    folder = save_captioner(tmp_path / "checkpoint", lm, clip_file, **options)
+    if gone:
+        shutil.rmtree(lm)
+    status, out, _ = run(capsys, "export", folder, "--out", tmp_path / "a folder" / "out.pt")
+    assert (status, len(out)) == (0, 3)
+    words = shlex.split(out[1].split(": ", 1)[1])
+    assert words[:4] == ["clipcap", "predict", "--img", "PHOTO"]
+    assert [w for w in words if w.startswith("--")][2:] == ["--lm", "--clip_model_type", *flags]
+    assert out[2].startswith("the original's own tools write other captions with it: ")
+    assert all(reason in out[2] for reason in reasons)
+    for how in (["--beam"], ["--greedy"], ["--seed", 3]):
+        asked = [word if word != "PHOTO" else photos[0].parent for word in words[1:]]
+        exported = run(capsys, *asked, *how, *SHORT)
+        native = run(capsys, "predict", "--load_pt", folder, "--img", photos[0].parent, *how, *SHORT)
+        assert exported[:2] == native[:2]
+        assert len(set(native[1])) == 5
+
+
+def test_each_flag_that_export_prints_is_needed(capsys, lm_folder, clip_file, photos, tmp_path):
+    folder = save_captioner(tmp_path / "checkpoint", lm_folder, clip_file, normalize_prefix=True)
+    words = shlex.split(run(capsys, "export", folder, "--out", tmp_path / "out.pt")[1][1].split(": ", 1)[1])[1:]
+    words[words.index("PHOTO")] = photos[0].parent
+    _, out, _ = run(capsys, *words, "--beam", *SHORT)
+    words.remove("--normalize_prefix")
+    assert run(capsys, *words, "--beam", *SHORT)[1] != out
+
+
+def test_export_of_a_pt_asks_for_no_tokenizer(capsys, make_model, tmp_path):
+    export_reference(make_model(), tmp_path / "old.pt")  # gpt2 is not on this machine
+    status, out, err = run(capsys, "export", tmp_path / "old.pt", "--out", tmp_path / "new.pt")
+    assert (status, err) == (0, [])
+    again = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert all(torch.equal(t, again[name]) for name, t in torch.load(tmp_path / "old.pt", weights_only=True).items())
+    assert out[1].endswith(f"clipcap predict --img PHOTO --load_pt {tmp_path / 'new.pt'}")
 
 
 def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path):
@@ -329,6 +486,11 @@ def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path)
         (("--img", "{photo}", "--out", "c.txt"), "--out c.txt: end the name in .jsonl or .csv"),
         (("--img", "{photo}", "--beam", "--num_captions", "6"), "--num_captions 6 is more than --beam_size 5"),
         (("--img", "{photo}", "--greedy", "--num_captions", "2"), "greedy decoding writes one caption"),
+        (("--img", "{photo}", "--greedy", "--rerank", "clip"), "--rerank need --beam or sampling"),
+        (("--img", "{photo}", "--greedy", "--beam"), "--beam and --greedy are two ways to decode: choose one"),
+        (("--img", "{photo}", "--normalize_prefix"), "normalize_prefix False, not True"),
+        (("--img", "{photo}", "--lm", "distilgpt2"), "--lm distilgpt2 would change nothing: leave it out"),
+        (("--img", "{photo}", "--num_heads", "0"), "--num_heads must be at least 1"),
         (("--img", "{photo}", "--max_new_tokens", "500"), "--max_new_tokens 500 does not fit"),
         (("--img", "{photo}", "--stop_token", "two words"), "--stop_token 'two words' is"),
         (("--img", "{photo}", "--temp", "-1"), "--temp must be at least 0"),
@@ -343,11 +505,6 @@ def test_mistakes_are_one_line(words, said, caption, photos):
     assert err[-1].startswith("clipcap: error: ")
     assert said in err[-1]
     assert not any(line.startswith("clipcap:") for line in err[:-1])
-
-
-def test_no_checkpoint_is_said_before_anything_is_loaded():
-    with pytest.raises(ClipcapError, match="--load_pt is missing"):
-        predict(PredictConfig(), [__file__])
 
 
 def test_explain_prints_the_nearest_words_of_each_position(capsys, checkpoint, photos):

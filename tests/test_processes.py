@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -42,12 +43,27 @@ def test_two_processes_with_half_the_batch_train_as_one(data, lm_folder, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "2 processes on cpu" in done.stdout
     assert done.stdout.count("epoch 0:") == 1
+    assert "Warning" not in done.stderr
     for line, other in zip(metrics(one), metrics(tmp_path / "two"), strict=True):
         assert line == pytest.approx(other, abs=1e-5)
     ours, theirs = weights(tmp_path / "two" / "clipcap-last"), weights(one / "clipcap-last")
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     with pytest.raises(ClipcapError, match="has processes 2, this command 1"):
         run(data, lm_folder, tmp_path / "two", bs=4, **chosen, resume=True)
+
+
+def test_two_processes_share_out_captions_that_share_prefixes(lm_folder, tmp_path):
+    captions = [(c, c + " again", "it is " + c)[: 1 + i % 3] for i, c in enumerate(NINE)]
+    data = feature_file(tmp_path / "several.pkl", captions)
+    chosen = {"val": "0.3", "epochs": 2, "dropout": False}
+    one = run(data, lm_folder, tmp_path / "one", bs=6, **chosen)
+    done = torchrun(*flags(options(data, lm_folder, tmp_path / "two", bs=3, **chosen)))
+    assert done.returncode == 0, done.stderr
+    assert "captions of an image share its prefix" in done.stdout
+    for line, other in zip(metrics(one), metrics(tmp_path / "two"), strict=True):
+        assert line == pytest.approx(other, abs=1e-5)
+    ours, theirs = weights(tmp_path / "two" / "clipcap-last"), weights(one / "clipcap-last")
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_an_image_of_the_second_process_is_named_by_all(lm_folder, tmp_path):
@@ -57,3 +73,10 @@ def test_an_image_of_the_second_process_is_named_by_all(lm_folder, tmp_path):
     errors = [line for line in done.stderr.splitlines() if "clipcap: error" in line]
     assert errors and all("photo4 (its features are not finite)" in line for line in errors)
     assert "ClipcapError" not in done.stderr  # no traceback of ours; torchrun's own follows
+
+
+def test_the_images_of_all_processes_are_named_where_a_run_diverges(lm_folder, data, tmp_path):
+    done = torchrun(*flags(options(data, lm_folder, tmp_path / "out", bs=1, lr=1e30)))
+    errors = [line for line in done.stderr.splitlines() if "clipcap: error" in line]
+    said = re.compile(r"step 1: a batch with images photo\d, photo\d; the run has diverged")
+    assert errors and all(said.search(line) for line in errors)

@@ -45,7 +45,7 @@ NOT_RUN = {
     "sed": "edits a file of a large download",
     "img2dataset": "downloads images, and is no dependency",
     "accelerate": "starts a process per GPU",
-    "clipcap": "fetches images from the network",
+    "clipcap": "fetches images from the network, or serves a page until it is stopped",
 }
 ORIGINAL_TRAIN_FLAGS = """
 --data --out_dir --prefix --epochs --save_every --prefix_length --prefix_length_clip --bs --only_prefix --mapping_type
@@ -115,6 +115,8 @@ def _flickr8k(folder, photos):
     shutil.copytree(photos, folder / "Images")
     lines = [f'{n}.jpg,"{_text(n)}"' for n in range(12)]
     (folder / "captions.txt").write_text("\n".join(["image,caption", *lines]) + "\n")
+    for kind, numbers in (("train", range(6)), ("dev", range(6, 9)), ("test", range(9, 12))):  # the official lists
+        (folder / f"Flickr_8k.{kind}Images.txt").write_text("".join(f"{n}.jpg\n" for n in numbers))
 
 
 def _conceptual(folder, photos):
@@ -162,7 +164,7 @@ class Reader:
         """Flags that a command gets: the encoder and the language model, where it would load the published ones."""
         if "parse" in words or words[0].startswith("parse/"):
             return {"--clip_model_type": self.clip, "--lm": self.lm}
-        if "train" in words or words[0] == "train.py":
+        if {"train", "train-clip-gpt"} & set(words) or words[0] == "train.py":
             return {"--lm": self.lm, "--epochs": "1"}
         if any(word.endswith(".pt") and words[i - 1] == "--load_pt" for i, word in enumerate(words)):
             return {"--clip_model_type": self.clip, "--lm": self.lm}

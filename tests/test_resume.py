@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,13 +68,27 @@ def test_resumed_run_equals_an_unbroken_one(data, lm_folder, tmp_path, tune, epo
     assert [line["epoch"] for line in metrics(broken)] == [0, 1, 2]
 
 
+def test_so_does_one_whose_captions_share_prefixes(lm_folder, tmp_path):
+    captions = [(c, c + " again", "it is " + c)[: 1 + i % 3] for i, c in enumerate(CAPTIONS)]
+    data = feature_file(tmp_path / "several.pkl", captions)
+    unbroken = run(data, lm_folder, tmp_path / "unbroken", **settings())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 1, 2)
+        run(data, lm_folder, tmp_path / "broken", **settings(), save_steps=1)
+    broken = run(data, lm_folder, tmp_path / "broken", **settings(), resume=True)
+    assert same(weights(unbroken / "clipcap-last"), weights(broken / "clipcap-last"))
+    assert metrics(broken) == metrics(unbroken)
+
+
 def test_a_run_that_saved_nothing_starts_from_the_beginning(data, lm_folder, tmp_path, monkeypatch, capsys):
     unbroken = run(data, lm_folder, tmp_path / "unbroken", **settings())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 0, 1)
         run(data, lm_folder, tmp_path / "broken", **settings())
     broken = run(data, lm_folder, tmp_path / "broken", **settings(), resume=True)
-    assert "is not there yet, starting from the beginning" in capsys.readouterr().out
+    nothing = f"no run in {tmp_path / 'broken'} to go on with (no clipcap-last)"
+    said = f"warning: --resume: {nothing}; starting from the beginning"
+    assert said in capsys.readouterr().out.splitlines()
     assert same(weights(unbroken / "clipcap-last"), weights(broken / "clipcap-last"))
 
 
@@ -117,7 +132,7 @@ class TestAnotherRunIsRefused:
     @pytest.mark.parametrize(
         "changes, said",
         [
-            ({"epochs": 4}, "has epochs 3, this command 4"),
+            ({"epochs": 2}, "has epochs 3, this command 2: give the same data and options"),
             ({"bs": 4}, "has bs 2, this command 4"),
             ({"lr": 0.5}, "has lr 0.001, this command 0.5"),
             ({"seed": 1}, "has seed 42, this command 1"),
@@ -129,6 +144,14 @@ class TestAnotherRunIsRefused:
     def test_by_its_options(self, data, lm_folder, out, changes, said):
         with pytest.raises(ClipcapError, match=f"--resume: the run in .* {said}"):
             run(data, lm_folder, out, **settings(val=None, **changes), resume=True)
+
+    def test_by_more_epochs_and_the_way_to_go_on_is_said(self, data, lm_folder, out, tmp_path):
+        said = r"this command 4: to train on, begin another from its weights: --weights_dir (.*) --out_dir NEW"
+        with pytest.raises(ClipcapError, match=said) as error:
+            run(data, lm_folder, out, **settings(val=None, epochs=4), resume=True)
+        start = re.search(said, str(error.value))[1]
+        more = run(data, lm_folder, tmp_path, **settings(val=None, epochs=1, lr=0.0), weights_dir=start)
+        assert same(weights(more / "clipcap-last"), weights(out / "clipcap-last"))
 
     def test_by_the_number_of_captions(self, lm_folder, out, tmp_path):
         more = feature_file(tmp_path / "more.pkl", [*CAPTIONS, "a ninth caption"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,11 +70,54 @@ def test_an_image_is_found_once_by_its_best_row(random_rows, block, tmp_path, mo
     assert all(len({ids[row] for row in found}) == 10 for found in rows.tolist())
 
 
-def test_rows_that_are_not_finite_or_zero_come_last(tmp_path):
-    rows = np.eye(8, dtype=np.float32)[:4]
-    rows[1], rows[2] = np.nan, 0
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 0])
+def test_rows_without_a_direction_are_never_found(wrong, tmp_path):
+    rows = -np.eye(8, dtype=np.float32)[:4]  # a score of 0 would come first
+    rows[2] = wrong
     found, scores = search(features_of(tmp_path / "f.pkl", rows), torch.eye(8)[:1] + 0.1, 9)
-    assert found.tolist() == [[0, 3, 2, 1]] and scores[0, 3] == -torch.inf
+    assert found.tolist() == [[1, 3, 0]] and scores.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 0])
+def test_queries_without_a_direction_are_refused(wrong, random_rows, tmp_path):
+    queries = QUERIES.clone()
+    queries[2] = wrong
+    with pytest.raises(ClipcapError, match="query 2 has no direction"):
+        search(features_of(tmp_path / "f.pkl", random_rows), queries, 3)
+
+
+def brute_force(rows, queries, k):
+    """Rows and cosines in float64, rounded to float32; equal ones in row order."""
+    rows, queries = np.asarray(rows, np.float64), queries.double().numpy()
+    products = np.stack([(rows * query).sum(axis=1) / np.linalg.norm(query) for query in queries])
+    scores = (products / np.linalg.norm(rows, axis=1)).astype(np.float32)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("name", ["index.pkl", "index"])
+@pytest.mark.parametrize("block", [13, 4096])
+def test_search_ranks_as_float64_does(dtype, name, block, tmp_path, monkeypatch):
+    """float32 cannot tell these rows apart: their cosines differ by less than what it rounds."""
+    monkeypatch.setattr(retrieval, "BLOCK", block)
+    monkeypatch.setattr(retrieval, "PAIRS", 11)
+    generator = np.random.default_rng(2)
+    query, other = generator.standard_normal((2, 300))
+    rows = (query + other + 1e-4 * generator.standard_normal((200, 300))) * generator.uniform(0.1, 9, (200, 1))
+    rows[100:] = rows[generator.integers(0, 100, 100)]  # and some not even float64
+    rows = rows.astype(dtype)
+    count = {"image_ids": [str(i) for i in range(200)], "image_paths": [None] * 200, "captions": [()] * 200}
+    write_features(tmp_path / name, embeddings=rows, meta=META, **count)
+    queries = torch.from_numpy(np.stack([query, -query]))
+    found, scores = search(read_features(tmp_path / name), queries, 20)
+    order, expected = brute_force(rows, queries, 20)
+    assert found.tolist() == order.tolist() and np.array_equal(scores.numpy(), expected)
+    assert len(np.unique(expected[0])) > 3  # not all are one score
+    in_float32 = (F.normalize(torch.from_numpy(rows).float(), dim=1) @ F.normalize(queries, dim=1)[0].float()).topk(
+        20
+    )
+    assert in_float32.indices.tolist() != order[0].tolist()
 
 
 def test_queries_of_another_width_are_refused(random_rows, tmp_path):
@@ -159,7 +203,8 @@ def test_search_prints_a_table_and_draws_the_matches(index, tmp_path, capsys):
         ([], "--index is missing"),
         (["--index", "INDEX", "--k", "0"], "--k must be at least 1"),
         (["--index", "INDEX", "--out", "grid.docx"], "--out grid.docx: cannot be written"),
-        (["--index", "INDEX", "--clip_model_type", "OTHER"], "was parsed with"),
+        (["--index", "INDEX", "--clip_model_type", "OTHER"], "this search expects"),
+        (["--index", "INDEX", "--img", "photo.jpg"], "search for one of: words, --img"),
     ],
 )
 def test_a_search_that_cannot_be_done_says_why(flags, message, index, tmp_path, capsys):
@@ -170,6 +215,12 @@ def test_a_search_that_cannot_be_done_says_why(flags, message, index, tmp_path, 
         make_clip(named["OTHER"], seed=5)
     status, _, err = run(capsys, "search", "dogs", *[named.get(flag, flag) for flag in flags])
     assert status == 1 and len(err) == 1 and message in err[0]
+
+
+def test_an_encoder_that_has_moved_is_known_by_its_weights(index, clip_file, tmp_path, capsys):
+    moved = shutil.copy(clip_file, tmp_path / "moved.pt")
+    status, out, _ = run(capsys, "search", "dogs", "--index", index, "--clip_model_type", moved)
+    assert status == 0 and len(out) == 7
 
 
 def test_features_of_no_known_encoder_need_its_name(tmp_path, capsys):

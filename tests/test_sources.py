@@ -119,7 +119,7 @@ def test_a_bad_food_table_is_refused(food, content, message):
 
 
 def test_a_missing_folder_or_caption_file_is_named(food):
-    refuses("nowhere: no such folder", "food", food / "nowhere")
+    refuses("nowhere: no such file or folder", "food", food / "nowhere")
     refuses("nowhere: no such folder", "food", food, images=food / "nowhere")
     refuses("none.csv: no such file", "food", food, captions=food / "none.csv")
     refuses("--data_path is missing", "food", "")
@@ -182,7 +182,7 @@ def test_one_official_file_has_no_split_and_a_pair_has(tmp_path):
     assert source.notes == ["1 caption left out: the image is not listed in captions_train2017.json"]
     write(tmp_path / "annotations" / "captions_val2017.json", official(3))
     assert splits(read("coco", tmp_path)) == {"1": "train", "2": "train", "3": "val"}
-    refuses(r"own split \(train 2, val 1 images\); drop", "coco", tmp_path, train_size=0.5)
+    refuses(r"leave it out: this set has its own splits \(train 2, val 1 images\)", "coco", tmp_path, train_size=0.5)
 
 
 def test_karpathys_splits_are_honoured_and_restval_is_train(tmp_path):
@@ -259,9 +259,9 @@ def test_flickr8k_lists_decide_the_split_and_what_is_in_none_is_left_out(flickr)
     assert splits(source) == {"a.jpg": "train", "b.jpg": "val"}
     assert source.notes == [
         "1 image left out: in none of the split lists",
-        "1 image of the split lists without a caption",
+        "1 image left out: in a split list, but not captioned",
     ]
-    refuses("own split", "flickr8k", flickr, train_size=0.5)
+    refuses("--train_size: leave it out: this set has its own splits", "flickr8k", flickr, train_size=0.5)
 
 
 def test_bad_flickr8k_files_are_refused(flickr):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,14 +15,17 @@ from conftest import CAPTIONS, REPO
 from small import DIM, META, feature_file, flags, metrics, options, run, same, weights
 
 from clipcap.checkpoint import load_checkpoint, read_config
-from clipcap.config import DecodeConfig, LoopOptions, TrainConfig
+from clipcap.config import DecodeConfig, LoopOptions
 from clipcap.decoding import decode
+from clipcap.encoders import load_encoder
 from clipcap.errors import ClipcapError
-from clipcap.features import FeatureMeta, read_features
+from clipcap.features import FeatureMeta, read_features, write_features
 from clipcap.launch import several_processes_asked_for
-from clipcap.lm import load_lm
+from clipcap.lm import load_lm, load_tokenizer
 from clipcap.optimiser import warmup_steps
-from clipcap.training import one_caption_each, open_features
+from clipcap.run_folder import check_run_folder
+from clipcap.train_config import TrainConfig
+from clipcap.training import notes, one_caption_each, open_features
 
 # Learning CAPTIONS by heart makes these ever less likely.
 OTHER_CAPTIONS = [" ".join(reversed(caption.split())) for caption in CAPTIONS]
@@ -75,23 +80,26 @@ def test_a_set_smaller_than_one_batch_trains(data, lm_folder, tmp_path):
 def test_nan_features_stop_the_run_name_the_image_and_keep_the_last_good_checkpoint(lm_folder, tmp_path):
     good = feature_file(tmp_path / "good.pkl")
     bad = feature_file(tmp_path / "bad.pkl", nan_rows=[5])
-    out = run(good, lm_folder, tmp_path / "out")
-    kept = weights(out / "clipcap-last")
-    said = r"loss is not finite.*photo5 \(its features are not finite\); the last good checkpoint is .*clipcap-last"
-    with pytest.raises(ClipcapError, match=said):
-        run(bad, lm_folder, out)
-    assert same(weights(out / "clipcap-last"), kept)
-    with pytest.raises(ClipcapError, match=r"of image photo5 .*no checkpoint had been written"):
+    said = r"loss is not finite in epoch 0, step (\d): of image photo5 \(its features are not finite\)"
+    with pytest.raises(ClipcapError, match=said + r"; the last good checkpoint is .*clipcap-last$") as error:
+        run(bad, lm_folder, tmp_path / "out", bs=1, save_steps=1)
+    last = tmp_path / "out" / "clipcap-last"
+    state = torch.load(last / "training_state.pt", weights_only=True)
+    assert state["progress"]["step"] == int(re.search(said, str(error.value))[1]) > 0
+    assert all(tensor.isfinite().all() for tensor in weights(last).values())
+    with pytest.raises(ClipcapError, match=said + r"; no checkpoint had been written$"):
         run(bad, lm_folder, tmp_path / "fresh")
     with pytest.raises(ClipcapError, match=r"bad.pkl: the features of image photo5 are not finite"):
         run(good, lm_folder, tmp_path / "fresh", val=str(bad))
 
 
-def test_a_diverged_run_saves_nothing_more(data, lm_folder, tmp_path):
-    with pytest.raises(ClipcapError, match=r"not finite in epoch \d+, step \d+: .*lower learning rate") as error:
-        run(data, lm_folder, tmp_path, lr=1e30, epochs=4)
-    assert "photo" not in str(error.value)
-    for path in tmp_path.glob("clipcap-*"):
+def test_a_diverged_run_names_its_batch_and_saves_nothing_more(data, lm_folder, tmp_path):
+    said = r"the loss is not finite in epoch 0, step 1: a batch with images (photo\d, ){3}photo\d; the run has"
+    with pytest.raises(ClipcapError, match=said + " diverged, try a lower learning rate or --grad_clip 1"):
+        run(data, lm_folder, tmp_path / "small", lr=1e30, bs=4, save_steps=1)
+    with pytest.raises(ClipcapError, match=r"step 0: a batch with images (photo\d, ){4}photo\d and 3 more; "):
+        run(data, lm_folder, tmp_path / "whole", lr=1e30, epochs=4, bs=8)
+    for path in tmp_path.glob("*/clipcap-*"):
         assert all(tensor.isfinite().all() for tensor in weights(path).values())
 
 
@@ -183,6 +191,63 @@ def test_truncation_is_reported(data, lm_folder, tmp_path, capsys):
     assert "cut to 7 tokens" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Eight images, two or three captions each."""
+    captions = [(c, c + " again", "it is " + c)[: 2 + i % 2] for i, c in enumerate(CAPTIONS)]
+    return feature_file(tmp_path_factory.mktemp("several") / "f.pkl", captions)
+
+
+class TestSharedPrefix:
+    @pytest.mark.parametrize("tune", ["full", "none"])
+    def test_trains_as_without_it_where_a_step_holds_everything(self, several, lm_folder, tmp_path, capsys, tune):
+        few = {"bs": 20, "tune": tune, "dropout": False, "val": "0.25", "epochs": 4}
+        shared = run(several, lm_folder, tmp_path / "shared", **few)
+        assert "1 step of 20 captions an epoch; captions of an image share its prefix" in capsys.readouterr().out
+        apart = run(several, lm_folder, tmp_path / "apart", **few, share_prefix=False)
+        assert "share" not in capsys.readouterr().out
+        for line, other in zip(metrics(shared), metrics(apart), strict=True):
+            assert line == pytest.approx(other, abs=1e-5)
+        torch.testing.assert_close(
+            weights(shared / "clipcap-last"), weights(apart / "clipcap-last"), rtol=1e-3, atol=1e-4
+        )
+        with pytest.raises(ClipcapError, match="has share_prefix True, this command False"):
+            run(several, lm_folder, shared, **few, share_prefix=False, resume=True)
+
+    def test_is_off_in_the_reference_recipe_and_of_no_use_to_single_captions(
+        self, several, data, lm_folder, tmp_path, capsys
+    ):
+        run(several, lm_folder, tmp_path / "reference", recipe="reference", epochs=1)
+        run(data, lm_folder, tmp_path / "single", epochs=1)
+        assert "share" not in capsys.readouterr().out
+
+    def test_of_a_language_model_that_cannot_is_said_to_be_off(self, several, lm_folder, tmp_path, capsys):
+        from transformers import BloomConfig, BloomForCausalLM
+
+        bloom = tmp_path / "bloom"
+        shutil.copytree(lm_folder, bloom)
+        vocabulary = len(load_tokenizer(str(lm_folder)))
+        config = BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=1, n_head=4)
+        BloomForCausalLM(config).save_pretrained(bloom)
+        run(several, bloom, tmp_path / "out", epochs=1)
+        said = "bloom models cannot compute a prefix once for several captions: it is done for each"
+        assert said in capsys.readouterr().out
+
+    def test_an_image_without_finite_features_is_named_once(self, lm_folder, tmp_path):
+        bad = feature_file(tmp_path / "f.pkl", [(c, c + " again") for c in CAPTIONS], nan_rows=[5])
+        with pytest.raises(ClipcapError, match=r"step 0: of image photo5 \(its features are not finite\); "):
+            run(bad, lm_folder, tmp_path / "out", bs=16)
+
+
+def test_gradient_checkpointing_changes_no_number(data, lm_folder, tmp_path):
+    for tune in ("full", "none"):
+        few = {"tune": tune, "val": "0.25"}
+        plain = run(data, lm_folder, tmp_path / f"{tune}-plain", **few)
+        frugal = run(data, lm_folder, tmp_path / f"{tune}-frugal", **few, gradient_checkpointing=True)
+        assert metrics(plain) == metrics(frugal)
+        assert same(weights(plain / "clipcap-last"), weights(frugal / "clipcap-last"))
+
+
 class TestValidationSet:
     def test_a_share_is_held_out_by_image(self, tmp_path, lm_folder, capsys):
         data = feature_file(tmp_path / "f.pkl", [(c, c + " again") for c in CAPTIONS])
@@ -219,12 +284,108 @@ class TestValidationSet:
                 open_features(TrainConfig(data=str(data), val=val))
 
 
+class TestImagesThatAreBothLearntAndHeldOut:
+    def notes(self, data, val):
+        config = TrainConfig(data=str(data), val=str(val))
+        return notes(config, *open_features(config))
+
+    def test_are_counted(self, data, tmp_path):
+        [said] = self.notes(data, data)
+        assert said.startswith(f"warning: 8 of 8 images of {data} are in {data} too: validation will look better")
+        some = feature_file(tmp_path / "some.pkl", [("a", "b"), "c"])  # the first two, each encoded once
+        features = read_features(some)
+        noise = 1e-3 * torch.randn(2, DIM, generator=torch.Generator().manual_seed(0))
+        again = {
+            "embeddings": torch.cat([features.rows([0, 1]) + noise, torch.ones(1, DIM)]).half(),
+            "captions": ["a", "b", "c"],
+            "meta": META,
+        }
+        of_paths, of_ids = tmp_path / "paths.pkl", tmp_path / "ids"
+        paths = [f"photo{i}.jpg" for i in range(3)]
+        write_features(of_paths, image_ids=["x", "y", "z"], image_paths=paths, **again)
+        write_features(of_ids, image_ids=["photo0", "photo1", "z"], image_paths=[None] * 3, **again)
+        for val in (of_paths, of_ids):
+            assert f"warning: 2 of 3 images of {val} are in" in self.notes(data, val)[0]
+
+    def test_are_no_images_of_other_sets_whose_names_coincide(self, data, tmp_path):
+        assert self.notes(data, feature_file(tmp_path / "val.pkl", seed=1)) == []
+
+    def test_are_meant_in_the_overfit_self_test(self, data):
+        config = TrainConfig(data=str(data), overfit=4)
+        assert notes(config, *open_features(config)) == []
+
+
 def test_is_rn_is_checked_against_the_data(data, tmp_path):
     vit = feature_file(tmp_path / "vit.pkl", meta=FeatureMeta(encoder="ViT-B/32"), dim=512)
     resnet = feature_file(tmp_path / "rn.pkl", meta=FeatureMeta(encoder="RN50x4"), dim=640)
     open_features(TrainConfig(data=str(resnet), is_rn=True))
     with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is no ResNet"):
         open_features(TrainConfig(data=str(vit), is_rn=True))
+    old = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
+    with pytest.raises(ClipcapError, match=r"taken for features of ViT-B/32 .*name the encoder by --clip_model_type"):
+        open_features(TrainConfig(data=str(old), is_rn=True))
+    open_features(TrainConfig(data=str(old), is_rn=True, clip_model_type="RN101"))
+
+
+@pytest.mark.parametrize("encoder", ["/gone/ViT.pt", "hf:somebody/encoder"])
+def test_is_rn_that_cannot_be_checked_is_said_so(tmp_path, encoder):
+    data = feature_file(tmp_path / "f.pkl", meta=FeatureMeta(encoder=encoder))
+    config = TrainConfig(data=str(data), is_rn=True)
+    [said] = notes(config, *open_features(config))
+    assert said.startswith(f"warning: --is_rn cannot be checked: the encoder of {data} is {encoder}, which does not")
+
+
+@pytest.fixture(scope="module")
+def finished(data, lm_folder, tmp_path_factory):
+    """The folder of a run of two epochs."""
+    return run(data, lm_folder, tmp_path_factory.mktemp("finished") / "out")
+
+
+class TestAFolderHoldsOneRun:
+    def files(self, folder):
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def test_a_second_run_is_refused_before_anything_is_read_or_written(self, lm_folder, finished):
+        before = self.files(finished)
+        there = r"\(clipcap-000, clipcap-001, clipcap-best, clipcap-last, metrics.jsonl\)"
+        with pytest.raises(ClipcapError, match=rf"{finished} holds a run already {there}: --resume to go on with it"):
+            run("nowhere.pkl", lm_folder, finished)
+        assert self.files(finished) == before
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_so_is_a_run_of_another_prefix_which_would_take_its_log(self, lm_folder, finished, resume):
+        before = self.files(finished)
+        with pytest.raises(ClipcapError, match=r"holds a run of another --prefix \(clipcap-000, .*another --out_dir"):
+            run("nowhere.pkl", lm_folder, finished, prefix="food", resume=resume)
+        assert self.files(finished) == before
+
+    @pytest.mark.parametrize("name", ["clipcap-best", "clipcap-011", ".clipcap-last.new", ".clipcap-best.old"])
+    def test_any_checkpoint_counts_also_in_the_middle_of_being_replaced(self, finished, tmp_path, name):
+        shutil.copytree(finished / "clipcap-best", tmp_path / name)
+        with pytest.raises(ClipcapError, match=r"holds a run already \(clipcap-\w+\)"):
+            check_run_folder(LoopOptions(out_dir=str(tmp_path)))
+
+    def test_and_so_does_the_log_alone(self, finished, tmp_path):
+        shutil.copy(finished / "metrics.jsonl", tmp_path)
+        with pytest.raises(ClipcapError, match=r"holds a run already \(metrics.jsonl\)"):
+            check_run_folder(LoopOptions(out_dir=str(tmp_path)))
+
+    @pytest.mark.parametrize("kept", [("clipcap-best",), ("clipcap-best", "metrics.jsonl"), ("metrics.jsonl",)])
+    def test_a_run_whose_last_is_gone_is_not_begun_anew_in_its_place(self, finished, tmp_path, kept):
+        shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+        for path in tmp_path.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with pytest.raises(ClipcapError, match=r"--resume: .* holds a run .*, but not the clipcap-last to go"):
+            check_run_folder(LoopOptions(out_dir=str(tmp_path), resume=True))
+
+    def test_other_files_and_half_a_first_checkpoint_are_no_run(self, finished, tmp_path):
+        (tmp_path / "clipcap-best-notes").mkdir()
+        (tmp_path / "food-best").mkdir()
+        (tmp_path / "coco-009.pt").touch()
+        (tmp_path / "metrics.jsonl").touch()
+        shutil.copytree(finished / "clipcap-last", tmp_path / ".clipcap-last.draft")
+        check_run_folder(LoopOptions(out_dir=str(tmp_path)))
 
 
 class TestWarmStart:
@@ -242,7 +403,7 @@ class TestWarmStart:
 
     def test_weights_are_the_checkpoints(self, data, lm_folder, tmp_path):
         first = run(data, lm_folder, tmp_path / "first", mapping_type="transformer", num_layers=2, prefix_length=5)
-        again = run(data, lm_folder, tmp_path / "again", weights_dir=str(first), lr=0.0, prefix_length=10)
+        again = run(data, lm_folder, tmp_path / "again", weights_dir=str(first), lr=0.0, prefix_length=None)
         assert same(weights(first / "clipcap-best"), weights(again / "clipcap-last"))
         assert read_config(again / "clipcap-last")[0].mapping_type == "transformer"
 
@@ -271,6 +432,9 @@ class TestWarmStart:
         assert read_config(out / "clipcap-last")[0].lora_rank == 2
         with pytest.raises(ClipcapError, match="holds a LoRA adapter: go on with --tune lora, or merge it first"):
             run(data, lm_folder, tmp_path / "third", weights_dir=str(first))
+        for rank in (4, 8):
+            with pytest.raises(ClipcapError, match=rf"--lora_rank {rank}: the checkpoint .*first has 2: leave"):
+                run(data, lm_folder, tmp_path / "third", tune="lora", weights_dir=str(first), lora_rank=rank)
 
     def test_lora_over_a_tuned_language_model_stores_both(self, data, lm_folder, tmp_path):
         pytest.importorskip("peft", reason="the lora extra is not installed")
@@ -292,10 +456,21 @@ class TestWarmStart:
 
     def test_other_sizes_are_refused_with_both(self, data, lm_folder, tmp_path):
         first = run(data, lm_folder, tmp_path / "first", epochs=1)
-        with pytest.raises(ClipcapError, match=r"--prefix_length 7: the checkpoint .*first has 4"):
-            run(data, lm_folder, tmp_path / "second", weights_dir=str(first), prefix_length=7)
+        for length in (7, 10):  # 10 where none is given and there is no checkpoint
+            with pytest.raises(ClipcapError, match=rf"--prefix_length {length}: the checkpoint .*first has 4"):
+                run(data, lm_folder, tmp_path / "second", weights_dir=str(first), prefix_length=length)
         with pytest.raises(ClipcapError, match=r"--mapping_type transformer: the checkpoint .* has mlp"):
             run(data, lm_folder, tmp_path / "second", weights_dir=str(first), mapping_type="transformer")
+
+
+def test_a_pt_that_torch_cannot_read_is_one_line_without_its_warning(data, lm_folder, tmp_path, recwarn):
+    path = tmp_path / "of_protocol_4.pt"
+    torch.save({"visual.proj": torch.ones(2, 2)}, path, pickle_protocol=4)
+    with pytest.raises(ClipcapError, match="not a checkpoint that can be loaded safely"):
+        run(data, lm_folder, tmp_path / "out", weights_dir=str(path))
+    with pytest.raises(ClipcapError, match="not a CLIP checkpoint that can be loaded safely"):
+        load_encoder(str(path), "cpu")
+    assert not [warning for warning in recwarn if "pickle" in str(warning.message)]
 
 
 def test_tensorboard_gets_losses_and_rates(data, lm_folder, tmp_path):

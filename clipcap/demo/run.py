@@ -1,4 +1,4 @@
-"""`clipcap demo`: the main road from end to end on drawn pictures: parse, train, predict. No network, no GPU."""
+"""`clipcap demo`: the main road on drawn pictures: parse, train, predict, look. No network, no GPU."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
-import pandas as pd
-
-from clipcap.demo.plates import write_set
-from clipcap.demo.tiny import make_clip, make_gpt2
+from clipcap.bundled import DEMO
+from clipcap.caption_files import read_predictions
+from clipcap.demo.facts import table
+from clipcap.demo.plates import scenes, write_set
 from clipcap.errors import ClipcapError
+from clipcap.evaluation import PREDICTIONS, REFERENCES, REPORT
+from clipcap.grid import picture_grid
 
-TRAIN_PICTURES, VAL_PICTURES, EPOCHS, SHOWN = 1200, 60, 12, 6
+TRAIN_PICTURES, VAL_PICTURES, EPOCHS, IN_GRID = 4000, 240, 4, 12
+TRAIN_SEED, VAL_SEED = 0, 1
+GRID = "gallery.png"
 
 
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
-    """Draw plates, make a small CLIP and GPT-2, then run the three commands a user runs.
+    """Draw plates, then run the commands a user runs, with the bundled CLIP and language model.
 
     Args:
         out: folder for everything; an earlier demo there is replaced.
         command: runs a `clipcap` command of these words; 0 is success.
     Raises:
-        ClipcapError: `out` holds something else than a demo.
+        ClipcapError: `out` holds something else than a demo, or a step failed.
     """
     began = time.monotonic()
 
@@ -35,27 +40,30 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
             raise ClipcapError(f"the demo's {words[0]} step failed")
 
     _clear(out)
-    train_set = write_set(out / "plates_train", TRAIN_PICTURES, seed=0, split="train", workers=2)
-    val_set = write_set(out / "plates_val", VAL_PICTURES, seed=1, split="val", workers=2)
-    print(f"drew {TRAIN_PICTURES} plates to learn from and {VAL_PICTURES} of other combinations to be asked about")
-    clip = make_clip(out / "clip.pt", embed_dim=512, resolution=64, width=128)
-    lm = make_gpt2(out / "gpt2", _captions(train_set), width=128)
+    train_set = write_set(out / "plates_train", TRAIN_PICTURES, TRAIN_SEED, split="train", workers=2)
+    val_set = write_set(out / "plates_val", VAL_PICTURES, VAL_SEED, split="val", workers=2)
+    print(f"drew {TRAIN_PICTURES} plates to learn from, and {VAL_PICTURES} of combinations that none of them shows")
     for name, folder in (("train", train_set), ("val", val_set)):
-        run("parse", "food", "--data_path", folder, "--clip_model_type", clip, "--out", out / f"plates_{name}.pkl")
+        run("parse", "food", "--data_path", folder, "--clip_model_type", DEMO, "--out", out / f"plates_{name}.pkl")
     run(
-        "train", "--data", out / "plates_train.pkl", "--lm", lm, "--out_dir", out / "checkpoints",
-        "--epochs", EPOCHS, "--save_every", EPOCHS, "--bs", 64, "--lr", 4e-3, "--no_dropout",
+        "train", "--only_prefix", "--data", out / "plates_train.pkl", "--lm", DEMO, "--out_dir", out / "checkpoints",
+        "--epochs", EPOCHS, "--save_every", EPOCHS, "--bs", 32, "--lr", "4e-3",
     )  # fmt: skip
     run(
         "predict", "--beam", "--load_pt", out / "checkpoints", "--img", val_set / "dataset",
         "--out", out / "captions.jsonl",
     )  # fmt: skip
-    _show(out / "captions.jsonl", val_set)
+    evaluation = out / "evaluation"
+    run(
+        "evaluate", "--load_pt", out / "checkpoints", "--data", out / "plates_val.pkl",
+        "--train_data", out / "plates_train.pkl", "--out", evaluation,
+    )  # fmt: skip
+    grid = _show(evaluation, val_set, out / GRID)
     print(
-        f"done in {time.monotonic() - began:.0f} s: pictures and captions are in {out}; caption one more with\n"
-        f"  clipcap predict --beam --load_pt {out / 'checkpoints'} --img {val_set / 'dataset' / '0.jpg'}\n"
-        f"The CLIP made here has random weights: it sees colours and layout, but no food. For captions that fit,\n"
-        f"parse and train on your own photos with a real one, as the README says"
+        f"\ndone in {time.monotonic() - began:.0f} s. Look at {evaluation / REPORT} (pictures with their captions)\n"
+        f"and {grid}. Next, on photos of your own, with a CLIP and a GPT-2 that know the world:\n"
+        f"  clipcap parse custom --data_path PHOTOS_AND_CAPTIONS --clip_model_type ViT-B/32 --out data/mine.pkl\n"
+        f"  clipcap train --only_prefix --data data/mine.pkl --lm gpt2"
     )
 
 
@@ -65,14 +73,18 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
 
 
-def _captions(folder: Path) -> list[str]:
-    return pd.read_csv(folder / "Captions.csv")["Captions"].tolist()
-
-
-def _show(predictions: Path, folder: Path) -> None:
-    human = pd.read_csv(folder / "Captions.csv").groupby("Index")["Captions"].first()
-    lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
-    print(f"\n{len(lines)} held-out pictures captioned; the first:")
-    for line in lines[:SHOWN]:
-        number = int(Path(line["image"]).stem)
-        print(f"  {Path(line['image']).name:8} {line['caption']}\n{'human:':>10} {human[number]}")
+def _show(evaluation: Path, folder: Path, path: Path) -> Path:
+    """Print what the captions tell right, and set the first pictures side by side with theirs."""
+    captions = read_predictions(evaluation / PREDICTIONS)
+    references = json.loads((evaluation / REFERENCES).read_text(encoding="utf-8"))
+    drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
+    written = [captions[str(number)] for number in range(VAL_PICTURES)]
+    print(f"\nshare of {VAL_PICTURES} unseen combinations told right (captions read back by the grammar):")
+    for kind, shares in table(written, drawn).items():
+        told = ", ".join(f"{aspect} {share:.0%}" for aspect, share in shares.items() if aspect != "pictures")
+        print(f"  {kind + ':':14} {told} (of {shares['pictures']})")
+    labels = [f"{written[i]}  (human: {references[str(i)][0]})" for i in range(IN_GRID)]
+    pictures = [folder / "dataset" / f"{i}.jpg" for i in range(IN_GRID)]
+    title = "Captions of held-out plates, by a mapper trained just now"
+    picture_grid(pictures, labels, title, columns=4).save(path)
+    return path

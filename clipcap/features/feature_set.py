@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +51,15 @@ class FeatureMeta:
         return meta
 
 
+class Content(NamedTuple):
+    """Rows to be written: images with their captions."""
+
+    embeddings: np.ndarray  # [N, D] float16 or float32, also a memory map
+    image_ids: Sequence[str]
+    image_paths: Sequence[str | None]
+    captions: Sequence[Sequence[str]]  # of each row
+
+
 class Rows(Protocol):
     """What embeddings can do: a tensor in memory, shards on disk, or some rows of either."""
 
@@ -61,8 +71,8 @@ class Rows(Protocol):
     def dtype(self) -> torch.dtype:
         """Of the stored numbers."""
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """The rows of an int64 index [B], copied: [B, D] in any floating-point type."""
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """The rows of an int64 index [B], copied, or of a slice of step 1: [B, D] in any floating-point type."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class SelectedRows:
         """Of the stored numbers."""
         return self.base.dtype
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
         return self.base[self.selected[index]]
 
 
@@ -126,20 +136,28 @@ class Features:
 
     def captions_of(self, row: int) -> list[str]:
         """The captions of one row, in the file's order."""
-        order, sorted_rows = self._captions_by_row
+        order, sorted_rows = self._caption_order
         first, last = np.searchsorted(sorted_rows, (row, row + 1))
         return [self.captions[int(i)] for i in order[first:last]]
 
+    def captions_by_row(self, start: int = 0, stop: int | None = None) -> list[list[str]]:
+        """The captions of every row from `start` on and before `stop`, lists in the file's order; all in memory."""
+        stop = self.num_images if stop is None else stop
+        order, rows = self._caption_order
+        first, last = np.searchsorted(rows, (start, stop))
+        texts = list(_take(self.captions, order[first:last]))
+        ends = np.cumsum(np.bincount(rows[first:last] - start, minlength=stop - start)).tolist()
+        return [texts[a:b] for a, b in pairwise([0, *ends])]
+
     @cached_property
-    def _captions_by_row(self) -> tuple[np.ndarray, np.ndarray]:
+    def _caption_order(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(self.caption_rows, kind="stable")
         return order, self.caption_rows[order]
 
     @cached_property
     def row_images(self) -> np.ndarray:
         """A number for each row's image, int64 [N]: the same for all rows of one image."""
-        numbers: dict[str, int] = {}
-        return np.fromiter((numbers.setdefault(i, len(numbers)) for i in self.image_ids), np.int64, self.num_images)
+        return in_order(hashed(self.image_ids))
 
     @property
     def image_index(self) -> np.ndarray:
@@ -176,6 +194,19 @@ class Features:
 
 def _take(values: Sequence, index: np.ndarray) -> Sequence:
     return values.take(index) if hasattr(values, "take") else [values[i] for i in index.tolist()]
+
+
+def hashed(ids: Sequence[str]) -> np.ndarray:
+    """A number for each text, int64 [N], in this process the same for the same text: 8 bytes in its place."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
+def in_order(values: np.ndarray) -> np.ndarray:
+    """Values as 0, 1, 2, … in the order of their first appearance, int64 [N]."""
+    _, first, which = np.unique(values, return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), np.int64)
+    numbers[np.argsort(first)] = np.arange(len(first))
+    return numbers[which]
 
 
 def looks_normalized(embeddings: Rows) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from clipcap.atomic import replaced_folder, writing
 from clipcap.errors import ClipcapError
-from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
+from clipcap.features.feature_set import Content, FeatureMeta, Features, Rows, looks_normalized
 
 SHARD_ROWS = 100_000
 META = "clipcap.json"
@@ -58,7 +59,9 @@ class ShardedRows:
         """Of the stored numbers."""
         return getattr(torch, self.shards[0].dtype.name)
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        if isinstance(index, slice):
+            return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
         found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
         shard_of = np.searchsorted(self.starts, rows, side="right") - 1
@@ -66,6 +69,14 @@ class ShardedRows:
             here = shard_of == shard
             found[here] = self.shards[shard][rows[here] - self.starts[shard]]
         return torch.from_numpy(found)
+
+    def _between(self, start: int, stop: int) -> Tensor:
+        """Rows one after another, in the stored type; those of one shard are the mapped file: not to be written."""
+        bounds = zip(self.shards, self.starts.tolist(), self.starts[1:].tolist())
+        parts = [shard[max(start - a, 0) : stop - a] for shard, a, b in bounds if a < stop and start < b]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch knows no memory that is only read, and says so
+            return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate([self.shards[0][:0], *parts]))
 
     def __reduce__(self) -> tuple:  # a worker process maps the files anew; numpy would send it all the rows
         return ShardedRows, (self.paths,)
@@ -105,51 +116,78 @@ class ArrowStrings(Sequence):
         return ArrowStrings(self.texts.take(pa.array(index)))
 
 
-def read_folder(path: Path) -> Features:
+def read_folder(path: Path, tower: str = "image") -> Features:
     """Open a feature folder of ours or of clip-retrieval; embeddings are read when they are asked for."""
-    shards = _numbered(path / "img_emb", "img_emb", "npy")
+    embeddings, files = _open(path, tower)
+    metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
+    return _features(path, embeddings, metadata, 0, read_meta(path, embeddings))
+
+
+def read_texts(path: Path, embeddings: Rows, files: Sequence[Path], meta: FeatureMeta) -> Features:
+    """Features of the metadata in `files`, for embeddings that lie elsewhere."""
+    tables = map(read_metadata, files) if files else [pa.table({"row": pa.nulls(embeddings.shape[0])})]
+    return _features(path, embeddings, pa.concat_tables(tables, promote_options="permissive"), 0, meta)
+
+
+def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
+    """As `read_folder`, shard by shard: memory holds the metadata of one shard at a time."""
+    embeddings, files = _open(path, tower)
+    meta = read_meta(path, embeddings)
+    for shard, start, metadata in zip(embeddings.paths, embeddings.starts, _metadata(embeddings, files)):
+        yield _features(path, ShardedRows([shard]), metadata, int(start), meta)
+
+
+def _open(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
+    """(embeddings, metadata files of their shards: as many, or none)."""
+    stem = {"image": "img_emb", "text": "text_emb"}[tower]
+    shards, files = numbered(path, stem, "npy"), numbered(path, "metadata", "parquet")
     if not shards:
-        raise ClipcapError(f"{path}: no img_emb/img_emb_*.npy in it: give a feature file, or parse the images first")
+        raise ClipcapError(f"{path}: no {stem}/{stem}_*.npy in it: give a feature file, or parse the images first")
     embeddings = ShardedRows(list(shards.values()))
     if not embeddings.shape[0]:
         raise ClipcapError(f"{path}: holds no images: parse them again")
-    metadata = _metadata(path, shards, embeddings)
+    if files and (odd := sorted(shards.keys() ^ files.keys())):
+        raise ClipcapError(
+            f"{path}: shard {odd[0]} has embeddings or metadata, but not both: copy it whole or make it again"
+        )
+    return embeddings, list(files.values())
+
+
+def _features(path: Path, embeddings: Rows, metadata: pa.Table, start: int, meta: FeatureMeta) -> Features:
+    """Rows and their metadata; `start` is the number of the first row in the folder."""
     captions, caption_rows = _captions(metadata)
     pa.default_memory_pool().release_unused()  # reading Parquet takes several times what is kept
-    ids = _first_column(metadata, _IDS, gaps=False) or [f"row {row}" for row in range(len(metadata))]
     paths = _first_column(metadata, _PATHS, gaps=True) or [None] * len(metadata)
-    return Features(embeddings, captions, caption_rows, ids, paths, _meta(path, embeddings), path)
+    return Features(embeddings, captions, caption_rows, row_ids(metadata, start), paths, meta, path)
 
 
-def _numbered(folder: Path, stem: str, suffix: str) -> dict[int, Path]:
-    """Files `stem_NUMBER.suffix` by number: 10 comes after 9, however they are padded."""
+def row_ids(metadata: pa.Table, start: int = 0) -> Sequence[str]:
+    """What names the image of each row; their numbers, from `start` on, where nothing does."""
+    return _first_column(metadata, _IDS, gaps=False) or [f"row {start + row}" for row in range(len(metadata))]
+
+
+def numbered(path: Path, stem: str, suffix: str) -> dict[int, Path]:
+    """Files `stem/stem_NUMBER.suffix` by number: 10 comes after 9, however they are padded."""
     found = {}
-    for file in folder.glob(f"{stem}_*.{suffix}"):
+    for file in (path / stem).glob(f"{stem}_*.{suffix}"):
         if number := re.fullmatch(rf"{stem}_(\d+)\.{suffix}", file.name):
             found[int(number[1])] = file
     return dict(sorted(found.items()))
 
 
-def _metadata(path: Path, shards: dict[int, Path], embeddings: ShardedRows) -> pa.Table:
-    """The metadata of all rows; no columns where the folder has no metadata."""
-    files = _numbered(path / "metadata", "metadata", "parquet")
-    if not files:
-        return pa.table({"row": pa.nulls(embeddings.shape[0])})
-    if odd := sorted(shards.keys() ^ files.keys()):
-        raise ClipcapError(
-            f"{path}: shard {odd[0]} has embeddings or metadata, but not both: copy it whole or make it again"
-        )
-    tables = []
-    for file, shard in zip(files.values(), embeddings.shards, strict=True):
-        tables.append(_table(file))
-        if len(tables[-1]) != len(shard):
+def _metadata(embeddings: ShardedRows, files: Sequence[Path]) -> Iterator[pa.Table]:
+    """The metadata of each shard; a table without texts where the folder has none."""
+    for number, shard in enumerate(embeddings.shards):
+        table = read_metadata(files[number]) if files else pa.table({"row": pa.nulls(len(shard))})
+        if len(table) != len(shard):
             raise ClipcapError(
-                f"{file}: has {len(tables[-1]):,} lines for {len(shard):,} embeddings: copy or make the shard again"
+                f"{files[number]}: has {len(table):,} lines for {len(shard):,} embeddings: "
+                "copy or make the shard again"
             )
-    return pa.concat_tables(tables, promote_options="permissive")
+        yield table
 
 
-def _table(file: Path) -> pa.Table:
+def read_metadata(file: Path) -> pa.Table:
     """The columns that matter, texts as large_string (a set of them can outgrow the 2 GB of string)."""
     try:
         there = pq.read_schema(file).names
@@ -163,15 +201,19 @@ def _table(file: Path) -> pa.Table:
         raise ClipcapError(f"{file}: cannot be read ({reason}): copy or make it again") from error
 
 
-def _captions(metadata: pa.Table) -> tuple[Sequence[str], np.ndarray]:
-    """The captions that are not empty, and the row of each."""
+def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
+    """All captions, also those that are empty or null, and the row of each, int64."""
     if "captions" in metadata.column_names:
         lists = metadata["captions"].combine_chunks()
-        texts, rows = pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
-    elif "caption" in metadata.column_names:
-        texts, rows = metadata["caption"].combine_chunks(), np.arange(len(metadata), dtype=np.int64)
-    else:
-        return [], np.empty(0, dtype=np.int64)
+        return pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
+    if "caption" in metadata.column_names:
+        return metadata["caption"].combine_chunks(), np.arange(len(metadata), dtype=np.int64)
+    return pa.array([], pa.large_string()), np.empty(0, dtype=np.int64)
+
+
+def _captions(metadata: pa.Table) -> tuple[Sequence[str], np.ndarray]:
+    """The captions that are not empty, and the row of each."""
+    texts, rows = caption_texts(metadata)
     there = pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0)
     return ArrowStrings(texts.filter(there)), rows[there.to_numpy(zero_copy_only=False)]
 
@@ -184,7 +226,8 @@ def _first_column(metadata: pa.Table, names: Sequence[str], gaps: bool) -> Arrow
     return None
 
 
-def _meta(path: Path, embeddings: ShardedRows) -> FeatureMeta:
+def read_meta(path: Path, embeddings: ShardedRows) -> FeatureMeta:
+    """What the folder says of itself."""
     file = path / META
     if not file.exists():
         dtype = str(embeddings.dtype).removeprefix("torch.")
@@ -197,27 +240,24 @@ def _meta(path: Path, embeddings: ShardedRows) -> FeatureMeta:
         raise ClipcapError(f"{file}: is damaged ({error}): copy it again or parse the images again") from error
 
 
-def write_folder(
-    path: Path,
-    embeddings: np.ndarray,
-    image_ids: Sequence[str],
-    image_paths: Sequence[str | None],
-    captions: Sequence[Sequence[str]],
-    meta: FeatureMeta,
-) -> None:
-    """Write a feature folder shard by shard; `embeddings` may be a memory map larger than memory."""
-    if path.is_dir() and any(path.iterdir()) and not (path / "img_emb").is_dir():
-        raise ClipcapError(f"{path}: is a folder of other files, which would be replaced: choose another name")
+def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
+    """Write a feature folder as its parts come: the whole may be larger than memory."""
     with writing(path), replaced_folder(path) as draft:
         (draft / "img_emb").mkdir()
         (draft / "metadata").mkdir()
-        for shard, start in enumerate(range(0, len(embeddings), SHARD_ROWS)):
-            rows = slice(start, start + SHARD_ROWS)
-            _save(draft / "img_emb" / f"img_emb_{shard}.npy", np.ascontiguousarray(embeddings[rows]))
-            table = _metadata_table(image_ids[rows], image_paths[rows], captions[rows])
-            with open(draft / "metadata" / f"metadata_{shard}.parquet", "wb") as file:
+        for number, shard in enumerate(_shards(parts)):
+            _save(draft / "img_emb" / f"img_emb_{number}.npy", np.ascontiguousarray(shard.embeddings))
+            table = _metadata_table(shard.image_ids, shard.image_paths, shard.captions)
+            with open(draft / "metadata" / f"metadata_{number}.parquet", "wb") as file:
                 pq.write_table(table, file)
         (draft / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(parts: Iterable[Content]) -> Iterator[Content]:
+    """The parts, those too large for one shard cut."""
+    for part in parts:
+        for start in range(0, len(part.image_ids), SHARD_ROWS):
+            yield Content(*(column[start : start + SHARD_ROWS] for column in part))
 
 
 def _save(path: Path, rows: np.ndarray) -> None:

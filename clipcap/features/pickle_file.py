@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from clipcap.atomic import replaced_file, writing
 from clipcap.errors import ClipcapError
-from clipcap.features.feature_set import FeatureMeta, Features, looks_normalized
+from clipcap.features.feature_set import Content, FeatureMeta, Features, looks_normalized
 from clipcap.features.records import CALLS, INERT, array_values, row_fields
 from clipcap.features.storage import storage_bytes
 from clipcap.features.unpickle import Record, UnreadablePickle, plain_data
@@ -31,21 +30,20 @@ _FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0
 
 def read_pickle(path: Path) -> Features:
     """Read a feature pickle of ours, of the original or of the food fork."""
-    content = _content(path)
-    embeddings = _embeddings(content["clip_embedding"], path)
+    content = read_content(path)
+    embeddings = embeddings_of(content, path)
     captions, caption_rows, ids = _captions(content["captions"], len(embeddings), path)
     if "meta" in content:
         meta = FeatureMeta.from_file(content["meta"], path)
     else:
         meta = FeatureMeta(normalized=looks_normalized(embeddings), dtype=_name(embeddings.dtype))
-    image_ids = _per_row(content, "image_ids", embeddings, path) or [
-        ids.get(row, f"row {row}") for row in range(len(embeddings))
-    ]
-    image_paths = _per_row(content, "image_paths", embeddings, path) or [None] * len(embeddings)
+    image_ids = row_ids(content, ids, len(embeddings), path)
+    image_paths = _per_row(content, "image_paths", len(embeddings), path) or [None] * len(embeddings)
     return Features(embeddings, captions, caption_rows, image_ids, image_paths, meta, path)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """What the pickle holds, as plain data: a dictionary with `clip_embedding` and `captions` at least."""
     size = path.stat().st_size
     if not size:
         raise ClipcapError(f"{path}: is empty: {AGAIN}")
@@ -63,10 +61,14 @@ def _content(path: Path) -> dict[str, Any]:
             f"{path}: is no ClipCap feature file: expected the keys clip_embedding and captions, "
             f"found {', '.join(keys) or 'none'}: {AGAIN}"
         )
+    if not isinstance(content["captions"], list):
+        raise ClipcapError(f"{path}: its captions are no list: {AGAIN}")
     return content
 
 
-def _embeddings(value: Any, path: Path) -> Tensor:
+def embeddings_of(content: dict[str, Any], path: Path) -> Tensor:
+    """[N, D], in the floating-point type that is stored."""
+    value = content["clip_embedding"]
     if isinstance(value, Record):
         value = _array(value, path)
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -87,27 +89,30 @@ def _array(record: Record, path: Path) -> Tensor | None:
     return torch.from_numpy(values.astype(native)) if values.dtype.kind == "f" else None
 
 
-def _captions(items: Any, num_rows: int, path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Captions, the row of each, and the image id of each row that has one."""
-    if not isinstance(items, list):
-        raise ClipcapError(f"{path}: its captions are no list: {AGAIN}")
+def _captions(items: list, num_rows: int, path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
+    """Captions that are not empty, the row of each, and the image id of each row that has one."""
     captions, rows, ids = [], [], {}
-    for number, item in enumerate(items):
-        fields = _fields(item, f"{path}: captions[{number}]")
-        caption, row, image_id = (fields.get(name) for name in ("caption", "clip_embedding", "image_id"))
-        if type(row) is not int or not 0 <= row < num_rows:
-            shown = row if type(row) in (int, float, str) else type(row)
-            raise ClipcapError(
-                f"{path}: captions[{number}] points at row {shown!r:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}"
-            )
-        if caption is not None and type(caption) is not str:
-            raise ClipcapError(f"{path}: captions[{number}] is no text but {type(caption).__name__}: {AGAIN}")
-        if type(image_id) in (str, int):
-            ids.setdefault(row, str(image_id))
+    for number in range(len(items)):
+        caption, row, image_id = read_caption(items, number, num_rows, path)
+        if image_id is not None:
+            ids.setdefault(row, image_id)
         if caption:
             captions.append(caption)
             rows.append(row)
     return captions, np.array(rows, dtype=np.int64), ids
+
+
+def read_caption(items: list, number: int, num_rows: int, path: Path) -> tuple[str, int, str | None]:
+    """(caption, its row, image id) of an entry of the captions."""
+    where = f"{path}: captions[{number}]"
+    fields = _fields(items[number], where)
+    caption, row, image_id = (fields.get(name) for name in ("caption", "clip_embedding", "image_id"))
+    if type(row) is not int or not 0 <= row < num_rows:
+        shown = row if type(row) in (int, float, str) else type(row)
+        raise ClipcapError(f"{where} points at row {shown!r:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}")
+    if caption is not None and type(caption) is not str:
+        raise ClipcapError(f"{where} is no text but {type(caption).__name__}: {AGAIN}")
+    return caption or "", row, str(image_id) if type(image_id) in (str, int) else None
 
 
 def _fields(item: Any, where: str) -> dict:
@@ -119,13 +124,18 @@ def _fields(item: Any, where: str) -> dict:
         raise ClipcapError(f"{where} is neither a dictionary nor a row of pandas: {AGAIN}") from error
 
 
-def _per_row(content: dict, key: str, embeddings: Tensor, path: Path) -> list | None:
+def row_ids(content: dict[str, Any], ids: dict[int, str], num_rows: int, path: Path) -> list[str]:
+    """What names the image of each row: its own list of them, else the captions (`ids`), else the row's number."""
+    return _per_row(content, "image_ids", num_rows, path) or [ids.get(r, f"row {r}") for r in range(num_rows)]
+
+
+def _per_row(content: dict[str, Any], key: str, num_rows: int, path: Path) -> list | None:
     values = content.get(key)
     if values is None:
         return None
     may_be_none = (str, type(None)) if key == "image_paths" else (str,)
-    if not isinstance(values, list) or len(values) != len(embeddings) or {*map(type, values)} - {*may_be_none}:
-        raise ClipcapError(f"{path}: its {key} are not one text for each of {len(embeddings)} rows: {AGAIN}")
+    if not isinstance(values, list) or len(values) != num_rows or {*map(type, values)} - {*may_be_none}:
+        raise ClipcapError(f"{path}: its {key} are not one text for each of {num_rows} rows: {AGAIN}")
     return values
 
 
@@ -133,28 +143,21 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def write_pickle(
-    path: Path,
-    embeddings: np.ndarray,
-    image_ids: Sequence[str],
-    image_paths: Sequence[str | None],
-    captions: Sequence[Sequence[str]],
-    meta: FeatureMeta,
-) -> None:
+def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
     """Write a feature pickle: each image one row, its captions pointing at it."""
     same = _Shared()
-    ids = [same(image_id) for image_id in image_ids]
+    ids = [same(image_id) for image_id in rows.image_ids]
     items = []
-    for row, texts in enumerate(captions):
+    for row, texts in enumerate(rows.captions):
         for text in texts:
             values = (ids[row], len(items), same(text), row)
             items.append(dict(zip(("image_id", "id", "caption", "clip_embedding"), values, strict=True)))
     content = {
-        "clip_embedding": embeddings,
+        "clip_embedding": rows.embeddings,
         "captions": items,
         "meta": {same(name): same(value) for name, value in asdict(meta).items()},
         "image_ids": ids,
-        "image_paths": [same(image_path) for image_path in image_paths],
+        "image_paths": [same(image_path) for image_path in rows.image_paths],
     }
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

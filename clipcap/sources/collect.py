@@ -23,6 +23,7 @@ class Source:
     name: str
     records: list[Record]
     notes: list[str]
+    without_caption: int = 0  # images left out
 
 
 def clean_caption(text: str) -> str:
@@ -70,6 +71,7 @@ class Collector:
         self._images: dict[str, _Image] = {}
         self._notes: list[str] = []
         self._empty = 0
+        self._without_caption = 0
 
     def note(self, text: str) -> None:
         """Add a remark for the user."""
@@ -79,6 +81,11 @@ class Collector:
         """Add a remark on a number of things, where there are any."""
         if count:
             self.note(f"{count:,} {noun}{'s' * (count != 1)} {remark}")
+
+    def note_without_caption(self, count: int, noun: str, why: str) -> None:
+        """Add a remark on images that are left out for want of a caption; they are counted in the `Source`."""
+        self.note_count(count, noun, f"left out: {why}")
+        self._without_caption += count
 
     def add(self, image_id: str, image: ImageRef, captions: list[str], split: str | None = None) -> None:
         """Add captions of an image; an image may come several times, but always in the same split."""
@@ -97,7 +104,7 @@ class Collector:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
         self.note_count(self._empty, "empty caption", "dropped")
         kept = {key: entry for key, entry in self._images.items() if entry.captions}
-        self.note_count(len(self._images) - len(kept), "image", "left out: no caption")
+        self.note_without_caption(len(self._images) - len(kept), "image", "no caption")
         if not kept:
             where = shown(config.captions or config.data_path)
             raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes]))
@@ -105,7 +112,7 @@ class Collector:
             Record(key, entry.image, tuple(entry.captions), entry.split)
             for key, entry in sorted(kept.items(), key=lambda item: natural_key(item[0]))
         ]
-        return Source(self._name, self._split(records, config), self._notes)
+        return Source(self._name, self._split(records, config), self._notes, self._without_caption)
 
     def _split(self, records: list[Record], config: SourceOptions) -> list[Record]:
         own = Counter(record.split for record in records)
@@ -114,4 +121,6 @@ class Collector:
         if set(own) == {None}:
             return split_by_image(records, config.train_size, config.seed)
         counts = ", ".join(f"{split} {count:,}" for split, count in own.items())
-        raise ClipcapError(f"--train_size: this set comes with its own split ({counts} images); drop the flag")
+        raise ClipcapError(
+            f"--train_size: leave it out: this set has its own splits ({counts} images), and they are used"
+        )

@@ -107,4 +107,4 @@ def _add_texts(collector: Collector, folder: Path) -> None:
         if text in texts:
             captions = caption_lines("".join(read_lines(text)))
             collector.add(photo.relative_to(folder).as_posix(), ImageRef(photo), captions)
-    collector.note_count(lonely, "photo", "left out: no .txt of the same name")
+    collector.note_without_caption(lonely, "photo", "no .txt of the same name")

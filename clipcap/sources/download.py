@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from queue import Empty, SimpleQueue
 
 from tqdm import tqdm
 
+from clipcap.atomic import replaced_file
 from clipcap.errors import ClipcapError
 from clipcap.images import ImageError, check_image
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
@@ -137,9 +137,8 @@ def _run(job: _Job, client: WebClient, folder: Path, log: FailureLog) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    with replaced_file(path) as draft:
+        draft.write_bytes(data)
 
 
 def _copy(folder: Path, number: int, others: list[int]) -> None:

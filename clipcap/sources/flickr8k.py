@@ -35,7 +35,7 @@ def read(config: SourceOptions) -> Source:
             collector.add(name, ImageRef(photos.find(inside(name, captions))), [caption], splits.get(name))
     if splits:
         collector.note_count(len(captioned - set(splits)), "image", "left out: in none of the split lists")
-        collector.note_count(len(set(splits) - captioned), "image", "of the split lists without a caption")
+        collector.note_without_caption(len(set(splits) - captioned), "image", "in a split list, but not captioned")
     return collector.finish(config)
 
 

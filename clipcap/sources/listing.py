@@ -45,8 +45,8 @@ def require_folder(path: str | Path, flag: str) -> Path:
     if not str(path):
         raise ClipcapError(f"{flag} is missing: give the folder (or file) of the image-caption set")
     if not os.path.isdir(path):
-        kind = "is a file, not a folder" if os.path.exists(path) else "no such folder"
-        raise ClipcapError(f"{flag} {shown(path)}: {kind}")
+        nothing = "no such file or folder" if flag == "--data_path" else "no such folder"
+        raise ClipcapError(f"{flag} {shown(path)}: {'is a file, not a folder' if os.path.exists(path) else nothing}")
     return Path(path)
 
 

@@ -78,7 +78,7 @@ def add_tars(collector: Collector, tars: list[Path]) -> None:
             if key in captions:
                 collector.add(f"{shard}/{key}", image, captions[key])
             without_caption += key not in captions
-    collector.note_count(without_caption, "image", "left out: no .txt or .json with a caption")
+    collector.note_without_caption(without_caption, "image", "no .txt or .json with a caption")
 
 
 def _index(path: Path) -> tuple[dict[str, ImageRef], dict[str, list[str]]]:

@@ -1,0 +1,110 @@
+"""What the demo's captioner gets right on unseen combinations, beside three baselines that do not look.
+
+python benchmarks/demo/quality.py --demo demo_out
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipcap.caption_files import references_of
+from clipcap.captioner import Captioner
+from clipcap.config import DecodeConfig
+from clipcap.demo.facts import table
+from clipcap.demo.plates import scenes
+from clipcap.demo.run import EPOCHS, TRAIN_SEED, VAL_PICTURES, VAL_SEED
+from clipcap.features import Features, read_features, write_features
+from clipcap.metrics import Scores, score
+from clipcap.train_config import TrainConfig
+from clipcap.training import train
+
+SHOWN = ("BLEU-4", "CIDEr-D")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
+    demo = parser.parse_args().demo
+    training, held_out = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("train", "val"))
+    references = references_of(held_out)
+    order = [references[str(i)] for i in range(VAL_PICTURES)]
+    drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
+    seen = {scene.facts for scene in islice(scenes("train", TRAIN_SEED), training.num_images)}
+    print(f"combinations of the held-out pictures that training shows: {len({s.facts for s in drawn} & seen)}")
+    runs = {
+        "model": written(demo / "checkpoints", held_out),
+        "most common caption": [most_common(training)] * VAL_PICTURES,
+        "nearest training picture": nearest(training, held_out),
+        "mapper on shuffled features": written(shuffled(training, demo), held_out),
+    }
+    scores = {name: score(captions, order, with_java=False) for name, captions in runs.items()}
+    for name, captions in runs.items():
+        report(name, scores[name], table(captions, drawn))
+    for other in list(runs)[1:]:
+        outcome = scores["model"].compare(scores[other], "CIDEr-D", n=10_000)
+        print(f"model against {other}: CIDEr-D {outcome.difference:+.3f} "
+              f"[{outcome.low:+.3f}, {outcome.high:+.3f}], p {outcome.p_value:.4f}")  # fmt: skip
+    print(json.dumps({"chance": scores["most common caption"].corpus["CIDEr-D"]}))
+
+
+def written(checkpoint: Path, held_out: Features) -> list[str]:
+    captioner = Captioner.from_pretrained(checkpoint)
+    rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
+    found = captioner.caption(list(rows), DecodeConfig(beam=True))
+    by_image = {str(i): several[0].text for i, several in zip(held_out.image_ids, found)}
+    return [by_image[str(i)] for i in range(VAL_PICTURES)]
+
+
+def most_common(training: Features) -> str:
+    return Counter(training.captions).most_common(1)[0][0]
+
+
+def nearest(training: Features, held_out: Features) -> list[str]:
+    """The first caption of the training picture with the nearest CLIP embedding."""
+    ours, theirs = (
+        torch.nn.functional.normalize(f.rows(np.arange(f.num_images)), dim=-1) for f in (held_out, training)
+    )
+    best = (ours @ theirs.T).argmax(dim=1).tolist()  # [N]
+    first = {}
+    for caption, row in zip(training.captions, training.caption_rows.tolist()):
+        first.setdefault(row, caption)
+    by_image = {str(i): first[row] for i, row in zip(held_out.image_ids, best)}
+    return [by_image[str(i)] for i in range(VAL_PICTURES)]
+
+
+def shuffled(training: Features, demo: Path) -> Path:
+    """A mapper trained as the demo's, each picture's embedding given to another picture."""
+    path, out = demo / "shuffled.pkl", demo / "checkpoints_shuffled"
+    if out.exists():
+        return out
+    rows = training.rows(np.random.default_rng(0).permutation(training.num_images))
+    captions = [[] for _ in range(training.num_images)]
+    for caption, row in zip(training.captions, training.caption_rows.tolist()):
+        captions[row].append(caption)
+    write_features(path, embeddings=rows.numpy(), image_ids=list(training.image_ids),
+                   image_paths=[None] * len(captions), captions=captions,
+                   meta=replace(training.meta, source="shuffled"))  # fmt: skip
+    train(TrainConfig(data=str(path), lm="demo", out_dir=str(out), only_prefix=True, epochs=EPOCHS,
+                      save_every=EPOCHS, bs=32, lr=4e-3))  # fmt: skip
+    return out
+
+
+def report(name: str, scores: Scores, facts: dict) -> None:
+    print(f"\n{name}")
+    for metric in SHOWN:
+        low, high = scores.interval(metric)
+        print(f"  {metric:8} {scores.corpus[metric]:.3f} [{low:.3f}, {high:.3f}]")
+    for kind, shares in facts.items():
+        print(f"  {kind:13}" + " ".join(f"{aspect} {share:.3f}" for aspect, share in shares.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The default recipe against the original's, on the same features, steps and seeds.
+
+python benchmarks/demo/recipes.py --demo demo_out
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from quality import VAL_PICTURES
+
+from clipcap.caption_files import references_of
+from clipcap.captioner import Captioner
+from clipcap.config import DecodeConfig
+from clipcap.features import Features, read_features
+from clipcap.metrics import score
+from clipcap.train_config import TrainConfig
+from clipcap.training import train
+
+SEEDS, EPOCHS, BATCH = (1, 2, 3), 2, 32
+RECIPES = {
+    "default": {"share_prefix": False},
+    "reference": {"recipe": "reference"},
+    "reference, warm-up scaled": {"recipe": "reference", "warmup": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
+    demo = parser.parse_args().demo
+    training, held_out = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("train", "val"))
+    steps = EPOCHS * -(-len(training.captions) // BATCH)
+    print(
+        f"{steps} steps of {BATCH} captions, peak learning rate 4e-3, beam search, {VAL_PICTURES} held-out pictures"
+    )
+    print(f"{'recipe':28}{'seed':>5}{'CIDEr-D':>9}{'BLEU-4':>8}{'words':>7}{'ended':>7}")
+    for name, options in RECIPES.items():
+        for seed in SEEDS:
+            out = demo / "recipes" / f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+            if not out.exists():
+                warmup = options.get("warmup")
+                chosen = {flag: value for flag, value in options.items() if flag != "warmup"}
+                data = {"data": str(demo / "plates_train.pkl"), "val": str(demo / "plates_val.pkl"), "lm": "demo"}
+                loop = {"epochs": EPOCHS, "save_every": EPOCHS, "bs": BATCH, "lr": 4e-3, "seed": seed}
+                if warmup is not None:
+                    loop["warmup_steps"] = round(warmup * steps)
+                train(TrainConfig(**data, **loop, **chosen, out_dir=str(out), only_prefix=True))
+            report(name, seed, out, held_out)
+
+
+def report(name: str, seed: int, checkpoint: Path, held_out: Features) -> None:
+    captioner = Captioner.from_pretrained(checkpoint)
+    recipe = captioner.model.config.recipe
+    how = DecodeConfig(beam=True, recipe=recipe, max_new_tokens=67)
+    rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
+    found = [several[0] for several in captioner.caption(list(rows), how)]
+    references = references_of(held_out)
+    wanted = [references[str(i)] for i in held_out.image_ids]
+    scores = score([caption.text.strip() for caption in found], wanted, with_java=False)
+    ended = sum(caption_ended(captioner, caption.text, recipe) for caption in found) / len(found)
+    print(f"{name:28}{seed:5}{scores.corpus['CIDEr-D']:9.3f}{scores.corpus['BLEU-4']:8.3f}"
+          f"{scores.diversity['length']:7.1f}{ended:7.2f}", flush=True)  # fmt: skip
+
+
+def caption_ended(captioner: Captioner, text: str, recipe: str) -> bool:
+    """Whether a caption came to its end before the limit of tokens."""
+    if recipe == "reference":
+        return text.rstrip().endswith(".")
+    return len(captioner.tokenizer(text)["input_ids"]) < 66
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The web page: photos in a browser, captions out; nothing leaves the machine."""

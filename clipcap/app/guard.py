@@ -1,0 +1,178 @@
+"""What stands before the page: it lets through what the page needs, and nothing that would make it reach out.
+
+Gradio answers many more requests than this page makes. Some of them fetch addresses that the request names
+(`/file=http…`, files given as links), others edit or record; none of them is needed here. Files are read from the
+page's own folder alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+UPLOAD = "/gradio_api/upload"
+OPEN = re.compile(
+    r"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
+    r"|/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|theme\.css|reset|cancel|heartbeat/\w+"
+    r"|queue/(join|data)|run/predict|call/(v2/)?\w+(/\w+)?|file=(?P<file>.+))/?"
+)
+LOCAL = ("localhost", "127.0.0.1", "::1")
+MAX_BODY = 1_000_000  # bytes of a request that is no upload
+
+# No font, script, picture or connection but from the page itself; Gradio builds its components with eval.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+class Refusal(Exception):
+    """A request that is not answered: its status, and the reason."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+class Guard:
+    """An ASGI application before another one.
+
+    Args:
+        app: that answers what is let through.
+        folder: where uploads lie.
+        host: the address that is listened on; where it is this machine's own, other names for it are refused (a web
+            page elsewhere could let its name point here, and read what it likes).
+        max_upload: bytes of an upload, all its files together.
+    """
+
+    def __init__(self, app: App, folder: Path, host: str, max_upload: int):
+        self.app = app
+        self.folder = folder
+        self.local = is_loopback(host)
+        self.max_upload = max_upload
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", ()), *HEADERS]
+            await send(message)
+
+        try:
+            self._check(scope)
+            if scope["method"] == "POST":
+                body_of = self._counted if scope["path"].startswith(UPLOAD) else self._checked
+                receive = await body_of(receive)
+            await self.app(scope, receive, send_on)
+        except Refusal as refusal:
+            if not started:
+                await _answer(send_on, refusal)
+
+    def _check(self, scope: Message) -> None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if self.local and _name(headers.get("host", "")) not in LOCAL:
+            raise Refusal(403, f"this page answers to {', '.join(LOCAL)} alone (start it with --host for others)")
+        if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
+            raise Refusal(403, "this request comes from a page elsewhere")
+        wanted = OPEN.fullmatch(scope["path"])
+        if not wanted or ".." in scope["path"].split("/"):
+            raise Refusal(404, "there is nothing here")
+        if wanted["file"]:
+            self._check_file(wanted["file"])
+
+    def _check_file(self, path: str) -> None:
+        if "\0" in path or not Path(os.path.normpath(path)).is_relative_to(self.folder):
+            raise Refusal(403, f"only files that were uploaded to {UPLOAD} are read")
+        if not os.path.isfile(path):
+            raise Refusal(404, "this file is no longer here: choose it again")
+
+    async def _counted(self, receive: Receive) -> Receive:
+        """An upload, broken off where it is too large."""
+        size = 0
+
+        async def counting() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_upload:
+                raise Refusal(413, f"more than {self.max_upload:,} bytes: send fewer files at once")
+            return message
+
+        return counting
+
+    async def _checked(self, receive: Receive) -> Receive:
+        """A request's body, which is small, and names no files but uploads."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY:
+                raise Refusal(413, f"more than {MAX_BODY:,} bytes: upload files to {UPLOAD}")
+        try:
+            content = json.loads(body or b"null")
+        except (ValueError, RecursionError) as error:
+            raise Refusal(400, "this is no JSON") from error
+        for path in _paths(content):
+            self._check_file(path)
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replayed() -> Message:
+            return messages.pop() if messages else await receive()
+
+        return replayed
+
+
+def _paths(content: Any) -> Iterator[str]:
+    """The files that a request names."""
+    todo = [content]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("path"), str):
+                yield value["path"]
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+
+
+async def _answer(send: Send, refusal: Refusal) -> None:
+    body = json.dumps({"detail": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _name(host: str) -> str:
+    """`localhost:7860` → `localhost`, `[::1]:7860` → `::1`."""
+    return host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]

@@ -1,0 +1,61 @@
+"""Rows as HTML: captions, photos with their captions, the words of a prefix, pictures that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipcap.app.service import Row
+from clipcap.report.markup import Markup, join, phrase, tag
+
+
+def captions(rows: Sequence[Row]) -> Markup:
+    """The captions of one photo."""
+    return _list("ol", "captions", [tag("li", phrase("p", row["caption"]), _scores(row)) for row in rows])
+
+
+def photos(rows: Sequence[Row]) -> Markup:
+    """Photos, each with its caption or the reason why it has none."""
+    return _list("ul", "photos", [_photo(row) for row in rows])
+
+
+def _photo(row: Row) -> Markup:
+    name = phrase("cite", row["image"])
+    if "error" in row:
+        return tag("li", tag("b", "!", aria_hidden="true"), tag("div", name, phrase("p", row["error"])), class_="bad")
+    picture = tag("img", src=row["thumbnail"], alt="")
+    return tag("li", picture, tag("div", name, phrase("p", row["caption"]), _scores(row)))
+
+
+def words(rows: Sequence[Row]) -> Markup:
+    """The nearest words of each position of a prefix, the nearer the stronger in colour."""
+    items = []
+    for row in rows:
+        near = [
+            phrase("span", entry["word"].strip() or repr(entry["word"]), style=f"--near: {entry['cosine']:.3f}",
+                   title=f"cosine {entry['cosine']:.3f}")
+            for entry in row["words"]
+        ]  # fmt: skip
+        items.append(tag("li", tag("b", row["position"]), *near))
+    return _list("ol", "words", items)
+
+
+def pictures(rows: Sequence[Row]) -> Markup:
+    """Pictures that were found, best first."""
+    items = []
+    for row in rows:
+        name = row["caption"] or row["image_id"]
+        picture = tag("div", "not to be read here", class_="missing")
+        if row["thumbnail"]:
+            picture = tag("img", src=row["thumbnail"], alt=name)
+        scores = tag("small", tag("span", f"score {row['score']:.3f}"), phrase("span", row["image_id"]))
+        items.append(tag("li", picture, phrase("p", name), scores))
+    return _list("ol", "pictures", items)
+
+
+def _scores(row: Row) -> Markup:
+    parts = [f"log-probability {row['logprob']:.3f}", f"CLIP score {row['clip_score']:.3f}"]
+    return tag("small", join(tag("span", part) for part in parts))
+
+
+def _list(kind: str, name: str, items: Sequence[Markup]) -> Markup:
+    return tag(kind, *items, class_=f"rows {name}") if items else Markup("")

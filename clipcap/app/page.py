@@ -1,0 +1,76 @@
+"""The page: its head, its tabs, its looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipcap.app import tabs
+from clipcap.app.service import CaptionService, PictureSearch
+from clipcap.app_config import AppConfig
+from clipcap.report.markup import phrase, tag
+
+STYLE = Path(__file__).parent / "style.css"
+FONT = "system-ui"
+MOST_WAITING = 64  # requests of one kind in line; more are told to come again
+SEARCH = "Describe pictures in words, and see those of the index that fit best, by the cosine of their embeddings."
+IMAGINE = "Write a caption. CLIP-GPT imagines the embedding of its picture; these are the pictures nearest to it."
+
+
+def build_page(
+    service: CaptionService,
+    config: AppConfig,
+    model: str,
+    examples: Sequence[Path],
+    delete_cache: tuple[int, int],
+    search: PictureSearch | None = None,
+    imagine: PictureSearch | None = None,
+) -> Any:
+    """The page as Gradio blocks.
+
+    Args:
+        model: what it says about the captioner.
+        examples: pictures that can be chosen.
+        delete_cache: how often files that came or went are looked through, and the age at which they go, in seconds.
+        search: of the search tab, where there is one.
+        imagine: of the tab of CLIP-GPT, where there is one.
+    """
+    import gradio as gr
+
+    with gr.Blocks(title="clipcap", analytics_enabled=False, delete_cache=delete_cache) as page:
+        gr.HTML(tag("header", tag("h1", "clipcap"), phrase("p", model)))
+        with gr.Tab("Caption"):
+            tabs.caption_tab(service, examples)
+        with gr.Tab("Batch"):
+            tabs.many_tab(service, config)
+        with gr.Tab("Prefix"):
+            tabs.explain_tab(service)
+        if search:
+            with gr.Tab("Search"):
+                tabs.search_tab(search, "search", SEARCH, "What is to be seen")
+        if imagine:
+            with gr.Tab("Imagine"):
+                tabs.search_tab(imagine, "imagine", IMAGINE, "Caption")
+    return page.queue(max_size=MOST_WAITING)
+
+
+def theme() -> Any:
+    """The looks that Gradio knows of, in the fonts of the reader's system."""
+    import gradio as gr
+
+    font = [gr.themes.Font(FONT), gr.themes.Font("sans-serif")]
+    mono = [gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")]
+    base = gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="lg", font=font, font_mono=mono
+    )
+    return base.set(  # the defaults are too pale to be read by everybody
+        color_accent="*primary_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_700",
+    )

@@ -1,0 +1,156 @@
+"""`clipcap app`: loads the models, builds the page and serves it until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+from clipcap.app.guard import Guard, is_loopback
+from clipcap.app.page import STYLE, build_page, theme
+from clipcap.app.service import CaptionService, PictureSearch, text_search
+from clipcap.app_config import AppConfig
+from clipcap.captioner import Captioner
+from clipcap.demo.plates import draw, scenes
+from clipcap.errors import ClipcapError
+from clipcap.index import Index
+from clipcap.interleaved.captioner import ClipGptCaptioner
+from clipcap.prediction import load_captioner
+from clipcap.text import printable
+
+EXAMPLES = "examples"  # their folder
+EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels
+KEPT_S = 1800  # how long an upload is kept after its last use
+TIDY_EVERY_S = 60
+SESSIONS = 64  # of which Gradio remembers what was last chosen, 0.1 MB each
+
+
+def serve(config: AppConfig) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        ClipcapError: no gradio, no such checkpoint or index, or the port is taken.
+    """
+    if find_spec("gradio") is None:
+        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap[app]'")
+    if config.clip_gpt and not config.index:
+        raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
+    with _listening(config) as listener:
+        turn, max_pixels = Lock(), config.max_megapixels * 1_000_000
+        captioner = load_captioner(config)
+        _ = captioner.encoder  # what hinders it is to be known now, not at the first photo
+        service = CaptionService(captioner, max_pixels, turn)
+        searches = _searches(config, captioner, max_pixels, turn)
+        with tempfile.TemporaryDirectory(prefix="clipcap-app-") as folder:
+            try:
+                _run(config, Path(folder), listener, service, _about(config, captioner), searches)
+            except KeyboardInterrupt:
+                print("stopped", file=sys.stderr)
+
+
+def _listening(config: AppConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host.strip("[]"), config.port), family=family)
+    except OSError as error:
+        raise ClipcapError(
+            f"--host {config.host} --port {config.port}: no listening there ({error.strerror}); choose another --port"
+        ) from error
+
+
+def _run(
+    config: AppConfig,
+    folder: Path,
+    listener: socket.socket,
+    service: CaptionService,
+    model: str,
+    searches: tuple[PictureSearch | None, PictureSearch | None],
+) -> None:
+    # Read when Gradio is imported: nothing is sent anywhere, and files go to a folder of ours.
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
+    tempfile.tempdir = str(folder)
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    examples = _draw_examples(folder / EXAMPLES)
+    gr.set_static_paths(folder / EXAMPLES)
+    page = build_page(service, config, model, examples, (TIDY_EVERY_S, KEPT_S), *searches)
+    page.state_session_capacity = SESSIONS
+    app = gr.mount_gradio_app(
+        FastAPI(), page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
+        ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
+        footer_links=["api"], theme=theme(), css_paths=STYLE,
+    )  # fmt: skip
+    guard = Guard(app, folder, config.host, max_upload=config.max_photos * config.max_mb * 1_000_000)
+    host, port = listener.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    if not is_loopback(host):
+        print("other machines can reach this page: anybody there can use it", file=sys.stderr)
+    stop = Event()
+    Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    try:
+        uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
+    finally:
+        stop.set()
+
+
+def _about(config: AppConfig, captioner: Captioner) -> str:
+    """A line on the model, without the folders of this machine."""
+    if config.load_pt is None:
+        return "The bundled demo model, which knows drawn plates of food alone"
+    own = captioner.model.config
+    parts = [config.load_pt, f"{own.mapping_type} mapper with a prefix of {own.prefix_length}", own.lm, own.encoder]
+    return " · ".join(Path(part).name if os.path.exists(part) else part for part in parts)
+
+
+def _searches(
+    config: AppConfig, captioner: Captioner, max_pixels: int, turn: Lock
+) -> tuple[PictureSearch | None, PictureSearch | None]:
+    """By the text tower, and by what CLIP-GPT imagines."""
+    if not config.index:
+        return None, None
+    index = Index.open(config.index)
+    search = text_search(index, captioner, max_pixels, turn)
+    if not config.clip_gpt:
+        return search, None
+    clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.device)
+    print(printable(clip_gpt.summary), file=sys.stderr)
+    own = clip_gpt.model.config
+    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")
+    return search, PictureSearch(index, clip_gpt.imagine, max_pixels, turn)
+
+
+def _draw_examples(folder: Path) -> Sequence[Path]:
+    folder.mkdir()
+    paths = []
+    for number, scene in enumerate(islice(scenes("val"), EXAMPLE_COUNT), 1):
+        paths.append(folder / f"plate{number}.jpg")
+        draw(scene, EXAMPLE_SIZE).save(paths[-1], quality=90)
+    return paths
+
+
+def _keep_tidy(folder: Path, stop: Event) -> None:
+    while not stop.wait(TIDY_EVERY_S):
+        tidy(folder, time.time() - 2 * KEPT_S)  # Gradio, which goes before, keeps lists of what it has to remove
+
+
+def tidy(folder: Path, oldest: float) -> None:
+    """Remove what is older than `oldest`: uploads, tables, and what a connection that broke has left behind."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that they lie in
+        if folder / EXAMPLES in (path, *path.parents):
+            continue
+        try:
+            if path.stat().st_mtime < oldest:
+                path.rmdir() if path.is_dir() else path.unlink()
+        except OSError:  # a folder that is not empty, or a file that is gone
+            pass

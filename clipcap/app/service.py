@@ -1,0 +1,203 @@
+"""What the tabs of the page compute, as rows that are fit for JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch import Tensor
+
+from clipcap.captioner import Captioner
+from clipcap.config import DecodeConfig
+from clipcap.decoding import Caption
+from clipcap.encoders import load_encoder
+from clipcap.errors import ClipcapError
+from clipcap.images import ImageError, open_image
+from clipcap.index import Index
+from clipcap.model import max_positions
+from clipcap.prediction import csv_lines
+
+Row = dict[str, Any]
+
+TOGETHER = 8  # photos of a batch that are captioned before others have their turn
+SMALL, LARGE = 96, 320  # pixels of a thumbnail's longer side
+LONGEST_QUERY = 1000  # characters
+
+
+class Photo(NamedTuple):
+    """A photo that was read."""
+
+    pixels: Tensor  # [3, R, R]
+    thumbnail: str
+
+
+class CaptionService:
+    """A captioner for everybody who uses the page, in turns.
+
+    Args:
+        captioner: with an encoder that is loaded.
+        max_pixels: largest photo that is decoded.
+        turn: held while a model computes; shared by all that compute.
+    """
+
+    def __init__(self, captioner: Captioner, max_pixels: int, turn: Lock):
+        self._captioner = captioner
+        self._max_pixels = max_pixels
+        self._turn = turn
+        self.longest = max_positions(captioner.model.lm) - captioner.model.config.prefix_length
+
+    def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
+        """Captions of a photo, best first.
+
+        Returns:
+            rows of `caption`, `logprob` (mean per token) and `clip_score` (cosine of caption and photo).
+        Raises:
+            ClipcapError: the photo cannot be read.
+        """
+        [captions] = self._captions([self._open(photo).pixels], config)
+        return [_row(caption) for caption in captions]
+
+    def caption_many(
+        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], None]
+    ) -> tuple[list[Row], str]:
+        """The best caption of each photo.
+
+        Args:
+            done: told how many photos are finished.
+        Returns:
+            a row for each photo, with `image`, its name, and `thumbnail`, or, where it cannot be read, `error`; and a
+            CSV of those that can.
+        """
+        rows: list[Row] = []
+        table = ""
+        for first in range(0, len(photos), TOGETHER):
+            chunk = photos[first : first + TOGETHER]
+            read = [self._opened(photo) for photo in chunk]
+            good = [photo for photo in read if isinstance(photo, Photo)]
+            found = iter(self._captions([photo.pixels for photo in good], config) if good else [])
+            for path, photo in zip(chunk, read):
+                if isinstance(photo, str):
+                    rows.append({"image": path.name, "error": photo})
+                    continue
+                captions = next(found)
+                rows.append({"image": path.name, **_row(captions[0]), "thumbnail": photo.thumbnail})
+                table += csv_lines(path.name, captions, first=not table)
+            done(len(rows))
+        return rows, table
+
+    def explain(self, photo: Path, top: int) -> list[Row]:
+        """What the prefix of a photo is near to: rows of `position` and its `words`, each with its `cosine`."""
+        pixels = self._open(photo).pixels
+        with self._turn:
+            positions = self._captioner.explain(self._captioner.embed([pixels])[0], top)
+        return [
+            {"position": number, "words": [{"word": word, "cosine": round(cosine, 4)} for word, cosine in words]}
+            for number, words in enumerate(positions, 1)
+        ]
+
+    def _captions(self, pixels: Sequence[Tensor], config: DecodeConfig) -> list[list[Caption]]:
+        with self._turn:
+            embeddings = self._captioner.embed(pixels)  # B of [3, R, R] -> [B, D]
+            found = self._captioner.caption_embeddings(embeddings, config)
+            scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
+        if config.rerank == "clip":
+            return scored
+        return [sorted(captions, key=lambda c: -c.score) for captions in scored]
+
+    def _open(self, path: Path) -> Photo:
+        photo = self._opened(path)
+        if isinstance(photo, str):
+            raise ClipcapError(f"{path.name}: {photo}")  # its folder is nobody's business
+        return photo
+
+    def _opened(self, path: Path) -> Photo | str:
+        """A photo, or the reason why it cannot be read."""
+        try:
+            image = open_image(path, max_pixels=self._max_pixels)
+        except ImageError as error:
+            return error.reason
+        return Photo(self._captioner.encoder.preprocess(image), _thumbnail(image, SMALL))
+
+
+class PictureSearch:
+    """Pictures that are found by words.
+
+    Args:
+        index: where they are looked for.
+        encode: texts to embeddings [Q, D] in the space of the index.
+        max_pixels: largest picture that is shown.
+        turn: as of `CaptionService`.
+    """
+
+    def __init__(self, index: Index, encode: Callable[[Sequence[str]], Tensor], max_pixels: int, turn: Lock):
+        self.index = index
+        self._encode = encode
+        self._max_pixels = max_pixels
+        self._turn = turn
+
+    def find(self, words: str, k: int) -> list[Row]:
+        """The k pictures nearest to the words: rows of `rank`, `score`, `image_id`, `caption`, `thumbnail` (or None).
+
+        Raises:
+            ClipcapError: no words, or too many.
+        """
+        words = (words or "").strip()
+        if not words:
+            raise ClipcapError("write what to look for")
+        if len(words) > LONGEST_QUERY:
+            raise ClipcapError(f"that are {len(words):,} characters: write at most {LONGEST_QUERY:,}")
+        with self._turn:
+            [matches] = self.index.search(self._encode([words]).cpu(), k)
+        return [
+            {
+                "rank": rank,
+                "score": round(match.score, 4),
+                "image_id": match.image_id,
+                "caption": match.caption,
+                "thumbnail": self._shown(match.path),
+            }
+            for rank, match in enumerate(matches, 1)
+        ]
+
+    def _shown(self, path: str | None) -> str | None:
+        if path is None:
+            return None
+        try:
+            return _thumbnail(open_image(path, max_pixels=self._max_pixels), LARGE)
+        except ImageError:
+            return None
+
+
+def text_search(index: Index, captioner: Captioner, max_pixels: int, turn: Lock) -> PictureSearch:
+    """Search by the text tower of the encoder that the index was made with.
+
+    Raises:
+        ClipcapError: there is no such encoder, or it has other weights now.
+    """
+    encoder = captioner.encoder
+    if index.meta.encoder not in (None, encoder.name):
+        encoder = load_encoder(index.meta.encoder, str(captioner.device))
+    index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "the search of the page")
+    return PictureSearch(index, encoder.encode_texts, max_pixels, turn)
+
+
+def _row(caption: Caption) -> Row:
+    return {
+        "caption": caption.text,
+        "logprob": round(caption.logprob, 4),
+        "clip_score": round(caption.clip_score, 4),
+    }
+
+
+def _thumbnail(image: Image.Image, size: int) -> str:
+    """A picture as a `data:` address."""
+    scale = min(1, size / max(image.size))
+    small = image.resize([max(1, round(length * scale)) for length in image.size], reducing_gap=2)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

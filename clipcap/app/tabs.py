@@ -1,0 +1,229 @@
+"""The tabs of the page: what is asked, what is answered, and the end points of its API."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from clipcap.app import markup
+from clipcap.app.service import CaptionService, PictureSearch, Row
+from clipcap.app_config import AppConfig
+from clipcap.config import DecodeConfig
+from clipcap.errors import ClipcapError
+
+BEAM, SAMPLING = "beam search", "sampling"
+BY_LIKELIHOOD, BY_CLIP = "log-probability", "CLIP score"
+MOST_CAPTIONS = 10  # per photo
+# In the documentation of the API, in place of an address elsewhere.
+EXAMPLE = {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+UNSEEN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events of the page itself
+
+
+def caption_tab(service: CaptionService, examples: Sequence[Path]) -> None:
+    """One photo, several captions."""
+    import gradio as gr
+
+    def caption(
+        photo: str | None,
+        decoding: str,
+        beam_size: int,
+        temperature: float,
+        top_p: float,
+        num_captions: int,
+        max_tokens: int,
+        best_by: str,
+    ) -> list[Row]:
+        """Caption a photo: its captions, best first, each with the log-probability of a token and the CLIP score."""
+        if photo is None:
+            return []
+        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
+        return service.caption(Path(photo), chosen)
+
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            photo = _photo("caption_photo")
+            settings = _settings(service.longest)
+            again = gr.Button("Write captions", variant="primary")
+        with gr.Column(scale=6, min_width=300):
+            rows, shown = _result("Captions appear here.")
+    gr.Examples([[str(path)] for path in examples], photo, label="Or one of these", api_visibility="private")
+    event = gr.on([photo.change, again.click], _said(caption), [photo, *settings], rows, api_name="caption")
+    _show(event, rows, shown, markup.captions)
+
+
+def many_tab(service: CaptionService, config: AppConfig) -> None:
+    """Many photos, a caption each, and a CSV."""
+    import gradio as gr
+
+    def caption_many(
+        photos: list[str] | None,
+        decoding: str,
+        beam_size: int,
+        temperature: float,
+        top_p: float,
+        num_captions: int,
+        max_tokens: int,
+        best_by: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[list[Row], str | None]:
+        """Caption many photos: the best caption of each, and a CSV of them; of a photo that cannot be read, why."""
+        if not photos:
+            raise ClipcapError("choose some photos first")
+        if len(photos) > config.max_photos:
+            raise ClipcapError(f"that are {len(photos):,} photos: choose at most {config.max_photos:,} at once")
+        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
+        progress((0, len(photos)), unit="photos")
+        rows, table = service.caption_many(
+            [Path(photo) for photo in photos], chosen, lambda done: progress((done, len(photos)), unit="photos")
+        )
+        return rows, _csv_file(table) if table else None
+
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            photos = gr.File(
+                label="Photos", file_count="multiple", file_types=["image"], height=220, elem_id="many_photos"
+            )
+            photos.example_payload = lambda: [EXAMPLE]
+            settings = _settings(service.longest)
+            go = gr.Button("Caption all", variant="primary")
+        with gr.Column(scale=6, min_width=300):
+            table = gr.File(label="Captions as CSV", interactive=False, visible=False, elem_id="many_csv")
+            rows, shown = _result("Captions appear here.")
+    event = go.click(_said(caption_many), [photos, *settings], [rows, table], api_name="caption_many")
+    event.success(lambda: gr.update(visible=True), None, table, **UNSEEN)
+    _show(event, rows, shown, markup.photos)
+
+
+def explain_tab(service: CaptionService) -> None:
+    """What the prefix of a photo means."""
+    import gradio as gr
+
+    def explain(photo: str | None, words: int) -> list[Row]:
+        """The words of the language model that are nearest to each position of a photo's prefix."""
+        return service.explain(Path(photo), int(words)) if photo else []
+
+    gr.Markdown(
+        "The mapping network turns a photo into a few vectors that the language model reads as if they were words, "
+        "the *prefix*. Here are the words nearest to each of them, the nearer the stronger in colour. A prefix need "
+        "not be words: where the language model was trained along, it often cannot be read."
+    )
+    with gr.Row():
+        with gr.Column(scale=5, min_width=300):
+            photo = _photo("explain_photo")
+            words = gr.Slider(1, 10, 5, step=1, label="Words for each position")
+        with gr.Column(scale=6, min_width=300):
+            rows, shown = _result("The words of the prefix appear here.")
+    event = gr.on([photo.change, words.release], _said(explain), [photo, words], rows, api_name="explain")
+    _show(event, rows, shown, markup.words)
+
+
+def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
+    """Pictures by words; `name` is that of the API's end point."""
+    import gradio as gr
+
+    def find(words: str, pictures: int) -> list[Row]:
+        return search.find(words, int(pictures))
+
+    find.__doc__ = text
+    gr.Markdown(text)
+    with gr.Row(equal_height=True):
+        words = gr.Textbox(label=label, scale=6, min_width=260, max_lines=1, elem_id=f"{name}_words")
+        pictures = gr.Slider(1, 30, 9, step=1, label="Pictures", scale=3, min_width=160)
+        go = gr.Button("Search", variant="primary", scale=1, min_width=120)
+    rows, shown = _result("Pictures appear here.")
+    event = gr.on([go.click, words.submit], _said(find), [words, pictures], rows, api_name=name)
+    _show(event, rows, shown, markup.pictures)
+
+
+def _photo(name: str) -> Any:
+    """A place for a photo. It is opened by `clipcap.images`, which says in a line what is wrong with it."""
+    import gradio as gr
+
+    photo = gr.Image(
+        label="Photo", type="filepath", sources=["upload", "webcam", "clipboard"], height=340, elem_id=name
+    )
+    photo.preprocess = lambda payload: payload and payload.path
+    photo.example_payload = lambda: EXAMPLE
+    return photo
+
+
+def _settings(longest: int) -> list[Any]:
+    """How captions are written, in the order that `_decoding` takes it."""
+    import gradio as gr
+
+    default = DecodeConfig()
+    most_tokens = min(100, longest)
+    with gr.Accordion("Settings", open=False, elem_classes="settings"):
+        decoding = gr.Radio([BEAM, SAMPLING], value=BEAM, label="Decoding", elem_classes="decoding")
+        beam_size = gr.Slider(1, 10, default.beam_size, step=1, label="Beams")
+        with gr.Group(visible=False) as sampling:
+            temperature = gr.Slider(
+                0, 2, default.temp, step=0.05, label="Temperature", info="below 1 safer, above 1 wilder",
+                elem_classes="temperature",
+            )  # fmt: skip
+            top_p = gr.Slider(
+                0.05, 1, default.top_p, step=0.05, label="Top-p", info="from the likeliest tokens of this probability"
+            )
+        num_captions = gr.Slider(1, MOST_CAPTIONS, 3, step=1, label="Captions")
+        max_tokens = gr.Slider(
+            1, most_tokens, min(default.max_new_tokens, most_tokens), step=1, label="Longest caption, in tokens"
+        )
+        best_by = gr.Radio([BY_LIKELIHOOD, BY_CLIP], value=BY_LIKELIHOOD, label="Best first, by")
+    decoding.change(
+        lambda chosen: (gr.update(visible=chosen == BEAM), gr.update(visible=chosen == SAMPLING)),
+        decoding, [beam_size, sampling], **UNSEEN,
+    )  # fmt: skip
+    return [decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by]
+
+
+def _decoding(
+    decoding: str, beam_size: int, temperature: float, top_p: float, num_captions: int, max_tokens: int, best_by: str
+) -> DecodeConfig:
+    beam = decoding == BEAM
+    return DecodeConfig(
+        beam=beam,
+        beam_size=max(int(beam_size), int(num_captions)),
+        temp=1.0 if beam else float(temperature),
+        top_p=float(top_p),
+        num_captions=int(num_captions),
+        max_new_tokens=int(max_tokens),
+        rerank="clip" if best_by == BY_CLIP else "none",
+    )
+
+
+def _result(text: str) -> tuple[Any, Any]:
+    """Rows as the API gives them, unseen, and as they are shown."""
+    import gradio as gr
+
+    return gr.JSON(visible=False), gr.HTML(f'<p class="empty">{text}</p>', elem_classes="result")
+
+
+def _show(event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str]) -> None:
+    """Show the rows of an event once it is over, and nothing after an error."""
+    event.success(lambda found: render(found or []), rows, shown, **UNSEEN)
+    event.failure(lambda: "", None, shown, **UNSEEN)
+
+
+def _said(compute: Callable) -> Callable:
+    """What computes, with bad input said in the page."""
+    import gradio as gr
+
+    @wraps(compute)
+    def saying(*values: Any) -> Any:
+        try:
+            return compute(*values)
+        except ClipcapError as error:
+            raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
+
+    return saying
+
+
+def _csv_file(table: str) -> str:
+    """A file for downloading; the page's folder is tidied as time goes by."""
+    path = Path(tempfile.mkdtemp()) / "captions.csv"
+    path.write_text(table, encoding="utf-8", errors="backslashreplace", newline="")
+    return str(path)

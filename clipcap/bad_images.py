@@ -1,0 +1,25 @@
+"""Images that were left out of a run: how many are too many, and the list of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from clipcap.atomic import replaced_file, writing
+
+
+def too_many(bad: int, images: int, max_bad: float) -> bool:
+    """Whether `bad` of so many images are more than the share `max_bad` allows: one always is, unless it is 0."""
+    return bad > (max_bad and max(1, max_bad * images))
+
+
+def write_errors(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write the list as CSV with a header: path, reason.
+
+    Raises:
+        ClipcapError: it cannot be written.
+    """
+    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with writing(path), replaced_file(path) as draft, draft.open("w", **how) as file:
+        csv.writer(file).writerows([("path", "reason"), *rows])

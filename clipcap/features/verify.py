@@ -1,0 +1,170 @@
+"""Looking through a feature file for what is wrong in it: all of it, a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import FeatureMeta, Rows, hashed
+from clipcap.features.folder import ShardedRows, caption_texts, numbered, read_meta, read_metadata, row_ids
+from clipcap.features.pickle_file import embeddings_of, read_caption, read_content
+from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
+
+BLOCK = 8192  # rows looked at together
+
+
+class Findings:
+    """What a feature file holds, and each kind of fault in it: how many there are, and the first one."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.captions = 0
+        self.repeated = 0  # rows that say again what an earlier row of the same image id says
+        self._faults: dict[str, tuple[int, str]] = {}
+
+    @property
+    def faults(self) -> list[str]:
+        """A line for each kind."""
+        return [f"{kind}: {count:,}, the first: {first}" for kind, (count, first) in self._faults.items()]
+
+    def add(self, kind: str, count: int, first: str) -> None:
+        """Note faults of a kind; what was noted first stays the first."""
+        before, earlier = self._faults.get(kind, (0, first))
+        self._faults[kind] = (before + count, earlier)
+
+    @contextmanager
+    def noting(self, kind: str) -> Iterator[None]:
+        """Note the error that ends the block."""
+        try:
+            yield
+        except ClipcapError as error:
+            self.add(kind, 1, str(error))
+
+
+def find_faults(path: Path) -> Findings:
+    """Read all of a feature pickle or folder; of a folder, memory holds one shard's metadata and 8 bytes per row."""
+    findings = Findings()
+    with findings.noting("damaged"):
+        look = _look_through_folder if path.is_dir() else _look_through_pickle
+        look(path, findings)
+    return findings
+
+
+def _look_through_folder(path: Path, findings: Findings) -> None:
+    arrays, tables = numbered(path, "img_emb", "npy"), numbered(path, "metadata", "parquet")
+    if not arrays:
+        raise ClipcapError(f"{path}: no img_emb/img_emb_*.npy in it")
+    good: list[int] = []
+    ids: list[np.ndarray] = []
+    for number in sorted(arrays.keys() | tables.keys()):
+        if number not in arrays or (tables and number not in tables):
+            findings.add("shards with embeddings or metadata, but not both", 1, f"shard {number}")
+            continue
+        with findings.noting("damaged shards"):
+            ShardedRows([arrays[shard] for shard in (*good[:1], number)])  # of one width and number type
+            rows = ShardedRows([arrays[number]])
+            metadata = _metadata(tables.get(number), rows)
+            if len(metadata) != rows.shape[0]:
+                counts = f"{len(metadata):,} lines for {rows.shape[0]:,} embeddings"
+                findings.add("shards whose counts disagree", 1, f"{tables[number]} has {counts}")
+                continue
+            ids.append(_look_at_shard(rows, metadata, findings))
+            good.append(number)
+    if not good:
+        return
+    if not findings.images:
+        raise ClipcapError(f"{path}: holds no images")
+    everything = ShardedRows([arrays[number] for number in good])
+    with findings.noting("damaged meta"):
+        read_meta(path, everything)
+
+    def name(row: int) -> str:
+        shard = int(np.searchsorted(everything.starts, row, side="right")) - 1
+        metadata = _metadata(tables.get(good[shard]), everything)
+        return row_ids(metadata)[row - int(everything.starts[shard])]
+
+    _look_for_repeated(everything, np.concatenate(ids), name, findings)
+
+
+def _metadata(file: Path | None, rows: ShardedRows) -> pa.Table:
+    return read_metadata(file) if file else pa.table({"row": pa.nulls(rows.shape[0])})
+
+
+def _look_at_shard(rows: ShardedRows, metadata: pa.Table, findings: Findings) -> np.ndarray:
+    """Its image ids as numbers, int64 [rows]."""
+    names = row_ids(metadata, findings.images)
+    texts, rows_of_texts = caption_texts(metadata)
+    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)  # null is no caption at all
+    blank = rows_of_texts[pc.fill_null(empty, False).to_numpy(zero_copy_only=False)]
+    if len(blank):
+        findings.add("empty captions", len(blank), _row(findings.images, blank[0], names))
+    findings.captions += len(texts) - texts.null_count - len(blank)
+    _look_at_rows(rows, names, findings)
+    return hashed(names)
+
+
+def _look_through_pickle(path: Path, findings: Findings) -> None:
+    content = read_content(path)
+    rows, items = embeddings_of(content, path), content["captions"]
+    named: dict[int, str] = {}
+    for number in range(len(items)):
+        with findings.noting("captions that point at no row, or are no text"):
+            caption, row, image_id = read_caption(items, number, len(rows), path)
+            if image_id is not None:
+                named.setdefault(row, image_id)
+            if caption.strip():
+                findings.captions += 1
+            else:
+                findings.add("empty captions", 1, f"captions[{number}] of row {row}")
+    with findings.noting("damaged meta"):
+        FeatureMeta.from_file(content.get("meta", {}), path)
+    ids = row_ids_of_pickle(content, named, len(rows), path)
+    _look_at_rows(rows, ids, findings)
+    _look_for_repeated(rows, hashed(ids), lambda row: ids[row], findings)
+
+
+def _look_at_rows(rows: Rows, ids: Sequence[str], findings: Findings) -> None:
+    """Numbers that no encoder gives."""
+    count = rows.shape[0]
+    for start in range(0, count, BLOCK):
+        block = rows[torch.arange(start, min(start + BLOCK, count))].float()
+        for kind, wrong in (
+            ("embeddings with NaN or infinity", ~block.isfinite().all(dim=1)),
+            ("embeddings of zeros", ~block.any(dim=1)),
+        ):
+            found = wrong.nonzero().flatten().tolist()
+            if found:
+                findings.add(kind, len(found), _row(findings.images, start + found[0], ids))
+    findings.images += count
+
+
+def _row(before: int, row: int, ids: Sequence[str]) -> str:
+    return f"row {before + row} (image {ids[int(row)]})"
+
+
+def _look_for_repeated(rows: Rows, ids: np.ndarray, name: Callable[[int], str], findings: Findings) -> None:
+    """Rows of one image id must be alike: the original writes one for each caption."""
+    order = np.argsort(ids, kind="stable")
+    same = ids[order[1:]] == ids[order[:-1]]
+    pairs = np.stack([order[:-1][same], order[1:][same]])  # [2, pairs]: a row, and the next of the same id
+    pairs = torch.from_numpy(pairs[:, np.argsort(pairs[1])])
+    for earlier, later in zip(*(side.split(BLOCK) for side in pairs)):
+        different = ~_alike(rows[earlier].float(), rows[later].float())
+        findings.repeated += int((~different).sum())
+        if found := different.nonzero().flatten().tolist():
+            row, before = int(later[found[0]]), int(earlier[found[0]])
+            first = f"{name(row)} is row {before} and, with another embedding, row {row}"
+            findings.add("image ids given twice", len(found), first)
+
+
+def _alike(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two encodings are of one picture, bool [B]: the last bits may differ."""
+    return (a - b).norm(dim=1) <= 1e-2 * a.norm(dim=1)

@@ -1,0 +1,54 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, and the ends of its 95 % confidence interval where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A captioner that was evaluated.
+
+    Attributes:
+        name: shown wherever runs stand side by side.
+        scores: of the corpus, in the order to show.
+        facts: what was evaluated and how, by a word for each.
+        notes: what was skipped, and why.
+        epochs: the lines of `metrics.jsonl`: `epoch` and any other numbers.
+    """
+
+    name: str
+    scores: Mapping[str, Interval]
+    facts: Mapping[str, str]
+    notes: Sequence[str] = ()
+    epochs: Sequence[Mapping[str, float]] = ()
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """An image that was captioned.
+
+    Attributes:
+        image_id: shown with the picture, and in its place where there is none.
+        image: the picture's file; None where it is not at hand.
+        references: captions by people.
+        captions: by name of the run, the first run's first.
+        scores: of the first run's caption.
+    """
+
+    image_id: str
+    image: Path | None
+    references: Sequence[str]
+    captions: Mapping[str, str]
+    scores: Mapping[str, float]

@@ -1,0 +1,60 @@
+"""The folder of a training run: its log and checkpoints, and no second run in their place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from clipcap.atomic import folders_in
+from clipcap.checkpoint import CONFIG
+from clipcap.config import LoopOptions
+from clipcap.errors import ClipcapError
+
+LOG = "metrics.jsonl"
+_CHECKPOINT = re.compile(r"(.+)-(?:last|best|\d{3,})")
+
+
+def check_run_folder(options: LoopOptions) -> None:
+    """Refuse a run that would replace another, before anything is written.
+
+    A folder holds one run, whatever its prefix: there is one log. With `resume` a run begins anew where none has
+    saved its `last`, as in an interrupted first epoch, which leaves `best` and one line of the log at most.
+
+    Raises:
+        ClipcapError: says what is there and how to go on.
+    """
+    folder, last = Path(options.out_dir), f"{options.prefix}-last"
+    if not folder.is_dir():
+        return
+    checkpoints = folders_in(folder, lambda path: (path / CONFIG).is_file())
+    names = [path.name for path in checkpoints if _CHECKPOINT.fullmatch(path.name)]
+    epochs = (folder / LOG).read_bytes().count(b"\n") if (folder / LOG).is_file() else 0
+    others = [name for name in names if _CHECKPOINT.fullmatch(name)[1] != options.prefix]
+    if others:
+        raise ClipcapError(
+            f"--out_dir {folder} holds a run of another --prefix ({some(others)}), and a folder has room for one: "
+            f"choose another --out_dir"
+        )
+    there = some([*names, *[LOG] * bool(epochs)])
+    if there and not options.resume:
+        raise ClipcapError(
+            f"--out_dir {folder} holds a run already ({there}): --resume to go on with it, or another --out_dir"
+        )
+    if there and last not in names and epochs != 1:
+        raise ClipcapError(
+            f"--resume: {folder} holds a run ({there}), but not the {last} to go on from: bring it back, or choose "
+            f"another --out_dir"
+        )
+
+
+def numbered(folder: Path, prefix: str) -> list[Path]:
+    """The numbered checkpoints of a run, oldest first."""
+    name = re.compile(re.escape(prefix) + r"-(\d{3,})")
+    found = [(int(m[1]), path) for path in folder.iterdir() if (m := name.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave_process_group() -> None:
-    """End the threads that exchange tensors: one that still holds a Python object when Python ends aborts the process."""
+    """End the threads that exchange tensors: one that holds a Python object when Python ends aborts the process."""
     distributed = sys.modules.get("torch.distributed")  # not imported here: it takes seconds
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -38,8 +39,10 @@ class Stepper:
 
     def __init__(self, model: ClipCaptionModel, inputs_embeds: Tensor):
         self.model = model
+        # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
+        self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
         out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
-        self.cache = out.past_key_values
+        self.cache = out[self.cache_name]
         self.logits = out.logits[:, -1].float()  # [N, V]
 
     def expand(self, k: int) -> None:
@@ -54,7 +57,7 @@ class Stepper:
 
     def step(self, token_ids: Tensor) -> None:
         """[N·K] next tokens → `logits` [N·K, V]."""
-        out = self.model.lm(input_ids=token_ids[:, None], past_key_values=self.cache, use_cache=True)
+        out = self.model.lm(input_ids=token_ids[:, None], use_cache=True, **{self.cache_name: self.cache})
         self.logits = out.logits[:, -1].float()
 
 

@@ -191,8 +191,8 @@ class CaptionTask:
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             self.accelerator.print(
-                f"warning: only {different} different captions for {len(captions)} images; the model does not use "
-                f"the image yet ({mend})"
+                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+                f"model does not use the image yet ({mend})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]

@@ -84,7 +84,7 @@ def _failed(message: str) -> int:
 def build_parser() -> OneLineParser:
     """All subcommands with their flags."""
     parser = OneLineParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     parse = commands.add_parser(
         "parse", help="images and captions → feature file", description="Encode each image once."
@@ -153,11 +153,11 @@ def _add_features(command: OneLineParser) -> None:
     texts = {
         "info": "what a feature file is and holds",
         "verify": "read all of it and say what is wrong",
-        "merge": "several files → one",
+        "merge": "several files of one encoder → one",
         "split": "NAME_train and NAME_val, split by image",
         "convert": "a pickle ↔ a folder, or other numbers",
     }
-    actions = {name: parsers.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    actions = {name: _command(parsers, name, run_features, text) for name, text in texts.items()}
     for name, action in actions.items():
         many = {"nargs": "+"} if name == "merge" else {}
         action.add_argument("path", metavar="PATH", help="feature file: NAME.pkl or a folder", **many)

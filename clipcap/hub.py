@@ -53,6 +53,8 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
             return loader.from_pretrained(str(Path(name).expanduser()), local_files_only=True, **kwargs)
         except _LOAD_ERRORS as error:
             raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
+    if Path(name).expanduser().is_file():
+        raise ClipcapError(f"{flag} {name}: is a file: pass the folder of the {what}'s files, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ClipcapError(f"{flag} {name}: there is no such folder")
     try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so

@@ -46,7 +46,7 @@ def kinds(cell) -> list[str]:
 def test_a_notebook_runs_on_the_embedded_default_and_shows_what_is_stored(path, stored, tmp_path):
     notebook = execute.executed(path, tmp_path)
     assert execute.warnings(notebook) == []
-    execute.normalised(notebook)
+    execute.normalised(notebook, tmp_path)
     assert [kinds(cell) for cell in code_cells(notebook)] == [kinds(cell) for cell in code_cells(stored)]
 
 

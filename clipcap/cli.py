@@ -129,8 +129,10 @@ def build_parser() -> OneLineParser:
 
     evaluate = _command(commands, "evaluate", run_evaluate, "captions scored against those of people, with a report")
     add_flags(evaluate, EvaluateConfig)
-    compare = _command(commands, "compare", run_compare, "two evaluations: which is better, and how sure is that")
-    compare.add_argument("folders", nargs=2, metavar="EVALUATION", help="folders that `clipcap evaluate` wrote")
+    compare = _command(commands, "compare", run_compare, "evaluations: which is better, and how sure is that")
+    compare.add_argument(
+        "folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"
+    )
     add_flags(compare, CompareConfig)
 
     clip_gpt_cli.add_commands(commands)
@@ -279,7 +281,7 @@ def run_compare(args: argparse.Namespace) -> int:
     config = from_flags(CompareConfig, args)
     from clipcap.comparison import compare
 
-    print(compare(*args.folders, config))
+    print(compare(args.folders, config))
     return 0
 
 

@@ -104,8 +104,9 @@ WALL = {
     "searching": "retrieval_config images encoders index matches",
     "retrieval_cli": "flags retrieval_config indexing searching",
     "clip_gpt_config": "config train_config",
-    "interleaved": "clip_gpt_config config text atomic hub encoders features dataset lm head_loss model decoding "
-    "metrics mistaken checkpoint launch run_folder loop caption_task training captioner retrieval index matches",
+    "interleaved": "bundled clip_gpt_config config text atomic hub encoders features dataset lm head_loss model "
+    "decoding metrics mistaken checkpoint launch run_folder loop caption_task training captioner retrieval index "
+    "matches",
     "clip_gpt_cli": "flags clip_gpt_config prediction interleaved",
     "towers": "contrastive_config hub openai_clip pooling encoders",
     "pictures": "sources images encoders",

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.compiling import compile_loss
 from clipcap.config import DecodeConfig
 from clipcap.dataset import IGNORE, Batch, CaptionDataset, Parts, made_ahead
 from clipcap.decoding import Caption, decode
@@ -58,6 +59,8 @@ class CaptionTask:
         self.model.lm_dropout = config.dropout
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
+        if config.compile:
+            compile_loss(model, accelerator.device)
         limit = self.caption_limit()
         reference = config.recipe == "reference"
         share = config.share_prefix and not reference

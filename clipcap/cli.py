@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from clipcap import app_cli, clip_gpt_cli, retrieval_cli
+from clipcap import app_cli, clip_gpt_cli, process_group, retrieval_cli
 from clipcap.config import LoadOptions, ParseConfig, PredictConfig
 from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.errors import ClipcapError
@@ -62,18 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" {error.filename}:" if error.filename else ""
         return _failed(f"{where} {error.strerror or error}")
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-            raise
-        return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")
+        if process_group.lost(error):
+            return _failed(process_group.LOST)
+        raise
     finally:
-        _leave_process_group()
-
-
-def _leave_process_group() -> None:
-    """End the threads that exchange tensors: one that holds a Python object when Python ends aborts the process."""
-    distributed = sys.modules.get("torch.distributed")  # not imported here: it takes seconds
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        process_group.leave()
 
 
 def _failed(message: str) -> int:

@@ -55,6 +55,14 @@ class Recipe:
         """Of the tokens: two bytes hold GPT-2's."""
         return np.dtype(np.uint16 if max(self.tokenizer.get_vocab().values()) < 1 << 16 else np.int32)
 
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of captions, their ends included."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        if fast is None:
+            return [ids + self.end for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        fast.no_truncation(), fast.no_padding()
+        return [one.ids + self.end for one in fast.encode_batch_fast(texts, add_special_tokens=False)]
+
     def fingerprint(self, captions: str) -> str:
         """Tells from the captions, whose own fingerprint is given, the tokenizer, and all else here."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -105,11 +113,10 @@ def _made(captions: Sequence[str], recipe: Recipe) -> Tokens:
     hidden = len(captions) < MANY
     with tqdm(total=len(captions), desc="tokenising", unit="captions", leave=False, disable=hidden) as bar:
         for part in blocks(len(captions), TOGETHER):
-            texts = list(captions[part])
-            lists = [ids + recipe.end for ids in recipe.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            lists = recipe.ids(list(captions[part]))
             whole.append(np.fromiter(chain.from_iterable(lists), recipe.dtype))
             counts[part] = list(map(len, lists))
-            bar.update(len(texts))
+            bar.update(len(lists))
     tokens, longest = whole.close(), recipe.max_tokens
     if recipe.reference:
         longest = min(longest, reference_max_length(counts))

@@ -11,55 +11,66 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.measure import REPO, Comparison, machine
 from benchmarks.train.bench import CASES, SHARED, captions_of
 from clipcap.dataset import CaptionDataset, Parts
-from clipcap.features import Content, FeatureMeta, Features, read_to_train, write_parts
+from clipcap.features import FeatureMeta, Features, read_to_train
 from clipcap.features.mapped import blocks
 from clipcap.lm import load_tokenizer
 
 WIDTH, EACH, SHARD = 640, 5, 100_000
+POOL = 1000  # different vectors in a shard: drawing them all would take longer than all the rest
 BATCH = 256  # captions of a step: at 40 the epoch of 15 M captions is 375,000 batches
 
 
-def texts(count: int, seed: int) -> list[str]:
+def texts(count: int, seed: int) -> pa.Array:
     """Captions, each the beginning of a real one and the end of another."""
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
     words = [text.split() for several in captions_of(CASES["transformer-five"]) for text in several]
-    starts, ends = (
-        [" ".join(half) for half in halves] for halves in zip(*((w[: len(w) // 2], w[len(w) // 2 :]) for w in words))
-    )
-    return [f"{start} {end}" for start, end in zip(rng.choices(starts, k=count), rng.choices(ends, k=count))]
+    halves = ([" ".join(w[: len(w) // 2]) for w in words], [" ".join(w[len(w) // 2 :]) for w in words])
+    chosen = (pa.array(half).take(pa.array(rng.integers(len(words), size=count))) for half in halves)
+    return pc.binary_join_element_wise(*chosen, " ")
 
 
-def contents(images: int) -> Iterator[Content]:
-    """The set, a shard at a time."""
-    for part in blocks(images, SHARD):
-        rows = part.stop - part.start
-        vectors = np.random.default_rng(part.start).standard_normal((rows, WIDTH), np.float32).astype(np.float16)
+def write_set(place: Path, images: int) -> None:
+    """The folder, a shard at a time, in the layout of `clipcap.features.folder`."""
+    for name in ("img_emb", "metadata"):
+        (place / name).mkdir(parents=True)
+    for number, part in enumerate(blocks(images, SHARD)):
+        rows, rng = part.stop - part.start, np.random.default_rng(part.start)
+        pool = rng.standard_normal((POOL, WIDTH), np.float32).astype(np.float16)
+        np.save(place / "img_emb" / f"img_emb_{number}.npy", pool[rng.integers(POOL, size=rows)])
         captions = texts(rows * EACH, part.start)
-        names = [f"{number:09d}" for number in range(part.start, part.stop)]
-        yield Content(
-            vectors,
-            names,
-            [f"photos/{n}.jpg" for n in names],
-            [captions[i : i + EACH] for i in range(0, len(captions), EACH)],
-        )
+        ids = pc.utf8_lpad(pa.array(range(part.start, part.stop)).cast(pa.string()), 9, "0")
+        columns = {
+            "image_id": ids,
+            "image_path": pc.binary_join_element_wise("photos/", ids, ".jpg", ""),
+            "caption": captions.take(pa.array(range(0, rows * EACH, EACH))),
+            "captions": pa.ListArray.from_arrays(pa.array(range(0, rows * EACH + 1, EACH), pa.int32()), captions),
+        }
+        pq.write_table(pa.table(columns), place / "metadata" / f"metadata_{number}.parquet")
+    meta = FeatureMeta(encoder="RN50x4", source="synthetic", dtype="float16")
+    (place / "clipcap.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")
 
 
-def tokenizer():
+def tokenizer() -> PreTrainedTokenizerBase:
     """GPT-2's where it is at hand, else the bundled one."""
     gpt2 = SHARED / "fixtures" / "gpt2-tokenizer"
     return load_tokenizer(str(gpt2) if gpt2.is_dir() else "demo")
@@ -87,45 +98,47 @@ class Memory:
             self.peak = max(self.peak, self.now())
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of each stage, in this process."""
+def measure(folder: Path, epoch: bool) -> dict[str, float]:
+    """Seconds, of the clock and of the processor, and peak memory of each stage, in this process."""
     words, memory = tokenizer(), Memory()
     found: dict[str, float] = {"start_bytes": memory.stage()}
 
-    def ended(stage: str, start: float) -> None:
-        found[f"{stage}_s"], found[f"{stage}_bytes"] = time.perf_counter() - start, memory.stage()
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        clock, cpu = time.perf_counter(), time.process_time()
+        yield
+        found[f"{name}_s"], found[f"{name}_cpu_s"] = time.perf_counter() - clock, time.process_time() - cpu
+        found[f"{name}_bytes"] = memory.stage()
 
-    start = time.perf_counter()
-    features = read_to_train(folder)
-    ended("open", start)
-    start = time.perf_counter()
-    data = CaptionDataset(features, words, 67, share_prefix=True)
-    ended("tokenise", start)
+    with stage("open"):
+        features = read_to_train(folder)
+    with stage("tokens"):
+        data = CaptionDataset(features, words, 67, share_prefix=True)
     parts = Parts(0, 1, BATCH)
-    start = time.perf_counter()
-    next(data.windows(BATCH, 0, 0, parts))
-    ended("first_batch", start)
-    start = time.perf_counter()
-    found["seen"] = sum(len(batch.captions) for window in data.windows(BATCH, 0, 0, parts) for batch in window)
-    ended("epoch", start)
+    with stage("first_batch"):
+        next(data.windows(BATCH, 0, 0, parts))
+    if epoch:
+        with stage("epoch"):
+            windows = data.windows(BATCH, 0, 0, parts)
+            found["seen"] = sum(len(batch.captions) for window in windows for batch in window)
     return {**found, "images": features.num_images, "captions": len(data)}
 
 
-def in_a_process(folder: Path) -> dict[str, float]:
+def in_a_process(folder: Path, epoch: bool) -> dict[str, float]:
     """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scale.bench", "--measure", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.scale.bench", "--measure", str(folder), *["--epoch"] * epoch]
     done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def run(images: int, folder: Path, keep: bool) -> list[dict]:
-    """A set of this size: opened for the first time, and again."""
+    """A set of this size: opened for the first time, and again, then with an epoch of batches."""
     place = folder / f"features-{images}"
     if not place.is_dir():
-        write_parts(place, contents(images), FeatureMeta(encoder="RN50x4", dtype="float16", source="synthetic"))
+        write_set(place, images)
     shutil.rmtree(place / "cache", ignore_errors=True)
     try:
-        return [{"run": run, **in_a_process(place)} for run in ("first", "again")]
+        return [{"run": run, **in_a_process(place, epoch=run == "again")} for run in ("first", "again")]
     finally:
         if not keep:
             shutil.rmtree(place)
@@ -133,7 +146,7 @@ def run(images: int, folder: Path, keep: bool) -> list[dict]:
 
 def short() -> list[Comparison]:
     """Tokenising 10,000 captions one by one, as the original does, and as here, for `python -m benchmarks`."""
-    words, captions = tokenizer(), texts(10_000, 0)
+    words, captions = tokenizer(), texts(10_000, 0).to_pylist()
     names = list(map(str, range(len(captions))))
     features = Features(
         np.zeros((len(captions), 1)),
@@ -159,9 +172,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("scale.jsonl"))
     parser.add_argument("--keep", action="store_true", help="leave the sets, 1.5 kB an image, in --folder")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--epoch", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        return print(json.dumps(measure(args.measure)))
+        return print(json.dumps(measure(args.measure, args.epoch)))
     print(machine(), flush=True)
     os.makedirs(args.folder, exist_ok=True)
     with args.out.open("a", encoding="utf-8") as log:

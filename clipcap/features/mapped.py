@@ -30,8 +30,9 @@ _MAGIC, _ALIGNED = b"clipcap\x01", 64
 Say = Callable[[str], None]
 
 
-def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
-    """Slices that cover 0 … count − 1."""
+def blocks(count: int, size: int | None = None) -> Iterator[slice]:
+    """Slices of `size`, or `BLOCK`, that cover 0 … count − 1."""
+    size = size or BLOCK
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 

@@ -23,6 +23,7 @@ TRAIN_SEED, VAL_SEED = 0, 1
 TRAINING = ("--only_prefix", "--lm", DEMO, "--prefix_length", "5", "--no_share_prefix", "--epochs", "4",
             "--save_every", "4", "--bs", "32", "--lr", "4e-3")  # fmt: skip
 GRID = "gallery.png"
+MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
 
 
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
@@ -68,9 +69,14 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
 
 
 def _clear(out: Path) -> None:
+    """Remove an earlier demo; whatever else lies there stays."""
     if out.exists() and any(out.iterdir()) and not (out / "plates_train").is_dir():
         raise ClipcapError(f"--out {out}: is not empty and holds no earlier demo; choose another folder")
-    shutil.rmtree(out, ignore_errors=True)
+    for path in (path for pattern in MADE for path in out.glob(pattern)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _show(evaluation: Path, folder: Path, path: Path) -> Path:

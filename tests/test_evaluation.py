@@ -119,7 +119,7 @@ def test_two_processes_caption_each_image_once_and_score_as_one(capsys, road, tm
         cwd=REPO, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("evaluation: ") == 1
+    assert done.stdout.count("evaluation: ") == 1 and done.stderr.count("2 processes on cpu") == 1
     for name in ("predictions.json", "references.json", "metrics.json"):
         one, two = ((tmp_path / folder / name).read_text() for folder in ("one", "two"))
         assert one == two, name

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainTraining
-from benchmarks.train.arithmetic import step_flops
+from benchmarks.train.arithmetic import plain_flops, step_flops
 from clipcap.dataset import IGNORE, CaptionDataset
 from clipcap.features import read_features
 
@@ -65,3 +65,15 @@ def test_counted_arithmetic_is_what_a_step_computes(make_model, features, tokeni
     computed = counter.get_total_flops()
     # Attention is counted where it may look, and computed everywhere.
     assert 0.9 * computed < needed < 1.05 * computed
+
+
+@pytest.mark.parametrize("mapping_type", ["mlp", "transformer"])
+def test_counted_arithmetic_of_the_plain_baseline_is_what_it_computes(make_model, features, tokenizer, mapping_type):
+    model = make_model(mapping_type=mapping_type, tune="none", prefix_length=24, prefix_length_clip=24)
+    model.lm.set_attn_implementation("eager")
+    data = CaptionDataset(features, tokenizer, 100, reference=True)
+    plain = PlainTraining(data, model.mapper, model.lm, tuned=False)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        plain.loss(np.arange(4)).backward()
+    counted = plain_flops(model.config, model.lm.config, 4, plain.longest)
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.02)

@@ -19,8 +19,8 @@ from clipcap.grid import picture_grid
 
 TRAIN_PICTURES, VAL_PICTURES, IN_GRID = 4000, 240, 12
 TRAIN_SEED, VAL_SEED = 0, 1
-# Validation loss after an epoch: 1.05; with shared prefixes, where 32 captions are of 8 pictures, 1.47; with a prefix of
-# 10 and 32 pictures 1.56.
+# Validation loss after an epoch: 1.05. With shared prefixes, where 32 captions are of 8 pictures, 1.47; with a prefix
+# of 10 and 32 pictures 1.56.
 TRAINING = ("--only_prefix", "--lm", DEMO, "--prefix_length", "5", "--no_share_prefix", "--epochs", "4",
             "--save_every", "4", "--bs", "32", "--lr", "4e-3")  # fmt: skip
 GRID = "gallery.png"

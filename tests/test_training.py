@@ -106,9 +106,7 @@ def test_a_diverged_run_names_its_batch_and_saves_nothing_more(data, lm_folder, 
 def test_a_validation_loss_that_is_not_finite_ends_the_run_before_it_is_saved(data, lm_folder, tmp_path):
     """It used to save the weights as `last`, call them good, and name a `best` that was never written."""
     val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
-    with pytest.raises(
-        ClipcapError, match=r"^the validation loss is not finite .*; no checkpoint had been written$"
-    ):
+    with pytest.raises(ClipcapError, match=r"^the validation loss is not finite .*; no checkpoint had been written$"):
         run(data, lm_folder, tmp_path / "out", lr=1e15, bs=8, epochs=1, val=str(val))
     assert not list(tmp_path.glob("out/clipcap-*"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from clipcap.encoders import pick_device
 from clipcap.errors import ClipcapError
 from clipcap.evaluation_config import EvaluateConfig
 from clipcap.features import Features, check_same_encoder, read_features
+from clipcap.launch import alone
 from clipcap.metrics import Scores, score
 from clipcap.prediction import load_captioner
 from clipcap.report import Interval, Pictured, Run, write_report
@@ -56,6 +58,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
+    if warning := alone(state.num_processes):
+        print(warning, file=sys.stderr)
     found = _read(config) if config.predictions else _caption(config, state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.compiling import compile_loss
 from clipcap.config import DecodeConfig
 from clipcap.dataset import IGNORE, Batch, CaptionDataset, Parts, made_ahead
 from clipcap.decoding import Caption, decode
@@ -57,6 +58,8 @@ class CaptionTask:
         self.model.lm_dropout = config.dropout
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
+        if config.compile:
+            compile_loss(model, accelerator.device)
         limit = self.caption_limit()
         reference = config.recipe == "reference"
         share = config.share_prefix and not reference
@@ -191,8 +194,8 @@ class CaptionTask:
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             self.accelerator.print(
-                f"warning: only {different} different captions for {len(captions)} images; the model does not use "
-                f"the image yet ({mend})"
+                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+                f"model does not use the image yet ({mend})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,10 +134,18 @@ class ClipCaptionModel(nn.Module):
     def _loss_at(self, places: Tensor, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Cross-entropy at these places [n] of all rows end to end: the head is a quarter of GPT-2's arithmetic."""
         if not self._head_is_plain:
-            logits = self.lm(**inputs, use_cache=False).logits.flatten(0, 1)[places]  # [B, L, V] -> [n, V]
+            logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
             return F.cross_entropy(logits.float(), labels, reduction="sum")
-        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, H]
-        return head_loss(hidden.flatten(0, 1)[places], self.lm.get_output_embeddings(), labels)
+        hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
+        return head_loss(hidden, self.lm.get_output_embeddings(), labels)
+
+    def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Last hidden states of the language model, [B, L, H]."""
+        return self.lm.base_model(**inputs, use_cache=False).last_hidden_state
+
+    def logits_of(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Its logits at all positions, [B, L, V]."""
+        return self.lm(**inputs, use_cache=False).logits
 
 
 def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor) -> Tensor:
@@ -253,3 +262,19 @@ def parameter_report(model: ClipCaptionModel) -> str:
             f"--prefix_length {model.config.prefix_length}: for long prefixes use --mapping_type transformer"
         )
     return "\n".join(lines)
+
+
+def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
+    """Refuse sizes that no stored tensor has, before a network of such sizes fills the memory.
+
+    Args:
+        config: as the file at `path` has it.
+        state: the tensors that belong to it.
+    Raises:
+        ClipcapError: names the size.
+    """
+    used = ["clip_dim", *["prefix_length_clip", "num_layers"] * (config.mapping_type == "transformer")]
+    largest = max([len(state), *(side for tensor in state.values() for side in tensor.shape)])
+    for name in [*used, *["lora_rank"] * (config.tune == "lora")]:
+        if getattr(config, name) > largest:
+            raise ClipcapError(f"{path}: {name} is {getattr(config, name)}, but no tensor beside it is that large")

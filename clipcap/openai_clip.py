@@ -11,15 +11,15 @@ import os
 import socket
 import tempfile
 import warnings
-import zipfile
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from clipcap.bundled import CLIP, bundled
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
+from clipcap.scripted import is_scripted, scripted_state
+from clipcap.tensor_files import load_tensors
 
 try:
     with warnings.catch_warnings():
@@ -92,13 +92,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ClipcapError: damaged, or not such a checkpoint.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load, the one reader of these archives
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says what matters
-            if _is_torchscript(path):
-                state = torch.jit.load(path, map_location="cpu").state_dict()
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+        state = scripted_state(path) if is_scripted(path) else load_tensors(path)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
         raise ClipcapError(
             f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file; "
@@ -115,14 +109,6 @@ def _content(found: object) -> str:
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
     return f"a dictionary with the keys {', '.join(map(str, list(found)[:5])) or '(none)'}"
-
-
-def _is_torchscript(path: Path) -> bool:
-    """TorchScript archives are zip files with a constants.pkl, which plain `torch.save` does not write."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def build(state: dict[str, Tensor], path: Path) -> nn.Module:

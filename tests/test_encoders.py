@@ -392,8 +392,11 @@ def test_resnets_are_known_by_their_names(name, resnet):
     assert is_resnet(name) is resnet
 
 
-def test_a_path_does_not_tell_whether_it_is_a_resnet(tmp_path):
-    assert is_resnet(str(make_clip(tmp_path / "RN50"))) is None
+def test_a_file_tells_by_its_tensors_whether_it_is_a_resnet(tmp_path, shared):
+    assert is_resnet(str(make_clip(tmp_path / "RN51"))) is False
+    assert is_resnet(str(shared / "fixtures" / "openai-clip" / "tiny_rn_state_dict.pt")) is True
+    (tmp_path / "other.pt").write_text("no weights")
+    assert is_resnet(str(tmp_path / "other.pt")) is None
 
 
 def test_loading_warns_of_nothing(clip_file, shared):

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +15,7 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.hub import PretrainedClass, absolute, load_pretrained, one_line
-from clipcap.openai_clip import OPENAI_URLS, load_openai_clip, read_weights
+from clipcap.openai_clip import OPENAI_URLS, load_openai_clip
 from clipcap.pooling import image_features, max_text_tokens, text_features
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -287,17 +286,3 @@ def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> An
         return load_pretrained(loader, name.removeprefix("hf:"), what, flag, **kwargs)
     except ClipcapError as error:
         raise ClipcapError(str(error).replace(f"{flag} ", flag)) from error
-
-
-def is_resnet(name: str | None) -> bool | None:
-    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
-    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
-        try:
-            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
-        except ClipcapError:
-            return None
-    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
-    known = None if nameless else name.split("/")[0]
-    if known is None or known.startswith("hf:"):
-        return None
-    return known.removeprefix("open_clip:").startswith("RN")

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.caption_task import CaptionTask
 from clipcap.checkpoint import load_checkpoint
 from clipcap.config import ModelConfig
-from clipcap.encoders import is_resnet
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, check_same_encoder, read_to_train, split_by_image
 from clipcap.hub import absolute
@@ -24,6 +23,7 @@ from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
 from clipcap.model import ClipCaptionModel, parameter_report
+from clipcap.openai_clip import is_resnet
 from clipcap.run_folder import check_run_folder
 from clipcap.train_config import TrainConfig
 

@@ -19,9 +19,10 @@ from tokenizers.processors import TemplateProcessing
 
 from clipcap import openai_clip
 from clipcap.demo.tiny import END_OF_TEXT, make_clip, make_tokenizer
-from clipcap.encoders import cut_ribbon, is_resnet, load_encoder
+from clipcap.encoders import cut_ribbon, load_encoder
 from clipcap.errors import ClipcapError
 from clipcap.images import open_image
+from clipcap.openai_clip import is_resnet
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]

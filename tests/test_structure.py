@@ -91,7 +91,8 @@ WALL = {
     "loop": "config atomic hub launch checkpoint optimiser task run_folder tensor_files",
     "caption_task": "config train_config text metrics features dataset shared_prefix model compiling decoding "
     "checkpoint launch optimiser",
-    "training": "config train_config hub encoders features lm model checkpoint launch run_folder loop caption_task",
+    "training": "config train_config hub openai_clip features lm model checkpoint launch run_folder loop "
+    "caption_task",
     "captioner": "config text hub images encoders model decoding checkpoint",
     "prediction": "bundled config text atomic hub images features decoding captioner",
     "retrieval": "features",

@@ -23,6 +23,8 @@ def main() -> None:
         mine = sorted((line for line in lines if line["run"] == run), key=lambda line: line["captions"])
         for stage, name in STAGES.items():
             points = [line for line in mine if f"{stage}_bytes" in line]
+            if not points:
+                continue
             sizes = [line["captions"] / 1e6 for line in points]
             style = {"marker": "o", "label": f"{name}, {when}", "linestyle": "-" if run == "again" else "--"}
             memory.plot(sizes, [line[f"{stage}_bytes"] / 1e6 for line in points], **style)

@@ -58,8 +58,6 @@ def evaluate(config: EvaluateConfig) -> Path:
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
-    if warning := alone(state.num_processes):
-        print(warning, file=sys.stderr)
     found = _read(config) if config.predictions else _caption(config, state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
@@ -110,6 +108,8 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
+    if state.is_main_process:
+        _say_processes(state)
     captioner = load_captioner(config) if state.is_main_process else _quietly(config)
     own = captioner.model.config
     check_same_encoder(
@@ -137,6 +137,13 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     if state.is_main_process:
         _add_clip_scores(found, captioner, features, rows, config)
     return found
+
+
+def _say_processes(state: PartialState) -> None:
+    processes = state.num_processes
+    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    if warning := alone(processes):
+        print(warning, file=sys.stderr)
 
 
 def _quietly(config: EvaluateConfig) -> Captioner:

@@ -23,7 +23,7 @@ from clipcap.encoders import pick_device
 from clipcap.errors import ClipcapError
 from clipcap.evaluation_config import EvaluateConfig
 from clipcap.features import Features, check_same_encoder, read_features
-from clipcap.launch import several_processes_asked_for
+from clipcap.launch import alone
 from clipcap.metrics import Scores, score
 from clipcap.prediction import load_captioner
 from clipcap.report import Interval, Pictured, Run, write_report
@@ -142,12 +142,8 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
 def _say_processes(state: PartialState) -> None:
     processes = state.num_processes
     print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
-    if processes == 1 and several_processes_asked_for():
-        print(
-            "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
-            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m clipcap evaluate …`",
-            file=sys.stderr,
-        )
+    if warning := alone(processes):
+        print(warning, file=sys.stderr)
 
 
 def _quietly(config: EvaluateConfig) -> Captioner:

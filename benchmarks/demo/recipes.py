@@ -20,7 +20,7 @@ from clipcap.metrics import score
 from clipcap.train_config import TrainConfig
 from clipcap.training import train
 
-SEEDS, BATCH = (1, 2, 3), 32
+SEEDS, BATCH, PREFIX = (1, 2, 3), 32, 5  # the prefix of `clipcap demo`
 RECIPES = {
     "default": {"share_prefix": False},
     "reference": {"recipe": "reference"},
@@ -51,7 +51,8 @@ def main() -> None:
                 loop = {"epochs": epochs, "save_every": epochs, "bs": BATCH, "lr": 4e-3, "seed": seed}
                 if warmup is not None:
                     loop["warmup_steps"] = round(warmup * steps)
-                train(TrainConfig(**data, **loop, **chosen, out_dir=str(out), only_prefix=True))
+                model = {"only_prefix": True, "prefix_length": PREFIX}
+                train(TrainConfig(**data, **loop, **chosen, **model, out_dir=str(out)))
             report(name, seed, out, held_out)
 
 

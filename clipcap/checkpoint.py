@@ -26,9 +26,9 @@ from clipcap.bundled import CAPTIONER, bundled
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
 from clipcap.hub import absolute, fetch_repository, is_local, one_line
-from clipcap.lm import load_lm, load_tokenizer
+from clipcap.lm import checked_lm_config, load_lm, load_tokenizer
 from clipcap.mistaken import mistaken_config, mistaken_folder
-from clipcap.model import ClipCaptionModel
+from clipcap.model import ClipCaptionModel, check_sizes
 from clipcap.reference import HEADS, load_reference
 
 FORMAT_VERSION = 1
@@ -173,7 +173,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
         version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
         newer, options = version > FORMAT_VERSION, dict(options)
         if not newer and lm_config is not None:
-            lm_config = AutoConfig.for_model(**lm_config)
+            lm_config = checked_lm_config(AutoConfig.for_model(**lm_config), str(path))
     except ClipcapError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -223,6 +223,7 @@ def _load_native(
         )
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     state = read_weights(path)
+    check_sizes(config, state, path / CONFIG)
     base = AutoModelForCausalLM.from_config(lm_config) if lm_config is not None else load_lm(config.lm)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 from huggingface_hub import constants, snapshot_download
@@ -37,7 +38,7 @@ def is_local(name: str) -> bool:
 
 
 def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **kwargs: Any) -> Any:
-    """`loader.from_pretrained(name)`, downloading only what the cache lacks.
+    """`loader.from_pretrained(name)`, downloading only what the cache lacks; code beside the weights is not run.
 
     Args:
         loader: a class of transformers with `from_pretrained`.
@@ -48,11 +49,19 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
     Raises:
         ClipcapError: the folder does not hold it, or the hub cannot be reached.
     """
+    if getattr(loader, "__name__", "").startswith("Auto"):  # asked nothing, transformers asks whether to run it
+        kwargs["trust_remote_code"] = False
     if is_local(name):
         try:
             return loader.from_pretrained(str(Path(name).expanduser()), local_files_only=True, **kwargs)
-        except _LOAD_ERRORS as error:
+        except UnpicklingError as error:  # torch's own message says how to run the code nevertheless
+            raise ClipcapError(
+                f"{flag} {name}: cannot load the {what}: its weights are a damaged pickle, or one with code"
+            ) from error
+        except Exception as error:  # of damaged and hostile files transformers lets through almost anything
             raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
+    if Path(name).expanduser().is_file():
+        raise ClipcapError(f"{flag} {name}: is a file: pass the folder of the {what}'s files, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ClipcapError(f"{flag} {name}: there is no such folder")
     try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so

@@ -32,6 +32,7 @@ def load_lm(name: str) -> PreTrainedModel:
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
     config = load_pretrained(AutoConfig, bundled(name, LM), "language model", "--lm")
+    checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
     encoder_only = hasattr(config, "is_decoder") and not config.is_decoder and config.model_type in _ENCODERS
@@ -40,6 +41,21 @@ def load_lm_config(name: str) -> PretrainedConfig:
             f"--lm {name} is a {config.model_type} model, which does not continue text from left to right: "
             f"choose a causal language model such as gpt2, distilgpt2 or facebook/opt-125m"
         )
+    return config
+
+
+def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
+    """The configuration, where its sizes are those of a language model; others fill the memory, or take for ever.
+
+    Raises:
+        ClipcapError: names the size; `where` is where it stands.
+    """
+    limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
+    limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000}
+    for name, limit in limits.items():
+        size = getattr(config, name, 1)
+        if type(size) is int and not 0 < size <= limit:
+            raise ClipcapError(f"{where}: its configuration has {name} {size}, which no language model has")
     return config
 
 

@@ -26,6 +26,7 @@ from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.run_folder import LOG, numbered, some
 from clipcap.task import Batch, Task
+from clipcap.tensor_files import load_tensors
 
 STATE = "training_state.pt"
 # What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
@@ -185,6 +186,8 @@ class Loop:
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
         metrics |= self.task.validate()
+        if not math.isfinite(metrics.get("val_loss", 0)):  # before `last` takes the place of weights that were good
+            self._stop("the validation loss is not finite", [])
         score = self.task.score(metrics)
         better = score < progress.best
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
@@ -250,7 +253,7 @@ class Loop:
             self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
             return None
         try:
-            state = torch.load(last / STATE, map_location="cpu", weights_only=True)
+            state = load_tensors(last / STATE)
             progress, was = Progress(**state["progress"]), state["identity"]
         except Exception as error:
             raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -261,3 +262,19 @@ def parameter_report(model: ClipCaptionModel) -> str:
             f"--prefix_length {model.config.prefix_length}: for long prefixes use --mapping_type transformer"
         )
     return "\n".join(lines)
+
+
+def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
+    """Refuse sizes that no stored tensor has, before a network of such sizes fills the memory.
+
+    Args:
+        config: as the file at `path` has it.
+        state: the tensors that belong to it.
+    Raises:
+        ClipcapError: names the size.
+    """
+    used = ["clip_dim", *["prefix_length_clip", "num_layers"] * (config.mapping_type == "transformer")]
+    largest = max([len(state), *(side for tensor in state.values() for side in tensor.shape)])
+    for name in [*used, *["lora_rank"] * (config.tune == "lora")]:
+        if getattr(config, name) > largest:
+            raise ClipcapError(f"{path}: {name} is {getattr(config, name)}, but no tensor beside it is that large")

@@ -11,15 +11,15 @@ import os
 import socket
 import tempfile
 import warnings
-import zipfile
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from clipcap.bundled import CLIP, bundled
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
+from clipcap.scripted import is_scripted, scripted_state
+from clipcap.tensor_files import load_tensors
 
 try:
     with warnings.catch_warnings():
@@ -92,13 +92,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ClipcapError: damaged, or not such a checkpoint.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load, the one reader of these archives
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says what matters
-            if _is_torchscript(path):
-                state = torch.jit.load(path, map_location="cpu").state_dict()
-            else:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+        state = scripted_state(path) if is_scripted(path) else load_tensors(path)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
         raise ClipcapError(
             f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file; "
@@ -117,14 +111,6 @@ def _content(found: object) -> str:
     return f"a dictionary with the keys {', '.join(map(str, list(found)[:5])) or '(none)'}"
 
 
-def _is_torchscript(path: Path) -> bool:
-    """TorchScript archives are zip files with a constants.pkl, which plain `torch.save` does not write."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     """The network of a state dict, sizes read off its tensors, float32, the numbers unrounded."""
     try:
@@ -138,3 +124,17 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
             f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
         ) from error
     return network
+
+
+def is_resnet(name: str | None) -> bool | None:
+    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
+    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
+        try:
+            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
+        except ClipcapError:
+            return None
+    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
+    known = None if nameless else name.split("/")[0]
+    if known is None or known.startswith("hf:"):
+        return None
+    return known.removeprefix("open_clip:").startswith("RN")

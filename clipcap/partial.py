@@ -73,14 +73,19 @@ class PartialRows:
         if not path.is_file():
             return False
         if path.read_text(encoding="utf-8") == self.fingerprint:
-            return True
+            return self._rows_are_whole()
         raise ClipcapError(
             f"{self.folder} holds the unfinished work of another command (other encoder, captions, images or "
             f"flags): repeat that command to finish it, delete the folder, or choose another --out"
         )
 
+    def _rows_are_whole(self) -> bool:
+        """Of a file that was cut, the next write would fill the gap with zeros, and they would pass for features."""
+        stored = self.folder / ROWS
+        return stored.is_file() and stored.stat().st_size == self.shape[0] * self._row_bytes
+
     def _start(self) -> None:
-        for log in self._logs():  # killed before there was a fingerprint, or while the folder was removed
+        for log in self._logs():  # killed before there was a fingerprint, while the folder was removed, or not whole
             log.unlink()
         with (self.folder / ROWS).open("wb") as file:
             file.truncate(self.shape[0] * self._row_bytes)

@@ -6,7 +6,6 @@ The architecture is read off the tensor names and shapes; nothing has to be rety
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from clipcap.hub import one_line
 from clipcap.lm import load_lm_config
 from clipcap.mistaken import mistaken_file, mistaken_tensors
 from clipcap.model import ClipCaptionModel
+from clipcap.tensor_files import load_tensors
 
 StateDict = dict[str, Tensor]
 
@@ -42,9 +42,7 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         if other := mistaken_file(path):
             raise ClipcapError(f"{path}: {other}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says what matters
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except ClipcapError:
         raise
     except OSError as error:

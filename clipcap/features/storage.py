@@ -27,7 +27,7 @@ _SYSTEM = {
     "type_sizes": {"short": 2, "int": 4, "long": 4},
 }
 _KEY = "0"  # torch: the address of the storage
-_STORAGES = {
+STORAGES = {
     "torch.HalfStorage": torch.float16,
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
@@ -35,7 +35,7 @@ _STORAGES = {
     "torch.LongStorage": torch.int64,
     "torch.IntStorage": torch.int32,
 }
-_INERT = re.compile("|".join(map(re.escape, _STORAGES)))
+_INERT = re.compile("|".join(map(re.escape, STORAGES)))
 
 
 def storage_bytes(values: np.ndarray) -> bytes:
@@ -68,37 +68,39 @@ def _from_stream(data: bytes) -> Tensor:
         raise UnreadablePickle("holds a tensor that torch did not write")
     reference = plain_data(stream, {}, _INERT)
     plain_data(stream, {}, _INERT)  # the list of keys: this one storage
-    dtype, _, count = _describe(reference)
+    dtype, _, count = describe(reference)
     if struct.unpack("<q", stream.read(8)) != (count,):
         raise UnreadablePickle("holds a tensor whose sizes contradict each other")
-    return _values(memoryview(data)[stream.tell() :], dtype, count)
+    return stored_values(memoryview(data)[stream.tell() :], dtype, count)
 
 
 def _from_zip(data: bytes) -> Tensor:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         index = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         folder = index.removesuffix("data.pkl")
-        dtype, key, count = _describe(plain_data(io.BytesIO(_member(archive, index)), {}, _INERT))
-        if f"{folder}byteorder" in archive.namelist() and _member(archive, f"{folder}byteorder") != b"little":
+        dtype, key, count = describe(plain_data(io.BytesIO(stored_member(archive, index)), {}, _INERT))
+        if f"{folder}byteorder" in archive.namelist() and stored_member(archive, f"{folder}byteorder") != b"little":
             raise UnreadablePickle("holds a tensor of a big-endian machine")
-        return _values(memoryview(_member(archive, f"{folder}data/{key}")), dtype, count)
+        return stored_values(memoryview(stored_member(archive, f"{folder}data/{key}")), dtype, count)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def stored_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a member of an archive of torch, which stands in it as it is."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # torch never compresses; a zip bomb does
         raise UnreadablePickle("holds a compressed tensor, which torch does not write")
     return archive.read(name)
 
 
-def _describe(reference: Record) -> tuple[torch.dtype, str, int]:
+def describe(reference: Record) -> tuple[torch.dtype, str, int]:
     """(dtype, key, number of values) of a storage, from its persistent id."""
     kind, storage_class, key, _, count, *_ = reference.args
     if kind != "storage" or not isinstance(storage_class, Named) or type(count) is not int or count < 0:
         raise UnreadablePickle("holds a tensor that torch did not write")
-    return _STORAGES[storage_class.name], key, count
+    return STORAGES[storage_class.name], key, count
 
 
-def _values(data: memoryview, dtype: torch.dtype, count: int) -> Tensor:
+def stored_values(data: memoryview, dtype: torch.dtype, count: int) -> Tensor:
+    """`count` numbers out of bytes, as a 1-D tensor in memory of its own."""
     size = count * dtype.itemsize
     if len(data) < size:
         raise UnreadablePickle(f"holds a tensor of {size:,} bytes, but only {len(data):,} of them are there")

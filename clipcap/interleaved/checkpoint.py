@@ -36,7 +36,7 @@ from clipcap.errors import ClipcapError
 from clipcap.hub import absolute, fetch_repository, one_line
 from clipcap.interleaved.model import ClipGPT
 from clipcap.interleaved.sequences import MARKS, STOPPED, Layout
-from clipcap.lm import load_lm, load_tokenizer
+from clipcap.lm import checked_lm_config, load_lm, load_tokenizer
 from clipcap.mistaken import CLIP_GPT
 
 TOKENS = "token_embeddings"  # of the marks, where the language model's are not stored
@@ -173,7 +173,8 @@ def _load_native(
     tokenizer = load_tokenizer(str(path / TOKENIZER))
     if stores_lm(config):
         try:
-            base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content["lm_config"])).float()
+            lm_config = checked_lm_config(AutoConfig.for_model(**content["lm_config"]), str(path))
+            base = AutoModelForCausalLM.from_config(lm_config).float()
         except (ValueError, KeyError, TypeError) as error:
             raise ClipcapError(f"{path / CONFIG}: its lm_config is damaged: {one_line(error)}") from error
     else:

@@ -52,17 +52,11 @@ class Case:
 
 
 CASES = {
-    "transformer-40": Case(
-        "transformer 40/40 × 8, prefix only: food, batch 40", "≥ 3", TRANSFORMER, 40, "food", 240, 0.77
-    ),
-    "transformer-8": Case(
-        "transformer 40/40 × 8, prefix only: all food captions, batch 8", "≥ 4", TRANSFORMER, 8, "food", original=0.53
-    ),
-    "transformer-five": Case(
-        "transformer 40/40 × 8, prefix only: five captions per image, batch 40", "≥ 5", TRANSFORMER, 40, "flickr8k"
-    ),
-    "mlp-8": Case("MLP 10, GPT-2 tuned: all food captions, batch 8", "≥ 3.5", MLP, 8, "food", original=0.60),
-    "mlp-40": Case("MLP 10, GPT-2 tuned: food, batch 40", "≥ 3.5", MLP, 40, "food", 240, 1.16),
+    "transformer-40": Case("transformer, frozen: food, batch 40", "≥ 3", TRANSFORMER, 40, "food", 240, 0.77),
+    "transformer-8": Case("transformer, frozen: all food, batch 8", "≥ 4", TRANSFORMER, 8, "food", original=0.53),
+    "transformer-five": Case("transformer, frozen: five per image, batch 40", "≥ 5", TRANSFORMER, 40, "flickr8k"),
+    "mlp-8": Case("MLP, GPT-2 tuned: all food, batch 8", "≥ 3.5", MLP, 8, "food", original=0.60),
+    "mlp-40": Case("MLP, GPT-2 tuned: food, batch 40", "≥ 3.5", MLP, 40, "food", 240, 1.16),
 }
 
 

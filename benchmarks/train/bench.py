@@ -21,7 +21,17 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.measure import REPO, Comparison, ceilings, clock_of, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import (
+    REPO,
+    Comparison,
+    ceilings,
+    clock_of,
+    forget_peak,
+    machine,
+    matmul_flops,
+    peak_gib,
+    table,
+)
 from benchmarks.plain import PlainTraining
 from benchmarks.train.arithmetic import plain_flops, step_bytes, step_flops
 from clipcap.compiling import compile_loss
@@ -239,9 +249,11 @@ def one_step(case: Case, side: str, how: How) -> None:
     step = bench.steps(1000)[-1]
     if side == "plain":
         del bench.model, bench.optimizer
+        forget_peak(bench.device)
         bench.plain(step)
     else:
         del bench.baseline
+        forget_peak(bench.device)
         bench.ours([step])
 
 

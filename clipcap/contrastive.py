@@ -78,6 +78,8 @@ class ContrastiveTask:
             raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
         self.pairs = Pairs(train, towers, self._pictures(train, crops.side), crops, config.seed)
+        if len(self.pairs.captions.tokens) < 2:
+            raise ClipcapError(f"{config.data_path}: all captions are the same: there is nothing to tell images by")
         self.held_out = HeldOut(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
         self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from road import draw_set, picture, run, write_captions
+from road import draw_photos, draw_set, picture, run, write_captions
 from small import metrics
 from torch import nn
 from torch.nn import functional as F
@@ -446,6 +446,13 @@ def test_unreadable_pictures_leave_the_loss_of_the_others(tmp_path):
 def test_a_set_without_two_training_images_is_refused(tmp_path):
     with pytest.raises(ClipcapError, match="contrast needs two training images or more, here: 1"):
         trained(draw_set(tmp_path / "one", 1, 2), tmp_path / "out", train_size=None)
+
+
+def test_a_set_of_one_caption_is_refused(tmp_path):
+    folder = tmp_path / "set"
+    write_captions(folder, [(path.name, "a plate") for path in draw_photos(folder, 3)])
+    with pytest.raises(ClipcapError, match="all captions are the same: there is nothing to tell images by"):
+        trained(folder, tmp_path / "out", train_size=None)
 
 
 def test_a_batch_without_contrast_is_refused(photos, tmp_path):

@@ -13,9 +13,11 @@ from clipcap.bundled import CAPTIONER, CLIP, FOLDER, LM
 from clipcap.captioner import Captioner
 from clipcap.config import DecodeConfig
 from clipcap.demo import build as building
+from clipcap.demo import run as running
 from clipcap.demo.facts import fact_shares, table
 from clipcap.demo.kitchen import passages, sentence
 from clipcap.demo.plates import captions, draw, scenes, write_set
+from clipcap.errors import ClipcapError
 
 PLATES = 60
 
@@ -149,6 +151,24 @@ def test_weights_are_built_from_nothing(tmp_path, monkeypatch):
         assert (tmp_path / "weights" / part).exists()
     config = json.loads((tmp_path / "weights" / CAPTIONER / "config.json").read_text())["model"]
     assert (config["encoder"], config["lm"]) == ("demo", "demo")
+
+
+def test_another_demo_replaces_the_earlier_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "TRAIN_PICTURES", 2)
+    monkeypatch.setattr(running, "VAL_PICTURES", 2)
+    out = tmp_path / "out"
+    for name in ("plates_train/dataset/0.jpg", "plates_train.pkl", "checkpoints/last/config.json", "my photo.jpg"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("here")
+    with pytest.raises(ClipcapError, match="the demo's parse step failed"):
+        running.run_demo(out, lambda words: 1)
+    assert sorted(path.name for path in out.iterdir()) == ["my photo.jpg", "plates_train", "plates_val"]
+
+
+def test_a_folder_of_other_files_gets_no_demo(tmp_path):
+    (tmp_path / "my photo.jpg").write_text("here")
+    with pytest.raises(ClipcapError, match="is not empty and holds no earlier demo"):
+        running.run_demo(tmp_path, lambda words: 1)
 
 
 def test_a_demo_set_is_learnt_from_in_the_kaggle_layout(capsys, tmp_path):

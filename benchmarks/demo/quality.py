@@ -6,28 +6,30 @@ python -m benchmarks.demo.quality --demo demo_out
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.measure import machine
+from clipcap import cli
+from clipcap.bundled import DEMO
 from clipcap.caption_files import references_of
 from clipcap.captioner import Captioner
 from clipcap.config import DecodeConfig
 from clipcap.demo.facts import table
 from clipcap.demo.plates import scenes
-from clipcap.demo.run import EPOCHS, TRAIN_SEED, VAL_PICTURES, VAL_SEED
+from clipcap.demo.run import TRAIN_SEED, TRAINING, VAL_PICTURES, VAL_SEED
 from clipcap.features import Features, read_features, write_features
 from clipcap.metrics import Scores, score
-from clipcap.train_config import TrainConfig
-from clipcap.training import train
 
 SHOWN = ("BLEU-4", "CIDEr-D")
+DRAWN = 40
+BUNDLED, TRAINED = "bundled captioner", "mapper of the demo run"
+COMMON, SHUFFLED = "most common caption", "mapper on shuffled features"
 
 
 def main() -> None:
@@ -42,22 +44,23 @@ def main() -> None:
     seen = {scene.facts for scene in islice(scenes("train", TRAIN_SEED), training.num_images)}
     print(f"combinations of the held-out pictures that training shows: {len({s.facts for s in drawn} & seen)}")
     runs = {
-        "model": written(demo / "checkpoints", held_out),
-        "most common caption": [most_common(training)] * VAL_PICTURES,
+        BUNDLED: written(DEMO, held_out),
+        TRAINED: written(demo / "checkpoints", held_out),
+        COMMON: [most_common(training)] * VAL_PICTURES,
         "nearest training picture": nearest(training, held_out),
-        "mapper on shuffled features": written(shuffled(training, demo), held_out),
+        SHUFFLED: written(shuffled(training, demo), held_out),
     }
     scores = {name: score(captions, order, with_java=False) for name, captions in runs.items()}
     for name, captions in runs.items():
         report(name, scores[name], table(captions, drawn))
-    for other in list(runs)[1:]:
-        outcome = scores["model"].compare(scores[other], "CIDEr-D", n=10_000)
-        print(f"model against {other}: CIDEr-D {outcome.difference:+.3f} "
+    for model, other in product((BUNDLED, TRAINED), list(runs)[2:]):
+        outcome = scores[model].compare(scores[other], "CIDEr-D", n=10_000)
+        print(f"{model} against {other}: CIDEr-D {outcome.difference:+.3f} "
               f"[{outcome.low:+.3f}, {outcome.high:+.3f}], p {outcome.p_value:.4f}")  # fmt: skip
-    print(json.dumps({"chance": scores["most common caption"].corpus["CIDEr-D"]}))
+    say_constants(training, order)
 
 
-def written(checkpoint: Path, held_out: Features) -> list[str]:
+def written(checkpoint: str | Path, held_out: Features) -> list[str]:
     captioner = Captioner.from_pretrained(checkpoint)
     rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
     found = captioner.caption(list(rows), DecodeConfig(beam=True))
@@ -67,6 +70,22 @@ def written(checkpoint: Path, held_out: Features) -> list[str]:
 
 def most_common(training: Features) -> str:
     return Counter(training.captions).most_common(1)[0][0]
+
+
+def say_constants(training: Features, references: list[list[str]]) -> None:
+    """CIDEr-D of one caption for every picture: of all that are the most common, and of some drawn at random."""
+    counts = Counter(training.captions)
+    tied = [caption for caption, count in counts.items() if count == max(counts.values())]
+    drawn = np.random.default_rng(0).choice(len(training.captions), DRAWN, replace=False)
+    some = [training.captions[i] for i in drawn.tolist()]
+    of_tied, of_some = (
+        [score([text] * len(references), references, with_java=False).corpus["CIDEr-D"] for text in texts]
+        for texts in (tied[:DRAWN], some)
+    )
+    print(f"{len(tied)} captions of {len(training.captions)} are the most common, {max(counts.values())} times each; "
+          f"CIDEr-D, said of every picture: {', '.join(f'{value:.3f}' for value in of_tied)}")  # fmt: skip
+    low, middle, high = np.percentile(of_some, [5, 50, 95])
+    print(f"{DRAWN} captions drawn at random: median {middle:.3f}, nine of ten from {low:.3f} to {high:.3f}")
 
 
 def nearest(training: Features, held_out: Features) -> list[str]:
@@ -94,8 +113,7 @@ def shuffled(training: Features, demo: Path) -> Path:
     write_features(path, embeddings=rows.numpy(), image_ids=list(training.image_ids),
                    image_paths=[None] * len(captions), captions=captions,
                    meta=replace(training.meta, source="shuffled"))  # fmt: skip
-    train(TrainConfig(data=str(path), lm="demo", out_dir=str(out), only_prefix=True, epochs=EPOCHS,
-                      save_every=EPOCHS, bs=32, lr=4e-3))  # fmt: skip
+    cli.main(["train", "--data", str(path), "--out_dir", str(out), *TRAINING])
     return out
 
 

@@ -85,6 +85,13 @@ print("peak", cuda.max_memory_allocated() // 1024 if on_gpu else status.split("V
 """
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let the peak of this process begin anew: what was there only while it prepared does not count."""
+    Path("/proc/self/clear_refs").write_text("5")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def clock_of(device: torch.device, cpu_time: bool = False) -> Clock:
     """The clock for work on a device: a GPU works on while the program does, and is waited for."""
     if device.type == "cuda":

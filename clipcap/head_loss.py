@@ -41,14 +41,14 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), POSITIONS):
             part = slice(start, start + POSITIONS)
             scores = F.linear(hidden[part], weight, bias)  # [c, H] -> [c, V], in autocast's type
-            logits, wanted_ids = scores.to(total.dtype), labels[part, None]
-            normaliser = logits.logsumexp(dim=1, keepdim=True)  # [c, 1]
-            total += (normaliser - logits.gather(1, wanted_ids)).sum()
+            log_probabilities = scores.to(total.dtype).log_softmax(dim=1)
+            of_labels = log_probabilities.gather(1, labels[part, None])  # [c, 1]
+            total -= of_labels.sum()
             if not any(wanted):
                 continue
             # The gradient of the logits, in their place: probabilities, less 1 at the label.
-            gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, wanted_ids, torch.full_like(normaliser, -1))
+            gradient = log_probabilities.exp_()
+            gradient.scatter_add_(1, labels[part, None], torch.full_like(of_labels, -1))
             gradient = gradient.to(scores.dtype)  # [c, V]
             if of_hidden is not None:
                 of_hidden[part] = gradient @ weight.to(gradient)  # [c, V] -> [c, H]

@@ -9,6 +9,8 @@ from small import feature_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.__main__ import rows_of
+from benchmarks.measure import peak_gib
 from benchmarks.plain import PlainTraining
 from benchmarks.train.arithmetic import plain_flops, step_flops
 from clipcap.dataset import IGNORE, CaptionDataset
@@ -77,3 +79,15 @@ def test_counted_arithmetic_of_the_plain_baseline_is_what_it_computes(make_model
         plain.loss(np.arange(4)).backward()
     counted = plain_flops(model.config, model.lm.config, 4, plain.longest)
     assert counter.get_total_flops() == pytest.approx(counted, rel=0.02)
+
+
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_starts_it():
+    assert bytearray(1 << 29)
+    assert 0 < peak_gib("platform") < 0.25
+
+
+def test_a_benchmark_that_fails_is_a_line_and_the_others_go_on(capsys):
+    assert rows_of("no_such_one") == []
+    assert capsys.readouterr().out.startswith(
+        "no_such_one: failed: ModuleNotFoundError: No module named 'benchmarks.no"
+    )

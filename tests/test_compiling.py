@@ -7,6 +7,7 @@ C++ compiler takes.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CAPTIONS, REPO
-from small import feature_file, flags, metrics, options, run, same, weights
+from small import feature_file, flags, options, run, same, weights
 
 from clipcap.caption_task import CaptionTask
 from clipcap.compiling import compile_loss
@@ -43,7 +44,7 @@ def loss_and_gradients(model, batch):
 @pytest.mark.parametrize("tune", ["full", "none"])
 def test_loss_gradients_and_names_are_the_same(make_model, data, tokenizer, monkeypatch, tune):
     dataset = CaptionDataset(read_features(data), tokenizer, 100, share_prefix=True)
-    batches = [dataset.batch(np.arange(count)) for count in (1, 6, 10)]
+    batches = [dataset.batch(np.arange(count)) for count in (6, 10)]
     model = make_model(mapping_type="transformer", tune=tune).train(tune == "none")
     if tune == "none":
         checkpoint_layers(model.lm)
@@ -57,9 +58,9 @@ def test_loss_gradients_and_names_are_the_same(make_model, data, tokenizer, monk
     assert list(model.state_dict()) == names
 
 
-def test_a_compiled_run_is_resumed_and_may_be_without_it(data, lm_folder, tmp_path, monkeypatch):
+def test_a_compiled_run_is_resumed_with_it_or_without(data, lm_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", TRACED)
-    chosen = {"val": "0.25", "compile": True}
+    chosen = {"bs": 8, "compile": True}
     unbroken = run(data, lm_folder, tmp_path / "unbroken", **chosen)
     windows = CaptionTask.windows
 
@@ -68,14 +69,15 @@ def test_a_compiled_run_is_resumed_and_may_be_without_it(data, lm_folder, tmp_pa
             raise KeyboardInterrupt
         return windows(self, at, skip)
 
-    for name, on in (("compiled", True), ("plain", False)):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(CaptionTask, "windows", interrupted)
-            run(data, lm_folder, tmp_path / name, **chosen)
-        run(data, lm_folder, tmp_path / name, **{**chosen, "compile": on}, resume=True)
-    ours, compiled, plain = (weights(tmp_path / name / "clipcap-last") for name in ("unbroken", "compiled", "plain"))
-    assert same(compiled, ours) and metrics(tmp_path / "compiled") == metrics(unbroken)
-    torch.testing.assert_close(plain, ours, rtol=1e-3, atol=1e-5)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CaptionTask, "windows", interrupted)
+        run(data, lm_folder, tmp_path / "compiled", **chosen)
+    shutil.copytree(tmp_path / "compiled", tmp_path / "plain")
+    for name, compiled in (("compiled", True), ("plain", False)):
+        run(data, lm_folder, tmp_path / name, bs=8, compile=compiled, resume=True)
+    expected = weights(unbroken / "clipcap-last")
+    assert same(weights(tmp_path / "compiled" / "clipcap-last"), expected)
+    torch.testing.assert_close(weights(tmp_path / "plain" / "clipcap-last"), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_two_processes_train_as_one(data, lm_folder, tmp_path):
@@ -86,9 +88,9 @@ def test_two_processes_train_as_one(data, lm_folder, tmp_path):
         "sys.exit(main(['train', *sys.argv[1:]]))\n"
     )
     chosen = {"epochs": 1, "dropout": False}
-    one = run(data, lm_folder, tmp_path / "one", bs=6, **chosen)
+    one = run(data, lm_folder, tmp_path / "one", bs=16, **chosen)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = flags(options(data, lm_folder, tmp_path / "two", bs=3, **chosen, compile=True))
+    words = flags(options(data, lm_folder, tmp_path / "two", bs=8, **chosen, compile=True))
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPO)}
     done = subprocess.run(
         [*command, tmp_path / "train.py", *words], env=env, capture_output=True, text=True, timeout=180

@@ -23,6 +23,7 @@ from clipcap.encoders import Encoder, load_encoder, pick_device
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 from clipcap.images import open_image
+from clipcap.int8 import quantised
 from clipcap.model import ClipCaptionModel
 from clipcap.text import tidy
 
@@ -55,6 +56,7 @@ class Captioner:
         self.tokenizer = tokenizer
         self.summary = ""
         self._encoder = encoder
+        self._rounded = False
 
     @classmethod
     def from_pretrained(
@@ -66,8 +68,11 @@ class Captioner:
         normalize_prefix: bool | None = None,
         num_heads: int | None = None,
         device: str = "auto",
+        dtype: str = "float32",
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
+
+        With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to mend it.
@@ -75,10 +80,29 @@ class Captioner:
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        if dtype == "int8":
+            captioner.round_to_int8()
         return captioner
 
+    def round_to_int8(self) -> None:
+        """Round the language model's matrices to eight bits: on a CPU about twice as fast, and cannot be saved.
+
+        Raises:
+            ClipcapError: it is not on a CPU.
+        """
+        if self.device.type != "cpu":
+            raise ClipcapError(f"--dtype int8 is for CPUs: add --device cpu, or drop it to use {self.device}")
+        self.model.lm = quantised(self.model.lm)
+        self._rounded = True
+
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a native checkpoint folder."""
+        """Write a native checkpoint folder.
+
+        Raises:
+            ClipcapError: its language model was rounded to int8.
+        """
+        if self._rounded:
+            raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
         return save_checkpoint(self.model, self.tokenizer, Path(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:

@@ -92,6 +92,7 @@ class ClipGptOptions(LoadOptions):
         None, "whether a folder in the original's layout was trained on normalised embeddings (default: yes)"
     )
     num_heads: int | None = option(None, "not used: there is no mapper", flag=False)
+    dtype: str = option("float32", "not used: it decodes in float32", flag=False)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
     if config.greedy or config.temp == 0:
         # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
         config = replace(config, greedy=not config.beam, temp=1.0)
-    vocabulary = model.lm.get_output_embeddings().weight.shape[0]
+    vocabulary = model.lm.get_output_embeddings().out_features
     if config.beam and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if config.recipe == "reference" and not config.beam:

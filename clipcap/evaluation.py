@@ -147,7 +147,7 @@ def _say_processes(state: PartialState) -> None:
 
 
 def _quietly(config: EvaluateConfig) -> Captioner:
-    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device")
+    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
     return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
 
 

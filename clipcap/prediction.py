@@ -59,6 +59,7 @@ def load_captioner(config: LoadOptions) -> Captioner:
         normalize_prefix=config.normalize_prefix,
         num_heads=config.num_heads,
         device=config.device,
+        dtype=config.dtype,
     )
     if config.load_pt is not None:
         print(printable(captioner.summary), file=sys.stderr)

@@ -147,3 +147,20 @@ class TestBadInput:
     def test_an_encoder_that_moved(self, folder, clip_file, photos, captioner, tmp_path):
         moved = shutil.copy(clip_file, tmp_path / "moved.pt")
         assert Captioner.from_pretrained(folder, clip_model_type=str(moved))(photos) == captioner(photos)
+
+
+def test_int8_scores_captions_nearly_as_float32_does(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path / "saved")
+    exact, rounded = (
+        Captioner.from_pretrained(tmp_path / "saved", dtype=d, device="cpu") for d in ("float32", "int8")
+    )
+    embeddings = torch.randn(6, captioner.model.config.clip_dim, generator=torch.Generator().manual_seed(1))
+    ids = torch.arange(1, 9).repeat(6, 1)  # [B, T]
+    with torch.no_grad():
+        prefix = exact.model.prefix(embeddings)  # [B, P, E]
+        inputs = torch.cat([prefix, exact.model.embed_tokens(ids)], dim=1)
+        one, other = (c.model.lm(inputs_embeds=inputs).logits.log_softmax(-1) for c in (exact, rounded))
+    assert 0 < (one - other).abs().max() < 0.5
+    assert len(rounded(list(embeddings), DecodeConfig(beam=True, max_new_tokens=5))) == 6
+    with pytest.raises(ClipcapError, match="int8 cannot be saved: load it in float32"):
+        rounded.save_pretrained(tmp_path / "again")

@@ -93,7 +93,8 @@ WALL = {
     "checkpoint launch optimiser",
     "training": "config train_config hub openai_clip features lm model checkpoint launch run_folder loop "
     "caption_task",
-    "captioner": "config text hub images encoders model decoding checkpoint",
+    "int8": "",
+    "captioner": "config text hub images int8 encoders model decoding checkpoint",
     "prediction": "bundled config text atomic hub images features decoding captioner",
     "retrieval": "features",
     "catalogue": "features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,10 +177,15 @@ def _training_log(checkpoint: Path) -> list[dict[str, float]]:
         path = folder / "metrics.jsonl"
         if path.is_file():
             try:
-                return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            except (OSError, ValueError):
+                lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError, RecursionError):
                 return []
+            return [_numbers(line) for line in lines if isinstance(line, dict)]
     return []
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if type(value) in (int, float) and math.isfinite(value)}
 
 
 def _add_clip_scores(

@@ -45,11 +45,12 @@ def steps(folder: Path) -> list[list[str]]:
     """Parse, train, predict and evaluate on a few plates, with the bundled models."""
     plates = write_set(folder / "plates", 6, seed=1)
     features, run, photo = folder / "f.pkl", folder / "run", next((plates / "dataset").iterdir())
+    scores = folder / "scores"
     lines = (
         f"parse food --data_path {plates} --out {features} --clip_model_type demo --device cpu",
         f"train --data {features} --lm demo --only_prefix --epochs 1 --out_dir {run} --val 0.3 --val_captions 1",
         f"predict --load_pt {run} --img {photo} --beam --device cpu",
-        f"evaluate --load_pt {run} --data {features} --out {folder / 'scores'} --max_new_tokens 8 --no_java --device cpu",
+        f"evaluate --load_pt {run} --data {features} --out {scores} --max_new_tokens 8 --no_java --device cpu",
     )
     return [line.split() for line in lines]
 

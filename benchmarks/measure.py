@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -12,11 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
 # Seconds: `time.perf_counter`, or `time.process_time` with one thread on a machine that is busy with other work.
 Clock = Callable[[], float]
+
+
+def children_time() -> float:
+    """CPU seconds of the processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @dataclass
@@ -53,25 +63,81 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def peak_gib(module: str, *words: str) -> float:
-    """Peak resident memory of `python -m module words`, in GiB."""
-    code = (
-        "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__'); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    command = [sys.executable, "-c", code, module, *words]
-    done = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
+    """Peak memory of `python -m module words`, in GiB: resident, or allocated on the GPU where it uses one."""
+    command = [sys.executable, "-c", _PEAK, module, *words]
+    done = subprocess.run(command, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout.split()[-1]) / 2**20
 
 
-def matmul_flops(clock: Clock = time.perf_counter, size: int = 2048, repeats: int = 5) -> float:
-    """Floating-point operations a second of a square float32 matrix product: 2·n³ over the median time."""
-    a, b = torch.randn(2, size, size).unbind(0)
+# Not getrusage's ru_maxrss: a new process takes that over from the one that started it.
+_PEAK = """
+import pathlib, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    if end.code:
+        raise
+cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+on_gpu = cuda is not None and cuda.is_initialized()
+status = pathlib.Path("/proc/self/status").read_text()
+print("peak", cuda.max_memory_allocated() // 1024 if on_gpu else status.split("VmHWM:")[1].split()[0])
+"""
+
+
+def clock_of(device: torch.device, cpu_time: bool = False) -> Clock:
+    """The clock for work on a device: a GPU works on while the program does, and is waited for."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device) or time.perf_counter()
+    return time.process_time if cpu_time else time.perf_counter
+
+
+def matmul_flops(
+    clock: Clock = time.perf_counter,
+    size: int = 2048,
+    repeats: int = 5,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Floating-point operations a second of a square matrix product: 2·n³ over the median time."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype).unbind(0)
+    return 2 * size**3 / _median_time(lambda: a @ b, clock, repeats)
+
+
+def _median_time(work: Callable[[], object], clock: Clock, repeats: int) -> float:
     times = []
     for _ in range(repeats + 1):  # the first one warms up
         start = clock()
-        a @ b
+        work()
         times.append(clock() - start)
-    return 2 * size**3 / statistics.median(times[1:])
+    return statistics.median(times[1:])
+
+
+def copied_bytes(clock: Clock = time.perf_counter, mib: int = 256, repeats: int = 5) -> float:
+    """Bytes a second of a copy in memory, those read and those written counted both: twice its size over the time."""
+    source = torch.zeros(mib << 20, dtype=torch.uint8)
+    target = torch.ones_like(source)  # its pages exist already
+    return 2 * len(source) / _median_time(lambda: target.copy_(source), clock, repeats)
+
+
+def jpeg_images(clock: Clock = time.perf_counter, width: int = 640, height: int = 480, repeats: int = 20) -> float:
+    """Photo-like JPEGs (quality 90) of this size that one core decodes to RGB in a second, by Pillow."""
+    rng = np.random.default_rng(0)
+    layers = [rng.integers(0, 256, (height // step, width // step, 3), np.uint8) for step in (160, 40, 10, 2)]
+    images = [Image.fromarray(layer).resize((width, height), Image.Resampling.BICUBIC) for layer in layers]
+    photo = np.average([np.asarray(image) for image in images], axis=0, weights=(8, 4, 2, 1)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=90)
+    return 1 / _median_time(lambda: Image.open(io.BytesIO(file.getvalue())).convert("RGB"), clock, repeats)
+
+
+def ceilings(clock: Clock = time.perf_counter) -> str:
+    """What this machine can do at most, in one line."""
+    return (
+        f"ceilings: float32 matrix product {matmul_flops(clock) / 1e9:.0f} GFLOP/s, memory copy "
+        f"{copied_bytes(clock) / 1e9:.1f} GB/s ({torch.get_num_threads()} threads), JPEG of 640 × 480 "
+        f"{jpeg_images(clock):.0f} images/s per core"
+    )
 
 
 def machine() -> str:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from clipcap.dataset import CaptionDataset, reference_max_length
+from clipcap.dataset import CaptionDataset
 from clipcap.mapping import Attention, TransformerMapper
+from clipcap.token_file import reference_max_length
 
 
 class PlainAttention(Attention):
@@ -61,12 +62,14 @@ class PlainTraining:
 
     Args:
         data: of the reference recipe: no end-of-text token, id 0 never learnt.
-        mapper, lm: copied.
+        mapper, lm: copied; computed on where they are.
         tuned: the language model is trained too.
     """
 
     def __init__(self, data: CaptionDataset, mapper: nn.Module, lm: PreTrainedModel, tuned: bool):
-        self.data, self.mapper, self.lm = data, plain_mapper(mapper), deepcopy(lm).requires_grad_(True).train(tuned)
+        self.device = lm.get_input_embeddings().weight.device
+        self.data, self.mapper = data, plain_mapper(mapper).to(self.device)
+        self.lm = deepcopy(lm).requires_grad_(True).train(tuned)
         self.longest = reference_max_length(data.lengths)
         trained = [*self.mapper.parameters(), *(self.lm.parameters() if tuned else ())]
         self.optimizer = torch.optim.AdamW(trained, lr=2e-5, eps=1e-6, weight_decay=0.0)
@@ -79,10 +82,11 @@ class PlainTraining:
         for row, number in enumerate(captions):
             ids = data.tokens[data.starts[number] : data.starts[number + 1]][: self.longest]
             tokens[row, : len(ids)] = torch.from_numpy(ids)
-        prefix = self.mapper(clip_embedding)  # [B, P, E]
+        tokens = tokens.to(self.device)
+        prefix = self.mapper(clip_embedding.to(self.device))  # [B, P, E]
         length = prefix.shape[1]
         lengths = torch.from_numpy(data.lengths[captions])[:, None]
-        mask = (torch.arange(length + self.longest) < length + lengths).float()  # [B, P+T]
+        mask = (torch.arange(length + self.longest) < length + lengths).float().to(self.device)  # [B, P+T]
         embeds = torch.cat([prefix, self.lm.get_input_embeddings()(tokens)], dim=1)
         logits = self.lm(inputs_embeds=embeds, attention_mask=mask).logits[:, length - 1 : -1]  # [B, T, V]
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), ignore_index=0)

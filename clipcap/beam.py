@@ -21,7 +21,7 @@ def beam_search(stepper: Stepper, config: DecodeConfig, stop_ids: list[int], pro
     tokens[:, :, 0] = token
     length = torch.ones_like(total)
     live = Hypotheses(tokens, total, plain[:, 0].gather(1, token), length, torch.isin(token, stop))
-    stepper.expand(beams)
+    stepper.expand(beams, config.max_new_tokens)
 
     done: list[Hypotheses | None] = [None] * images
     where = torch.arange(images, device=device)  # which image each row of the batch is
@@ -33,13 +33,13 @@ def beam_search(stepper: Stepper, config: DecodeConfig, stop_ids: list[int], pro
             if not len(keep):
                 return stack(done)
             live, where = select_rows(live, keep), where[keep]
-            stepper.select((keep[:, None] * beams + torch.arange(beams, device=device)).flatten())
+            stepper.keep((keep[:, None] * beams + torch.arange(beams, device=device)).flatten())
         stepper.step(live.tokens[:, :, position - 1].flatten())
         logits = stepper.logits.unflatten(0, (-1, beams))  # [N·K, V] -> [N, K, V]
         search, plain = log_probs(logits, live.tokens, position, config, stop, prompt_ids)
         live, parent = _advance(live, search, plain, position, stop)
         rows = torch.arange(len(parent), device=device)[:, None] * beams + parent  # [N, K] rows of the batch
-        stepper.select(rows.flatten())
+        stepper.reorder(rows.flatten())
     _retire(done, live, where, torch.ones(len(where), dtype=torch.bool, device=device))
     return stack(done)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.compiling import compile_loss
 from clipcap.config import DecodeConfig
 from clipcap.dataset import IGNORE, Batch, CaptionDataset, Parts, made_ahead
 from clipcap.decoding import Caption, decode
@@ -58,16 +58,19 @@ class CaptionTask:
         self.model.lm_dropout = config.dropout
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
+        if config.compile:
+            compile_loss(model, accelerator.device)
         limit = self.caption_limit()
         reference = config.recipe == "reference"
         share = config.share_prefix and not reference
         shares = share and can_share_prefix(model.lm)
-        self.data = CaptionDataset(features, tokenizer, limit, reference, shares)
-        self.val = CaptionDataset(val, tokenizer, limit, reference, shares) if val is not None else None
+        recipe = (tokenizer, limit, reference, shares, accelerator.print)
+        self.data = CaptionDataset(features, *recipe)
+        self.val = CaptionDataset(val, *recipe) if val is not None else None
         self._unable_to_share = share and not shares
         self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum
-        self._steps = len(self.data.steps(self.step_size, 0, config.seed))
+        self._steps = self.data.count_steps(self.step_size)
         self._shown = self._images_to_caption()
         if config.select == "cider":
             cider_scorer()  # where its package is missing, that is said now and not after an epoch
@@ -130,7 +133,7 @@ class CaptionTask:
         return {
             "captions": len(self.data),
             "label tokens": len(self.data.tokens),
-            "checksum of the captions": zlib.crc32(self.data.tokens, zlib.crc32(self.data.starts)),
+            "checksum of the captions": self.data.checksum(),
             **{name: getattr(self.config, name) for name in options},
             "share_prefix": self.data.share_prefix,
             **{name: getattr(self.model.config, name) for name in model},
@@ -143,7 +146,7 @@ class CaptionTask:
             return {}
         self.model.eval()
         loss = weight = 0.0
-        for captions in self.val.bucketed(np.arange(len(self.val)), self.step_size):
+        for captions in self.val.validation_steps(self.step_size):
             for batch in self.val.window(captions, self.parts):
                 loss += self.model(**batch.inputs(self.accelerator.device)).item()
                 weight += self.weight(batch)
@@ -191,8 +194,8 @@ class CaptionTask:
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             self.accelerator.print(
-                f"warning: only {different} different captions for {len(captions)} images; the model does not use "
-                f"the image yet ({mend})"
+                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+                f"model does not use the image yet ({mend})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]
@@ -227,6 +230,7 @@ def _split(numbers: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _size(what: str, data: CaptionDataset) -> str:
-    images = len(np.unique(data.features.image_index))
+    images = data.features.count_images()
     cut = f", {data.truncated} cut to {data.max_tokens} tokens" if data.truncated else ""
-    return f"{what} {len(data)} captions of {images} images ({data.lengths.mean():.1f} tokens on average{cut})"
+    tokens = len(data.tokens) / len(data)
+    return f"{what} {len(data)} captions of {images} images ({tokens:.1f} tokens on average{cut})"

@@ -79,7 +79,7 @@ def _failed(message: str) -> int:
 def build_parser() -> OneLineParser:
     """All subcommands with their flags."""
     parser = OneLineParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     parse = commands.add_parser(
         "parse", help="images and captions → feature file", description="Encode each image once."
@@ -124,8 +124,10 @@ def build_parser() -> OneLineParser:
 
     evaluate = _command(commands, "evaluate", run_evaluate, "captions scored against those of people, with a report")
     add_flags(evaluate, EvaluateConfig)
-    compare = _command(commands, "compare", run_compare, "two evaluations: which is better, and how sure is that")
-    compare.add_argument("folders", nargs=2, metavar="EVALUATION", help="folders that `clipcap evaluate` wrote")
+    compare = _command(commands, "compare", run_compare, "evaluations: which is better, and how sure is that")
+    compare.add_argument(
+        "folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"
+    )
     add_flags(compare, CompareConfig)
 
     clip_gpt_cli.add_commands(commands)
@@ -148,11 +150,11 @@ def _add_features(command: OneLineParser) -> None:
     texts = {
         "info": "what a feature file is and holds",
         "verify": "read all of it and say what is wrong",
-        "merge": "several files → one",
+        "merge": "several files of one encoder → one",
         "split": "NAME_train and NAME_val, split by image",
         "convert": "a pickle ↔ a folder, or other numbers",
     }
-    actions = {name: parsers.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    actions = {name: _command(parsers, name, run_features, text) for name, text in texts.items()}
     for name, action in actions.items():
         many = {"nargs": "+"} if name == "merge" else {}
         action.add_argument("path", metavar="PATH", help="feature file: NAME.pkl or a folder", **many)
@@ -274,7 +276,7 @@ def run_compare(args: argparse.Namespace) -> int:
     config = from_flags(CompareConfig, args)
     from clipcap.comparison import compare
 
-    print(compare(*args.folders, config))
+    print(compare(args.folders, config))
     return 0
 
 

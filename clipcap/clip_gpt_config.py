@@ -66,6 +66,7 @@ class TrainClipGptConfig(TrainConfig):
     num_layers: int | None = option(None, "not used: there is no mapper", flag=False)
     num_heads: int | None = option(None, "not used: there is no mapper", flag=False)
     share_prefix: bool = option(False, "not used: there is no mapper", flag=False)
+    compile: bool = option(False, "not used: only a captioner's loss is compiled", flag=False)
     recipe: Recipe = option("default", "not used: its numbers are of another model", flag=False)
 
     def __post_init__(self) -> None:

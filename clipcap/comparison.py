@@ -1,9 +1,10 @@
-"""`clipcap compare`: two evaluations of the same images, tested by paired bootstrap."""
+"""`clipcap compare`: evaluations of the same images, tested by paired bootstrap."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,38 +48,67 @@ class Evaluation:
         """As the folder is called."""
         return self.folder.resolve().name
 
+    @property
+    def characters(self) -> bool:
+        """Whether every character was a token."""
+        return bool(self.metrics.get("characters"))
 
-def compare(a: str, b: str, config: CompareConfig) -> str:
-    """Which of two evaluations is better, and how sure that is.
+
+def compare(folders: Sequence[str], config: CompareConfig) -> str:
+    """Which of several evaluations is better, and how sure that is: the first against each of the others.
 
     Args:
-        a, b: folders that `clipcap evaluate` wrote, of the same images and references.
+        folders: two or more that `clipcap evaluate` wrote, of the same images and references.
     Returns:
         lines for the terminal.
     Raises:
         ClipcapError: no such evaluations, or of other images or references.
     """
-    first, second = read_evaluation(a), read_evaluation(b)
-    if first.references != second.references:
-        same = len(first.references.keys() & second.references.keys())
-        raise ClipcapError(
-            f"{a} has {len(first.references)} images, {b} has {len(second.references)}, {same} of them the same: "
-            f"evaluate both on the same images and human captions"
-        )
-    scores = [_scores(evaluation, first, config.java) for evaluation in (first, second)]
+    if len(folders) < 2:
+        raise ClipcapError("one evaluation has nothing to be compared with: give two folders or more")
+    evaluations = [read_evaluation(folder) for folder in folders]
+    first, *others = evaluations
+    for other in others:
+        _check_alike(first, other)
+    scores = [_scores(evaluation, first, config.java) for evaluation in evaluations]
     lines = list(dict.fromkeys(note for one in scores for note in one.notes))
-    lines.append(f"{'':14}{first.name[:20]:>21}{second.name[:20]:>21}  difference and its 95 % interval")
-    found = {name: scores[0].compare(scores[1], name) for name in scores[0].corpus if name in scores[1].corpus}
-    for name, outcome in found.items():
-        values = "".join(f"{one.corpus[name]:21.4f}" for one in scores)
-        lines.append(
-            f"{name:14}{values}  {outcome.difference:+.4f} [{outcome.low:+.4f}, {outcome.high:+.4f}]  "
-            f"p {_p(outcome.p_value)}"
-        )
-    lines.append(verdict(first.name, second.name, found[CRITERION], scores[0].images))
+    for other, found in zip(others, scores[1:], strict=True):
+        lines += _against(first.name, other.name, scores[0], found)
     if config.out:
-        lines.append(f"report: {_report(Path(config.out), first, second, scores)}")
+        lines.append(f"report: {_report(Path(config.out), evaluations, scores)}")
     return "\n".join(lines)
+
+
+def _check_alike(first: Evaluation, other: Evaluation) -> None:
+    """Refuse to compare what was measured on different things, or differently."""
+    if first.references != other.references:
+        same = len(first.references.keys() & other.references.keys())
+        raise ClipcapError(
+            f"{first.folder} has {len(first.references)} images, {other.folder} has {len(other.references)}, {same} "
+            f"of them the same: evaluate both on the same images and human captions"
+        )
+    if first.characters != other.characters:
+        by = ("characters", "words") if first.characters else ("words", "characters")
+        raise ClipcapError(
+            f"{first.folder} was scored by {by[0]}, {other.folder} by {by[1]}: evaluate both with --characters, or "
+            f"neither"
+        )
+
+
+def _against(name: str, other_name: str, scores: Scores, other: Scores) -> list[str]:
+    """A table of two runs with the differences of their scores, and the verdict."""
+    lines = [f"{'':14}{_column(name)}{_column(other_name)}  difference and its 95 % interval"]
+    found = {metric: scores.compare(other, metric) for metric in scores.corpus if metric in other.corpus}
+    for metric, outcome in found.items():
+        lines.append(
+            f"{metric:14}{scores.corpus[metric]:21.4f}{other.corpus[metric]:21.4f}  {outcome.difference:+.4f} "
+            f"[{outcome.low:+.4f}, {outcome.high:+.4f}]  p {_p(outcome.p_value)}"
+        )
+    return [*lines, verdict(name, other_name, found[CRITERION], scores.images)]
+
+
+def _column(name: str) -> str:
+    return f"{name if len(name) <= 20 else name[:19] + '…':>21}"
 
 
 def verdict(first: str, second: str, outcome: Comparison, images: int) -> str:
@@ -119,7 +149,7 @@ def read_evaluation(folder: str | Path) -> Evaluation:
 def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
     """Scored again, images in the order of the first evaluation; CLIPScore as it was stored."""
     captions = [evaluation.captions[image] for image in order.references]
-    scores = score(captions, list(order.references.values()), with_java=java)
+    scores = score(captions, list(order.references.values()), characters=order.characters, with_java=java)
     per_image: Mapping[str, Mapping[str, float]] = evaluation.metrics["per_image"]
     for name in (CLIP_SCORE, REF_CLIP_SCORE):
         if all(name in per_image.get(image, ()) for image in order.references):
@@ -127,21 +157,29 @@ def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
     return scores
 
 
-def _report(path: Path, first: Evaluation, second: Evaluation, scores: list[Scores]) -> Path:
-    """Both captions of each picture side by side."""
-    names = (first.name, second.name) if first.name != second.name else (f"{first.name} (1)", f"{second.name} (2)")
+def _report(path: Path, evaluations: Sequence[Evaluation], scores: Sequence[Scores]) -> Path:
+    """The captions of all runs of each picture side by side."""
+    references = evaluations[0].references
+    names = _apart([evaluation.name for evaluation in evaluations])
     runs, galleries = [], []
-    for name, evaluation, one in zip(names, (first, second), scores, strict=True):
-        captions = {image: evaluation.captions[image] for image in first.references}
+    for name, evaluation, one in zip(names, evaluations, scores, strict=True):
+        captions = {image: evaluation.captions[image] for image in references}
         found = Captioned(
-            captions, first.references, evaluation.metrics.get("run", {}), evaluation.metrics.get("images_at", {}),
+            captions, references, evaluation.metrics.get("run", {}), evaluation.metrics.get("images_at", {}),
             evaluation.metrics.get("epochs", []),
         )  # fmt: skip
         runs.append(run_of(summary(one, found), found, name))
         galleries.append(pictured(one, found, name))
-    pictures = [
-        Pictured(a.image_id, a.image or b.image, a.references, {**a.captions, **b.captions}, a.scores)
-        for a, b in zip(*galleries, strict=True)
-    ]
+    pictures = []
+    for several in zip(*galleries, strict=True):
+        image = next((one.image for one in several if one.image), None)
+        captions = {name: caption for one in several for name, caption in one.captions.items()}
+        pictures.append(Pictured(several[0].image_id, image, several[0].references, captions, several[0].scores))
     path = path if path.suffix == ".html" else path / REPORT
-    return write_report(path, f"{names[0]} and {names[1]}", runs, pictures)
+    return write_report(path, f"{', '.join(names[:-1])} and {names[-1]}", runs, pictures)
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names with a number behind those that several share."""
+    times = Counter(names)
+    return [f"{name} ({names[:i].count(name) + 1})" if times[name] > 1 else name for i, name in enumerate(names)]

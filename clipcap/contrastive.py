@@ -74,6 +74,8 @@ class ContrastiveTask:
         val = [record for record in records if record.split == "val"]
         if len(train) < 2:
             raise ClipcapError(f"{config.data_path}: contrast needs two training images or more, here: {len(train)}")
+        if config.bs * accelerator.num_processes < 2:
+            raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
         self.pairs = Pairs(train, towers, self._pictures(train, crops.side), crops, config.seed)
         self.held_out = HeldOut(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)

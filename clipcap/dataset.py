@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
 from clipcap.features import Features
+from clipcap.features.mapped import blocks
+from clipcap.order import Order
+from clipcap.token_file import Recipe, tokenise
 
 T = TypeVar("T")
 IGNORE = -100  # label of positions that count for nothing, as in torch
-POOL_STEPS = 64  # optimiser steps whose captions are sorted by length together
-ROWS_TOGETHER = 8192  # embeddings read at a time
-MOST_TOGETHER = 8  # captions behind one prefix; attention's arithmetic grows with the square of their number
 
 
 @dataclass
@@ -55,6 +55,7 @@ class CaptionDataset:
         reference: the original's labels: no end-of-text token, id 0 (`!`) never learnt, captions cut to mean + 10
             standard deviations of the set.
         share_prefix: captions of one image stand in one row of a batch, behind one prefix.
+        say: takes a line where tokens cannot be kept beside the features.
     """
 
     features: Features
@@ -62,55 +63,45 @@ class CaptionDataset:
     max_tokens: int
     reference: bool = False
     share_prefix: bool = False
-    truncated: int = field(init=False, default=0)
-    tokens: np.ndarray = field(init=False)  # int32, all captions one after the other
+    say: Callable[[str], None] = print
+    truncated: int = field(init=False)
+    tokens: np.ndarray = field(init=False)  # uint16 or int32, all captions one after the other
     starts: np.ndarray = field(init=False)  # int64 [M + 1]
-    leader: np.ndarray = field(init=False)  # int64 [M], the first caption of those that share each one's row
+    order: Order = field(init=False)
 
     def __post_init__(self) -> None:
         if not len(self.features.captions):
             raise ClipcapError(f"{self.features.path}: holds no captions to train on")
-        tokens, counts = self._tokenise()
-        longest = self.max_tokens
-        if self.reference:
-            longest = min(longest, reference_max_length(counts))
-        self.truncated = int(np.count_nonzero(counts > longest))
-        if self.truncated:  # a cut caption loses its end-of-text token: it did not end there
-            position = np.arange(len(tokens)) - np.repeat(counts.cumsum() - counts, counts)
-            tokens, counts = tokens[position < longest], counts.clip(max=longest)
-        self.tokens = tokens
-        self.starts = np.concatenate([[0], counts.cumsum()])
-        self.leader = shared_rows(self.features) if self.share_prefix else np.arange(len(self))
-
-    def _tokenise(self) -> tuple[np.ndarray, np.ndarray]:
-        """All captions' tokens one after the other, int32, and the count of each, int64 [M]."""
-        end = [] if self.reference else [self.tokenizer.eos_token_id]
-        tokens, counts = [], []
-        for start in tqdm(range(0, len(self), 10_000), desc="tokenising", leave=False, disable=len(self) < 50_000):
-            texts = list(self.features.captions[start : start + 10_000])
-            lists = [ids + end for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-            tokens.append(np.fromiter(chain.from_iterable(lists), np.int32))
-            counts += map(len, lists)
-        return np.concatenate(tokens), np.array(counts, dtype=np.int64)
+        found = tokenise(self.features.captions, Recipe(self.tokenizer, self.max_tokens, self.reference), self.say)
+        self.tokens, self.starts, self.truncated = found.tokens, found.starts, found.truncated
+        self.order = Order(self.starts, self.features if self.share_prefix else None)
 
     def __len__(self) -> int:
-        return len(self.features.captions)
+        return len(self.starts) - 1
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each caption, [M]."""
+        """Tokens of each caption, [M]: all in memory."""
         return np.diff(self.starts)
 
     @property
     def shares(self) -> bool:
         """Whether any captions share a prefix."""
-        return bool((self.leader != np.arange(len(self))).any())
+        return self.order.shares
+
+    def checksum(self) -> int:
+        """Of all tokens and their captions' lengths."""
+        found = 0
+        for values, dtype in ((self.starts, np.int64), (self.tokens, np.int32)):
+            for block in blocks(len(values)):
+                found = zlib.crc32(values[block].astype(dtype, copy=False), found)
+        return found
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The batch of the captions of these numbers; rows are padded to the longest of them."""
-        first = np.diff(self.leader[captions], prepend=-1) != 0  # [n]: those that begin a row
+        first = self.order.begins_row(captions)  # [n]
         row_of = first.cumsum() - 1
-        lengths = self.lengths[captions]
+        lengths = self.order.lengths(captions)
         begins = lengths.cumsum() - lengths  # of the captions' tokens, all end to end
         offsets = begins - begins[first][row_of]  # of each caption in its row
         position = np.arange(lengths.sum()) - np.repeat(begins, lengths)  # of each token in its caption
@@ -125,47 +116,27 @@ class CaptionDataset:
         ids, labels, positions = map(torch.from_numpy, (input_ids, labels, positions))
         return Batch(rows, ids, labels, None if first.all() else positions, captions, row_of)
 
-    def steps(self, size: int, epoch: int, seed: int) -> list[np.ndarray]:
+    def steps(self, size: int, epoch: int, seed: int) -> Iterator[np.ndarray]:
         """One epoch as the captions of each optimiser step, in training order.
 
-        Depends on (size, epoch, seed) alone, their number on size alone. By default captions of similar length share
-        a step; the original shuffles freely and drops the last, incomplete step.
+        Depends on (size, epoch, seed) alone. By default captions of similar length share a step; the original
+        shuffles freely and drops the last, incomplete step.
         """
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
         if self.reference:
-            whole = len(order) // size * size
-            return np.split(order[:whole], whole // size) if whole else [order]
-        steps = self.bucketed(order, size)
-        return [steps[i] for i in np.random.default_rng((seed, epoch, 1)).permutation(len(steps))]
+            return self.order.freely(size, np.random.default_rng((seed, epoch)))
+        return self.order.bucketed(size, (seed, epoch))
 
-    def bucketed(self, order: np.ndarray, size: int) -> list[np.ndarray]:
-        """All captions, taken in this order, as steps of rows of similar length and at most `size` captions.
+    def count_steps(self, size: int) -> int:
+        """Steps of an epoch, whichever it is."""
+        return self.order.count_freely(size) if self.reference else self.order.count_bucketed(size)
 
-        The rows of a step hold the same number of captions and none is cut in two, except in the last steps, of what
-        is left over.
-        """
-        place = np.argsort(order)
-        order = np.lexsort((place, place[self.leader]))  # a row stands where its first caption stood
-        together = np.bincount(self.leader)[self.leader[order]]  # captions in the row of each
-        steps, left = [], []
-        for count in np.unique(together):
-            whole = size // count * count or size
-            *full, last = self._sorted(order[together == count], whole)
-            steps += full
-            left.append(last)
-        return steps + list(self._sorted(np.concatenate(left), size))
-
-    def _sorted(self, captions: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """Captions, those of a row side by side, in steps of this size; pools of steps are sorted by row length."""
-        for start in range(0, len(captions), pool := POOL_STEPS * size):
-            part = captions[start : start + pool]
-            row = np.cumsum(np.diff(self.leader[part], prepend=-1) != 0)
-            part = part[np.argsort(np.bincount(row, self.lengths[part])[row], kind="stable")]
-            yield from (part[i : i + size] for i in range(0, len(part), size))
+    def validation_steps(self, size: int) -> Iterator[np.ndarray]:
+        """All captions, unshuffled."""
+        return self.order.bucketed(size, None)
 
     def windows(self, size: int, epoch: int, seed: int, parts: Parts, skip: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
-        for captions in self.steps(size, epoch, seed)[skip:]:
+        for captions in islice(self.steps(size, epoch, seed), skip, None):
             yield self.window(captions, parts)
 
     def window(self, captions: np.ndarray, parts: Parts) -> list[Batch]:
@@ -195,28 +166,6 @@ class Parts:
         return np.array_split(captions, self.chunks(len(captions)) * self.world)[self.rank :: self.world]
 
 
-def shared_rows(features: Features) -> np.ndarray:
-    """For each caption the first of those that stand in one row with it, `MOST_TOGETHER` at most: int64 [M]."""
-    image = first_of_embedding(features)[features.caption_rows]
-    order = np.argsort(image, kind="stable")
-    begins = np.flatnonzero(np.diff(image[order], prepend=-1))
-    number = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))  # of it in its image
-    leader = np.empty_like(order)
-    leader[order] = order[np.arange(len(order)) - number % MOST_TOGETHER]
-    return leader
-
-
-def first_of_embedding(features: Features) -> np.ndarray:
-    """For each row its image's first row, where that has the same embedding, int64 [N]: old files repeat images."""
-    _, first, image = np.unique(features.row_images, return_index=True, return_inverse=True)
-    first = first[image]
-    repeated = np.flatnonzero(first != np.arange(len(first)))
-    for part in np.array_split(repeated, -(-len(repeated) // ROWS_TOGETHER) or 1):
-        same = (features.rows(part) == features.rows(first[part])).all(dim=1).numpy()
-        first[part[~same]] = part[~same]
-    return first
-
-
 def made_ahead(items: Iterator[T]) -> Iterator[T]:
     """The items, each made by a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as thread:
@@ -224,10 +173,3 @@ def made_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
-
-
-def reference_max_length(counts: np.ndarray) -> int:
-    """The original's padded length: mean + 10 standard deviations (unbiased) of the token counts."""
-    lengths = torch.from_numpy(counts).float()
-    spread = lengths.std() * 10 if len(lengths) > 1 else 0
-    return min(int(lengths.mean() + spread), int(lengths.max()))

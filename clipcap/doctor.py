@@ -12,7 +12,8 @@ from clipcap.errors import ClipcapError
 
 PACKAGES = (
     "clipcap", "torch", "torchvision", "transformers", "accelerate", "clip-anytorch", "scikit-learn", "Pillow",
-    "numpy", "pandas", "pyarrow", "safetensors", "open_clip_torch", "peft", "pycocoevalcap", "tensorboard", "wandb",
+    "numpy", "pandas", "pyarrow", "safetensors", "matplotlib", "open_clip_torch", "peft", "pycocoevalcap",
+    "faiss-cpu", "gradio", "tensorboard", "wandb",
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -287,12 +286,3 @@ def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> An
         return load_pretrained(loader, name.removeprefix("hf:"), what, flag, **kwargs)
     except ClipcapError as error:
         raise ClipcapError(str(error).replace(f"{flag} ", flag)) from error
-
-
-def is_resnet(name: str | None) -> bool | None:
-    """Whether an encoder is a ResNet CLIP; None where its name does not tell."""
-    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
-    known = None if nameless else name.split("/")[0]
-    if known is None or known.startswith("hf:"):
-        return None
-    return known.removeprefix("open_clip:").startswith("RN")

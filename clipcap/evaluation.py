@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         for name, per_image in found.clip.items():
             scores.add(name, per_image)
         scores.notes += found.notes
-        content = summary(scores, found)
+        content = {**summary(scores, found), "characters": config.characters}
         _write_json(out / METRICS, content)
         write_report(out / REPORT, "Captions evaluated", [run_of(content, found)], pictured(scores, found))
         print(printed(content))

@@ -41,7 +41,7 @@ class EvaluateConfig(LoadOptions, DecodeConfig):
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Two evaluations of the same images."""
+    """Evaluations of the same images."""
 
-    out: str | None = option(None, "also write a report with both captions of each picture: NAME.html")
+    out: str | None = option(None, "also write a report with the captions of each picture side by side: NAME.html")
     java: bool = option(True, "use Java where it is found")

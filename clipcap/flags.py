@@ -24,15 +24,30 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
     hints = get_type_hints(config_class)
     for f in flag_fields(config_class):
         kind, choices = _flag_type(hints[f.name])
-        shown = "" if f.default in (None, "", False) else f" (default: {f.default})"
         names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
         common = {"dest": f.name, "default": argparse.SUPPRESS}
-        text = (f.metadata["help"] + shown).replace("%", "%%")
+        text = (f.metadata["help"] + _default(f)).replace("%", "%%")
         if kind is not bool:
             parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
+        elif f.default is True:  # turning it off is what one needs to know of
+            parser.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
         else:
             parser.add_argument(*names, action="store_true", help=text, **common)
             parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+
+
+class _Switch(argparse.Action):
+    """`--x` and `--no_x`, shown together."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        setattr(namespace, self.dest, not option_string.startswith("--no_"))
+
+
+def _default(f: Field) -> str:
+    """The default of a flag as its help says it; nothing where the help says it itself, or it is off or not set."""
+    if f.default is None or f.default is False or f.default == "" or "(default: " in f.metadata["help"]:
+        return ""
+    return " (default: on)" if f.default is True else f" (default: {f.default})"
 
 
 def _flag_type(hint: Any) -> tuple[type, tuple | None]:

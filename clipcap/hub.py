@@ -60,6 +60,8 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
             ) from error
         except Exception as error:  # of damaged and hostile files transformers lets through almost anything
             raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
+    if Path(name).expanduser().is_file():
+        raise ClipcapError(f"{flag} {name}: is a file: pass the folder of the {what}'s files, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ClipcapError(f"{flag} {name}: there is no such folder")
     try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so

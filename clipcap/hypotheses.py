@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipcap.config import DecodeConfig
+from clipcap.kv_cache import expand, reorder
 from clipcap.model import ClipCaptionModel
 
 
@@ -45,15 +46,18 @@ class Stepper:
         self.cache = out[self.cache_name]
         self.logits = out.logits[:, -1].float()  # [N, V]
 
-    def expand(self, k: int) -> None:
-        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once."""
-        self.cache.batch_repeat_interleave(k)
+    def expand(self, k: int, room: int) -> None:
+        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once. `room` tokens follow."""
+        expand(self.cache, k, room)
         self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep (or reorder) rows of the batch."""
+    def keep(self, rows: Tensor) -> None:
+        """Keep these rows of the batch alone."""
         self.cache.batch_select_indices(rows)
-        self.logits = self.logits[rows]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Each row goes on from another row of its image."""
+        reorder(self.cache, rows)
 
     def step(self, token_ids: Tensor) -> None:
         """[N·K] next tokens → `logits` [N·K, V]."""

@@ -186,6 +186,8 @@ class Loop:
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
         metrics |= self.task.validate()
+        if not math.isfinite(metrics.get("val_loss", 0)):  # before `last` takes the place of weights that were good
+            self._stop("the validation loss is not finite", [])
         score = self.task.score(metrics)
         better = score < progress.best
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)

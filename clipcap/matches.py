@@ -14,6 +14,8 @@ from clipcap.grid import PAPER, picture_grid
 from clipcap.index import Match
 from clipcap.text import printable
 
+LINES, PICTURES = ".jsonl", (".png", ".jpg", ".jpeg", ".webp")
+
 
 def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | None = None) -> None:
     """Print a table of the matches of each query and, with `out`, write all of them.
@@ -21,7 +23,7 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
     Args:
         queries: their names or texts, Q.
         found: Q lists, best first.
-        out: `NAME.jsonl`, a line per match, or a picture, a grid per query.
+        out: `NAME.jsonl`, a line per match, or a picture, a grid per query (`check_out` looked at it).
     Raises:
         ClipcapError: `out` cannot be written.
     """
@@ -31,11 +33,21 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
         print(table(matches))
     if out:
         path = Path(out)
-        if path.suffix == ".jsonl":
+        if path.suffix.lower() == LINES:
             write_lines(queries, found, path)
         else:
             _write_picture(grid(queries, found), path)
         print(f"wrote {printable(out)}")
+
+
+def check_out(out: str | None) -> None:
+    """Refuse a name that neither lines nor a picture can be written to, before the search.
+
+    Raises:
+        ClipcapError: of another ending.
+    """
+    if out and (ending := Path(out).suffix.lower()) not in (LINES, *PICTURES):
+        raise ClipcapError(f"--out {out}: ends in {ending or 'nothing'}; end it in {LINES}, or {', '.join(PICTURES)}")
 
 
 def table(matches: Sequence[Match]) -> str:
@@ -87,5 +99,5 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that Pillow does not know
+    except OSError as error:
         raise ClipcapError(f"--out {path}: cannot be written: {error}") from error

@@ -134,10 +134,18 @@ class ClipCaptionModel(nn.Module):
     def _loss_at(self, places: Tensor, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Cross-entropy at these places [n] of all rows end to end: the head is a quarter of GPT-2's arithmetic."""
         if not self._head_is_plain:
-            logits = self.lm(**inputs, use_cache=False).logits.flatten(0, 1)[places]  # [B, L, V] -> [n, V]
+            logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
             return F.cross_entropy(logits.float(), labels, reduction="sum")
-        hidden = self.lm.base_model(**inputs, use_cache=False).last_hidden_state  # [B, L, H]
-        return head_loss(hidden.flatten(0, 1)[places], self.lm.get_output_embeddings(), labels)
+        hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
+        return head_loss(hidden, self.lm.get_output_embeddings(), labels)
+
+    def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Last hidden states of the language model, [B, L, H]."""
+        return self.lm.base_model(**inputs, use_cache=False).last_hidden_state
+
+    def logits_of(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Its logits at all positions, [B, L, V]."""
+        return self.lm(**inputs, use_cache=False).logits
 
 
 def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor) -> Tensor:

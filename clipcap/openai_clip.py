@@ -124,3 +124,17 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
             f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
         ) from error
     return network
+
+
+def is_resnet(name: str | None) -> bool | None:
+    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
+    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
+        try:
+            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
+        except ClipcapError:
+            return None
+    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
+    known = None if nameless else name.split("/")[0]
+    if known is None or known.startswith("hf:"):
+        return None
+    return known.removeprefix("open_clip:").startswith("RN")

@@ -10,6 +10,8 @@ from torch import Tensor
 from clipcap.config import DecodeConfig
 from clipcap.hypotheses import Hypotheses, Stepper, log_probs
 
+_LIKELIEST = 128  # tokens that are sorted, where they hold the whole of `top_p`
+
 
 def sample(
     stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
@@ -21,18 +23,18 @@ def sample(
     """
     images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
     stop = torch.tensor(stop_ids, device=device)
-    uniforms = None if config.greedy else _uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
-    stepper.expand(k)
+    chances = None if config.greedy else uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
+    stepper.expand(k, config.max_new_tokens)
     zeros = torch.zeros(images, k, device=device)
     tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
     state = Hypotheses(tokens, zeros, zeros, zeros, torch.zeros_like(zeros, dtype=torch.bool))
     for position in range(config.max_new_tokens):
         logits = stepper.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
         search, plain = log_probs(logits, state.tokens, position, config, stop, prompt_ids)
-        if uniforms is None:
+        if chances is None:
             token = search.argmax(dim=-1)  # [N, K]
         else:
-            token = _draw(search, uniforms[:, :, position], config.top_k, config.top_p)
+            token = _draw(search, chances[:, :, position], config.top_k, config.top_p)
         token = token.masked_fill(state.stopped, stop_ids[0])
         running = ~state.stopped
         state.tokens[:, :, position] = token
@@ -46,7 +48,7 @@ def sample(
     return state
 
 
-def _uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
+def uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
     """[N, K, max_new_tokens] numbers in [0, 1), for the N images of these numbers."""
     seed = torch.seed() if config.seed is None else config.seed
     rows = []
@@ -61,13 +63,16 @@ def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tenso
 
     [N, K, V] and [N, K] in [0, 1) → token ids [N, K].
     """
-    probability, order = log_probs.softmax(dim=-1).sort(dim=-1, descending=True)  # [N, K, V]
-    cumulative = probability.cumsum(dim=-1)
-    allowed = cumulative - probability < top_p  # what stands before a token; the likeliest always stays
+    probability = log_probs.softmax(dim=-1)  # [N, K, V]
+    # Sorting all of GPT-2's vocabulary costs a third of a step; a trained model's set is a few tokens as a rule.
+    likeliest, order = probability.topk(min(top_k or _LIKELIEST, probability.shape[-1]), dim=-1)  # [N, K, C]
+    cumulative = likeliest.cumsum(dim=-1)
+    if not top_k and (cumulative[..., -1] < top_p).any():
+        likeliest, order = probability.sort(dim=-1, descending=True)
+        cumulative = likeliest.cumsum(dim=-1)
+    allowed = cumulative - likeliest < top_p  # what stands before a token; the likeliest always stays
     allowed[..., 0] = True
-    if top_k:
-        allowed[..., top_k:] = False
-    mass = (probability * allowed).sum(dim=-1, keepdim=True)  # allowed tokens are a prefix of the sorted ones
+    last = allowed.sum(dim=-1, keepdim=True) - 1  # [N, K, 1]: allowed tokens are a prefix of the sorted ones
+    mass = cumulative.gather(-1, last)
     choice = torch.searchsorted(cumulative, uniform[..., None] * mass, right=True)  # [N, K, 1]
-    last = allowed.sum(dim=-1, keepdim=True) - 1
     return order.gather(-1, torch.minimum(choice, last))[..., 0]

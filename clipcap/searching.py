@@ -13,7 +13,7 @@ from clipcap.encoders import Encoder, load_encoder
 from clipcap.errors import ClipcapError
 from clipcap.images import find_images, open_image
 from clipcap.index import Index, Match
-from clipcap.matches import show
+from clipcap.matches import check_out, show
 from clipcap.retrieval_config import SearchConfig
 
 
@@ -28,9 +28,11 @@ def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[M
     Raises:
         ClipcapError: not one kind of query, a bad index or another encoder's, or `out` cannot be written.
     """
+    words = words.strip()
     asked = [words or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
     if sum(query is not None for query in asked) != 1:
         raise ClipcapError("search for one of: words, --img, --image_id, --caption_id, --embedding")
+    check_out(config.out)
     index = Index.open(config.index, config.clip_model_type, config.tower)
     names, queries = _queries(words, photos, index, config)
     found = index.search(queries, config.k, config.exact)

@@ -1,4 +1,4 @@
-"""Files of `torch.save` as tensors and plain data: no code of theirs is run, no memory taken beyond their size."""
+"""Files of `torch.save` as tensors and plain data: none of their code is run, no memory taken beyond their size."""
 
 from __future__ import annotations
 

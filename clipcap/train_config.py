@@ -52,6 +52,9 @@ class TrainConfig(LoopOptions):
     gradient_checkpointing: bool = option(
         False, "compute the language model's activations twice instead of storing them: for large ones"
     )
+    compile: bool = option(
+        False, "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays"
+    )
     select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
     val_captions: int = option(64, "held-out images captioned after each epoch")
     overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.caption_task import CaptionTask
 from clipcap.checkpoint import load_checkpoint
 from clipcap.config import ModelConfig
-from clipcap.encoders import is_resnet
 from clipcap.errors import ClipcapError
-from clipcap.features import Features, check_same_encoder, read_features, split_by_image
+from clipcap.features import Features, check_same_encoder, read_to_train, split_by_image
 from clipcap.hub import absolute
 from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
 from clipcap.model import ClipCaptionModel, parameter_report
+from clipcap.openai_clip import is_resnet
 from clipcap.run_folder import check_run_folder
 from clipcap.train_config import TrainConfig
 
@@ -41,7 +42,7 @@ def train(config: TrainConfig) -> Path:
     """
     check_run_folder(config)
     accelerator = make_accelerator(config)
-    features, val = open_features(config)
+    features, val = open_features(config, accelerator.print)
     if val is not None:
         check_finite(val)
     for line in notes(config, features, val):
@@ -54,9 +55,9 @@ def train(config: TrainConfig) -> Path:
     return Loop(task, config, accelerator, task.restore).fit()
 
 
-def open_features(config: TrainConfig) -> tuple[Features, Features | None]:
+def open_features(config: TrainConfig, say: Callable[[str], None] = print) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
-    features = read_features(config.data, encoder=config.clip_model_type)
+    features = read_to_train(config.data, config.clip_model_type, say)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
         guessed = features.meta.encoder_guessed
         mend = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
@@ -72,7 +73,7 @@ def open_features(config: TrainConfig) -> tuple[Features, Features | None]:
         return features, None
     if _is_share(val):
         return split_by_image(features, float(val), config.seed)
-    held_out = read_features(val, encoder=config.clip_model_type)
+    held_out = read_to_train(val, config.clip_model_type, say)
     meta = features.meta
     check_same_encoder(
         held_out.meta, held_out.dim, None if meta.encoder_guessed else meta.encoder, meta.encoder_weights_id,

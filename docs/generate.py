@@ -17,6 +17,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from clipcap.app_config import AppConfig
 from clipcap.clip_gpt_config import TrainClipGptConfig
 from clipcap.config import ParseConfig, PredictConfig
+from clipcap.evaluation_config import CompareConfig, EvaluateConfig
 from clipcap.flags import flag_fields
 from clipcap.train_config import TrainConfig
 
@@ -57,7 +58,7 @@ def _choices(hint: object) -> tuple[str, ...]:
 def file_map() -> str:
     """A line per module of the package: its name and the first line of its docstring."""
     lines = []
-    for part in ("", "/sources", "/features", "/interleaved", "/app", "/demo"):
+    for part in ("", "/sources", "/features", "/interleaved", "/report", "/app", "/demo"):
         folder = f"clipcap{part}"
         paths = [path for path in sorted((REPO / folder).glob("*.py")) if path.stem != "__init__"]
         width = max(len(path.name) for path in paths)
@@ -76,6 +77,8 @@ MAKERS: dict[str, Callable[[], str]] = {
     "train_options": lambda: markdown_table(TrainConfig),
     "predict_options": lambda: markdown_table(PredictConfig),
     "clip_gpt_options": lambda: markdown_table(TrainClipGptConfig, inherited=False),
+    "evaluate_options": lambda: markdown_table(EvaluateConfig, inherited=False),
+    "compare_options": lambda: markdown_table(CompareConfig),
     "app_options": lambda: markdown_table(AppConfig),
     "file_map": file_map,
 }

@@ -50,16 +50,23 @@ def outputs(notebook: NotebookNode) -> list[NotebookNode]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def normalised(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without what changes from run to run or weighs too much; changed in place."""
+def normalised(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """The notebook without what changes from run to run or weighs too much; changed in place.
+
+    Paths in `folder`, where it was run, become relative to it.
+    """
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", nbformat.from_dict({})
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for output in cell.outputs:
-                if "image/jpeg" in output.get("data", {}):
-                    output.data.pop("image/png", None)
+                data = output.get("data", {})
+                if "image/jpeg" in data:
+                    data.pop("image/png", None)
+                for kind in data:
+                    if isinstance(data[kind], str):
+                        data[kind] = data[kind].replace(f"{folder}/", "")
     return notebook
 
 
@@ -68,9 +75,9 @@ def main(names: list[str]) -> None:
     for path in [Path(name) for name in names] or NOTEBOOKS:
         with TemporaryDirectory() as folder:
             notebook = executed(path, Path(folder))
-        if found := warnings(notebook):
-            sys.exit(f"{path.name} warns and was not saved: {found[0]}")
-        nbformat.write(normalised(notebook), path)
+            if found := warnings(notebook):
+                sys.exit(f"{path.name} warns and was not saved: {found[0]}")
+            nbformat.write(normalised(notebook, Path(folder)), path)
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -203,11 +203,14 @@ def test_four_users_at_once_get_their_own_captions(page):
     assert {event for event, _ in alone} == {"complete"}
 
 
-def test_greedy_captions_are_the_same_every_time_and_wild_ones_are_not(page):
+def test_at_temperature_nought_there_is_one_caption_and_wild_ones_differ_every_time(page, captioner):
     photo = page.photos[0].read_bytes()
     greedy, wild = ({"decoding": "sampling", "temperature": t, "num_captions": 10} for t in (0, 2))
-    assert page.caption(photo, **greedy) == page.caption(photo, **greedy)
-    assert page.caption(photo, **wild) != page.caption(photo, **wild)
+    for best_by in ("log-probability", "CLIP score"):
+        event, [[row]] = page.caption(photo, best_by=best_by, **greedy)
+        assert event == "complete" and row["caption"] == captioner.caption([photo], DecodeConfig(temp=0))[0][0].text
+    (event, [one]), (_, [other]) = page.caption(photo, **wild), page.caption(photo, **wild)
+    assert event == "complete" and len(one) == len(other) == 10 and one != other
 
 
 def png_header(width, height):

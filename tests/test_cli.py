@@ -18,7 +18,7 @@ from clipcap.cli import SOURCES, build_parser, main
 from clipcap.errors import ClipcapError
 from clipcap.sources import READERS
 
-COMMANDS = ("parse", "features", "train", "predict", "explain", "export", "doctor")
+COMMANDS = tuple(next(a.choices for a in build_parser()._actions if a.dest == "command"))
 
 
 def python(code, **environment):
@@ -76,6 +76,14 @@ def test_hyphens_are_as_good_as_underscores():
     words = ["predict", "--load-pt", "x-y", "--num-captions", "2", "--top-p=0.5", "--no-beam"]
     args = build_parser().parse_args(words)
     assert (args.load_pt, args.num_captions, args.top_p, args.beam) == ("x-y", 2, 0.5, False)
+
+
+def test_help_tells_defaults_that_are_zero_and_how_to_turn_off_what_is_on(capsys):
+    text = " ".join(run(capsys, "train", "--help")[1])
+    assert "AdamW weight decay (default: 0.0)" in text
+    assert "--dropout, --no_dropout" in text
+    args = build_parser().parse_args(["train", "--no-dropout", "--share_prefix"])
+    assert (args.dropout, args.share_prefix) == (False, True)
 
 
 def fail(error):

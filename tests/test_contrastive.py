@@ -448,6 +448,11 @@ def test_a_set_without_two_training_images_is_refused(tmp_path):
         trained(draw_set(tmp_path / "one", 1, 2), tmp_path / "out", train_size=None)
 
 
+def test_a_batch_without_contrast_is_refused(photos, tmp_path):
+    with pytest.raises(ClipcapError, match="--bs 1 leaves an image nothing to be told from"):
+        trained(photos, tmp_path, bs=1)
+
+
 def test_without_validation_the_training_loss_decides(photos, tmp_path, capsys):
     trained(photos, tmp_path, train_size=None, epochs=2)
     assert "no validation images: hold some out with --train_size" in capsys.readouterr().out

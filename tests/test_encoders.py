@@ -19,9 +19,10 @@ from tokenizers.processors import TemplateProcessing
 
 from clipcap import openai_clip
 from clipcap.demo.tiny import END_OF_TEXT, make_clip, make_tokenizer
-from clipcap.encoders import cut_ribbon, is_resnet, load_encoder
+from clipcap.encoders import cut_ribbon, load_encoder
 from clipcap.errors import ClipcapError
 from clipcap.images import open_image
+from clipcap.openai_clip import is_resnet
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]
@@ -392,8 +393,11 @@ def test_resnets_are_known_by_their_names(name, resnet):
     assert is_resnet(name) is resnet
 
 
-def test_a_path_does_not_tell_whether_it_is_a_resnet(tmp_path):
-    assert is_resnet(str(make_clip(tmp_path / "RN50"))) is None
+def test_a_file_tells_by_its_tensors_whether_it_is_a_resnet(tmp_path, shared):
+    assert is_resnet(str(make_clip(tmp_path / "RN51"))) is False
+    assert is_resnet(str(shared / "fixtures" / "openai-clip" / "tiny_rn_state_dict.pt")) is True
+    (tmp_path / "other.pt").write_text("no weights")
+    assert is_resnet(str(tmp_path / "other.pt")) is None
 
 
 def test_loading_warns_of_nothing(clip_file, shared):

@@ -10,8 +10,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPO
 from road import draw_set, run, save_captioner
+
+from clipcap.encoders import load_encoder
+from clipcap.images import open_image
 
 REFERENCES = {
     "0": ["a red apple on a white plate", "one apple"],
@@ -72,6 +76,19 @@ def test_a_checkpoint_is_scored_on_every_image_of_a_feature_file(capsys, road, t
     assert any(line == "images: 7, references: 14" for line in lines)
 
 
+def test_clip_score_is_that_of_the_paper_by_the_encoder_of_the_features(capsys, road, tmp_path, clip_file):
+    _, metrics = evaluated(capsys, road, tmp_path / "e", "--no_java")
+    encoder, unit = load_encoder(str(clip_file), "cpu"), torch.nn.functional.normalize
+    said = {p["image_id"]: p["caption"] for p in json.loads((tmp_path / "e" / "predictions.json").read_text())}
+    for image, scores in metrics["per_image"].items():
+        pixels = encoder.preprocess(open_image(metrics["images_at"][image]))[None]
+        photo, text = encoder.encode_images(pixels), encoder.encode_texts([f"A photo depicts {said[image]}"])
+        cosine = float((unit(photo) * unit(text)).sum())
+        assert scores["CLIPScore"] == pytest.approx(2.5 * max(cosine, 0), abs=1e-5)
+    mean = sum(scores["CLIPScore"] for scores in metrics["per_image"].values()) / 7
+    assert metrics["corpus"]["CLIPScore"]["value"] == pytest.approx(mean)
+
+
 def test_captions_are_those_of_predict(capsys, road, tmp_path):
     data, checkpoint = road
     evaluated(capsys, road, tmp_path / "e", "--no_java")
@@ -103,8 +120,10 @@ def test_two_processes_caption_each_image_once_and_score_as_one(capsys, road, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("evaluation: ") == 1
-    one, two = ((tmp_path / name / "predictions.json").read_text() for name in ("one", "two"))
-    assert one == two
+    for name in ("predictions.json", "references.json", "metrics.json"):
+        one, two = ((tmp_path / folder / name).read_text() for folder in ("one", "two"))
+        assert one == two, name
+    assert "images: 7, references: 14" in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["coco", "jsonl", "csv"])
@@ -157,6 +176,37 @@ def test_comparing_says_which_is_better_and_how_sure(capsys, tmp_path):
     assert "good" in out.read_text() and "poor" in out.read_text()
     _, lines, _ = run(capsys, "compare", tmp_path / "good", tmp_path / "good", "--no_java")
     assert lines[-1].startswith("no difference by CIDEr-D")
+
+
+def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys, references, tmp_path):
+    folders = [tmp_path / "a" / "same", tmp_path / "b" / "same", tmp_path / "a" / "other"]
+    for number, (folder, captions) in enumerate(zip(folders, (GOOD, SAME, GOOD))):
+        path = results(tmp_path / f"{number}.json", captions)
+        run(capsys, "evaluate", "--predictions", path, "--references", references, "--out", folder, "--no_java")
+    _, lines, _ = run(capsys, "compare", *folders, "--no_java", "--out", tmp_path)
+    assert sum("difference and its 95 % interval" in line for line in lines) == 2
+    assert lines[-2] == "no difference by CIDEr-D that 4 images would show (p = 1.000)"
+    report = (tmp_path / "report.html").read_text()
+    assert "same (1), same (2) and other" in report and report.count("a photo of food") == 4
+    status, _, errors = run(capsys, "compare", folders[0])
+    assert status == 1 and "give two folders or more" in errors[0]
+
+
+def test_runs_scored_by_character_are_compared_by_character(capsys, tmp_path):
+    wanted = {"0": ["一只狗在草地上跑"], "1": ["两只猫"], "2": ["红色的苹果"]}
+    (tmp_path / "r.json").write_text(json.dumps(wanted))
+    for name, flags in (("one", ["--characters"]), ("two", ["--characters"]), ("words", [])):
+        path = results(
+            tmp_path / f"{name}.json", {i: texts[0][: 2 if name == "two" else 5] for i, texts in wanted.items()}
+        )
+        run(capsys, "evaluate", "--predictions", path, "--references", tmp_path / "r.json", "--out", tmp_path / name,
+            "--no_java", *flags)  # fmt: skip
+    status, lines, _ = run(capsys, "compare", tmp_path / "one", tmp_path / "two", "--no_java")
+    assert status == 0 and "tokens: single characters" in lines
+    value = json.loads((tmp_path / "one" / "metrics.json").read_text())["corpus"]["BLEU-1"]["value"]
+    assert any(line.startswith("BLEU-1") and f"{value:.4f}" in line for line in lines)
+    status, _, errors = run(capsys, "compare", tmp_path / "one", tmp_path / "words", "--no_java")
+    assert status == 1 and "by characters" in errors[0] and "--characters" in errors[0]
 
 
 @pytest.mark.parametrize(

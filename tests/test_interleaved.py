@@ -721,6 +721,8 @@ class TestUse:
         [
             (["imagine", "tea", "--index", "FEATURES"], "--load_pt is missing"),
             (["imagine", "tea", "--load_pt", "RUN"], "--index is missing"),
+            (["imagine", "tea", "--load_pt", "demo", "--index", "FEATURES"], "of CLIP-GPT none is bundled"),
+            (["imagine", "tea", "--load_pt", "RUN", "--index", "FEATURES", "--out", "tea.txt"], "ends in .txt"),
             (["imagine", " ", "--load_pt", "RUN", "--index", "FEATURES"], "the caption is empty"),
             (["imagine", "tea", "--load_pt", "RUN", "--index", "OTHER"], "embeddings are 32 wide"),
             (["imagine", "tea", "--load_pt", "RUN", "--index", "FEATURES", "--k", "0"], "--k must be at least 1"),

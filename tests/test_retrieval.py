@@ -202,9 +202,10 @@ def test_search_prints_a_table_and_draws_the_matches(index, tmp_path, capsys):
         (["--index", "nothing.pkl"], "nothing.pkl: no such feature file"),
         ([], "--index is missing"),
         (["--index", "INDEX", "--k", "0"], "--k must be at least 1"),
-        (["--index", "INDEX", "--out", "grid.docx"], "--out grid.docx: cannot be written"),
-        (["--index", "INDEX", "--clip_model_type", "OTHER"], "this search expects"),
+        (["--index", "INDEX", "--out", "grid.docx"], "--out grid.docx: ends in .docx; end it in .jsonl"),
+        (["--index", "INDEX", "--out", "/proc/grid.png"], "--out /proc/grid.png: cannot be written"),
         (["--index", "INDEX", "--img", "photo.jpg"], "search for one of: words, --img"),
+        (["--index", "INDEX", "--clip_model_type", "OTHER"], "this search expects"),
     ],
 )
 def test_a_search_that_cannot_be_done_says_why(flags, message, index, tmp_path, capsys):
@@ -215,6 +216,11 @@ def test_a_search_that_cannot_be_done_says_why(flags, message, index, tmp_path, 
         make_clip(named["OTHER"], seed=5)
     status, _, err = run(capsys, "search", "dogs", *[named.get(flag, flag) for flag in flags])
     assert status == 1 and len(err) == 1 and message in err[0]
+
+
+def test_blanks_are_no_words(index, capsys):
+    status, _, err = run(capsys, "search", "  ", "--index", index)
+    assert status == 1 and "search for one of: words, --img" in err[0]
 
 
 def test_an_encoder_that_has_moved_is_known_by_its_weights(index, clip_file, tmp_path, capsys):

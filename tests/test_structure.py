@@ -68,12 +68,16 @@ WALL = {
     "encoding": "config hub sources images encoders partial",
     "lm": "bundled hub",
     "parsing": "config launch sources sources.report encoders encoding features bad_images partial lm",
-    "dataset": "features",
+    "token_file": "features",
+    "order": "features",
+    "dataset": "features token_file order",
     "mapping": "",
     "head_loss": "",
     "shared_prefix": "",
     "model": "config mapping head_loss shared_prefix",
-    "hypotheses": "config model",
+    "compiling": "hub model",
+    "kv_cache": "",
+    "hypotheses": "config kv_cache model",
     "beam": "config hypotheses",
     "sampling": "config hypotheses",
     "decoding": "config model hypotheses beam sampling",
@@ -85,9 +89,10 @@ WALL = {
     "task": "",
     "run_folder": "config atomic checkpoint",
     "loop": "config atomic hub launch checkpoint optimiser task run_folder tensor_files",
-    "caption_task": "config train_config text metrics features dataset shared_prefix model decoding checkpoint "
-    "launch optimiser",
-    "training": "config train_config hub encoders features lm model checkpoint launch run_folder loop caption_task",
+    "caption_task": "config train_config text metrics features dataset shared_prefix model compiling decoding "
+    "checkpoint launch optimiser",
+    "training": "config train_config hub openai_clip features lm model checkpoint launch run_folder loop "
+    "caption_task",
     "captioner": "config text hub images encoders model decoding checkpoint",
     "prediction": "bundled config text atomic hub images features decoding captioner",
     "retrieval": "features",
@@ -107,8 +112,9 @@ WALL = {
     "searching": "retrieval_config images encoders index matches",
     "retrieval_cli": "flags retrieval_config indexing searching",
     "clip_gpt_config": "config train_config",
-    "interleaved": "clip_gpt_config config text atomic hub encoders features dataset lm head_loss model decoding "
-    "metrics mistaken checkpoint launch run_folder loop caption_task training captioner retrieval index matches",
+    "interleaved": "bundled clip_gpt_config config text atomic hub encoders features dataset lm head_loss model "
+    "decoding metrics mistaken checkpoint launch run_folder loop caption_task training captioner retrieval index "
+    "matches",
     "clip_gpt_cli": "flags clip_gpt_config prediction interleaved",
     "towers": "contrastive_config hub openai_clip pooling encoders",
     "pictures": "sources images encoders",
@@ -204,10 +210,38 @@ def run_python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("module", ["clipcap", "clipcap.cli", "clipcap.sources"])
-def test_importing_the_front_door_loads_no_torch(module):
-    loaded = run_python(f"import sys, {module}; print([n for n in ('torch', 'transformers') if n in sys.modules])")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "clip",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "tqdm",
+    "asyncio",
+    *EXTRAS,
+)
+
+
+@pytest.mark.parametrize(
+    "code", ["import clipcap", "import clipcap.cli", "import clipcap.cli; clipcap.cli.build_parser()"]
+)
+def test_the_front_door_loads_nothing_heavy(code):
+    loaded = run_python(f"import sys; {code}; print([name for name in {HEAVY} if name in sys.modules])")
     assert loaded.strip() == "[]"
+
+
+def test_reading_a_set_loads_no_torch():
+    code = "import sys, clipcap.sources; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    assert run_python(code).strip() == "[]"
 
 
 def test_every_module_imports_with_the_base_dependencies_alone():

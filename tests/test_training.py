@@ -106,7 +106,7 @@ def test_a_diverged_run_names_its_batch_and_saves_nothing_more(data, lm_folder, 
 def test_one_caption_for_every_image_is_warned_of(lm_folder, tmp_path, capsys):
     data = feature_file(tmp_path / "f.pkl", ["a red plate"] * 12)
     run(data, lm_folder, tmp_path / "out", overfit=12, val_captions=12, epochs=5, lr=3e-3, bs=1)
-    assert "warning: only 1 different captions for 12 images" in capsys.readouterr().out
+    assert "warning: only 1 different caption for 12 images" in capsys.readouterr().out
     assert metrics(tmp_path / "out")[-1]["distinct"] == pytest.approx(1 / 12)
 
 

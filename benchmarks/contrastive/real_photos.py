@@ -1,6 +1,6 @@
 """Two dual encoders from scratch on Flickr8k: recall on photos held out, against chance, epoch by epoch.
 
-python -m benchmarks.contrastive.real_photos [--epochs 30] [--out runs/contrastive]
+python -m benchmarks.contrastive.real_photos [--epochs 30] [--only vit pair] [--out runs/contrastive]
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def trained(name: str, options: dict, epochs: int, out: Path) -> list[dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument(
+        "--only", nargs="+", choices=("vit", "pair"), default=["vit", "pair"], help="which of the two"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/contrastive"), help="checkpoints, and recall.png")
     args = parser.parse_args()
     if not FLICKR8K.is_dir():
@@ -76,6 +79,8 @@ def main() -> None:
     lines = (FLICKR8K / "Flickr_8k.devImages.txt").read_text(encoding="utf-8").split()
     chance = 10 / len(lines)
     for title, (name, options) in runs.items():
+        if name not in args.only:
+            continue
         epochs = trained(name, options, args.epochs, args.out)
         best = max(epochs, key=lambda epoch: epoch["t2i_r10"])
         print(f"{title}: recall@10 image to text {best['i2t_r10']:.3f}, text to image {best['t2i_r10']:.3f}, "

@@ -1,6 +1,6 @@
 """What the demo's captioner gets right on unseen combinations, beside three baselines that do not look.
 
-python benchmarks/demo/quality.py --demo demo_out
+python -m benchmarks.demo.quality --demo demo_out
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.measure import machine
 from clipcap.caption_files import references_of
 from clipcap.captioner import Captioner
 from clipcap.config import DecodeConfig
@@ -33,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
     demo = parser.parse_args().demo
+    print(machine())
     training, held_out = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("train", "val"))
     references = references_of(held_out)
     order = [references[str(i)] for i in range(VAL_PICTURES)]

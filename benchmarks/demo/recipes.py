@@ -1,6 +1,6 @@
 """The default recipe against the original's, on the same features, steps and seeds.
 
-python benchmarks/demo/recipes.py --demo demo_out
+python -m benchmarks.demo.recipes --demo demo_out [--epochs 2]
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from quality import VAL_PICTURES
 
+from benchmarks.measure import machine
 from clipcap.caption_files import references_of
 from clipcap.captioner import Captioner
 from clipcap.config import DecodeConfig
+from clipcap.demo.run import VAL_PICTURES
 from clipcap.features import Features, read_features
 from clipcap.metrics import score
 from clipcap.train_config import TrainConfig
 from clipcap.training import train
 
-SEEDS, EPOCHS, BATCH = (1, 2, 3), 2, 32
+SEEDS, BATCH = (1, 2, 3), 32
 RECIPES = {
     "default": {"share_prefix": False},
     "reference": {"recipe": "reference"},
@@ -30,21 +31,24 @@ RECIPES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
-    demo = parser.parse_args().demo
+    parser.add_argument("--epochs", type=int, default=2, help="of each run, with the same steps for all")
+    args = parser.parse_args()
+    demo, epochs = args.demo, args.epochs
+    print(machine())
     training, held_out = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("train", "val"))
-    steps = EPOCHS * -(-len(training.captions) // BATCH)
+    steps = epochs * -(-len(training.captions) // BATCH)
     print(
         f"{steps} steps of {BATCH} captions, peak learning rate 4e-3, beam search, {VAL_PICTURES} held-out pictures"
     )
     print(f"{'recipe':28}{'seed':>5}{'CIDEr-D':>9}{'BLEU-4':>8}{'words':>7}{'ended':>7}")
     for name, options in RECIPES.items():
         for seed in SEEDS:
-            out = demo / "recipes" / f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+            out = demo / "recipes" / f"{name.replace(' ', '_').replace(',', '')}_{epochs}_{seed}"
             if not out.exists():
                 warmup = options.get("warmup")
                 chosen = {flag: value for flag, value in options.items() if flag != "warmup"}
                 data = {"data": str(demo / "plates_train.pkl"), "val": str(demo / "plates_val.pkl"), "lm": "demo"}
-                loop = {"epochs": EPOCHS, "save_every": EPOCHS, "bs": BATCH, "lr": 4e-3, "seed": seed}
+                loop = {"epochs": epochs, "save_every": epochs, "bs": BATCH, "lr": 4e-3, "seed": seed}
                 if warmup is not None:
                     loop["warmup_steps"] = round(warmup * steps)
                 train(TrainConfig(**data, **loop, **chosen, out_dir=str(out), only_prefix=True))

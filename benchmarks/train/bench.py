@@ -1,6 +1,7 @@
 """Training: captions a second, memory and share of the machine's limit, beside the plain baseline.
 
 python -m benchmarks.train.bench [--case transformer-40 ...] [--turns 2] [--no_memory] [--cpu_time]
+    [--device cuda] [--dtype bfloat16] [--compile] [--gradient_checkpointing]
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import argparse
 import csv
 import os
 import random
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.measure import REPO, Clock, Comparison, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import REPO, Comparison, ceilings, clock_of, machine, matmul_flops, peak_gib, table
 from benchmarks.plain import PlainTraining
-from benchmarks.train.arithmetic import step_flops
+from benchmarks.train.arithmetic import plain_flops, step_bytes, step_flops
+from clipcap.compiling import compile_loss
 from clipcap.config import LoopOptions, ModelConfig
 from clipcap.dataset import IGNORE, CaptionDataset, Parts
 from clipcap.features import FeatureMeta, Features
 from clipcap.lm import load_tokenizer
-from clipcap.model import ClipCaptionModel
+from clipcap.model import ClipCaptionModel, checkpoint_layers
 from clipcap.optimiser import make_optimizer, trained_parameters
 
 SHARED = Path(os.environ.get("CLIPCAP_SHARED") or REPO.parent / "shared")
@@ -85,10 +86,35 @@ def _drawn(case: Case) -> list[tuple[str, ...]]:
     return [(text,) for text in joined if len(text) < case.characters]
 
 
+@dataclass(frozen=True)
+class Needed:
+    """Per caption: operations and bytes that must be, and operations of the plain baseline."""
+
+    flops: float
+    traffic: float
+    plain_flops: float
+
+    def __str__(self) -> str:
+        return (
+            f"per caption {self.flops / 1e9:.0f} GFLOP and {self.traffic / 1e6:.0f} MB are needed, plain computes "
+            f"{self.plain_flops / self.flops:.2f} × as much"
+        )
+
+
+@dataclass(frozen=True)
+class How:
+    """What both sides are computed on and in, and what ours does besides."""
+
+    device: str = "cpu"
+    dtype: str = "float32"  # bfloat16: by autocast, the weights stay float32
+    compile: bool = False
+    gradient_checkpointing: bool = False
+
+
 class Bench:
     """Ours and the plain baseline on the same captions, with the same initial weights."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, how: How = How()):
         torch.manual_seed(0)
         images = captions_of(case)
         captions = [text for texts in images for text in texts]
@@ -98,23 +124,33 @@ class Bench:
         features = Features(embeddings, captions, rows, names, names, FeatureMeta(), Path("benchmark"))
         gpt2 = SHARED / "fixtures" / "gpt2-tokenizer"
         tokenizer = load_tokenizer(str(gpt2) if gpt2.is_dir() else "demo")
-        self.case, self.batch = case, case.batch
-        lm = GPT2LMHeadModel(GPT2Config())
-        self.model = ClipCaptionModel(ModelConfig(**case.model), deepcopy(lm)).train()
+        self.case, self.batch, self.device = case, case.batch, torch.device(how.device)
+        self.dtype = getattr(torch, how.dtype)
+        lm = GPT2LMHeadModel(GPT2Config()).to(self.device)
+        self.model = ClipCaptionModel(ModelConfig(**case.model), deepcopy(lm)).to(self.device).train()
         self.data = CaptionDataset(features, tokenizer, 900, share_prefix=True)
         self.reference = CaptionDataset(features, tokenizer, 900, reference=True)
         self.optimizer = make_optimizer(trained_parameters(self.model), LoopOptions())
         self.baseline = PlainTraining(self.reference, self.model.mapper, lm, tuned=self.model.config.tune == "full")
+        if how.gradient_checkpointing:
+            checkpoint_layers(self.model.lm)
+        if how.compile:
+            compile_loss(self.model, self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision as accelerate gives it, for both sides."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def check(self) -> None:
         """Both give the same loss on the same captions."""
         captions = np.arange(2)
         batch = self.reference.batch(captions)
         self.model.eval(), self.baseline.lm.eval()
-        with torch.no_grad():
-            ours = self.model(**batch.inputs(torch.device("cpu"))) / (batch.labels != IGNORE).sum()
+        with torch.no_grad(), self.autocast():
+            ours = self.model(**batch.inputs(self.device)) / (batch.labels != IGNORE).sum()
             plain = self.baseline.loss(captions)
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+        tolerance = 1e-4 if self.dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
         self.model.train(), self.baseline.lm.train(self.model.config.tune == "full")
 
     def steps(self, count: int) -> list[np.ndarray]:
@@ -124,47 +160,63 @@ class Bench:
 
     def plain(self, captions: np.ndarray) -> int:
         """One step of the plain baseline; the number of captions."""
-        self.baseline.step(captions)
+        with self.autocast():
+            self.baseline.step(captions)
         return len(captions)
 
     def ours(self, steps: Sequence[np.ndarray]) -> int:
         """Steps of ours, as the training loop does them; the number of captions."""
         for captions in steps:
             for batch in self.data.window(captions, Parts(0, 1, self.batch)):
-                loss = self.model(**batch.inputs(torch.device("cpu")))
+                with self.autocast():
+                    loss = self.model(**batch.inputs(self.device))
                 (loss / (batch.labels != IGNORE).sum()).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
         return sum(map(len, steps))
 
-    def flops(self, captions: np.ndarray) -> float:
-        """The arithmetic that a step of these captions must do."""
-        batch = self.data.batch(captions)
-        lengths = self.data.lengths[batch.captions]
-        rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.clip_embedding))]
-        return step_flops(self.model.config, self.model.lm.config, rows)
+    def needed(self, steps: Sequence[np.ndarray]) -> Needed:
+        """Arithmetic and traffic per caption of these steps."""
+        config, gpt2 = self.model.config, self.model.lm.config
+        flops = traffic = 0.0
+        for captions in steps:
+            batch = self.data.batch(captions)
+            lengths = self.data.lengths[batch.captions]
+            rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.clip_embedding))]
+            flops += step_flops(config, gpt2, rows)
+            traffic += step_bytes(config, gpt2, rows)
+        count = sum(map(len, steps))
+        return Needed(flops / count, traffic / count, plain_flops(config, gpt2, 1, self.baseline.longest))
 
 
-def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counter) -> Comparison:
+def compare(name: str, turns: int, memory: bool, how: How = How(), cpu_time: bool = False) -> Comparison:
     """One case: a turn is a step of the plain baseline and `STEPS` of ours."""
-    bench, case = Bench(CASES[name]), CASES[name]
+    bench, case = Bench(CASES[name], how), CASES[name]
     bench.check()
+    clock = clock_of(bench.device, cpu_time)
     result = Comparison(case.title, case.target)
     steps = bench.steps(turns * STEPS)
+    start = clock()
     bench.ours(steps[:1])
-    shares = []
+    first = clock() - start
+    shares, of_plain = [], []
     for turn in range(turns):
         mine = steps[turn::turns]
-        ceiling = matmul_flops(clock)
+        ceiling = matmul_flops(clock, device=bench.device, dtype=bench.dtype)
         result.turn(lambda mine=mine: bench.plain(mine[1]), lambda mine=mine: bench.ours(mine), clock)
-        ceiling = (ceiling + matmul_flops(clock)) / 2
-        needed = sum(map(bench.flops, mine)) / sum(map(len, mine))  # per caption
-        shares.append(needed / result.ours[-1] / ceiling)
+        ceiling = (ceiling + matmul_flops(clock, device=bench.device, dtype=bench.dtype)) / 2
+        needed = bench.needed(mine)
+        shares.append(needed.flops / result.ours[-1] / ceiling)
+        of_plain.append(needed.plain_flops / result.plain[-1] / ceiling)
         print(f"{name}: plain {1 / result.plain[-1]:.3g}, ours {1 / result.ours[-1]:.3g} captions/s, ", end="")
-        print(f"share {shares[-1]:.0%} of {ceiling / 1e9:.0f} GFLOP/s", flush=True)
-    result.notes.append(f"{median(shares):.0%} of the matrix product's speed")
+        print(f"share {shares[-1]:.0%} (plain {of_plain[-1]:.0%}) of {ceiling / 1e9:.0f} GFLOP/s", flush=True)
+    result.notes.append(f"{median(shares):.0%} of the matrix product's speed (plain {median(of_plain):.0%})")
+    result.notes.append(str(bench.needed(steps)))
+    if how.compile:
+        result.notes.append(f"compiled; the first step took {first:.0f} s")
     if memory:
-        plain, ours = (peak_gib("benchmarks.train.bench", "--one_step", side, "--case", name) for side in SIDES)
+        words = ("--case", name, *flags(how))
+        plain, ours = (peak_gib("benchmarks.train.bench", "--one_step", side, *words) for side in SIDES)
         result.notes.append(f"memory {plain:.1f} → {ours:.1f} GiB, {ours / plain:.2f} ×")
     return result
 
@@ -172,9 +224,15 @@ def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counte
 SIDES = ("plain", "ours")
 
 
-def one_step(name: str, side: str) -> None:
+def flags(how: How) -> list[str]:
+    """The command line of these choices."""
+    switches = [f"--{name}" for name in ("compile", "gradient_checkpointing") if getattr(how, name)]
+    return ["--device", how.device, "--dtype", how.dtype, *switches]
+
+
+def one_step(case: Case, side: str, how: How) -> None:
     """The longest step of one side alone, for its peak memory."""
-    bench = Bench(CASES[name])
+    bench = Bench(case, how)
     step = bench.steps(1000)[-1]
     if side == "plain":
         del bench.model, bench.optimizer
@@ -190,18 +248,23 @@ def short() -> list[Comparison]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--no_memory", action="store_true")
     parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with OMP_NUM_THREADS=1")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="ours")
     parser.add_argument("--one_step", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    how = How(args.device, args.dtype, args.compile, args.gradient_checkpointing)
     if args.one_step:
-        return one_step(args.case[0], args.one_step)
-    print(machine(), flush=True)
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    print(table([compare(name, args.turns, not args.no_memory, clock) for name in args.case]))
+        return one_step(CASES[args.case[0]], args.one_step, how)
+    print(machine(), ceilings(clock_of(torch.device("cpu"), args.cpu_time)), *flags(how), flush=True)
+    found = [compare(name, args.turns, not args.no_memory, how, args.cpu_time) for name in args.case]
+    print(table(found), machine(), sep="\n")
 
 
 if __name__ == "__main__":

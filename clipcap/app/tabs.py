@@ -162,8 +162,8 @@ def _settings(longest: int) -> list[Any]:
         beam_size = gr.Slider(1, 10, default.beam_size, step=1, label="Beams")
         with gr.Group(visible=False) as sampling:
             temperature = gr.Slider(
-                0, 2, default.temp, step=0.05, label="Temperature", info="below 1 safer, above 1 wilder",
-                elem_classes="temperature",
+                0, 2, default.temp, step=0.05, label="Temperature", elem_classes="temperature",
+                info="below 1 safer, above 1 wilder, 0 the one likeliest",
             )  # fmt: skip
             top_p = gr.Slider(
                 0.05, 1, default.top_p, step=0.05, label="Top-p", info="from the likeliest tokens of this probability"
@@ -184,14 +184,15 @@ def _decoding(
     decoding: str, beam_size: int, temperature: float, top_p: float, num_captions: int, max_tokens: int, best_by: str
 ) -> DecodeConfig:
     beam = decoding == BEAM
+    greedy = not beam and temperature == 0  # there is one likeliest caption, whatever the number asked for
     return DecodeConfig(
         beam=beam,
         beam_size=max(int(beam_size), int(num_captions)),
         temp=1.0 if beam else float(temperature),
         top_p=float(top_p),
-        num_captions=int(num_captions),
+        num_captions=1 if greedy else int(num_captions),
         max_new_tokens=int(max_tokens),
-        rerank="clip" if best_by == BY_CLIP else "none",
+        rerank="clip" if best_by == BY_CLIP and not greedy else "none",
     )
 
 

@@ -16,6 +16,8 @@ from clipcap.errors import ClipcapError
 from clipcap.features.check import check_same_encoder, guess_encoder, with_encoder
 from clipcap.features.feature_set import Content, FeatureMeta, Features, hashed, in_order
 from clipcap.features.folder import read_folder, read_shards, write_folder
+from clipcap.features.large_folder import read_large_folder
+from clipcap.features.mapped import Say
 from clipcap.features.pickle_file import read_pickle, write_pickle
 from clipcap.features.split import rows_held_out, split_by_image, split_path
 from clipcap.features.verify import find_faults
@@ -33,6 +35,7 @@ __all__ = [
     "in_order",
     "read_features",
     "read_parts",
+    "read_to_train",
     "rows_held_out",
     "split_by_image",
     "split_path",
@@ -55,6 +58,17 @@ def find_features(path: str | Path) -> Path:
         there = next((f"; did you mean {near}?" for near in like if near.exists()), "")
         raise ClipcapError(f"{path}: no such feature file: parse the images first, or mend the path{there}")
     return found
+
+
+def read_to_train(path: str | Path, encoder: str | None = None, say: Say = print) -> Features:
+    """As `read_features`; of a folder memory holds next to nothing, and what is made of its texts is kept in it.
+
+    Args:
+        path, encoder: see `read_features`.
+        say: takes a line where the folder cannot be written.
+    """
+    path = find_features(path)
+    return with_encoder(read_large_folder(path, say), encoder) if path.is_dir() else read_features(path, encoder)
 
 
 def read_features(path: str | Path, encoder: str | None = None, tower: str = "image") -> Features:

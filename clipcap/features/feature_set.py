@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.features.mapped import Spool, blocks, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice
@@ -107,6 +108,7 @@ class Features:
     image_paths: Sequence[str | None]  # N
     meta: FeatureMeta
     path: Path
+    images: np.ndarray | None = None  # int64 [N], a number for each row's image, where that is known already
 
     @property
     def dim(self) -> int:
@@ -156,8 +158,15 @@ class Features:
 
     @cached_property
     def row_images(self) -> np.ndarray:
-        """A number for each row's image, int64 [N]: the same for all rows of one image."""
-        return in_order(hashed(self.image_ids))
+        """A number for each row's image, int64 [N], no larger than N: the same for all rows of one image."""
+        return in_order(hashed(self.image_ids)) if self.images is None else self.images
+
+    def count_images(self) -> int:
+        """How many images have captions."""
+        seen = scratch(int(self.row_images.max()) + 1, bool)
+        for block in blocks(len(self.caption_rows)):
+            seen[self.row_images[self.caption_rows[block]]] = True
+        return int(np.count_nonzero(seen))
 
     @property
     def image_index(self) -> np.ndarray:
@@ -167,19 +176,24 @@ class Features:
     def subset_by_row(self, rows: np.ndarray) -> Features:
         """These rows, in this order, with the captions of them alone; no embedding is copied."""
         rows = np.asarray(rows, dtype=np.int64)
-        position = np.full(self.num_images, -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
-        if np.count_nonzero(position >= 0) != len(rows):
+        position = scratch(self.num_images, np.int64)  # + 1; 0 is of those left out
+        position[rows] = np.arange(1, len(rows) + 1)
+        if np.count_nonzero(position) != len(rows):
             raise ValueError("a row is named twice")
-        new_rows = position[self.caption_rows]
-        kept = np.flatnonzero(new_rows >= 0)
+        kept, new_rows = Spool(np.int64), Spool(np.int64)
+        for block in blocks(len(self.caption_rows)):
+            place = position[self.caption_rows[block]]
+            kept.append(block.start + np.flatnonzero(place))
+            new_rows.append(place[place > 0] - 1)
+        kept = kept.close()
         return replace(
             self,
             embeddings=SelectedRows(self.embeddings, torch.from_numpy(rows)),
             captions=_take(self.captions, kept),
-            caption_rows=new_rows[kept],
+            caption_rows=new_rows.close(),
             image_ids=_take(self.image_ids, rows),
             image_paths=_take(self.image_paths, rows),
+            images=None if self.images is None else in_order(self.images[rows]),
         )
 
     def non_finite_rows(self) -> np.ndarray:

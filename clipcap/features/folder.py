@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from clipcap.features.feature_set import Content, FeatureMeta, Features, Rows, l
 SHARD_ROWS = 100_000
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
-_IDS = ("image_id", "key", "image_path", "url")
-_PATHS = ("image_path", "url", "key")
+IDS = ("image_id", "key", "image_path", "url")
+PATHS = ("image_path", "url", "key")
+CAPTIONS = ("captions", "caption")
+ALL_COLUMNS = frozenset((*IDS, *PATHS, *CAPTIONS))
 
 
 class ShardedRows:
@@ -118,7 +120,7 @@ class ArrowStrings(Sequence):
 
 def read_folder(path: Path, tower: str = "image") -> Features:
     """Open a feature folder of ours or of clip-retrieval; embeddings are read when they are asked for."""
-    embeddings, files = _open(path, tower)
+    embeddings, files = open_shards(path, tower)
     metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
     return _features(path, embeddings, metadata, 0, read_meta(path, embeddings))
 
@@ -131,13 +133,13 @@ def read_texts(path: Path, embeddings: Rows, files: Sequence[Path], meta: Featur
 
 def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
     """As `read_folder`, shard by shard: memory holds the metadata of one shard at a time."""
-    embeddings, files = _open(path, tower)
+    embeddings, files = open_shards(path, tower)
     meta = read_meta(path, embeddings)
     for shard, start, metadata in zip(embeddings.paths, embeddings.starts, _metadata(embeddings, files)):
         yield _features(path, ShardedRows([shard]), metadata, int(start), meta)
 
 
-def _open(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
+def open_shards(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
     """(embeddings, metadata files of their shards: as many, or none)."""
     stem = {"image": "img_emb", "text": "text_emb"}[tower]
     shards, files = numbered(path, stem, "npy"), numbered(path, "metadata", "parquet")
@@ -155,15 +157,15 @@ def _open(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
 
 def _features(path: Path, embeddings: Rows, metadata: pa.Table, start: int, meta: FeatureMeta) -> Features:
     """Rows and their metadata; `start` is the number of the first row in the folder."""
-    captions, caption_rows = _captions(metadata)
+    captions, caption_rows = captions_in(metadata)
     pa.default_memory_pool().release_unused()  # reading Parquet takes several times what is kept
-    paths = _first_column(metadata, _PATHS, gaps=True) or [None] * len(metadata)
+    paths = _first_column(metadata, PATHS, gaps=True) or [None] * len(metadata)
     return Features(embeddings, captions, caption_rows, row_ids(metadata, start), paths, meta, path)
 
 
 def row_ids(metadata: pa.Table, start: int = 0) -> Sequence[str]:
     """What names the image of each row; their numbers, from `start` on, where nothing does."""
-    return _first_column(metadata, _IDS, gaps=False) or [f"row {start + row}" for row in range(len(metadata))]
+    return _first_column(metadata, IDS, gaps=False) or [f"row {start + row}" for row in range(len(metadata))]
 
 
 def numbered(path: Path, stem: str, suffix: str) -> dict[int, Path]:
@@ -187,11 +189,11 @@ def _metadata(embeddings: ShardedRows, files: Sequence[Path]) -> Iterator[pa.Tab
         yield table
 
 
-def read_metadata(file: Path) -> pa.Table:
-    """The columns that matter, texts as large_string (a set of them can outgrow the 2 GB of string)."""
+def read_metadata(file: Path, columns: Collection[str] = ALL_COLUMNS) -> pa.Table:
+    """Of these columns those that matter, texts as large_string (a set of them can outgrow the 2 GB of string)."""
     try:
         there = pq.read_schema(file).names
-        wanted = {*_IDS, *_PATHS, "captions" if "captions" in there else "caption"}
+        wanted = {*columns} - {"caption" if "captions" in there else "captions"}
         table = pq.read_table(file, columns=[name for name in there if name in wanted])
         lists = pa.large_list(pa.large_string())
         kinds = [(name, lists if name == "captions" else pa.large_string()) for name in table.column_names]
@@ -211,7 +213,7 @@ def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
     return pa.array([], pa.large_string()), np.empty(0, dtype=np.int64)
 
 
-def _captions(metadata: pa.Table) -> tuple[Sequence[str], np.ndarray]:
+def captions_in(metadata: pa.Table) -> tuple[ArrowStrings, np.ndarray]:
     """The captions that are not empty, and the row of each."""
     texts, rows = caption_texts(metadata)
     there = pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0)

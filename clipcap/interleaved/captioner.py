@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from clipcap.bundled import DEMO
 from clipcap.captioner import Captioner
 from clipcap.clip_gpt_config import ClipGptOptions
 from clipcap.config import DecodeConfig
@@ -64,6 +65,11 @@ def load_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")
+    if config.load_pt == DEMO:
+        raise ClipcapError(
+            f"--load_pt {DEMO}: of CLIP-GPT none is bundled under the name {DEMO}: train one, "
+            f"`clipcap train-clip-gpt --lm {DEMO}` on features of the encoder {DEMO}"
+        )
     captioner = ClipGptCaptioner.from_pretrained(
         config.load_pt,
         lm=config.lm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class PairDataset:
         """The micro-batches of this process, a list per optimiser step of `size` captions, from step `skip` on."""
         many = self.images_per_sequence
         parts = replace(parts, micro=max(1, parts.micro // many))
-        for captions in self.captions.steps(size, epoch, seed)[skip:]:
+        for captions in islice(self.captions.steps(size, epoch, seed), skip, None):
             step = self.step(captions)
             groups = np.array_split(captions, -(-len(captions) // many))
             chunks = np.array_split(np.arange(len(groups)), parts.chunks(len(groups)))

@@ -6,7 +6,7 @@ from clipcap.clip_gpt_config import ImagineConfig
 from clipcap.config import DecodeConfig
 from clipcap.index import Index, Match
 from clipcap.interleaved.captioner import load_captioner
-from clipcap.matches import show
+from clipcap.matches import check_out, show
 from clipcap.text import printable
 
 ROUND_TRIP = DecodeConfig(beam=True)
@@ -22,6 +22,7 @@ def imagine(caption: str, config: ImagineConfig) -> list[Match]:
     Raises:
         ClipcapError: no CLIP-GPT, a bad index or another encoder's, or `out` cannot be written.
     """
+    check_out(config.out)
     index = Index.open(config.index, config.clip_model_type)
     clip_gpt = load_captioner(config)
     own = clip_gpt.model.config

@@ -33,7 +33,7 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """
     check_run_folder(config)
     accelerator = make_accelerator(config)
-    features, val = open_features(config)
+    features, val = open_features(config, accelerator.print)
     if val is not None:
         check_finite(val)
     for line in notes(config, features, val):

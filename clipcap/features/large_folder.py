@@ -1,0 +1,166 @@
+"""A feature folder opened in the same memory whatever its size: its texts stay in the Parquet files.
+
+What has to be known of them at once is made in one pass over the metadata and kept in `cache/captions.arrays`:
+
+    caption_rows  int64 [M], the row of each caption
+    images        int64 [N], a number for each row's image
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import Features, hashed
+from clipcap.features.folder import (
+    CAPTIONS,
+    IDS,
+    PATHS,
+    ArrowStrings,
+    ShardedRows,
+    captions_in,
+    open_shards,
+    read_folder,
+    read_meta,
+    read_metadata,
+)
+from clipcap.features.mapped import Say, blocks, kept_arrays, scratch, write_arrays
+from clipcap.features.texts import MadeTexts, StoredTexts
+
+CACHE = "cache"
+_READ_TOGETHER = 1 << 22  # bytes
+
+
+class StoredCaptions(StoredTexts):
+    """The captions of a folder, and what else was made of them can be kept beside them.
+
+    Args:
+        cache: the folder for it.
+        fingerprint: tells from the captions.
+    """
+
+    def __init__(self, files: Sequence[Path], starts: Sequence[int], cache: Path, fingerprint: str):
+        super().__init__(files, starts, _captions)
+        self.cache, self.fingerprint = cache, fingerprint
+
+
+def read_large_folder(path: Path, say: Say = print) -> Features:
+    """As `read_folder`; the first time goes over all the metadata.
+
+    Args:
+        path: of the folder.
+        say: takes a line where nothing can be kept in it.
+    """
+    embeddings, files = open_shards(path)
+    if not files:
+        return read_folder(path)
+    fingerprint = _fingerprint(files, embeddings)
+    index = kept_arrays(path / CACHE / "captions.arrays", fingerprint, partial(_write, files, embeddings), say)
+    captions = StoredCaptions(files, index.facts["caption_starts"], path / CACHE, fingerprint)
+    names, places = (
+        StoredTexts(files, embeddings.starts, partial(_column, index.facts[kind]))
+        if index.facts[kind]
+        else MadeTexts(embeddings.shape[0], without)
+        for kind, without in (("ids", "row {}".format), ("paths", lambda row: None))
+    )
+    rows, images = index.arrays["caption_rows"], index.arrays["images"]
+    return Features(embeddings, captions, rows, names, places, read_meta(path, embeddings), path, images)
+
+
+def _fingerprint(files: Sequence[Path], embeddings: ShardedRows) -> str:
+    """Of every byte of the metadata: dates and sizes can stay the same where captions change."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.array([len(shard) for shard in embeddings.shards]).tobytes())
+    for path in files:
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            while part := file.read(_READ_TOGETHER):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _write(files: Sequence[Path], embeddings: ShardedRows, draft: BinaryIO, fingerprint: str) -> None:
+    """The arrays of the folder and the facts that go with them."""
+    caption_starts = [0]
+
+    def caption_rows() -> Iterator[np.ndarray]:
+        for path, start, shard in zip(files, embeddings.starts.tolist(), embeddings.shards):
+            metadata = read_metadata(path, CAPTIONS)
+            if len(metadata) != len(shard):
+                raise ClipcapError(
+                    f"{path}: has {len(metadata):,} lines for {len(shard):,} embeddings: copy or make the shard again"
+                )
+            _, rows = captions_in(metadata)
+            caption_starts.append(caption_starts[-1] + len(rows))
+            yield rows + start
+
+    ids, hashes = _ids(files, embeddings.shape[0])
+    facts = {"fingerprint": fingerprint, "caption_starts": caption_starts, "ids": ids, "paths": _paths(files)}
+    arrays = [("caption_rows", np.int64, caption_rows()), ("images", np.int64, [numbered_images(hashes)])]
+    write_arrays(draft, arrays, facts)
+    pa.default_memory_pool().release_unused()
+
+
+def _ids(files: Sequence[Path], count: int) -> tuple[str | None, np.ndarray]:
+    """The column that names the images, the best without gaps, and its texts as numbers [N]; if none, the rows'."""
+    hashes = scratch(count, np.int64)
+    for name in IDS:
+        start = 0
+        for path in files:
+            texts = _column(name, path)
+            if texts.null_count:
+                break
+            hashes[start : start + len(texts)] = hashed(ArrowStrings(texts))
+            start += len(texts)
+        else:
+            return name, hashes
+    for block in blocks(count):
+        hashes[block] = np.arange(block.start, block.stop)
+    return None, hashes
+
+
+def _paths(files: Sequence[Path]) -> str | None:
+    """The column that says where images lie, the best that any file has."""
+    there = {name for path in files for name in pq.read_schema(path).names}
+    return next((name for name in PATHS if name in there), None)
+
+
+def numbered_images(hashes: np.ndarray) -> np.ndarray:
+    """Numbers of images [N] as 0, 1, 2, … in the order of their first appearance, int64 [N]; sorts on disk."""
+    count = len(hashes)
+    ordered, first, images = (scratch(count, np.int64) for _ in range(3))
+    for block in blocks(count):
+        ordered[block] = hashes[block]
+    ordered.sort()
+    for block in reversed([*blocks(count)]):  # of rows with one hash the earliest is written last
+        place = np.searchsorted(ordered, hashes[block])
+        first[place[::-1]] = np.arange(block.start, block.stop)[::-1]
+    number = scratch(count, np.int64)  # of the image whose hash stands first at a place of `ordered`
+    seen = 0
+    for block in blocks(count):
+        place = np.searchsorted(ordered, hashes[block])
+        new = first[place] == np.arange(block.start, block.stop)
+        number[place[new]] = seen + np.arange(new.sum())
+        images[block] = number[place]
+        seen += int(new.sum())
+    return images
+
+
+def _column(name: str, path: Path) -> pa.Array:
+    """A column of a file; gaps, where it has none of this name."""
+    metadata = read_metadata(path, (name,))
+    if name not in metadata.column_names:
+        return pa.nulls(pq.read_metadata(path).num_rows, pa.large_string())
+    return metadata[name].combine_chunks()
+
+
+def _captions(path: Path) -> pa.Array:
+    return captions_in(read_metadata(path, CAPTIONS))[0].texts

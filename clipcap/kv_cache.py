@@ -1,0 +1,68 @@
+"""Keys and values of a decoding run in memory of their final size: a step writes the new token's and moves few.
+
+transformers' own cache grows by concatenation and is reordered whole: with 32 images of 5 beams a third of the time.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values [R, heads, L, width], R rows of hypotheses, as views of tensors with more room.
+
+    Args:
+        layer: filled with the prefix, a row per image.
+        repeats: K, rows that each image becomes.
+        room: tokens that will follow.
+    """
+
+    def __init__(self, layer: DynamicLayer, repeats: int, room: int):
+        super().__init__()
+        self.device, self.dtype, self.is_initialized = layer.keys.device, layer.keys.dtype, True
+        self.prefix = layer.keys.shape[2]
+        self._buffers = [_with_room(tensor, repeats, room) for tensor in (layer.keys, layer.values)]
+        self._show(self.prefix)
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple:
+        """Add the states [R, heads, new, width] of new tokens; returns those of all."""
+        start = self.keys.shape[2]
+        self._show(start + key_states.shape[2])
+        self.keys[:, :, start:], self.values[:, :, start:] = key_states, value_states
+        return self.keys, self.values
+
+    def reorder(self, rows: Tensor) -> None:
+        """Give each row the tokens of another row of its image; the prefix, the same in both, stays."""
+        for written in (self.keys[:, :, self.prefix :], self.values[:, :, self.prefix :]):
+            written.copy_(written.index_select(0, rows))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone."""
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._show(self.keys.shape[2])
+
+
+def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
+    """[N, heads, P, width] → [N·K, heads, P + room, width]."""
+    images, heads, length, width = states.shape
+    buffer = states.new_empty(images, repeats, heads, length + room, width)
+    buffer[:, :, :, :length] = states[:, None]
+    return buffer.flatten(0, 1)
+
+
+def expand(cache: Cache, repeats: int, room: int) -> None:
+    """K rows for each row of a cache that holds the prefix, in place, with room for so many tokens."""
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers[:] = [RoomyLayer(layer, repeats, room) for layer in cache.layers]
+    else:  # sliding windows, recurrent states
+        cache.batch_repeat_interleave(repeats)
+
+
+def reorder(cache: Cache, rows: Tensor) -> None:
+    """Each row goes on from another row of its image."""
+    for layer in cache.layers:
+        layer.reorder(rows) if isinstance(layer, RoomyLayer) else layer.batch_select_indices(rows)

@@ -79,7 +79,10 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _check_folder(out: Path) -> None:
     """Refuse to mix an evaluation with other files before hours are spent on it."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / PREDICTIONS).exists()):
+    found = (
+        [path for path in out.iterdir() if path.suffix != ".draft"] if out.is_dir() else []
+    )  # a kill leaves drafts
+    if out.is_file() or (found and not (out / PREDICTIONS).exists()):
         raise ClipcapError(f"--out {out}: is there and holds no evaluation: choose another folder")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 
+_FULL = os.strerror(errno.ENOSPC)  # safetensors says it in words alone
+_TORCH = "inline_container.cc"  # torch's writer says where in its code it failed, and not why
+
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -28,8 +31,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = getattr(error, "strerror", None) or one_line(error)
+        if _TORCH in reason:
+            reason = f"not all of it could be written, most likely: {_FULL}"
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL in reason
         mend = "free some space or choose another place" if full else "choose another place"
         raise ClipcapError(
             f"{path}: cannot be written ({reason}): {mend}; what was there before is untouched"

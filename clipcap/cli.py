@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from clipcap import app_cli, clip_gpt_cli, process_group, retrieval_cli
 from clipcap.config import LoadOptions, ParseConfig, PredictConfig
@@ -30,14 +29,6 @@ SOURCES = {
     "conceptual": "Conceptual Captions: the TSV and a folder of downloaded images",
     "custom": "your own: CSV, TSV, JSON, JSON Lines, Parquet, x.jpg + x.txt, webdataset tars",
 }
-
-
-class OneLineParser(FlagParser):
-    """Says mistakes in the flags in one line, as all other bad input is said."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"clipcap: error: {message} (flags: {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +67,9 @@ def _failed(message: str) -> int:
     return 1
 
 
-def build_parser() -> OneLineParser:
+def build_parser() -> FlagParser:
     """All subcommands with their flags."""
-    parser = OneLineParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
+    parser = FlagParser(prog="clipcap", description="Caption images: parse, train, predict (ClipCap).")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     parse = commands.add_parser(
@@ -138,13 +129,13 @@ def build_parser() -> OneLineParser:
 
 def _command(
     commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int], text: str
-) -> OneLineParser:
+) -> FlagParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)
     return command
 
 
-def _add_features(command: OneLineParser) -> None:
+def _add_features(command: FlagParser) -> None:
     """The subcommands of `clipcap features`."""
     parsers = command.add_subparsers(required=True, metavar="ACTION", dest="action")
     texts = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +71,12 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
         _check_alike(first, other)
     scores = [_scores(evaluation, first, config.java) for evaluation in evaluations]
     lines = list(dict.fromkeys(note for one in scores for note in one.notes))
-    for other, found in zip(others, scores[1:], strict=True):
-        lines += _against(first.name, other.name, scores[0], found)
+    names = _apart([evaluation.name for evaluation in evaluations])
+    tables = [_against(names[0], name, scores[0], found) for name, found in zip(names[1:], scores[1:])]
+    lines += [line for table in tables for line in table]
     if config.out:
-        lines.append(f"report: {_report(Path(config.out), evaluations, scores)}")
+        found = dict(zip(names, evaluations))
+        lines.append(f"report: {_report(Path(config.out), found, scores, [table[-1] for table in tables])}")
     return "\n".join(lines)
 
 
@@ -157,18 +158,22 @@ def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
     return scores
 
 
-def _report(path: Path, evaluations: Sequence[Evaluation], scores: Sequence[Scores]) -> Path:
-    """The captions of all runs of each picture side by side."""
-    references = evaluations[0].references
-    names = _apart([evaluation.name for evaluation in evaluations])
+def _report(
+    path: Path, evaluations: Mapping[str, Evaluation], scores: Sequence[Scores], verdicts: Sequence[str]
+) -> Path:
+    """The captions of all runs of each picture side by side; `verdicts` are of the runs but the first."""
+    names = list(evaluations)
+    references = evaluations[names[0]].references
+    notes = [[], *([verdict] for verdict in verdicts)]  # of each run
     runs, galleries = [], []
-    for name, evaluation, one in zip(names, evaluations, scores, strict=True):
+    for (name, evaluation), one, said in zip(evaluations.items(), scores, notes, strict=True):
         captions = {image: evaluation.captions[image] for image in references}
         found = Captioned(
             captions, references, evaluation.metrics.get("run", {}), evaluation.metrics.get("images_at", {}),
             evaluation.metrics.get("epochs", []),
         )  # fmt: skip
-        runs.append(run_of(summary(one, found), found, name))
+        run = run_of(summary(one, found), found, name)
+        runs.append(replace(run, notes=[*run.notes, *said]))
         galleries.append(pictured(one, found, name))
     pictures = []
     for several in zip(*galleries, strict=True):
@@ -180,6 +185,6 @@ def _report(path: Path, evaluations: Sequence[Evaluation], scores: Sequence[Scor
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that several share."""
-    times = Counter(names)
-    return [f"{name} ({names[:i].count(name) + 1})" if times[name] > 1 else name for i, name in enumerate(names)]
+    """Names, each with its place behind it where some are the same."""
+    alike = len(set(names)) < len(names)
+    return [f"{name} ({place})" if alike else name for place, name in enumerate(names, 1)]

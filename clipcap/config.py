@@ -74,6 +74,8 @@ class ParseConfig(SourceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("batch_size", self.batch_size, 1)
+        if self.token_limit is not None:
+            at_least("token_limit", self.token_limit, 1)
 
 
 @dataclass(frozen=True)

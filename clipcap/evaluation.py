@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from clipcap.encoders import pick_device
 from clipcap.errors import ClipcapError
 from clipcap.evaluation_config import EvaluateConfig
 from clipcap.features import Features, check_same_encoder, read_features
+from clipcap.launch import alone
 from clipcap.metrics import Scores, score
 from clipcap.prediction import load_captioner
 from clipcap.report import Interval, Pictured, Run, write_report
@@ -110,6 +112,8 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
+    if state.is_main_process:
+        _say_processes(state)
     captioner = load_captioner(config) if state.is_main_process else _quietly(config)
     own = captioner.model.config
     check_same_encoder(
@@ -137,6 +141,13 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     if state.is_main_process:
         _add_clip_scores(found, captioner, features, rows, config)
     return found
+
+
+def _say_processes(state: PartialState) -> None:
+    processes = state.num_processes
+    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    if warning := alone(processes):
+        print(warning, file=sys.stderr)
 
 
 def _quietly(config: EvaluateConfig) -> Captioner:

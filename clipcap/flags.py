@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -66,10 +67,21 @@ def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any)
 
 
 class FlagParser(argparse.ArgumentParser):
-    """ArgumentParser that also takes hyphens for underscores (`--only-prefix`), without abbreviations."""
+    """ArgumentParser that takes hyphens for underscores (`--only-prefix`), no abbreviations, and errs in one line."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)
+        self.set_defaults(parser=self)  # the innermost command's is what `parse_args` finds
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As in argparse, but a flag that is not known is told with the one that is spelt most like it."""
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
+            near = difflib.get_close_matches(name, namespace.parser._option_string_actions, 1)
+            mend = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
+            namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{mend}")
+        return namespace
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As in argparse, after the hyphens of every known flag are turned into underscores."""
@@ -81,3 +93,7 @@ class FlagParser(argparse.ArgumentParser):
         candidate = "--" + name[2:].replace("-", "_")
         known = name.startswith("--") and candidate in self._option_string_actions
         return candidate + equals + value if known else word
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"clipcap: error: {message} (flags: {self.prog} --help)\n")

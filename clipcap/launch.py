@@ -35,11 +35,8 @@ def make_accelerator(options: LoopOptions) -> Accelerator:
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
-    if processes == 1 and several_processes_asked_for():
-        accelerator.print(
-            "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
-            "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 train.py …`"
-        )
+    if warning := alone(processes):
+        accelerator.print(warning)
     if tracker:
         _start_tracker(accelerator, tracker, options)
     return accelerator
@@ -50,6 +47,16 @@ def _start_tracker(accelerator: Accelerator, tracker: str, options: LoopOptions)
         accelerator.init_trackers("clipcap", config=loggable(vars(options)))
     except Exception as error:  # a tracker's own errors: no account, no network, no space
         raise ClipcapError(f"--tracker {tracker} does not start: {one_line(error)}") from error
+
+
+def alone(processes: int) -> str | None:
+    """What to say where one process runs and the launcher was told to start more."""
+    if processes > 1 or not several_processes_asked_for():
+        return None
+    return (
+        "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
+        "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m clipcap …`"
+    )
 
 
 def several_processes_asked_for() -> bool:

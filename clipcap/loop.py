@@ -262,6 +262,8 @@ class Loop:
                 mend = "give the same data and options, or start anew in another --out_dir"
                 if name == "epochs" and now > was.get(name, now):  # the schedule has led to the end it knew of
                     mend = f"to train on, begin another from its weights: {self.task.warm_start(last)} --out_dir NEW"
+                if name == "processes":
+                    mend = f"start {was.get(name)} again, or begin anew in another --out_dir"
                 raise ClipcapError(
                     f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
                 )

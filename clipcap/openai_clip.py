@@ -55,6 +55,10 @@ def load_openai_clip(name: str) -> nn.Module:
         path = _named_weights(name)
     elif (path / WEIGHTS).is_file():
         path /= WEIGHTS
+    elif path.is_dir():
+        raise ClipcapError(
+            f"--clip_model_type {name}: is a folder without {WEIGHTS}: an encoder of transformers is named hf:{name}"
+        )
     elif not path.is_file():
         raise ClipcapError(
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "

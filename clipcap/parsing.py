@@ -22,7 +22,7 @@ from clipcap.encoders import Encoder, load_encoder, pick_device
 from clipcap.encoding import MISSING, encode_missing
 from clipcap.errors import ClipcapError
 from clipcap.features import FeatureMeta, check_place, split_path, write_features
-from clipcap.launch import several_processes_asked_for
+from clipcap.launch import alone
 from clipcap.partial import PartialRows
 from clipcap.sources import READERS, Record, Source
 from clipcap.sources.report import describe
@@ -142,11 +142,8 @@ def _load_encoder(config: ParseConfig, state: PartialState, tell: Say) -> Encode
         )
     processes = f"{state.num_processes} process{'es' * (state.num_processes > 1)} on {encoder.device}"
     tell(f"{processes}, encoder {encoder.name}, {encoder.dim} wide, {str(encoder.dtype).removeprefix('torch.')}")
-    if state.num_processes == 1 and several_processes_asked_for():
-        tell(
-            "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
-            "`torchrun --nproc_per_node 2 parse/…`"
-        )
+    if warning := alone(state.num_processes):
+        tell(warning)
     return encoder
 
 

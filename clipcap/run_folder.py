@@ -25,6 +25,8 @@ def check_run_folder(options: LoopOptions) -> None:
     """
     folder, last = Path(options.out_dir), f"{options.prefix}-last"
     if not folder.is_dir():
+        if folder.exists():
+            raise ClipcapError(f"--out_dir {folder}: is a file: choose another name for the folder")
         return
     checkpoints = folders_in(folder, lambda path: (path / CONFIG).is_file())
     names = [path.name for path in checkpoints if _CHECKPOINT.fullmatch(path.name)]

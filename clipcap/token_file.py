@@ -95,7 +95,7 @@ def _kept(captions: StoredCaptions, recipe: Recipe, say: Say) -> Tokens:
         captions.cache / f"tokens-{name}.arrays",
         recipe.fingerprint(captions.fingerprint),
         partial(_write, captions, recipe),
-        say,
+        say if captions.kept else lambda line: None,  # it was said when the folder was opened
     )
     return Tokens(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
 

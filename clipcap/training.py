@@ -182,8 +182,9 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
     loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
+    expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ
     check_same_encoder(
-        features.meta, features.dim, None if guessed else old.encoder, old.encoder_weights_id, old.clip_dim,
+        features.meta, features.dim, expected, old.encoder_weights_id, old.clip_dim,
         config.data, f"the checkpoint {loaded.path}",
     )  # fmt: skip
     _check_sizes(config, old)

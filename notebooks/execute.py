@@ -1,14 +1,15 @@
 """Executes the notebooks again and saves them: `python notebooks/execute.py [NAME.ipynb …]`.
 
 Each runs in an empty temporary folder. What differs from run to run for no reason is left out of the saved file:
-times, versions, progress bars (all that goes to stderr), and of a picture the PNG where there is a JPEG. A warning or
-an error ends the run, and the file stays as it was.
+times, versions, progress bars (all that goes to stderr), places on this machine, and of a picture the PNG where there
+is a JPEG. A warning or an error ends the run, and the file stays as it was.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,7 +60,7 @@ def normalised(notebook: NotebookNode, folder: Path) -> NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", nbformat.from_dict({})
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = _joined(output for output in cell.outputs if output.get("name") != "stderr")
             for output in cell.outputs:
                 data = output.get("data", {})
                 if "image/jpeg" in data:
@@ -68,6 +69,17 @@ def normalised(notebook: NotebookNode, folder: Path) -> NotebookNode:
                     if isinstance(data[kind], str):
                         data[kind] = data[kind].replace(f"{folder}/", "")
     return notebook
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Outputs with what was printed at a stretch in one piece; how it comes in pieces is chance."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def main(names: list[str]) -> None:

@@ -64,7 +64,7 @@ PARSE = {
     "no such table": (lambda t: t / "nope.csv", "custom", ["no such file or folder"]),
     "an empty folder": (lambda t: t, "custom", ["no photos, tables or tars"]),
     "an empty folder of a known set": (lambda t: t, "flickr8k", ["no caption file (captions.txt"]),
-    "no caption file": (lambda t: t, "food", ["Captions.csv: no such file"]),
+    "no caption file": (lambda t: t, "food", ["no Captions.csv here: give --captions FILE"]),
     "a column that is not there": (
         lambda t: text(t / "Captions.csv", "a,Index\n1,2\n"), "food", ["no column 'Captions'", "'a', 'Index'"]),
     "a column asked for that is not there": (

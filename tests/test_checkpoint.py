@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -320,6 +322,19 @@ class TestReferenceFiles:
         found = torch.load(tmp_path / "out.pt", weights_only=True)
         assert {k: [list(v.shape), str(v.dtype)] for k, v in found.items()} == expected
         assert same(found, read_state_dict(root / variant / "reference_state_dict.pt"))
+
+    def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(self, saved, tmp_path):
+        (tmp_path / "out.pt").write_text("old")
+        script = (
+            "import resource, sys; from clipcap.cli import main\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); sys.exit(main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", script, "export", str(saved), "--out", str(tmp_path / "out.pt")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"{tmp_path / 'out.pt'}: cannot be written (" in done.stderr
+        assert "free some space" in done.stderr
+        assert (tmp_path / "out.pt").read_text() == "old"
 
     def test_a_tied_head_is_written_once(self, make_model, tmp_path):
         model = make_model()

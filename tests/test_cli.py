@@ -57,7 +57,15 @@ def test_every_source_has_a_door_and_a_script():
         ([], "the following arguments are required: COMMAND"),
         (["parse"], "the following arguments are required: SOURCE"),
         (["nonsense"], "invalid choice: 'nonsense'"),
-        (["parse", "food", "--data", "x"], "unrecognized arguments: --data x"),
+        (
+            ["parse", "food", "--data", "x"],
+            "unrecognized arguments: --data x; did you mean --data_path?",
+        ),
+        (
+            ["predict", "--imgs", "x.jpg"],
+            "did you mean --img? (flags: clipcap predict --help)",
+        ),
+        (["doctor", "who"], "unrecognized arguments: who (flags: clipcap doctor --help)"),
         (["parse", "food", "--dtype", "int8"], "invalid choice: 'int8' (choose from"),
         (["parse", "food", "--batch_size", "many"], "invalid int value: 'many'"),
         (["predict", "--temp"], "expected one argument"),

@@ -106,7 +106,7 @@ WALL = {
     "report": "atomic images",
     "evaluation_config": "config",
     "caption_files": "text features",
-    "evaluation": "evaluation_config atomic encoders features clip_score metrics caption_files captioner "
+    "evaluation": "evaluation_config atomic launch encoders features clip_score metrics caption_files captioner "
     "prediction report",
     "comparison": "evaluation_config bootstrap caption_files metrics report evaluation",
     "searching": "retrieval_config images encoders index matches",

@@ -103,6 +103,14 @@ def test_a_diverged_run_names_its_batch_and_saves_nothing_more(data, lm_folder, 
         assert all(tensor.isfinite().all() for tensor in weights(path).values())
 
 
+def test_a_validation_loss_that_is_not_finite_ends_the_run_before_it_is_saved(data, lm_folder, tmp_path):
+    """It used to save the weights as `last`, call them good, and name a `best` that was never written."""
+    val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
+    with pytest.raises(ClipcapError, match=r"^the validation loss is not finite .*; no checkpoint had been written$"):
+        run(data, lm_folder, tmp_path / "out", lr=1e15, bs=8, epochs=1, val=str(val))
+    assert not list(tmp_path.glob("out/clipcap-*"))
+
+
 def test_one_caption_for_every_image_is_warned_of(lm_folder, tmp_path, capsys):
     data = feature_file(tmp_path / "f.pkl", ["a red plate"] * 12)
     run(data, lm_folder, tmp_path / "out", overfit=12, val_captions=12, epochs=5, lr=3e-3, bs=1)

@@ -92,9 +92,9 @@ class Hand:
         yield page
         context.close()
 
-    def shoot(self, page: Page, name: str) -> None:
+    def shoot(self, page: Page, name: str, whole: bool = True) -> None:
         page.wait_for_timeout(600)
-        page.screenshot(path=self.out / f"{name}.png", full_page=True)
+        page.screenshot(path=self.out / f"{name}.png", full_page=whole)
 
     def elsewhere(self) -> list[str]:
         """Addresses that were asked for, and are not the page's."""
@@ -168,7 +168,7 @@ def refused(hand: Hand, files: list[Path], server: int) -> None:
             said.wait_for()
             print(f"{file.name} ({file.stat().st_size:,} bytes): {' '.join(said.inner_text().split())!r}, "
                   f"memory {before:.0f} → {memory_mib(server):.0f} MiB")  # fmt: skip
-            hand.shoot(page, f"refused_{file.stem}")
+            hand.shoot(page, f"refused_{file.stem}", whole=False)  # a message stays at the top of the window
 
 
 def together(hand: Hand, photos: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -68,7 +69,11 @@ def read_to_train(path: str | Path, encoder: str | None = None, say: Say = print
         say: takes a line where the folder cannot be written.
     """
     path = find_features(path)
-    return with_encoder(read_large_folder(path, say), encoder) if path.is_dir() else read_features(path, encoder)
+    if not path.is_dir():
+        return read_features(path, encoder)
+    with _reading(path):
+        features = read_large_folder(path, say)
+    return with_encoder(features, encoder)
 
 
 def read_features(path: str | Path, encoder: str | None = None, tower: str = "image") -> Features:
@@ -84,11 +89,18 @@ def read_features(path: str | Path, encoder: str | None = None, tower: str = "im
     path = find_features(path)
     if tower != "image" and not path.is_dir():
         raise ClipcapError(f"{path}: holds embeddings of images alone: leave out --tower")
-    try:
+    with _reading(path):
         features = read_folder(path, tower) if path.is_dir() else read_pickle(path)
+    return with_encoder(features, encoder)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What the system says of files that cannot be read, in one line."""
+    try:
+        yield
     except OSError as error:
         raise ClipcapError(f"{path}: cannot be read ({error.strerror or error}): check the file") from error
-    return with_encoder(features, encoder)
 
 
 def read_parts(path: str | Path, encoder: str | None = None, tower: str = "image") -> Iterable[Features]:

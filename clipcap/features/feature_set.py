@@ -131,7 +131,7 @@ class Features:
 
     def rows(self, index: Index) -> Tensor:
         """Rows as float32 [B, D]; only these are read."""
-        wanted = np.arange(self.num_images)[index] if isinstance(index, slice) else np.asarray(index)
+        wanted = np.arange(*index.indices(self.num_images)) if isinstance(index, slice) else np.asarray(index)
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
             raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
         return self.embeddings[torch.as_tensor(wanted, dtype=torch.int64)].float()

@@ -35,7 +35,7 @@ from clipcap.features.folder import (
 from clipcap.features.mapped import Say, blocks, kept_arrays, scratch, write_arrays
 from clipcap.features.texts import MadeTexts, StoredTexts
 
-CACHE = "cache"
+CACHE, INDEX = "cache", "captions.arrays"
 _READ_TOGETHER = 1 << 22  # bytes
 
 
@@ -51,6 +51,11 @@ class StoredCaptions(StoredTexts):
         super().__init__(files, starts, _captions)
         self.cache, self.fingerprint = cache, fingerprint
 
+    @property
+    def kept(self) -> bool:
+        """Whether the folder could be written."""
+        return (self.cache / INDEX).is_file()
+
 
 def read_large_folder(path: Path, say: Say = print) -> Features:
     """As `read_folder`; the first time goes over all the metadata.
@@ -63,7 +68,7 @@ def read_large_folder(path: Path, say: Say = print) -> Features:
     if not files:
         return read_folder(path)
     fingerprint = _fingerprint(files, embeddings)
-    index = kept_arrays(path / CACHE / "captions.arrays", fingerprint, partial(_write, files, embeddings), say)
+    index = kept_arrays(path / CACHE / INDEX, fingerprint, partial(_write, files, embeddings), say)
     captions = StoredCaptions(files, index.facts["caption_starts"], path / CACHE, fingerprint)
     names, places = (
         StoredTexts(files, embeddings.starts, partial(_column, index.facts[kind]))

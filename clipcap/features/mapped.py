@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -173,16 +174,16 @@ def _found(path: Path, fingerprint: str) -> ArrayFile | None:
 
 def _made(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None]) -> ArrayFile:
     """Written under a name of its own, since locks may be missing, then renamed."""
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".draft")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
     try:
-        with open(descriptor, "w+b") as file:
+        with draft.open("x+b") as file:
             write(file, fingerprint)
             file.flush()
             os.fsync(file.fileno())
             os.replace(draft, path)
             return map_arrays(file)
     finally:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ _MEANINGS = {
 }
 _NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
 _BAR, _TALL = 240, 10  # units of the drawing of an interval
+_SMALLEST = 0.001  # width of scores that is drawn in full: less does not show in their numbers
 
 
 def run_label(runs: Sequence[Run], place: int) -> Markup:
@@ -84,7 +85,7 @@ def _between(score: Interval) -> str:
 
 def _whisker(score: Interval, low: float, high: float, place: int) -> Markup:
     def x(value: float) -> str:
-        return f"{5 + (value - low) / ((high - low) or 1) * (_BAR - 10):.1f}"
+        return f"{5 + (value - low) / max(high - low, _SMALLEST) * (_BAR - 10):.1f}"
 
     middle = _TALL / 2
     parts = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import natural_key
+from clipcap.sources.listing import in_natural_order
 from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef, Record
 from clipcap.sources.split import split_by_image
@@ -56,7 +56,7 @@ def split_name(name: str, where: str) -> str:
     return split
 
 
-@dataclass
+@dataclass(slots=True)
 class _Image:
     image: ImageRef
     split: str | None
@@ -103,15 +103,18 @@ class Collector:
     def finish(self, config: SourceOptions) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
         self.note_count(self._empty, "empty caption", "dropped")
-        kept = {key: entry for key, entry in self._images.items() if entry.captions}
-        self.note_without_caption(len(self._images) - len(kept), "image", "no caption")
-        if not kept:
+        images = self._images
+        without = [key for key, entry in images.items() if not entry.captions]
+        for key in without:
+            del images[key]
+        self.note_without_caption(len(without), "image", "no caption")
+        if not images:
             where = shown(config.captions or config.data_path)
             raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes]))
-        records = [
-            Record(key, entry.image, tuple(entry.captions), entry.split)
-            for key, entry in sorted(kept.items(), key=lambda item: natural_key(item[0]))
-        ]
+        records = []
+        for key in in_natural_order(images):
+            entry = images.pop(key)  # a set of millions is not to be there twice
+            records.append(Record(key, entry.image, tuple(entry.captions), entry.split))
         return Source(self._name, self._split(records, config), self._notes, self._without_caption)
 
     def _split(self, records: list[Record], config: SourceOptions) -> list[Record]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.config import SourceOptions
+from clipcap.errors import ClipcapError
 from clipcap.sources.collect import Collector, Source
 from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
+from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import read_table
 
@@ -15,6 +17,8 @@ def read(config: SourceOptions) -> Source:
     """Read --data_path/Captions.csv (or --captions); photos in dataset/ or images/ (or --images)."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else root / "Captions.csv"
+    if not config.captions and not captions.is_file():
+        raise ClipcapError(f"{shown(root)}: no Captions.csv here: give --captions FILE, or another --data_path")
     photos = Photos(photo_folders(root, ("dataset", "images"), config.images))
     collector = Collector("food")
     nameless = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from clipcap.errors import ClipcapError
@@ -12,6 +12,7 @@ from clipcap.sources.messages import reason, shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".jfif")
 _DIGITS = re.compile(r"([0-9]+)")
+_DIGIT = re.compile(r"[0-9]")
 
 
 def natural_key(text: str) -> tuple:
@@ -21,6 +22,16 @@ def natural_key(text: str) -> tuple:
         digits = pieces[i].lstrip("0")
         pieces[i] = (len(digits), digits)
     return pieces, text
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted by `natural_key`, which for millions would take more memory than all else that is known of them.
+
+    Names alike but for their digits, as in webdataset tars, sort the same as plain text.
+    """
+    names = list(names)
+    alike = len({_DIGIT.sub("0", name) for name in names}) <= 1
+    return sorted(names) if alike else sorted(names, key=natural_key)
 
 
 def is_image_name(name: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class ImageRef:
     """Where an image lies: a file, or a member of an uncompressed tar.
 
@@ -36,7 +36,7 @@ class ImageRef:
             return io.BytesIO(tar.read(self.size))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Record:
     """One image with its captions; `split` is the set's own split, where it has one."""
 

@@ -107,7 +107,8 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     _refuse_compressed(path)
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep all that it has seen, a kilobyte each
                 if member.isreg() and not member.issparse():
                     yield tar, member
             _require_end(tar)

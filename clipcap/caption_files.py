@@ -6,8 +6,9 @@ import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, read_features
@@ -128,9 +129,15 @@ def _pair(row: Any, path: Path, number: int) -> tuple[str, str]:
     return str(row[name]), row["caption"]
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
     try:
-        return open(path, encoding="utf-8-sig", newline="")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ClipcapError(f"{path}: is not UTF-8 ({error.reason}): convert it (iconv -t UTF-8)") from error
+    except csv.Error as error:
+        raise ClipcapError(f"{path}: is not CSV: {error}") from error
     except OSError as error:
         raise ClipcapError(f"{path}: cannot be read: {error.strerror}") from error
 

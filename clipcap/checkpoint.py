@@ -17,7 +17,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
@@ -26,7 +26,7 @@ from clipcap.bundled import CAPTIONER, bundled
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
 from clipcap.hub import absolute, fetch_repository, is_local, one_line
-from clipcap.lm import checked_lm_config, load_lm, load_tokenizer
+from clipcap.lm import checked_lm_config, lm_of, load_lm, load_tokenizer
 from clipcap.mistaken import mistaken_config, mistaken_folder
 from clipcap.model import ClipCaptionModel, check_sizes
 from clipcap.reference import HEADS, load_reference
@@ -189,6 +189,8 @@ def checked_options(config_class: type[Config], options: dict[str, Any], path: P
     Raises:
         ClipcapError: it has no such option, or not with this value.
     """
+    if not isinstance(options, dict):
+        raise ClipcapError(f"{path}: its options are no object: the file was edited, or is damaged")
     hints = get_type_hints(config_class)
     for name, value in options.items():
         if name not in hints:
@@ -224,7 +226,7 @@ def _load_native(
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     state = read_weights(path)
     check_sizes(config, state, path / CONFIG)
-    base = AutoModelForCausalLM.from_config(lm_config) if lm_config is not None else load_lm(config.lm)
+    base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm

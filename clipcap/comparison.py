@@ -135,9 +135,10 @@ def read_evaluation(folder: str | Path) -> Evaluation:
         raise ClipcapError(f"{folder}: is no evaluation ({PREDICTIONS} is not there): run `clipcap evaluate` first")
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-        if not isinstance(metrics["per_image"], dict):
-            raise KeyError("per_image")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for scores in metrics["per_image"].values():
+            if any(type(value) not in (int, float) for value in scores.values()):
+                raise TypeError("a score that is no number")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ClipcapError(f"{folder / METRICS}: missing or damaged: run `clipcap evaluate` again") from error
     references = read_references(folder / REFERENCES)
     captions = read_predictions(folder / PREDICTIONS)

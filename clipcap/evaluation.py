@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,7 +81,10 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _check_folder(out: Path) -> None:
     """Refuse to mix an evaluation with other files before hours are spent on it."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / PREDICTIONS).exists()):
+    found = (
+        [path for path in out.iterdir() if path.suffix != ".draft"] if out.is_dir() else []
+    )  # a kill leaves drafts
+    if out.is_file() or (found and not (out / PREDICTIONS).exists()):
         raise ClipcapError(f"--out {out}: is there and holds no evaluation: choose another folder")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -187,10 +191,15 @@ def _training_log(checkpoint: Path) -> list[dict[str, float]]:
         path = folder / "metrics.jsonl"
         if path.is_file():
             try:
-                return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            except (OSError, ValueError):
+                lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError, RecursionError):
                 return []
+            return [_numbers(line) for line in lines if isinstance(line, dict)]
     return []
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if type(value) in (int, float) and math.isfinite(value)}
 
 
 def _add_clip_scores(

@@ -146,7 +146,7 @@ def read_config(place: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         version = config["format_version"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ClipcapError(f"{path}: is damaged, or no index of clipcap: {AGAIN}") from error
     if version != FORMAT_VERSION:
         raise ClipcapError(
@@ -163,7 +163,7 @@ def _open_stored(place: Path) -> Index:
         sizes = [(int(part["rows"]), int(part["captions"])) for part in config["parts"]]
         if kind not in ("exact", "ivf", "hnsw") or not sizes:
             raise ValueError(kind)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ClipcapError(f"{place / CONFIG}: is damaged: {AGAIN}") from error
     folders = [place / f"part_{number}" for number in range(len(sizes))]
     opened = [open_part(folder, rows) for folder, (rows, _) in zip(folders, sizes)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -9,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from clipcap.bundled import LM, bundled
 from clipcap.errors import ClipcapError
-from clipcap.hub import load_pretrained
+from clipcap.hub import load_pretrained, one_line
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -56,7 +58,25 @@ def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
         size = getattr(config, name, 1)
         if type(size) is int and not 0 < size <= limit:
             raise ClipcapError(f"{where}: its configuration has {name} {size}, which no language model has")
+    usual = type(config)().to_dict()
+    for name, value in config.to_dict().items():
+        number, expected = type(value) in (int, float), type(usual.get(name))
+        wrong = type(value) is not bool if expected is bool else expected in (int, float) and not number
+        if wrong and value is not None:
+            raise ClipcapError(f"{where}: its configuration has {name} {value!r:.40}, expected {expected.__name__}")
     return config
+
+
+def lm_of(config: PretrainedConfig, path: Path) -> PreTrainedModel:
+    """A language model with random weights, of a configuration that stands in the file at `path`.
+
+    Raises:
+        ClipcapError: transformers cannot make one of it.
+    """
+    try:
+        return AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of nonsense transformers lets through almost anything
+        raise ClipcapError(f"{path}: its lm_config is damaged: {one_line(error)}") from error
 
 
 _ENCODERS = {

@@ -28,19 +28,28 @@ _QUOTED = re.compile(r'"([^"]*)"')
 
 def is_scripted(path: Path) -> bool:
     """Whether a file is a TorchScript archive: a zip with a constants.pkl, which `torch.save` does not write."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def scripted_state(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers by name, as `torch.jit.load(path).state_dict()` would give them, on the CPU.
 
     Raises:
-        UnreadablePickle: damaged, or made of what no network needs.
-        zipfile.BadZipFile, KeyError, OSError: truncated, or no such archive.
+        UnreadablePickle: truncated, damaged, or made of what no network needs.
     """
+    try:
+        return _state(path)
+    except UnreadablePickle:
+        raise
+    except Exception as error:  # zipfile and zlib let through almost anything
+        raise UnreadablePickle(f"damaged ({type(error).__name__})") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         index = next(name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
         folder, storages = index.removesuffix("data.pkl"), {}

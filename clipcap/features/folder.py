@@ -87,7 +87,7 @@ class ShardedRows:
 def _map(path: Path) -> np.ndarray:
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+    except Exception as error:  # numpy parses the header as Python, which fails in many ways
         reason = " ".join(str(error).split())
         raise ClipcapError(f"{path}: truncated or no .npy array ({reason}): copy or make it again") from error
     if shard.ndim != 2 or shard.dtype.name not in ("float16", "float32", "float64"):
@@ -198,7 +198,7 @@ def read_metadata(file: Path, columns: Collection[str] = ALL_COLUMNS) -> pa.Tabl
         lists = pa.large_list(pa.large_string())
         kinds = [(name, lists if name == "captions" else pa.large_string()) for name in table.column_names]
         return table.cast(pa.schema(kinds))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{file}: cannot be read ({reason}): copy or make it again") from error
 
@@ -236,7 +236,7 @@ def read_meta(path: Path, embeddings: ShardedRows) -> FeatureMeta:
         return FeatureMeta(normalized=looks_normalized(embeddings), dtype=dtype)
     try:
         return FeatureMeta.from_file(json.loads(file.read_text(encoding="utf-8")), file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ClipcapError):
             raise
         raise ClipcapError(f"{file}: is damaged ({error}): copy it again or parse the images again") from error

@@ -175,7 +175,7 @@ def _load_native(
         try:
             lm_config = checked_lm_config(AutoConfig.for_model(**content["lm_config"]), str(path))
             base = AutoModelForCausalLM.from_config(lm_config).float()
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of nonsense transformers lets through almost anything
             raise ClipcapError(f"{path / CONFIG}: its lm_config is damaged: {one_line(error)}") from error
     else:
         base = load_lm(config.lm)

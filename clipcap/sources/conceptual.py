@@ -83,8 +83,15 @@ def known_failures(folder: Path) -> dict[int, str]:
     path = folder / FAILURES_FILE
     lines = read_lines(path) if path.is_file() else ()
     # Line by line: one cut short by a kill is skipped (its image is tried again) and spoils no other.
-    rows = [next(csv.reader([line]), []) for line in lines]
+    rows = [_cells(line) for line in lines]
     return {int(row[0]): row[1] for row in rows if len(row) == 3 and row[0].isdecimal()}
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 class FailureLog:

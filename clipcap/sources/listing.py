@@ -72,10 +72,17 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
     except (OSError, ValueError) as error:  # ValueError: a name that no system takes
         raise ClipcapError(f"{shown(folder)}: cannot list this folder ({reason(error)})") from error
     return sorted(folders, key=natural_key), sorted(files, key=natural_key)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: as a file it is named when it is opened
+        return False
 
 
 def subfolders(folder: Path, names: Sequence[str]) -> list[Path]:

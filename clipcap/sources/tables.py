@@ -151,7 +151,7 @@ def _read_parquet(path: Path) -> Table:
         columns = pyarrow.parquet.read_schema(path).names
     except FileNotFoundError as error:
         raise ClipcapError(f"{shown(path)}: no such file") from error
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ClipcapError(f"{shown(path)}: not a Parquet file ({reason(error)})") from error
     return Table(path, columns, read)
 

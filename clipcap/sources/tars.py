@@ -141,4 +141,7 @@ def _require_end(tar: tarfile.TarFile) -> None:
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: Path) -> str:
     if member.size > MAX_TEXT_BYTES:
         raise ClipcapError(f"{shown(where)}: {member.size:,} bytes are no caption")
-    return "".join(decode_lines(tar.extractfile(member), where))
+    try:
+        return "".join(decode_lines(tar.extractfile(member), where))
+    except tarfile.TarError as error:
+        raise ClipcapError(f"{shown(where)}: the tar ends within it: make or download the tar again") from error

@@ -20,6 +20,7 @@ from clipcap.encoders import Encoder, Preprocess
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 from clipcap.images import ImageError, MissingImageError, open_image
+from clipcap.interrupts import interrupts_noted
 from clipcap.partial import PartialRows
 from clipcap.sources import Record
 
@@ -89,9 +90,11 @@ def encode_missing(
     hidden = None if state.is_main_process else True
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     try:
-        with bar, cpu_threads() as threads:
+        with bar, cpu_threads() as threads, interrupts_noted() as check_interrupts:
             for decoded in _loader(ImageBatches(records, mine, encoder.preprocess, config), config, encoder):
-                partial.write(decoded.batch, *_encode(decoded, encoder, threads, partial.dtype))
+                encoded = _encode(decoded, encoder, threads, partial.dtype)
+                check_interrupts()
+                partial.write(decoded.batch, *encoded)
                 bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
     except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):

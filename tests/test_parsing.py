@@ -329,6 +329,27 @@ def test_an_interrupted_run_goes_on_where_it_stopped(images, parsing, watch, und
     assert any("going on where an earlier run stopped" in line for line in said) == bool(images)
 
 
+def test_an_interrupt_that_a_decoder_swallows_ends_the_run_all_the_same(parsing, watch, undisturbed, tmp_path):
+    encoder = watch()
+    usual = encoder.preprocess
+
+    def swallowing(image):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # interrupted at once
+        except KeyboardInterrupt:
+            raise ValueError("broken data stream") from None
+        return usual(image)
+
+    encoder.preprocess = swallowing
+    with pytest.raises(KeyboardInterrupt):
+        parsing()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    watch()
+    parsing()
+    assert (tmp_path / "f.pkl").read_bytes() == undisturbed
+
+
 def test_a_torn_log_line_does_not_count(parsing, watch, undisturbed, tmp_path):
     watch(stop_after=8)
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,36 @@
+"""Ctrl-C that is never lost: libraries that call Python back may swallow the KeyboardInterrupt it raises."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Gives a function to call before work is kept: it raises the KeyboardInterrupt that came up and got lost.
+
+    A decoder that swallows one leaves a picture that looks damaged, and a run that goes on as if nobody had asked it
+    to end. Threads other than the main one get no signals, and handlers of others stay: there it does nothing.
+    """
+    usual, seen = signal.getsignal(signal.SIGINT), []
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if seen:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -39,6 +39,10 @@ def place(tmp_path_factory, lm_folder, clip_file):
     return folder
 
 
+def compare(folder) -> list:
+    return ["compare", folder / "scores", folder / "scores", "--no_java", "--out", folder / "both.html"]
+
+
 # file → the command that reads it, in a copy of all of them
 READERS = {
     "features/clipcap.json": lambda f: ["features", "info", f / "features"],
@@ -53,9 +57,9 @@ READERS = {
     "predictions.json": lambda f: [
         "evaluate", "--predictions", f / "predictions.json", "--references", f / "features", "--no_java", "--out",
         f / "again"],
-    "scores/metrics.json": lambda f: ["compare", f / "scores", f / "scores", "--out", f / "both.html"],
-    "scores/predictions.json": lambda f: ["compare", f / "scores", f / "scores", "--out", f / "both.html"],
-    "scores/references.json": lambda f: ["compare", f / "scores", f / "scores", "--out", f / "both.html"],
+    "scores/metrics.json": compare,
+    "scores/predictions.json": compare,
+    "scores/references.json": compare,
 }  # fmt: skip
 TEXTS = {
     "nothing": b"",

@@ -14,6 +14,7 @@ from clipcap import java, ptb
 from clipcap.bootstrap import Comparison, bootstrap_interval, paired_bootstrap
 from clipcap.caption_tokens import Tokens, tokenize
 from clipcap.errors import ClipcapError
+from clipcap.rouge import rouge_l
 
 _BLEU_ORDER = 4
 
@@ -123,7 +124,7 @@ def score_tokens(
         scores.corpus[f"BLEU-{order}"] = float(bleu_of_counts(scores.counts["BLEU"].sum(axis=0), order))
         scores.per_image[f"BLEU-{order}"] = bleu_of_counts(scores.counts["BLEU"], order)
     keyed = dict(enumerate(wanted)), {i: [caption] for i, caption in enumerate(found)}
-    scores.add("ROUGE-L", _scorer("rouge.rouge", "Rouge").compute_score(*keyed)[1])
+    scores.add("ROUGE-L", np.array([rouge_l(caption, several) for caption, several in zip(found, wanted)]))
     scores.add("CIDEr-D", cider_scorer().compute_score(*keyed)[1])
     if scores.images == 1:
         scores.notes.append("CIDEr-D of a single image is 0: every n-gram is in every document")

@@ -9,13 +9,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.rouge.rouge import Rouge
 
 from clipcap import java
 from clipcap.bootstrap import bootstrap_interval, paired_bootstrap
 from clipcap.clip_score import clip_score, ref_clip_score
 from clipcap.errors import ClipcapError
 from clipcap.metrics import bleu_of_counts, cider, distinct_share, meteor_of_counts, score, score_tokens, tokenize
+from clipcap.rouge import rouge_l
 
 CANDIDATES = [
     "a brown dog runs on the grass",
@@ -164,6 +168,21 @@ def test_bleu_and_rouge_and_cider_count_by_hand():
     assert scores.corpus["ROUGE-L"] == pytest.approx((rouge + 1) / 2)
     assert scores.per_image["CIDEr-D"][1] == pytest.approx(5)  # of four n-gram lengths it has two
     assert scores.corpus["CIDEr-D"] == pytest.approx(scores.per_image["CIDEr-D"].mean())
+
+
+TOKENS = st.lists(st.sampled_from("abcd"), max_size=12).map(" ".join)
+
+
+@given(TOKENS, st.lists(TOKENS, min_size=1, max_size=4))
+def test_rouge_is_the_official_one(candidate, references):
+    assert rouge_l(candidate, references) == Rouge().calc_score([candidate], references)
+
+
+def test_captions_of_any_length_are_scored():
+    """Of the official ROUGE-L, a caption of so many words filled the memory."""
+    many = 20_000
+    scores = score(["the cat " * many, "a dog"], [["the mouse cat " * many], ["a dog"]], with_java=False)
+    assert scores.per_image["ROUGE-L"] == pytest.approx([(1 + 1.2**2) * (2 / 3) / (2 / 3 + 1.2**2), 1])
 
 
 def test_cider_of_exact_captions_is_ten_and_of_others_nought():

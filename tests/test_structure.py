@@ -44,14 +44,15 @@ WALL = {
     "java": "ptb",
     "caption_tokens": "ptb java",
     "bootstrap": "",
-    "metrics": "ptb java caption_tokens bootstrap",
+    "metrics": "ptb java caption_tokens bootstrap rouge",
     "clip_score": "",
+    "rouge": "",
     "curves": "",
     "atomic": "hub",
     "pooling": "",
-    "sources": "config",
+    "sources": "config text",
     "images": "sources",
-    "sources.report": "sources images",
+    "sources.report": "text sources images",
     "sources.download": "atomic sources images",
     "bundled": "",
     "hub": "bundled",
@@ -59,11 +60,11 @@ WALL = {
     "launch": "config hub",
     "scripted": "features",
     "tensor_files": "",
-    "openai_clip": "bundled hub scripted tensor_files",
+    "openai_clip": "bundled atomic hub scripted tensor_files",
     "encoders": "hub openai_clip pooling",
     "features": "atomic",
-    "feature_tools": "config features",
-    "bad_images": "atomic",
+    "feature_tools": "config text features",
+    "bad_images": "text atomic",
     "partial": "atomic",
     "interrupts": "",
     "encoding": "config hub sources images encoders interrupts partial",
@@ -92,7 +93,7 @@ WALL = {
     "loop": "config atomic hub launch checkpoint optimiser task run_folder tensor_files",
     "caption_task": "config train_config text metrics features dataset shared_prefix model compiling decoding "
     "checkpoint launch optimiser",
-    "training": "config train_config hub openai_clip features lm model checkpoint launch run_folder loop "
+    "training": "config train_config text hub openai_clip features lm model checkpoint launch run_folder loop "
     "caption_task",
     "int8": "",
     "captioner": "config text hub images int8 encoders model decoding checkpoint",
@@ -108,9 +109,9 @@ WALL = {
     "report": "atomic images",
     "evaluation_config": "config",
     "caption_files": "text features",
-    "evaluation": "evaluation_config atomic launch encoders features clip_score metrics caption_files captioner "
+    "evaluation": "evaluation_config text atomic launch encoders features clip_score metrics caption_files captioner "
     "prediction report",
-    "comparison": "evaluation_config bootstrap caption_files metrics report evaluation",
+    "comparison": "evaluation_config text bootstrap caption_files metrics report evaluation",
     "searching": "retrieval_config images encoders index matches",
     "retrieval_cli": "flags retrieval_config indexing searching",
     "clip_gpt_config": "config train_config",
@@ -123,8 +124,8 @@ WALL = {
     "pairs": "sources dataset pictures towers",
     "clip_loss": "pictures towers",
     "held_out": "sources retrieval towers pictures pairs",
-    "contrastive": "contrastive_config sources launch bad_images dataset loop curves towers pictures pairs clip_loss "
-    "held_out run_folder",
+    "contrastive": "contrastive_config text sources launch bad_images dataset loop curves towers pictures pairs "
+    "clip_loss held_out run_folder",
     "app_config": "config",
     "app": "app_config config text images encoders features model decoding captioner prediction index report "
     "interleaved demo",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,6 +105,20 @@ def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     names = {p.name for p in parent.iterdir()}
     names |= {name[1:-4] for name in names if name.startswith(".") and name.endswith((".new", ".old"))}
     return [parent / name for name in sorted(names) if not name.startswith(".") and wanted(standing(parent / name))]
+
+
+def first_of(parent: Path, wanted: Callable[[Path], bool]) -> Path | None:
+    """Where the checkpoint lies that `parent` is best known for, of all that are `wanted`; None where none is.
+
+    `best` comes before `last`, that before the numbered ones, the highest of them first.
+    """
+    return standing(max(found, key=_rank)) if (found := folders_in(parent, wanted)) else None
+
+
+def _rank(path: Path) -> tuple:
+    name = path.name.removesuffix(".pt")
+    number = re.search(r"-(\d+)$", name)
+    return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
 
 
 def _hidden(folder: Path) -> tuple[Path, Path, Path]:

@@ -7,7 +7,6 @@ its weights where it was tuned. Writing is atomic: a reader finds the old checkp
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
-from clipcap.atomic import folders_in, replaced_folder, standing, writing
+from clipcap.atomic import first_of, replaced_folder, standing, writing
 from clipcap.bundled import CAPTIONER, bundled
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
@@ -103,11 +102,12 @@ def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, or a .pt file") -> Path:
     """Resolve what `--load_pt` and `--weights_dir` take: a native folder, a `.pt`, or a folder holding one.
 
-    In a folder of several, `best` comes before `last`, that before the numbered ones, the highest of them first.
-
+    Args:
+        path: of one, or of a folder with several (see `first_of`).
+        wanted: what it ought to be, for the error.
     Raises:
         ClipcapError: nothing is there.
     """
@@ -117,18 +117,12 @@ def find_checkpoint(path: str | Path) -> Path:
     if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
         return path
     if not path.is_dir():
-        raise ClipcapError(f"{path}: there is no such checkpoint (a folder made by train.py, or a .pt file)")
-    found = folders_in(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
-    if not found:
+        raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
+    found = first_of(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
+    if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
         raise ClipcapError(f"{path}: {mistaken_folder(path) or nothing}")
-    return standing(max(found, key=_rank))
-
-
-def _rank(path: Path) -> tuple:
-    name = path.name.removesuffix(".pt")
-    number = re.search(r"-(\d+)$", name)
-    return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
+    return found
 
 
 def load_checkpoint(

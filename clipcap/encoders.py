@@ -15,7 +15,7 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.hub import PretrainedClass, absolute, load_pretrained, one_line
-from clipcap.openai_clip import OPENAI_URLS, load_openai_clip
+from clipcap.openai_clip import OPENAI_URLS, load_openai_clip, tokenize, within_reach
 from clipcap.pooling import image_features, max_text_tokens, text_features
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -167,9 +167,7 @@ class OpenAIEncoder(_Frozen):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""
-        import clip
-
-        tokens = clip.tokenize(list(texts), context_length=self.network.context_length, truncate=True)  # [B, 77]
+        tokens = tokenize(texts, self.network.context_length)  # [B, 77]
         if tokens.max() >= self.network.vocab_size:
             raise ClipcapError(
                 f"{self.name}: its text tower knows {self.network.vocab_size} tokens, CLIP's tokenizer has 49408: "
@@ -212,7 +210,8 @@ class OpenClipEncoder(_Frozen):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""
-        return self._run(self.network.encode_text, self._tokenize(list(texts)).to(self.device))
+        tokens = self._tokenize([within_reach(text) for text in texts])  # [B, 77]
+        return self._run(self.network.encode_text, tokens.to(self.device))
 
 
 def _open_clip_parts(name: str) -> tuple[str, str | None, bool]:

@@ -11,10 +11,12 @@ import os
 import socket
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from clipcap.atomic import first_of
 from clipcap.bundled import CLIP, bundled
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
@@ -36,6 +38,7 @@ except ImportError as error:
 
 CACHE = Path(os.environ.get("CLIP_CACHE", "~/.cache/clip")).expanduser()
 WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
+LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
 
@@ -45,7 +48,8 @@ def load_openai_clip(name: str) -> nn.Module:
 
     Args:
         name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
-            TorchScript archive), or of a folder that holds it as `clip.pt`; `demo` is the bundled one.
+            TorchScript archive), or of a folder that holds it as `clip.pt`, or of the folder of a run of `clipcap
+            contrastive`, whose `best` is taken; `demo` is the bundled one.
 
     Raises:
         ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
@@ -53,8 +57,8 @@ def load_openai_clip(name: str) -> nn.Module:
     path = Path(bundled(name, CLIP)).expanduser()
     if name in OPENAI_URLS:
         path = _named_weights(name)
-    elif (path / WEIGHTS).is_file():
-        path /= WEIGHTS
+    elif path.is_dir() and (folder := _folder_of_weights(path)):
+        path = folder / WEIGHTS
     elif path.is_dir():
         raise ClipcapError(
             f"--clip_model_type {name}: is a folder without {WEIGHTS}: an encoder of transformers is named hf:{name}"
@@ -65,6 +69,11 @@ def load_openai_clip(name: str) -> nn.Module:
             f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
         )
     return build(read_weights(path), path)
+
+
+def _folder_of_weights(path: Path) -> Path | None:
+    """`path`, or the best checkpoint of the run whose folder it is."""
+    return path if (path / WEIGHTS).is_file() else first_of(path, lambda p: (p / WEIGHTS).is_file())
 
 
 def _named_weights(name: str) -> Path:
@@ -128,6 +137,16 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
             f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
         ) from error
     return network
+
+
+def tokenize(texts: Sequence[str], length: int) -> Tensor:
+    """CLIP's tokens of B texts, cut where they are too long, [B, length]."""
+    return clip.tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
+
+
+def within_reach(text: str) -> str:
+    """A text without what lies far behind its last token: a word of 100,000 letters takes the tokenizer minutes."""
+    return text if len(text) <= LONGEST_TEXT else " ".join(text.split())[:LONGEST_TEXT]
 
 
 def is_resnet(name: str | None) -> bool | None:

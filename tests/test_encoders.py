@@ -12,6 +12,7 @@ import warnings
 import clip
 import pytest
 import torch
+from conftest import CAPTIONS
 from PIL import Image
 from road import picture
 from safetensors.torch import save_file
@@ -22,7 +23,7 @@ from clipcap.demo.tiny import END_OF_TEXT, make_clip, make_tokenizer
 from clipcap.encoders import cut_ribbon, load_encoder
 from clipcap.errors import ClipcapError
 from clipcap.images import open_image
-from clipcap.openai_clip import is_resnet
+from clipcap.openai_clip import is_resnet, tokenize, within_reach
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]
@@ -102,6 +103,28 @@ def test_weights_wrapped_by_a_training_script_load(wrap, clip_file, tmp_path):
     torch.save(wrap({f"module.{name}": tensor for name, tensor in state.items()}), tmp_path / "clip.pt")
     encoder, plain = load_encoder(str(tmp_path / "clip.pt"), "cpu"), load_encoder(str(clip_file), "cpu")
     assert encoder.weights_id == plain.weights_id
+
+
+def test_the_folder_of_a_run_stands_for_its_best_weights(clip_file, tmp_path):
+    with pytest.raises(ClipcapError, match=r"is a folder without clip\.pt"):
+        load_encoder(str(tmp_path), "cpu")
+    state, ids = torch.load(clip_file, weights_only=True), {}
+    for number, name in enumerate(("clip-000", "clip-001", "clip-last", "clip-best", "notes")):
+        (tmp_path / name).mkdir()
+        if name != "notes":
+            torch.save({**state, "visual.proj": state["visual.proj"] * (2 + number)}, tmp_path / name / "clip.pt")
+            ids[name] = load_encoder(str(tmp_path / name), "cpu").weights_id
+            assert load_encoder(str(tmp_path), "cpu").weights_id == ids[name]
+    assert len(set(ids.values())) == 4
+    (tmp_path / "clip-best").rename(tmp_path / ".clip-best.old")  # as a kill while it is replaced leaves it
+    assert load_encoder(str(tmp_path), "cpu").weights_id == ids["clip-best"]
+
+
+def test_what_is_not_read_of_a_long_text_is_behind_the_last_token():
+    words = " ".join(CAPTIONS * 100)
+    assert len(within_reach(words)) < len(words)
+    for text in (words, "a plate\n\n" * 5000, "🍕 " * 9000, "Crème " + "\t" * 9000 + words):
+        assert torch.equal(tokenize([text], 77), clip.tokenize([text], truncate=True))
 
 
 def test_the_fingerprint_tells_weights_apart(clip_file, tmp_path):

@@ -602,7 +602,7 @@ class TestCheckpoint:
             ("tensor", "tensor project_out.bias is missing: the checkpoint is incomplete"),
             ("size", "project_out.bias is [7] there and [32] here"),
             ("unknown", "unknown tensor mapper.weight"),
-            ("absent", "there is no such checkpoint"),
+            ("absent", "there is no such checkpoint (a folder made by `clipcap train-clip-gpt`)"),
         ],
     )
     def test_what_is_no_clip_gpt_is_named(

@@ -39,6 +39,7 @@ from clipcap.interleaved.sequences import MARKS, STOPPED, Layout
 from clipcap.lm import checked_lm_config, load_lm, load_tokenizer
 from clipcap.mistaken import CLIP_GPT
 
+MADE_BY = "a folder made by `clipcap train-clip-gpt`"
 TOKENS = "token_embeddings"  # of the marks, where the language model's are not stored
 
 
@@ -133,7 +134,7 @@ def load_clip_gpt(
     Raises:
         ClipcapError: it is not there, damaged, something else, or an argument contradicts what it stores.
     """
-    path = find_checkpoint(fetch_repository(str(path), "checkpoint", "--load_pt"))
+    path = find_checkpoint(fetch_repository(str(path), "checkpoint", "--load_pt"), MADE_BY)
     content = _read_config(path)
     if CLIP_GPT in content:
         return _load_native(path, content, lm, encoder, normalize_prefix)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import clipcap
 from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.errors import ClipcapError
-from clipcap.openai_clip import WEIGHTS, build, clip, load_openai_clip, read_weights
+from clipcap.openai_clip import WEIGHTS, build, load_openai_clip, read_weights, tokenize
 from clipcap.towers.base import Part, Towers
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
@@ -84,7 +84,7 @@ class OpenAITowers(Towers):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """CLIP's own byte pairs; the tokenizer's start and end tokens are kept when a text is cut."""
-        rows = clip.tokenize(list(texts), context_length=self.max_tokens, truncate=True)  # [B, max_tokens]
+        rows = tokenize(texts, self.max_tokens)  # [B, max_tokens]
         return [row[: length + 1].tolist() for row, length in zip(rows, rows.argmax(dim=1))]
 
     def part(self, name: str) -> Part:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clipcap.atomic import replaced_file, writing
+from clipcap.text import as_cell
 
 
 def too_many(bad: int, images: int, max_bad: float) -> bool:
@@ -15,11 +16,11 @@ def too_many(bad: int, images: int, max_bad: float) -> bool:
 
 
 def write_errors(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write the list as CSV with a header: path, reason.
+    """Write the list as CSV with a header: path, reason; a ' stands before what a spreadsheet would run.
 
     Raises:
         ClipcapError: it cannot be written.
     """
     how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     with writing(path), replaced_file(path) as draft, draft.open("w", **how) as file:
-        csv.writer(file).writerows([("path", "reason"), *rows])
+        csv.writer(file).writerows([("path", "reason"), *(map(as_cell, row) for row in rows)])

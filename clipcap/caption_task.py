@@ -25,7 +25,7 @@ from clipcap.metrics import cider, cider_scorer, distinct_share
 from clipcap.model import ClipCaptionModel, checkpoint_layers, max_positions
 from clipcap.optimiser import trained_parameters
 from clipcap.shared_prefix import can_share_prefix
-from clipcap.text import collapsed, tidy
+from clipcap.text import collapsed, in_short, tidy
 from clipcap.train_config import TrainConfig
 
 SHOWN = 3  # held-out captions printed each epoch
@@ -189,7 +189,7 @@ class CaptionTask:
     def _report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Print the first captions and a warning where they are all alike; score them."""
         for caption, wanted in list(zip(captions, references))[:SHOWN]:
-            self.accelerator.print(f"  {tidy(caption)!r}  (human: {tidy(wanted[0])!r})")
+            self.accelerator.print(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
         scores = {"distinct": distinct_share(captions)}
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")

@@ -28,6 +28,7 @@ from clipcap.evaluation import (
 from clipcap.evaluation_config import CompareConfig
 from clipcap.metrics import Scores, score
 from clipcap.report import Pictured, write_report
+from clipcap.text import printable
 
 SURE = 0.05  # two-sided p-value
 CRITERION = "CIDEr-D"
@@ -77,7 +78,7 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
     if config.out:
         found = dict(zip(names, evaluations))
         lines.append(f"report: {_report(Path(config.out), found, scores, [table[-1] for table in tables])}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _check_alike(first: Evaluation, other: Evaluation) -> None:

@@ -25,6 +25,7 @@ from clipcap.pairs import Crops, PairBatch, Pairs
 from clipcap.pictures import HOLE, Pictures, default_workers
 from clipcap.run_folder import LOG, check_run_folder
 from clipcap.sources import READERS, Record
+from clipcap.text import printable
 from clipcap.towers import PARTS, OpenAITowers, Towers, make_towers
 
 # Options that decide the weights, besides those of the loop and the model's own sizes.
@@ -133,7 +134,7 @@ class ContrastiveTask:
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.max_bad):
             raise ClipcapError(f"{line}; more than --max_bad {self.config.max_bad}: mend them, or allow more")
-        self.accelerator.print(line)
+        self.accelerator.print(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Head, image and text tower, each with its learning rate; weight decay is for matrices only."""

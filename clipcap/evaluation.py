@@ -28,6 +28,7 @@ from clipcap.launch import alone
 from clipcap.metrics import Scores, score
 from clipcap.prediction import load_captioner
 from clipcap.report import Interval, Pictured, Run, write_report
+from clipcap.text import printable
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
 CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
@@ -91,8 +92,9 @@ def _check_folder(out: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
     with writing(path), replaced_file(path) as draft:
-        draft.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 
 
 def _read(config: EvaluateConfig) -> Captioned:
@@ -276,4 +278,4 @@ def printed(content: Mapping[str, Any]) -> str:
         for name, interval in content["corpus"].items()
     ]
     lines += [f"{name:14}{value:8.4g}" for name, value in content["diversity"].items()]
-    return "\n".join(lines + list(content["notes"]))
+    return "\n".join(lines + [printable(note) for note in content["notes"]])

@@ -28,6 +28,7 @@ from clipcap.features import (
     split_path,
     write_parts,
 )
+from clipcap.text import printable
 
 Dtype = Literal["float16", "float32"]
 Say = Callable[[str], None]
@@ -81,7 +82,7 @@ def info(path: str | Path) -> str:
         "source": meta.source or "not known",
         "written by": f"clipcap {meta.clipcap_version}" if meta.clipcap_version else "not known",
     }
-    return "\n".join([str(path), *(f"  {name + ':':12}{value}" for name, value in lines.items())])
+    return "\n".join([str(path), *(f"  {name + ':':12}{printable(value)}" for name, value in lines.items())])
 
 
 def _bytes(size: float) -> str:
@@ -96,7 +97,7 @@ def verify(path: str | Path, say: Say = print) -> bool:
     """Look through a feature file and say what is wrong, a line for each kind of fault; whether it is sound."""
     findings = find_faults(find_features(path))
     for fault in findings.faults:
-        say(f"{path}: {fault}")
+        say(f"{path}: {printable(fault)}")
     if findings.repeated:
         say(f"{path}: note: {findings.repeated:,} rows repeat an image, as in files with a row for each caption")
     if not findings.faults:

@@ -12,8 +12,9 @@ from clipcap.atomic import replaced_file, writing
 from clipcap.errors import ClipcapError
 from clipcap.grid import PAPER, picture_grid
 from clipcap.index import Match
-from clipcap.text import printable
+from clipcap.text import in_short, printable
 
+LABEL = 400  # characters of a caption below its picture
 LINES, PICTURES = ".jsonl", (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -29,7 +30,7 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
     """
     for query, matches in zip(queries, found, strict=True):
         if len(queries) > 1:
-            print(printable(query))
+            print(in_short(query))
         print(table(matches))
     if out:
         path = Path(out)
@@ -51,11 +52,11 @@ def check_out(out: str | None) -> None:
 
 
 def table(matches: Sequence[Match]) -> str:
-    """Rank, cosine, image id, first caption and path of each match, in columns."""
+    """Rank, cosine, image id, beginning of the first caption and path of each match, in columns."""
     lines = [("rank", "score", "image", "caption", "path")]
     for rank, match in enumerate(matches, 1):
-        texts = (match.image_id, match.caption, match.path or "")
-        lines.append((str(rank), f"{match.score:.3f}", *map(printable, texts)))
+        texts = (printable(match.image_id), in_short(match.caption), printable(match.path or ""))
+        lines.append((str(rank), f"{match.score:.3f}", *texts))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -81,8 +82,8 @@ def grid(queries: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Imag
     sheets = [
         picture_grid(
             [match.path for match in matches],
-            [f"{rank}. {m.caption or m.image_id} ({m.score:.2f})" for rank, m in enumerate(matches, 1)],
-            title=f"“{query}”",
+            [f"{rank}. {_label(match)} ({match.score:.2f})" for rank, match in enumerate(matches, 1)],
+            title=f"“{in_short(query, LABEL)}”",
             columns=columns and min(columns, max(1, len(matches))),
         )
         for query, matches in zip(queries, found, strict=True)
@@ -93,6 +94,10 @@ def grid(queries: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Imag
         whole.paste(sheet, (0, top))
         top += sheet.height
     return whole
+
+
+def _label(match: Match) -> str:
+    return in_short(match.caption or match.image_id, LABEL)
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:

@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(shown)
 
 
+def in_short(text: str, characters: int = 120) -> str:
+    """The beginning of a text as a terminal may show it, in one line."""
+    return printable(text if len(text) <= characters else text[: characters - 1] + "…")
+
+
 def _harmless(character: str) -> bool:
     joiner = character in "\u200c\u200d"  # of emoji, Persian, Indian scripts
     return character.isprintable() or joiner or unicodedata.category(character) == "Zs"

@@ -25,6 +25,7 @@ from clipcap.loop import Loop
 from clipcap.model import ClipCaptionModel, parameter_report
 from clipcap.openai_clip import is_resnet
 from clipcap.run_folder import check_run_folder
+from clipcap.text import printable
 from clipcap.train_config import TrainConfig
 
 COMPARED_TOGETHER = 8192  # embeddings
@@ -46,10 +47,10 @@ def train(config: TrainConfig) -> Path:
     if val is not None:
         check_finite(val)
     for line in notes(config, features, val):
-        accelerator.print(line)
+        accelerator.print(printable(line))
     set_seed(config.seed)
     model, tokenizer, summary = initial_model(config, features)
-    accelerator.print(f"{summary}\n{parameter_report(model)}")
+    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
     task = CaptionTask(config, model, tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
     return Loop(task, config, accelerator, task.restore).fit()

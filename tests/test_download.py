@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import threading
 import time
@@ -15,7 +16,7 @@ from clipcap.config import ParseConfig
 from clipcap.errors import ClipcapError
 from clipcap.images import open_image
 from clipcap.sources import READERS, web
-from clipcap.sources.conceptual import FAILURES_FILE, known_failures
+from clipcap.sources.conceptual import FAILURES_FILE, FailureLog, known_failures
 from clipcap.sources.download import Summary, fetch_missing
 
 
@@ -221,6 +222,17 @@ def test_a_list_of_failures_torn_by_a_kill_costs_one_more_try_at_most(site, down
     urls = ["/missing/a", "/missing/b", "/missing/c"]
     assert download(*urls) == Summary(0, 0, gone=2, known_gone=1, failed=0)
     assert set(known_failures(download.folder)) == {0, 1, 2}
+
+
+def test_a_list_of_failures_holds_no_formula_and_is_read_as_it_was_meant(download):
+    urls = ["=HYPERLINK(1)", "+1", "'=1", "@x"]
+    download.folder.mkdir()
+    with FailureLog(download.folder) as log:
+        for number, url in enumerate(urls):
+            log.add(number, url, f"={url}\n")
+    with (download.folder / FAILURES_FILE).open(newline="") as file:
+        assert all(cell.startswith("'") for row in csv.reader(file) for cell in row[1:])
+    assert known_failures(download.folder) == dict(enumerate(urls))
 
 
 def test_a_failure_is_forgotten_when_its_row_gets_another_url(download):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap.text import as_cell, collapsed, from_cell, printable, tidy
+from clipcap.text import as_cell, collapsed, from_cell, in_short, printable, tidy
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,12 @@ def test_tidying_twice_changes_nothing_more(text):
 )
 def test_what_a_terminal_would_obey_is_written_as_escapes(raw, shown):
     assert printable(raw) == shown
+
+
+def test_in_short_a_text_is_its_beginning_in_one_line():
+    assert in_short("a plate") == "a plate"
+    assert in_short("a\nplate", 7) == r"a\nplate"
+    assert in_short("a\x1bplate of rice", 7) == r"a\x1bplat…"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "＝1", "\r1", "'=1", "''-1"])

@@ -28,6 +28,7 @@ from clipcap.launch import sum_over_processes
 from clipcap.metrics import cider, cider_scorer
 from clipcap.model import max_positions
 from clipcap.retrieval import recall
+from clipcap.text import printable
 
 TEXTS_TOGETHER = 64  # captions that CLIP's text tower encodes at a time
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10")
@@ -188,7 +189,7 @@ class InterleavedTask(CaptionTask):
             parts = [captions[i : i + TEXTS_TOGETHER] for i in range(0, len(captions), TEXTS_TOGETHER)]
             return self._text_to_image(torch.cat([encoder.encode_texts(part).float().cpu() for part in parts]))
         except ClipcapError as error:
-            self.accelerator.print(f"note: no comparison with CLIP's own text tower: {error}")
+            self.accelerator.print(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
             return None
 
     def score(self, metrics: Mapping[str, float]) -> float:

@@ -19,6 +19,7 @@ from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
 from clipcap.run_folder import check_run_folder
+from clipcap.text import printable
 from clipcap.training import check_finite, notes, open_features
 
 
@@ -37,10 +38,10 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     if val is not None:
         check_finite(val)
     for line in notes(config, features, val):
-        accelerator.print(line)
+        accelerator.print(printable(line))
     set_seed(config.seed)
     model, summary = initial_model(config, features)
-    accelerator.print(f"{summary}\n{parameter_report(model)}")
+    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
     task = InterleavedTask(config, model, model.layout.tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
     return Loop(task, config, accelerator, task.restore).fit()

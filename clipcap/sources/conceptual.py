@@ -14,6 +14,7 @@ from clipcap.sources.listing import require_folder
 from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import read_lines
+from clipcap.text import as_cell, from_cell
 
 # The names the set is distributed under; its images go to folders called like the split.
 TSV_FILES = {"train": "Train_GCC-training.tsv", "val": "Validation_GCC-1.1.0-Validation.tsv"}
@@ -84,7 +85,7 @@ def known_failures(folder: Path) -> dict[int, str]:
     lines = read_lines(path) if path.is_file() else ()
     # Line by line: one cut short by a kill is skipped (its image is tried again) and spoils no other.
     rows = [_cells(line) for line in lines]
-    return {int(row[0]): row[1] for row in rows if len(row) == 3 and row[0].isdecimal()}
+    return {int(row[0]): from_cell(row[1]) for row in rows if len(row) == 3 and row[0].isdecimal()}
 
 
 def _cells(line: str) -> list[str]:
@@ -113,5 +114,5 @@ class FailureLog:
     def add(self, number: int, url: str, reason: str) -> None:
         """Note an image; on disk when this returns."""
         with self._lock:
-            csv.writer(self._file).writerow([number, url, " ".join(reason.split())])
+            csv.writer(self._file).writerow([number, as_cell(url), as_cell(" ".join(reason.split()))])
             self._file.flush()

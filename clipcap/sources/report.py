@@ -14,6 +14,7 @@ from clipcap.images import ImageError, MissingImageError, check_image
 from clipcap.sources.collect import Source
 from clipcap.sources.messages import shown
 from clipcap.sources.record import Record
+from clipcap.text import in_short
 
 SAMPLES = 5
 LISTED = 5  # images that are missing or unreadable, by name
@@ -89,7 +90,7 @@ def _longest_line(records: list[Record], count_tokens: Callable[[str], int] | No
         ((record, caption) for record in records for caption in record.captions), key=lambda pair: length(pair[1])
     )
     remark = "" if count_tokens else " (no tokenizer at hand: words, not tokens)"
-    return f"longest caption: {length(caption)} {unit}{remark}, image {shown(record.image_id)}: {_short(caption)}"
+    return f"longest caption: {length(caption)} {unit}{remark}, image {shown(record.image_id)}: {in_short(caption)}"
 
 
 def _splits_line(records: list[Record]) -> list[str]:
@@ -106,8 +107,4 @@ def _samples(records: list[Record]) -> Iterator[str]:
     """Pairs spread evenly over the set."""
     step = max(1, len(records) // SAMPLES)
     for record in records[::step][:SAMPLES]:
-        yield f"  {shown(record.image)}  {_short(record.captions[0])}"
-
-
-def _short(caption: str) -> str:
-    return caption if len(caption) <= 120 else caption[:119] + "…"
+        yield f"  {shown(record.image)}  {in_short(record.captions[0])}"

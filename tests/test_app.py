@@ -166,6 +166,8 @@ def test_a_browser_captions_a_batch_and_says_what_is_wrong_with_a_file(page, tmp
         view.goto(page.address, wait_until="networkidle")  # its parts are loaded one by one
         view.locator("#caption_photo input[type=file]").set_input_files(broken)
         view.get_by_text("letter.jpg: not an image").first.wait_for()
+        torn = view.locator("#caption_photo img")
+        assert "cannot be shown" in torn.evaluate("image => getComputedStyle(image, '::before').content")
 
         view.get_by_role("tab", name="Batch").click()
         view.locator("#many_photos input[type=file]").set_input_files([*page.photos[:3], broken, formula])

@@ -97,7 +97,7 @@ WALL = {
     "training": "config train_config hub openai_clip features lm model checkpoint launch run_folder loop "
     "caption_task",
     "int8": "",
-    "captioner": "config text hub images int8 encoders model decoding checkpoint",
+    "captioner": "config text hub images int8 packed encoders model decoding checkpoint",
     "prediction": "bundled config text atomic hub images features decoding captioner",
     "retrieval": "features",
     "catalogue": "features",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,12 +15,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.decode.arithmetic import decode_bytes, decode_flops
-from benchmarks.measure import Clock, Comparison, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import Clock, Comparison, forget_peak, machine, matmul_flops, peak_gib, table
 from benchmarks.plain_decoding import PlainDecoding
 from clipcap.beam import beam_search
 from clipcap.config import DecodeConfig, ModelConfig
 from clipcap.hypotheses import Stepper
 from clipcap.model import ClipCaptionModel
+from clipcap.packed import pack_for_rows
 from clipcap.sampling import sample, uniforms
 
 TOKENS = 20
@@ -71,7 +73,9 @@ class Bench:
             lm.transformer.ln_f.weight.mul_(SHARPER)
         self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).eval()
         self.embeddings = torch.randn(case.images, self.model.config.clip_dim)
-        self.baseline = PlainDecoding(self.model, TOKENS)
+        self.baseline = PlainDecoding(deepcopy(self.model), TOKENS)
+        if case.images > 1 or case.way == "beam":  # as the captioner does
+            pack_for_rows(self.model.lm)
         self.uniforms = uniforms(range(case.images), self.config)  # [N, 1, tokens]
         self.next = 0
 
@@ -150,6 +154,17 @@ def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counte
 SIDES = ("plain", "ours")
 
 
+def one_run(case: Case, side: str) -> None:
+    """One side alone, for its peak memory."""
+    bench = Bench(case)
+    if side == "plain":
+        del bench.model
+    else:
+        del bench.baseline
+    forget_peak(torch.device("cpu"))
+    getattr(bench, side)()
+
+
 def short() -> list[Comparison]:
     """One turn of two cases, for `python -m benchmarks`."""
     return [compare(name, turns=1, memory=False) for name in ("beam-40", "sample-40-32")]
@@ -164,8 +179,7 @@ def main() -> None:
     parser.add_argument("--one_run", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one_run:
-        getattr(Bench(CASES[args.case[0]]), args.one_run)()
-        return
+        return one_run(CASES[args.case[0]], args.one_run)
     print(machine(), flush=True)
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(table([compare(name, args.turns, not args.no_memory, clock) for name in args.case]))

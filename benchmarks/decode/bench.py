@@ -5,7 +5,6 @@ python -m benchmarks.decode.bench [--case beam-40 ...] [--turns 3] [--no_memory]
 
 from __future__ import annotations
 
-import argparse
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.decode.arithmetic import decode_bytes, decode_flops
-from benchmarks.measure import Clock, Comparison, forget_peak, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import SIDES, Clock, Comparison, flags_of, forget_peak, machine, matmul_flops, peak_gib, table
 from benchmarks.plain_decoding import PlainDecoding
 from clipcap.beam import beam_search
 from clipcap.config import DecodeConfig, ModelConfig
@@ -146,12 +145,9 @@ def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counte
     arithmetic, reading = (median(share) for share in zip(*shares, strict=True))
     result.notes.append(f"same tokens; {arithmetic:.0%} of the matrix product's speed, {reading:.0%} of memory's")
     if memory:
-        plain, ours = (peak_gib("benchmarks.decode.bench", "--one_run", side, "--case", name) for side in SIDES)
+        plain, ours = (peak_gib("benchmarks.decode.bench", "--memory_of", side, "--case", name) for side in SIDES)
         result.notes.append(f"memory {plain:.2f} → {ours:.2f} GiB")
     return result
-
-
-SIDES = ("plain", "ours")
 
 
 def one_run(case: Case, side: str) -> None:
@@ -171,15 +167,11 @@ def short() -> list[Comparison]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags_of(__doc__, turns=3)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no_memory", action="store_true")
-    parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with OMP_NUM_THREADS=1")
-    parser.add_argument("--one_run", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one_run:
-        return one_run(CASES[args.case[0]], args.one_run)
+    if args.memory_of:
+        return one_run(CASES[args.case[0]], args.memory_of)
     print(machine(), flush=True)
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(table([compare(name, args.turns, not args.no_memory, clock) for name in args.case]))

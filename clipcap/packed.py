@@ -1,0 +1,82 @@
+"""Linear layers whose weights lie in memory as the CPU's matrix product reads them.
+
+A product with few rows spends much of its time on arranging the weights, anew at every call: a third of it at 5 rows,
+a fifth at 200. oneDNN takes weights that were arranged once, and gives the same numbers up to their rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
+
+
+class PackedLinear:
+    """activation(x·Wᵀ + b) in float32 on a CPU, without gradients.
+
+    Args:
+        weight: W [out, in], copied.
+        bias: b [out].
+        activation: by oneDNN's name, applied to each result while it is in the cache: none, or swish (x·sigmoid(x)).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none"):
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+        self.bias = None if bias is None else bias.detach()
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[…, in] → […, out]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "")
+
+
+def can_pack() -> bool:
+    """Whether this torch and processor do it: tried, since the operations are those of torch's own compiler."""
+    x, weight, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.eye(5), torch.ones(5)
+    try:
+        packed = PackedLinear(weight, bias, "swish")(x)
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.allclose(packed, F.silu(x + 1), atol=1e-5)
+
+
+def packable(module: nn.Module) -> bool:
+    """Whether a network is small enough to be held twice, and its weights of a kind to be packed."""
+    weights = list(module.parameters())
+    small = sum(4 * w.numel() for w in weights) <= MOST_BYTES
+    return small and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights) and can_pack()
+
+
+def pack_for_rows(module: nn.Module) -> None:
+    """Let the linear layers of a network multiply by packed weights in inference mode, where they are given several
+    rows; in place. One row alone is as fast without.
+
+    Parameters and their names stay, so that it can be stored and trained; the copies take as much memory again.
+
+    Args:
+        module: in float32, on a CPU.
+    """
+    for layer in module.modules():
+        if type(layer) in (nn.Linear, Conv1D) and not isinstance(layer.forward, _ByRows):
+            layer.forward = _ByRows(layer)
+
+
+class _ByRows:
+    """The forward of a linear layer, which packs its weights at their first use, and when they have changed."""
+
+    def __init__(self, layer: nn.Linear | Conv1D):
+        self.plain, self.weight, self.bias = layer.forward, layer.weight, layer.bias
+        self.transposed = type(layer) is Conv1D  # GPT-2's; stores [in, out]
+        self.packed: PackedLinear | None = None
+        self.version = -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() == x.shape[-1] or not torch.is_inference_mode_enabled():
+            return self.plain(x)
+        if self.version != self.weight._version:  # torch counts what is written into a tensor
+            self.packed = PackedLinear(self.weight.T if self.transposed else self.weight, self.bias)
+            self.version = self.weight._version
+        return self.packed(x)

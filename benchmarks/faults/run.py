@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.faults import inject, truncate, two
+from benchmarks.faults import inject, launched, truncate, two
 from benchmarks.faults.forked import warm_up
 from benchmarks.faults.outcome import Bench, Injection, table
 from benchmarks.faults.work import WORKS, prepare
 
-KINDS = ("random", "changes", "twice", "interrupt", "disk", "read-only", "truncated", "two", "inputs")
+KINDS = ("random", "changes", "twice", "interrupt", "disk", "read-only", "truncated", "two", "torchrun", "inputs")
 TWO = ("parse", "parse to a folder", "train", "evaluate", "contrastive")  # that share their work out
+TORCHRUN = ("parse", "train")
 
 
 def injections(bench: Bench, kinds: set[str], count: int) -> Iterator[Injection]:
@@ -30,6 +31,7 @@ def injections(bench: Bench, kinds: set[str], count: int) -> Iterator[Injection]
         "disk": lambda: inject.full_disks(bench, few),
         "read-only": lambda: inject.read_only(bench),
         "truncated": lambda: chain.from_iterable(inject.truncated_on_the_way(bench, at) for at in (0.5, 0.95)),
+        "torchrun": lambda: launched.one_of_torchruns_killed(bench, few) if bench.work.name in TORCHRUN else iter(()),
         "two": lambda: two.one_of_two_killed(bench, few) if bench.work.name in TWO else iter(()),
     }
     running = [faults() for kind, faults in planned.items() if kind in kinds]

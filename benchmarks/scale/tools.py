@@ -70,7 +70,11 @@ def run(images: int, shard: int, width: int, root: Path) -> dict[str, dict[str, 
     folder = root / "features"
     write_set(folder, images, shard, width)
     try:
-        return {name: in_a_process(folder, name) for name in commands(folder)}
+        found = {}
+        for name in commands(folder):
+            found[name] = in_a_process(folder, name)
+            print(f"{images:,} {name}: {found[name]}", flush=True)
+        return found
     finally:
         shutil.rmtree(root)
 

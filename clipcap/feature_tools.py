@@ -36,6 +36,7 @@ from clipcap.features import (
 
 Dtype = Literal["float16", "float32"]
 Say = Callable[[str], None]
+BLOCK = 8192  # rows converted at a time
 
 
 @dataclass(frozen=True)
@@ -271,9 +272,11 @@ def _ids(part: Features, prefix: str, start: int, stop: int) -> list[str]:
 
 def _numbers(part: Features, dtype: Dtype, start: int, stop: int) -> np.ndarray:
     """Embeddings [stop − start, D] in `dtype`."""
-    exact = part.rows(slice(start, stop)).numpy()
-    with np.errstate(over="ignore"):
-        numbers = exact.astype(dtype)
-    if (np.isinf(numbers) & np.isfinite(exact)).any():
-        raise ClipcapError(f"{part.path}: holds numbers too large for {dtype}: leave --dtype {dtype} out")
+    numbers = np.empty((stop - start, part.dim), dtype)
+    for rows in blocks(stop - start, BLOCK):
+        exact = part.rows(slice(start + rows.start, start + rows.stop)).numpy()
+        with np.errstate(over="ignore"):
+            numbers[rows] = exact.astype(dtype)
+        if (np.isinf(numbers[rows]) & np.isfinite(exact)).any():
+            raise ClipcapError(f"{part.path}: holds numbers too large for {dtype}: leave --dtype {dtype} out")
     return numbers

@@ -32,6 +32,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(folder_writer, "SHARD_ROWS", 2)
     monkeypatch.setattr(folder_writer, "TOGETHER", 1)
     monkeypatch.setattr(mapped, "BLOCK", 2)
+    monkeypatch.setattr(feature_tools, "BLOCK", 2)
     monkeypatch.setattr("clipcap.features.verify.BLOCK", 2)
 
 

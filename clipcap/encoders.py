@@ -15,6 +15,7 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.hub import PretrainedClass, absolute, load_pretrained, one_line
+from clipcap.image_tower import fast_image_tower
 from clipcap.openai_clip import OPENAI_URLS, load_openai_clip
 from clipcap.pooling import image_features, max_text_tokens, text_features
 
@@ -160,6 +161,8 @@ class OpenAIEncoder(_Frozen):
         super().__init__(name, network, device, dtype)
         self.dim = network.text_projection.shape[1]
         self.preprocess = clip_preprocess(network.visual.input_resolution)
+        if device.type == "cpu" and dtype == torch.float32:
+            network.visual = fast_image_tower(network.visual)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""

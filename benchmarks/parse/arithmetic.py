@@ -1,6 +1,7 @@
 """The arithmetic that encoding an image must do: 2·m·n·k for each product of matrices, and nothing for all else.
 
-A convolution is the product of its patches and its weights. Of a ResNet's pooling attention the one query counts.
+A convolution is the product of its patches and its weights. Of a ResNet's pooling attention the one query counts, and
+of a transformer's last block what its class token needs.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from clip.model import ModifiedResNet, VisionTransformer
 from torch import nn
 
 
-def encoder_flops(tower: nn.Module) -> float:
-    """Operations of a vision tower of OpenAI's CLIP for one image."""
-    return _resnet(tower) if isinstance(tower, ModifiedResNet) else _vit(tower)
+def encoder_flops(tower: nn.Module, needed_only: bool = True) -> float:
+    """Operations of a vision tower of OpenAI's CLIP for one image.
+
+    Args:
+        tower: as the clip package builds it.
+        needed_only: not the last block's outputs that nobody reads.
+    """
+    return _resnet(tower) if isinstance(tower, ModifiedResNet) else _vit(tower, needed_only)
 
 
-def _vit(tower: VisionTransformer) -> float:
+def _vit(tower: VisionTransformer, needed_only: bool) -> float:
     width, _, patch, _ = tower.conv1.weight.shape
     positions = len(tower.positional_embedding)  # patches, and the class
-    block = 2 * 12 * width**2 * positions + 2 * 2 * width * positions**2
-    ends = 2 * 3 * patch**2 * width * (positions - 1) + 2 * tower.proj.numel()
-    return ends + len(tower.transformer.resblocks) * block
+    read = [positions] * (len(tower.transformer.resblocks) - 1) + [1 if needed_only else positions]
+    linear = sum(2 * width**2 * (2 * positions + 10 * needed) for needed in read)  # keys and values 2; all else 10
+    attention = sum(2 * 2 * width * positions * needed for needed in read)
+    return 2 * 3 * patch**2 * width * (positions - 1) + linear + attention + 2 * tower.proj.numel()
 
 
 def _resnet(tower: ModifiedResNet) -> float:

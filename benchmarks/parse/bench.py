@@ -38,7 +38,7 @@ SHARED = Path(os.environ.get("CLIPCAP_SHARED") or REPO.parent / "shared")
 # Sizes of the published encoders; of their text towers, which parsing does not use, one layer.
 SIZES = {"ViT-B/32": (512, 224, 12, 768, 32), "RN50x4": (640, 288, (4, 6, 10, 6), 80, None)}
 TARGETS = {"ViT-B/32": ("≥ 8", "≥ 1.6"), "RN50x4": ("≥ 5", "≥ 0.95")}
-CAPTIONS, PLAIN_IMAGES, IMAGES = 5, 2, 32
+CAPTIONS, PLAIN_IMAGES, IMAGES = 5, 2, 80
 
 
 def cpu_seconds() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import platform
@@ -52,6 +53,19 @@ class Comparison:
         speeds = [f"{1 / statistics.median(times):.3g}" for times in (self.plain, self.ours)]
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
         return f"| {' | '.join([self.stage, *speeds, spread, self.target, '; '.join(self.notes)])} |"
+
+
+SIDES = ("plain", "ours")
+
+
+def flags_of(description: str, turns: int) -> argparse.ArgumentParser:
+    """The command line of a comparison: what all of them take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=turns, help="how often plain and ours are timed")
+    parser.add_argument("--no_memory", action="store_true", help="leave out the peak memory of each side")
+    parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with OMP_NUM_THREADS=1")
+    parser.add_argument("--memory_of", choices=SIDES, help=argparse.SUPPRESS)  # in a process of its own
+    return parser
 
 
 def table(comparisons: Sequence[Comparison]) -> str:

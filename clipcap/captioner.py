@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ from clipcap.hub import one_line
 from clipcap.images import open_image
 from clipcap.int8 import quantised
 from clipcap.model import ClipCaptionModel
+from clipcap.packed import pack_for_rows, packable
 from clipcap.text import tidy
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
@@ -57,6 +59,7 @@ class Captioner:
         self.summary = ""
         self._encoder = encoder
         self._rounded = False
+        self._images = 0  # captioned so far
 
     @classmethod
     def from_pretrained(
@@ -231,12 +234,24 @@ class Captioner:
         if reranked:
             several = config.beam_size if config.beam else max(5, wanted)
             config = replace(config, num_captions=max(several, wanted))
+        self._prepare(len(embeddings), config)
         found = self._decode(embeddings, config, numbers)
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
             found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
         return found
+
+    def _prepare(self, images: int, config: DecodeConfig) -> None:
+        """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
+        self._images += images
+        rows = images * (config.beam_size if config.beam else config.num_captions)
+        if rows > 1 and self._images > 1 and self._packable:
+            pack_for_rows(self.model.lm)
+
+    @cached_property
+    def _packable(self) -> bool:
+        return not self._rounded and packable(self.model.lm)
 
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
         return decode(self.model, self.tokenizer, embeddings, config, numbers)

@@ -24,7 +24,7 @@ from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.run_folder import LOG, numbered, some
+from clipcap.run_folder import LOG, check_best, numbered, some
 from clipcap.task import Batch, Task
 from clipcap.tensor_files import load_tensors
 
@@ -246,7 +246,8 @@ class Loop:
         """Load `last`; None where the run has not saved one yet, and starts from the beginning."""
         last = self.path("last")
         if self.accelerator.is_main_process:
-            recover(last)  # the other checkpoints of an interrupted epoch are written again
+            for path in (last, self.path("best")):  # numbered ones of an interrupted epoch are written again
+                recover(path)
         self.accelerator.wait_for_everyone()
         if not (last / CONFIG).is_file():
             nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
@@ -268,6 +269,10 @@ class Loop:
                     f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
                 )
         self.progress = progress
+        if progress.best < math.inf and not check_best(
+            self.path("best"), last, restore, self.options.epochs - progress.epoch
+        ):
+            progress.best = math.inf
         restore(last)
         self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
         return state

@@ -6,12 +6,12 @@ a fifth at 200. oneDNN takes weights that were arranged once, and gives the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
+
+MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
 
 
 class PackedLinear:
@@ -43,20 +43,40 @@ def can_pack() -> bool:
     return torch.allclose(packed, F.silu(x + 1), atol=1e-5)
 
 
-def pack_for_rows(module: nn.Module) -> None:
-    """Let the linear layers of a network multiply by packed weights where they are given several rows; in place.
+def packable(module: nn.Module) -> bool:
+    """Whether a network is small enough to be held twice, and its weights of a kind to be packed."""
+    weights = list(module.parameters())
+    small = sum(4 * w.numel() for w in weights) <= MOST_BYTES
+    return small and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights) and can_pack()
 
-    One row alone is as fast without. Parameters and their names stay; the packed copies take as much memory again.
+
+def pack_for_rows(module: nn.Module) -> None:
+    """Let the linear layers of a network multiply by packed weights in inference mode, where they are given several
+    rows; in place. One row alone is as fast without.
+
+    Parameters and their names stay, so that it can be stored and trained; the copies take as much memory again.
 
     Args:
-        module: in float32, on a CPU, not to be trained any more.
+        module: in float32, on a CPU.
     """
     for layer in module.modules():
-        if type(layer) is nn.Linear:
-            layer.forward = _by_rows(layer.forward, PackedLinear(layer.weight, layer.bias))
-        elif type(layer) is Conv1D:  # GPT-2's; stores [in, out]
-            layer.forward = _by_rows(layer.forward, PackedLinear(layer.weight.T, layer.bias))
+        if type(layer) in (nn.Linear, Conv1D) and not isinstance(layer.forward, _ByRows):
+            layer.forward = _ByRows(layer)
 
 
-def _by_rows(one: Callable[[Tensor], Tensor], several: PackedLinear) -> Callable[[Tensor], Tensor]:
-    return lambda x: one(x) if x.numel() == x.shape[-1] else several(x)
+class _ByRows:
+    """The forward of a linear layer, which packs its weights at their first use, and when they have changed."""
+
+    def __init__(self, layer: nn.Linear | Conv1D):
+        self.plain, self.weight, self.bias = layer.forward, layer.weight, layer.bias
+        self.transposed = type(layer) is Conv1D  # GPT-2's; stores [in, out]
+        self.packed: PackedLinear | None = None
+        self.version = -1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() == x.shape[-1] or not torch.is_inference_mode_enabled():
+            return self.plain(x)
+        if self.version != self.weight._version:  # torch counts what is written into a tensor
+            self.packed = PackedLinear(self.weight.T if self.transposed else self.weight, self.bias)
+            self.version = self.weight._version
+        return self.packed(x)

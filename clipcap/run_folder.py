@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from clipcap.atomic import folders_in
@@ -60,3 +61,23 @@ def some(names: list[str], most: int = 5) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_left: int) -> bool:
+    """Whether a run to be resumed has its `best`; where that is gone, the epochs to come make another.
+
+    Args:
+        best, last: checkpoints of the run.
+        restore: reads the weights of a checkpoint.
+        epochs_left: that the run has still to train.
+    Raises:
+        ClipcapError: it is damaged, and must not pass for the run's result, or gone with no epoch left.
+    """
+    try:
+        restore(best)
+    except ClipcapError as error:
+        if epochs_left and not best.exists():
+            return False
+        mend = f"delete {best}, and the epochs to come make another" if epochs_left else f"use {last}"
+        raise ClipcapError(f"--resume: the best checkpoint of this run is lost ({error}): {mend}") from error
+    return True

@@ -63,12 +63,13 @@ def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tenso
 
     [N, K, V] and [N, K] in [0, 1) → token ids [N, K].
     """
-    probability = log_probs.softmax(dim=-1)  # [N, K, V]
     # Sorting all of GPT-2's vocabulary costs a third of a step; a trained model's set is a few tokens as a rule.
-    likeliest, order = probability.topk(min(top_k or _LIKELIEST, probability.shape[-1]), dim=-1)  # [N, K, C]
+    likeliest, order = log_probs.topk(min(top_k or _LIKELIEST, log_probs.shape[-1]), dim=-1)  # [N, K, C]
+    likeliest = likeliest.exp()
     cumulative = likeliest.cumsum(dim=-1)
     if not top_k and (cumulative[..., -1] < top_p).any():
-        likeliest, order = probability.sort(dim=-1, descending=True)
+        likeliest, order = log_probs.sort(dim=-1, descending=True)
+        likeliest = likeliest.exp()
         cumulative = likeliest.cumsum(dim=-1)
     allowed = cumulative - likeliest < top_p  # what stands before a token; the likeliest always stays
     allowed[..., 0] = True

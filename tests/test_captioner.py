@@ -14,6 +14,7 @@ from road import draw_photos, save_captioner
 
 from clipcap import Captioner, ClipcapError
 from clipcap.config import DecodeConfig
+from clipcap.packed import can_pack
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,29 @@ def test_neither_order_nor_batch_size_matters(captioner, photos):
     turned = captioner.caption(photos[::-1], SHORT, batch_size=2)[::-1]
     assert [c.token_ids for [c] in found] == [c.token_ids for [c] in turned]
     assert [c.logprob for [c] in found] == pytest.approx([c.logprob for [c] in turned], abs=1e-4)
+
+
+@pytest.mark.skipif(not can_pack(), reason="torch has no oneDNN here, which packs weights")
+def test_weights_are_packed_for_several_images_and_captions_and_checkpoint_stay(folder, photos, tmp_path):
+    captioner = Captioner.from_pretrained(folder, device="cpu")
+    plain = captioner.caption(photos[:1], SHORT)
+    assert not _packed(captioner)  # for one image it would not pay
+    packed = captioner.caption(photos, SHORT)
+    assert _packed(captioner)
+    assert packed[0][0].token_ids == plain[0][0].token_ids
+    assert packed[0][0].logprob == pytest.approx(plain[0][0].logprob, abs=1e-5)
+    again = Captioner.from_pretrained(captioner.save_pretrained(tmp_path / "copy"), device="cpu")
+    assert again(photos[:1], SHORT) == [plain[0][0].text]
+
+
+def test_one_row_at_a_time_packs_nothing(folder, photos):
+    captioner = Captioner.from_pretrained(folder, device="cpu")
+    captioner.caption(photos, DecodeConfig(greedy=True, max_new_tokens=3), batch_size=1)
+    assert not _packed(captioner)
+
+
+def _packed(captioner):
+    return any("forward" in vars(module) for module in captioner.model.lm.modules())
 
 
 def test_save_pretrained_and_from_pretrained_round_trip(captioner, photos, tmp_path):

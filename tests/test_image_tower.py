@@ -119,3 +119,17 @@ def test_a_packed_network_multiplies_several_rows_by_packed_weights_and_keeps_it
             assert any("linear_pointwise" in name for name, _ in shapes.seen) == packed
     assert plain.state_dict().keys() == before.keys()
     assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@needs_packing
+def test_weights_that_have_changed_since_are_packed_again():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(16, 8), torch.randn(5, 16)
+    pack_for_rows(layer)
+    with torch.inference_mode():
+        before = layer(x)
+    layer(x).sum().backward()  # where gradients are wanted, the layer is torch's own
+    torch.optim.SGD(layer.parameters(), 0.5).step()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+        assert (layer(x) - before).abs().max() > 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,37 @@ class TestAnotherRunIsRefused:
         state.write_bytes(state.read_bytes()[:1000])
         with pytest.raises(ClipcapError, match=r"training_state\.pt: cannot resume from it"):
             run(data, lm_folder, out, **settings(val=None), resume=True)
+
+
+class TestTheBestCheckpointOfAnInterruptedRun:
+    """Stopped after two of three epochs."""
+
+    @pytest.fixture
+    def stopped(self, data, lm_folder, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 2, 0)
+            with pytest.raises(KeyboardInterrupt):
+                run(data, lm_folder, tmp_path / "run", **settings())
+        return tmp_path / "run"
+
+    def test_must_not_be_damaged(self, data, lm_folder, stopped):
+        weights = stopped / "clipcap-best" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:64])
+        before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
+        with pytest.raises(ClipcapError, match=r"best checkpoint of this run is lost .*: delete .*clipcap-best, and"):
+            run(data, lm_folder, stopped, **settings(), resume=True)
+        assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
+
+    def test_is_made_anew_by_the_epochs_to_come_where_it_is_gone(self, data, lm_folder, stopped):
+        shutil.rmtree(stopped / "clipcap-best")
+        run(data, lm_folder, stopped, **settings(), resume=True)
+        assert same(weights(stopped / "clipcap-best"), weights(stopped / "clipcap-last"))
+
+    def test_is_said_to_be_lost_where_no_epoch_is_left(self, data, lm_folder, tmp_path):
+        out = run(data, lm_folder, tmp_path, **settings())
+        shutil.rmtree(out / "clipcap-best")
+        with pytest.raises(ClipcapError, match=r"best checkpoint of this run is lost .*: use .*clipcap-last$"):
+            run(data, lm_folder, out, **settings(), resume=True)
 
 
 def start(chosen, *more) -> subprocess.Popen:

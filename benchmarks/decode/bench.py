@@ -5,8 +5,8 @@ python -m benchmarks.decode.bench [--case beam-40 ...] [--turns 3] [--no_memory]
 
 from __future__ import annotations
 
-import argparse
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,12 +14,13 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.decode.arithmetic import decode_bytes, decode_flops
-from benchmarks.measure import Clock, Comparison, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import SIDES, Clock, Comparison, flags_of, forget_peak, machine, matmul_flops, peak_gib, table
 from benchmarks.plain_decoding import PlainDecoding
 from clipcap.beam import beam_search
 from clipcap.config import DecodeConfig, ModelConfig
 from clipcap.hypotheses import Stepper
 from clipcap.model import ClipCaptionModel
+from clipcap.packed import pack_for_rows
 from clipcap.sampling import sample, uniforms
 
 TOKENS = 20
@@ -71,7 +72,9 @@ class Bench:
             lm.transformer.ln_f.weight.mul_(SHARPER)
         self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).eval()
         self.embeddings = torch.randn(case.images, self.model.config.clip_dim)
-        self.baseline = PlainDecoding(self.model, TOKENS)
+        self.baseline = PlainDecoding(deepcopy(self.model), TOKENS)
+        if case.images > 1 or case.way == "beam":  # as the captioner does
+            pack_for_rows(self.model.lm)
         self.uniforms = uniforms(range(case.images), self.config)  # [N, 1, tokens]
         self.next = 0
 
@@ -142,12 +145,20 @@ def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counte
     arithmetic, reading = (median(share) for share in zip(*shares, strict=True))
     result.notes.append(f"same tokens; {arithmetic:.0%} of the matrix product's speed, {reading:.0%} of memory's")
     if memory:
-        plain, ours = (peak_gib("benchmarks.decode.bench", "--one_run", side, "--case", name) for side in SIDES)
+        plain, ours = (peak_gib("benchmarks.decode.bench", "--memory_of", side, "--case", name) for side in SIDES)
         result.notes.append(f"memory {plain:.2f} → {ours:.2f} GiB")
     return result
 
 
-SIDES = ("plain", "ours")
+def one_run(case: Case, side: str) -> None:
+    """One side alone, for its peak memory."""
+    bench = Bench(case)
+    if side == "plain":
+        del bench.model
+    else:
+        del bench.baseline
+    forget_peak(torch.device("cpu"))
+    getattr(bench, side)()
 
 
 def short() -> list[Comparison]:
@@ -156,16 +167,11 @@ def short() -> list[Comparison]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags_of(__doc__, turns=3)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no_memory", action="store_true")
-    parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with OMP_NUM_THREADS=1")
-    parser.add_argument("--one_run", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one_run:
-        getattr(Bench(CASES[args.case[0]]), args.one_run)()
-        return
+    if args.memory_of:
+        return one_run(CASES[args.case[0]], args.memory_of)
     print(machine(), flush=True)
     clock = time.process_time if args.cpu_time else time.perf_counter
     print(table([compare(name, args.turns, not args.no_memory, clock) for name in args.case]))

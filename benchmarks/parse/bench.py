@@ -5,7 +5,6 @@ python -m benchmarks.parse.bench [--encoder ViT-B/32 RN50x4] [--turns 3] [--no_m
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from accelerate import PartialState
 from clip.model import CLIP
 from torch import nn
 
-from benchmarks.measure import REPO, Clock, Comparison, machine, matmul_flops, peak_gib, table
+from benchmarks.measure import REPO, SIDES, Clock, Comparison, flags_of, machine, matmul_flops, peak_gib, table
 from benchmarks.parse import plain
 from benchmarks.parse.arithmetic import encoder_flops
 from clipcap.config import ParseConfig
@@ -151,7 +150,7 @@ def write(path: Path, rows: np.ndarray, records: list[Record]) -> None:
 
 
 def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counter) -> list[Comparison]:
-    """One encoder, per caption and per image: a turn is two photos of the plain baseline and 32 of ours."""
+    """One encoder, per caption and per image: a turn is two photos of the plain baseline and 80 of ours."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(name, Path(folder))
         bench.check()
@@ -173,12 +172,9 @@ def compare(name: str, turns: int, memory: bool, clock: Clock = time.perf_counte
     images.notes.append(f"{median(shares):.0%} of the matrix product's speed")
     captions.notes.append("same features")
     if memory:
-        before, after = (peak_gib("benchmarks.parse.bench", "--one_run", side, "--encoder", name) for side in SIDES)
+        before, after = (peak_gib("benchmarks.parse.bench", "--memory_of", side, "--encoder", name) for side in SIDES)
         captions.notes.append(f"memory {before:.2f} → {after:.2f} GiB")
     return [captions, images]
-
-
-SIDES = ("plain", "ours")
 
 
 def short() -> list[Comparison]:
@@ -187,16 +183,12 @@ def short() -> list[Comparison]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags_of(__doc__, turns=3)
     parser.add_argument("--encoder", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--no_memory", action="store_true")
-    parser.add_argument("--cpu_time", action="store_true", help="for a busy machine, with OMP_NUM_THREADS=1")
-    parser.add_argument("--one_run", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one_run:
+    if args.memory_of:
         with tempfile.TemporaryDirectory() as folder:
-            getattr(Bench(args.encoder[0], Path(folder)), args.one_run)()
+            getattr(Bench(args.encoder[0], Path(folder)), args.memory_of)()
         return
     print(machine(), flush=True)
     clock = cpu_seconds if args.cpu_time else time.perf_counter

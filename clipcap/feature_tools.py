@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ from clipcap.features import (
     Content,
     FeatureMeta,
     Features,
+    Made,
+    Spool,
+    blocks,
     check_place,
     check_same_encoder,
     find_faults,
@@ -25,6 +29,7 @@ from clipcap.features import (
     in_order,
     read_parts,
     rows_held_out,
+    scratch,
     split_path,
     write_parts,
 )
@@ -32,13 +37,12 @@ from clipcap.text import printable
 
 Dtype = Literal["float16", "float32"]
 Say = Callable[[str], None]
-PART = 100_000  # rows in memory at a time
 BLOCK = 8192  # rows converted at a time
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a feature file holds, without its embeddings and texts: 16 bytes per row."""
+    """What a feature file holds, without its embeddings and texts: 16 bytes per row, in temporary files."""
 
     path: Path
     meta: FeatureMeta
@@ -47,20 +51,35 @@ class Survey:
     ids: np.ndarray  # int64 [N], the image id of each row as a number
     captions: np.ndarray  # int64 [N], how many each row has
 
-    def written(self, path: Path, rows: np.ndarray | slice = slice(None)) -> str:
-        """What to say when these rows were written."""
-        images, captions = len(np.unique(self.ids[rows])), int(self.captions[rows].sum())
-        return f"wrote {path}: {images:,} images, {captions:,} captions"
+    @cached_property
+    def images(self) -> np.ndarray:
+        """A number for each row's image, int64 [N], from 0 on."""
+        return in_order(self.ids)
+
+    def captions_of_images(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(whether an image has a row, bool, how many captions it has, int64), of the rows where `chosen` is true."""
+        count = int(self.images.max()) + 1
+        there, captions = scratch(count, bool), scratch(count, np.int64)
+        for block in blocks(len(self.ids)):
+            rows = slice(None) if chosen is None else chosen[block]
+            there[self.images[block][rows]] = True
+            np.add.at(captions, self.images[block][rows], self.captions[block][rows])
+        return there, captions
+
+    def written(self, path: Path, chosen: np.ndarray | None = None) -> str:
+        """What to say when the rows were written where `chosen`, bool [N], is true, or all."""
+        there, captions = self.captions_of_images(chosen)
+        return f"wrote {path}: {np.count_nonzero(there):,} images, {captions.sum():,} captions"
 
 
 def survey(path: str | Path, parts: Iterable[Features]) -> Survey:
     """Go once through a feature file."""
-    ids, captions = [], []
+    ids, captions = Spool(np.int64), Spool(np.int64)
     for part in parts:
         ids.append(hashed(part.image_ids))
         captions.append(np.bincount(part.caption_rows, minlength=part.num_images))
     dtype = "float16" if part.embeddings.dtype == torch.float16 else "float32"
-    return Survey(Path(path), part.meta, part.dim, dtype, np.concatenate(ids), np.concatenate(captions))
+    return Survey(Path(path), part.meta, part.dim, dtype, ids.close(), captions.close())
 
 
 def info(path: str | Path) -> str:
@@ -68,7 +87,7 @@ def info(path: str | Path) -> str:
     file = find_features(path)
     seen = survey(path, read_parts(path))
     meta, rows = seen.meta, len(seen.ids)
-    each = np.bincount(in_order(seen.ids), weights=seen.captions)  # captions of each image
+    _, each = seen.captions_of_images()
     spread = f"min {each.min():.0f}, mean {each.mean():.2f}, max {each.max():.0f}"
     size = sum(f.stat().st_size for f in (file.rglob("*") if file.is_dir() else [file]) if f.is_file())
     guessed = " (guessed from the width: the file does not say)" * meta.encoder_guessed
@@ -134,8 +153,9 @@ def split(path: str | Path, train_size: float, seed: int, out: str | Path, say: 
     parts = read_parts(path)
     seen = survey(path, parts)
     share = round(1 - train_size, 9)  # 1 - 0.7 is a little more than 0.3, which can be an image more
-    in_val = rows_held_out(in_order(seen.ids), share, seed, seen.path)
-    for place, chosen in ((places["train"], ~in_val), (places["val"], in_val)):
+    in_val = rows_held_out(seen.images, share, seed, seen.path)
+    in_train = np.logical_not(in_val, out=scratch(len(in_val), bool))
+    for place, chosen in ((places["train"], in_train), (places["val"], in_val)):
         write_parts(place, _contents(_chosen(parts, chosen), seen.dtype), replace(seen.meta, dtype=seen.dtype))
         say(seen.written(place, chosen))
 
@@ -177,8 +197,8 @@ def merge(
         for content in _contents(read_parts(path, encoder), dtype, prefix)
     )
     write_parts(out, contents, replace(meta, dtype=dtype))
-    images = sum(len(np.unique(one.ids)) for one in seen)
-    captions = sum(int(one.captions.sum()) for one in seen)
+    counts = [one.captions_of_images() for one in seen]
+    images, captions = (sum(map(np.sum, column)) for column in zip(*counts))
     say(f"wrote {out}: {images:,} images, {captions:,} captions")
 
 
@@ -216,38 +236,48 @@ def _common_meta(seen: Sequence[Survey]) -> FeatureMeta:
 
 
 def _refuse_shared_ids(seen: Sequence[Survey]) -> None:
-    before = np.empty(0, np.int64)
+    before = np.empty(0, np.int64)  # the ids of all files so far, sorted
     for one in seen:
-        shared = np.flatnonzero(np.isin(one.ids, before))
-        if len(shared):
-            first = _chosen(read_parts(one.path), np.arange(len(one.ids)) == shared[0])
+        shared = scratch(len(one.ids), bool)
+        for block in blocks(len(before) and len(one.ids)):
+            place = np.searchsorted(before, one.ids[block]).clip(max=len(before) - 1)
+            shared[block] = before[place] == one.ids[block]
+        if count := np.count_nonzero(shared):
+            shared[int(shared.argmax()) + 1 :] = False
+            first = _chosen(read_parts(one.path), shared)
             name = next(part.image_ids[0] for part in first if part.num_images)
             raise ClipcapError(
-                f"{one.path}: {len(shared):,} of its rows have an image id that a file before it has too, the first "
+                f"{one.path}: {count:,} of its rows have an image id that a file before it has too, the first "
                 f"is {name}: leave out what is there twice, or, where the images differ, add --prefix_ids"
             )
-        before = np.union1d(before, one.ids)
+        together = scratch(len(before) + len(one.ids), np.int64)
+        together[: len(before)], together[len(before) :] = before, one.ids
+        together.sort()
+        before = together
 
 
 def _contents(parts: Iterable[Features], dtype: Dtype, prefix: str = "") -> Iterator[Content]:
     """The parts as they are written, with `prefix` before each image id."""
     for part in parts:
-        captions = part.captions_by_row()
-        for start in range(0, part.num_images, PART):
-            rows = slice(start, start + PART)
-            ids = [prefix + image_id for image_id in part.image_ids[rows]]
-            yield Content(_numbers(part, rows, dtype), ids, part.image_paths[rows], captions[rows])
+        yield Content(
+            Made(part.num_images, partial(_numbers, part, dtype)),
+            Made(part.num_images, partial(_ids, part, prefix)),
+            part.image_paths,
+            Made(part.num_images, part.captions_by_row),
+        )
 
 
-def _numbers(part: Features, rows: slice, dtype: Dtype) -> np.ndarray:
-    """Embeddings [rows, D] in `dtype`."""
-    first, last, _ = rows.indices(part.num_images)
-    numbers = np.empty((last - first, part.dim), dtype)
-    for start in range(first, last, BLOCK):
-        exact = part.rows(slice(start, min(start + BLOCK, last))).numpy()
+def _ids(part: Features, prefix: str, start: int, stop: int) -> list[str]:
+    return [prefix + image_id for image_id in part.image_ids[start:stop]]
+
+
+def _numbers(part: Features, dtype: Dtype, start: int, stop: int) -> np.ndarray:
+    """Embeddings [stop − start, D] in `dtype`."""
+    numbers = np.empty((stop - start, part.dim), dtype)
+    for rows in blocks(stop - start, BLOCK):
+        exact = part.rows(slice(start + rows.start, start + rows.stop)).numpy()
         with np.errstate(over="ignore"):
-            block = exact.astype(dtype)
-        if (np.isinf(block) & np.isfinite(exact)).any():
+            numbers[rows] = exact.astype(dtype)
+        if (np.isinf(numbers[rows]) & np.isfinite(exact)).any():
             raise ClipcapError(f"{part.path}: holds numbers too large for {dtype}: leave --dtype {dtype} out")
-        numbers[start - first : start - first + len(block)] = block
     return numbers

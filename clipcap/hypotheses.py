@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipcap.config import DecodeConfig
 from clipcap.kv_cache import expand, reorder
+from clipcap.last_block import read_from
 from clipcap.model import ClipCaptionModel
 
 
@@ -42,7 +43,8 @@ class Stepper:
         self.model = model
         # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
         self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
-        out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
+        with read_from(model.lm, inputs_embeds.shape[1] - 1):
+            out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
         self.cache = out[self.cache_name]
         self.logits = out.logits[:, -1].float()  # [N, V]
 

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
 from clipcap.head_loss import head_loss
+from clipcap.last_block import read_from
 from clipcap.mapping import MLP, TransformerMapper
 from clipcap.shared_prefix import packing
 
@@ -140,8 +141,9 @@ class ClipCaptionModel(nn.Module):
         return head_loss(hidden, self.lm.get_output_embeddings(), labels)
 
     def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Last hidden states of the language model, [B, L, H]."""
-        return self.lm.base_model(**inputs, use_cache=False).last_hidden_state
+        """Last hidden states of the language model, [B, L, H]; right from the end of the prefix on."""
+        with read_from(self.lm, self.config.prefix_length - 1):
+            return self.lm.base_model(**inputs, use_cache=False).last_hidden_state
 
     def logits_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Its logits at all positions, [B, L, V]."""

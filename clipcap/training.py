@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from clipcap.caption_task import CaptionTask
 from clipcap.checkpoint import load_checkpoint
 from clipcap.config import ModelConfig
 from clipcap.errors import ClipcapError
-from clipcap.features import Features, check_same_encoder, read_to_train, split_by_image
+from clipcap.features import Features, blocks, check_same_encoder, hashed, read_to_train, split_by_image
 from clipcap.hub import absolute
 from clipcap.launch import make_accelerator
 from clipcap.lm import load_lm, load_tokenizer
@@ -106,17 +106,28 @@ def shared_images(features: Features, val: Features) -> int:
 
     Ids alone would not do: those of different sets may coincide.
     """
-    both = set()
-    for names in ("image_ids", "image_paths"):
-        held_out = {name: row for row, name in enumerate(getattr(val, names)) if name is not None}
-        learnt = enumerate(getattr(features, names))
-        both |= {(row, held_out[name]) for row, name in learnt if name in held_out}
-    pairs = np.array(sorted(both), dtype=np.int64).reshape(-1, 2)
+    both = [_same_names(getattr(features, names), getattr(val, names)) for names in ("image_ids", "image_paths")]
+    pairs = np.unique(np.concatenate(both), axis=0)
     found = [np.empty(0, np.int64)]
     for part in np.array_split(pairs, -(-len(pairs) // COMPARED_TOGETHER) or 1):
         alike = F.cosine_similarity(features.rows(part[:, 0]), val.rows(part[:, 1])) > SAME_COSINE
         found.append(val.row_images[part[alike.numpy(), 1]])
     return len(np.unique(np.concatenate(found)))
+
+
+def _same_names(learnt: Sequence[str | None], held_out: Sequence[str | None]) -> np.ndarray:
+    """Rows of one name, int64 [pairs, 2]; compared as numbers, since names of large sets would fill the memory."""
+    numbers = hashed(held_out)
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    found = [np.empty((0, 2), np.int64)]
+    for block in blocks(len(learnt) if len(numbers) else 0):
+        names = learnt[block]
+        wanted = hashed(names)
+        place = np.searchsorted(numbers, wanted, side="right") - 1
+        same = [row for row in np.flatnonzero(numbers[place] == wanted) if names[row] is not None]
+        found.append(np.stack([block.start + np.array(same, np.int64), order[place[same]]], axis=1))
+    return np.concatenate(found)
 
 
 def check_finite(val: Features) -> None:

@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 from benchmarks.faults import inject
 from benchmarks.faults.forked import warm_up
+from benchmarks.faults.outcome import Bench, table
 from benchmarks.faults.work import WORKS, prepare
 warm_up()
 root = Path(sys.argv[1])
 stage, found = prepare(root / "stage", root / "log"), []
 for name in sys.argv[2:]:
-    bench = inject.Bench(WORKS[name], stage, root / name)
+    bench = Bench(WORKS[name], stage, root / name)
     found += inject.random_kills(bench, 2)
     found += inject.kills_before_changes(bench, 3)
     found += inject.truncated_on_the_way(bench, 0.6, most=1)
@@ -30,7 +31,7 @@ for name in sys.argv[2:]:
         found += inject.read_only(bench)
     except PermissionError as error:
         print("skipped:", error)
-print(inject.table(found))
+print(table(found))
 sys.exit(not all(injection.good for injection in found))
 """
 

@@ -20,7 +20,7 @@ from small import DIM, META, feature_file
 
 import clipcap
 from clipcap import feature_tools
-from clipcap.features import Features, folder, read_features, split_by_image, write_features
+from clipcap.features import Features, folder_writer, mapped, read_features, split_by_image, write_features
 
 TEXTS = [("one", "two"), ("three",), ("four", "five", "six"), ("seven",), ("eight",), ("nine", "ten"), ("eleven",)]
 FORMS = ["f.pkl", "f"]
@@ -29,8 +29,9 @@ FORMS = ["f.pkl", "f"]
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Two rows a shard, and a part of the work at a time, so that seven rows are many."""
-    monkeypatch.setattr(folder, "SHARD_ROWS", 2)
-    monkeypatch.setattr(feature_tools, "PART", 3)
+    monkeypatch.setattr(folder_writer, "SHARD_ROWS", 2)
+    monkeypatch.setattr(folder_writer, "TOGETHER", 1)
+    monkeypatch.setattr(mapped, "BLOCK", 2)
     monkeypatch.setattr(feature_tools, "BLOCK", 2)
     monkeypatch.setattr("clipcap.features.verify.BLOCK", 2)
 
@@ -389,9 +390,9 @@ MEMORY = """
 import sys, threading, time
 import numpy as np
 from clipcap import feature_tools
-from clipcap.features import Content, FeatureMeta, folder, verify, write_parts
+from clipcap.features import Content, FeatureMeta, folder_writer, verify, write_parts
 
-feature_tools.PART = folder.SHARD_ROWS = 2000
+folder_writer.SHARD_ROWS = 2000
 where, shards = sys.argv[1], int(sys.argv[2])
 
 def parts():

@@ -22,7 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features import (
     FeatureMeta,
     check_same_encoder,
-    folder,
+    folder_writer,
     guess_encoder,
     read_features,
     split_by_image,
@@ -64,7 +64,7 @@ def clip_retrieval_folder(path: Path, shards: int, columns: list[dict], name: st
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("form", FORMS)
 def test_features_file_round_trips(tmp_path, form, dtype, monkeypatch):
-    monkeypatch.setattr(folder, "SHARD_ROWS", 2)
+    monkeypatch.setattr(folder_writer, "SHARD_ROWS", 2)
     vectors = embeddings(dtype=dtype)
     features = read_features(write(tmp_path / "new" / form, embeddings=vectors))
     assert (features.dim, features.num_images) == (8, 5)
@@ -90,7 +90,7 @@ def test_tensors_are_written_as_float16_or_float32(tmp_path, form, stored, as_dt
 
 
 def test_a_memory_map_is_written_shard_by_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "SHARD_ROWS", 4)
+    monkeypatch.setattr(folder_writer, "SHARD_ROWS", 4)
     np.save(tmp_path / "vectors.npy", embeddings(dtype=np.float16))
     vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     path = write(tmp_path / "features", embeddings=vectors)

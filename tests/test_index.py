@@ -20,8 +20,7 @@ from test_retrieval import brute_force
 
 from clipcap import index_parts, indexing
 from clipcap.errors import ClipcapError
-from clipcap.features import folder as feature_folder
-from clipcap.features import read_features, write_features
+from clipcap.features import folder_writer, read_features, write_features
 from clipcap.grid import CELL
 from clipcap.index import Index
 from clipcap.indexing import build_index
@@ -67,7 +66,7 @@ def small_parts(monkeypatch):
     """Parts of 30 rows, copied 8 at a time; shards of 25."""
     monkeypatch.setattr(indexing, "PART_ROWS", 30)
     monkeypatch.setattr(indexing, "BLOCK", 8)
-    monkeypatch.setattr(feature_folder, "SHARD_ROWS", 25)
+    monkeypatch.setattr(folder_writer, "SHARD_ROWS", 25)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

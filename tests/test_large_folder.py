@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import CAPTIONS
+from sklearn.model_selection import train_test_split
 from small import META, feature_file
 
 from clipcap.dataset import CaptionDataset
 from clipcap.errors import ClipcapError
-from clipcap.features import Content, mapped, read_features, read_to_train, split_by_image, write_parts
-from clipcap.features.large_folder import CACHE, numbered_images
-from clipcap.features.mapped import map_arrays, scratch
+from clipcap.features import (
+    Content,
+    mapped,
+    read_features,
+    read_to_train,
+    rows_held_out,
+    split_by_image,
+    write_parts,
+)
+from clipcap.features.large_folder import CACHE
+from clipcap.features.mapped import in_order, map_arrays, scratch
 from clipcap.lm import load_tokenizer
 
 ROWS = 9
@@ -196,4 +207,55 @@ def test_other_files_are_no_arrays(tmp_path):
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_images_are_numbered_as_they_appear(monkeypatch, block):
     monkeypatch.setattr(mapped, "BLOCK", block)
-    assert numbered_images(np.array([7, -3, 7, 9, -3, 7, 0])).tolist() == [0, 1, 0, 2, 1, 0, 3]
+    assert in_order(np.array([7, -3, 7, 9, -3, 7, 0])).tolist() == [0, 1, 0, 2, 1, 0, 3]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.999])
+def test_the_images_held_out_are_those_of_train_test_split(share, monkeypatch):
+    """A share held out by an earlier version stays the same one."""
+    monkeypatch.setattr(mapped, "BLOCK", 64)
+    images = np.sort(np.random.default_rng(0).integers(0, 1500, 2000))
+    images = in_order(images)
+    _, held_out = train_test_split(np.unique(images), test_size=share, random_state=7)
+    assert np.array_equal(rows_held_out(images, share, 7, Path("f")), np.isin(images, held_out))
+
+
+HOLD_OUT = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from clipcap.features import Content, FeatureMeta, read_to_train, split_by_image, write_parts
+
+def parts():
+    for start in range(0, int(sys.argv[2]), 10_000):
+        ids = [str(i) for i in range(start, start + 10_000)]
+        yield Content(np.ones((10_000, 32), np.float16), ids, ids, [["a caption"]] * 10_000)
+
+def used():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+def watch():
+    while True:
+        seen.append(used())
+        time.sleep(0.002)
+
+write_parts(sys.argv[1], parts(), FeatureMeta(encoder="x", dtype="float16"))
+features, few, seen = read_to_train(sys.argv[1]), np.arange(2), [used()]
+split_by_image(features.subset_by_row(few), 0.5, 1)
+threading.Thread(target=watch, daemon=True).start()
+before = used()
+train, val = split_by_image(features, 0.1, 1)
+print(1000 * (max(seen) - before), 1000 * (used() - before), train.num_images, val.num_images)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_share_is_held_out_without_a_copy(tmp_path):
+    """Neither the embeddings of 200,000 images (13 MB) nor the numbers of rows and captions are kept in memory."""
+    command = [sys.executable, "-c", HOLD_OUT, str(tmp_path / "f"), "200000"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    peak, kept, train, val = map(int, done.stdout.split())
+    assert (train, val) == (180_000, 20_000)
+    assert kept < 2.5e6, f"{kept:,} bytes kept"
+    assert peak < 8e6, f"{peak:,} bytes at the peak"

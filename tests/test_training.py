@@ -318,6 +318,20 @@ class TestImagesThatAreBothLearntAndHeldOut:
     def test_are_no_images_of_other_sets_whose_names_coincide(self, data, tmp_path):
         assert self.notes(data, feature_file(tmp_path / "val.pkl", seed=1)) == []
 
+    def test_are_none_where_paths_are_not_known(self, tmp_path):
+        parts = tmp_path / "learnt.pkl", tmp_path / "held_out"
+        for place, name in zip(parts, ("a", "b")):
+            ids = [f"{name}{i}" for i in range(3)]
+            write_features(
+                place,
+                embeddings=torch.eye(3, DIM),
+                image_ids=ids,
+                image_paths=[None] * 3,
+                captions=["x"] * 3,
+                meta=META,
+            )
+        assert self.notes(*parts) == []
+
     def test_are_meant_in_the_overfit_self_test(self, data):
         config = TrainConfig(data=str(data), overfit=4)
         assert notes(config, *open_features(config)) == []

@@ -1,4 +1,6 @@
-"""How often `--dtype int8` writes the caption that float32 writes: the bundled captioner, on plates it has not seen.
+"""`--dtype int8` beside float32: seconds a caption at GPT-2 small's size, and how often both write the same caption.
+
+The captions are those of the bundled captioner, on plates it has not seen.
 
 python -m benchmarks.decode.int8 [--images 240]
 """
@@ -7,17 +9,33 @@ from __future__ import annotations
 
 import argparse
 from itertools import islice
+from statistics import median
 
 import torch
 
-from benchmarks.measure import machine
+from benchmarks.decode.bench import CASES, Bench
+from benchmarks.measure import Comparison, machine
 from clipcap.bundled import DEMO
 from clipcap.captioner import Captioner
 from clipcap.config import DecodeConfig
 from clipcap.demo.drawing import draw
 from clipcap.demo.plates import captions, scenes
 from clipcap.demo.run import VAL_SEED
+from clipcap.int8 import quantised
 from clipcap.metrics import cider
+
+
+def speeds(turns: int = 3) -> None:
+    """Seconds an image of both, in turn, and the ratio of their medians."""
+    for name in ("sample-40", "beam-40", "sample-40-32"):
+        exact, rounded = Bench(CASES[name]), Bench(CASES[name])
+        rounded.model.lm = quantised(rounded.model.lm)
+        result = Comparison(CASES[name].title, "")
+        exact.ours(), rounded.ours()
+        for _ in range(turns):
+            result.turn(exact.ours, rounded.ours)
+        one, other = median(result.plain), median(result.ours)
+        print(f"{result.stage}: {one:.3f} s float32, {other:.3f} s int8, {one / other:.2f} ×", flush=True)
 
 
 def main() -> None:
@@ -25,6 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=240)
     images = parser.parse_args().images
     print(machine())
+    speeds()
     drawn = list(islice(scenes("val", VAL_SEED), images))
     exact, rounded = (Captioner.from_pretrained(DEMO, device="cpu", dtype=dtype) for dtype in ("float32", "int8"))
     embeddings = torch.cat([exact.embed([exact.encoder.preprocess(draw(scene))]) for scene in drawn])  # [N, D]

@@ -6,127 +6,14 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults.forked import Ended, Running, count_changes, die_before
-from benchmarks.faults.work import Work, digests, standing_digests
-
-RIGHT, SAID, KILLED = "finished right", "said in one line", "killed"
-
-
-@dataclass(frozen=True)
-class Injection:
-    """One disturbed run.
-
-    Args:
-        outcome: RIGHT, SAID, KILLED, or what went wrong.
-        rerun: RIGHT, or what went wrong when the command was run again; empty where it was not.
-        kept: whether a reader found the older result or the new one, whole, after the fault.
-        detail: where and when.
-        line: what was said.
-    """
-
-    work: str
-    kind: str
-    outcome: str
-    rerun: str
-    kept: bool
-    detail: str
-    line: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Nothing lost, nothing wrong, nothing unclear."""
-        return self.outcome in (RIGHT, SAID, KILLED) and self.rerun in (RIGHT, SAID, "") and self.kept
-
-
-class Bench:
-    """A work with its undisturbed result, ready to be disturbed.
-
-    Args:
-        stage: folder of the inputs.
-        root: folder for everything else, a new one.
-    """
-
-    def __init__(self, work: Work, stage: Path, root: Path):
-        self.work, self.stage, self.root = work, stage, root
-        self.log, self.count = root / "log", 0
-        clean = root / "undisturbed"
-        clean.mkdir(parents=True)
-        ended = work.run(stage, clean, self.log, first=count_changes(clean, root / "changes"))
-        if ended.status:
-            raise RuntimeError(f"{work.name}: {ended.err}")
-        self.seconds, self.changes = ended.seconds, (root / "changes").stat().st_size
-        self.right, self.whole = digests(clean, work.result), standing_digests(clean, work.result)
-        self.size = sum(path.stat().st_size for path in clean.rglob("*") if path.is_file())
-        self.older: Path | None = None
-        if work.over:
-            self.older = root / "older"
-            self.older.mkdir()
-            made = Running(work.over(stage, self.older / work.result), self.log).wait()
-            if made.status:
-                raise RuntimeError(f"{work.name}: {made.err}")
-
-    def folder(self, over: bool = False) -> Path:
-        """A new folder to work in, with an older result in it where asked for and possible."""
-        self.count += 1
-        folder = self.root / f"{self.count}"
-        if over and self.older:
-            shutil.copytree(self.older, folder)
-        else:
-            folder.mkdir()
-        return folder
-
-    def judged(self, ended: Ended, folder: Path) -> str:
-        """The outcome of a run."""
-        if ended.killed:
-            return KILLED
-        if ended.status == 0:
-            return RIGHT if digests(folder, self.work.result) == self.right else "finished, and wrong"
-        if ended.one_line:
-            return SAID
-        return "hung" if ended.status == 124 else f"status {ended.status}, not one clear line"
-
-    def kept(self, folder: Path, over: bool) -> bool:
-        """Whether each file of the result is that of the older one or of the new one, as a reader finds it."""
-        if not (over and self.older):
-            return True
-        found = standing_digests(folder, self.work.result)
-        old = standing_digests(self.older, self.work.result)
-        if self.work.result == "scores":  # files replaced one by one
-            return all(found.get(name) in (old[name], self.whole[name]) for name in old)
-        return found in (old, self.whole)
-
-    def again(self, folder: Path) -> str:
-        """Run the command again, to its end."""
-        ended = self.work.run(self.stage, folder, self.log, again=True)
-        outcome = self.judged(ended, folder)
-        return outcome if outcome == RIGHT else f"{outcome}: {last_line(ended)}"
-
-    def done(self, kind: str, ended: Ended, folder: Path, over: bool, detail: str) -> Injection:
-        """Judge a disturbed run, run it again, and clean up."""
-        outcome, kept = self.judged(ended, folder), self.kept(folder, over)
-        rerun = self.again(folder)
-        line = ended.one_line or (last_line(ended) if ended.status else "")
-        if rerun == RIGHT and kept:
-            remove(folder)
-        return Injection(self.work.name, kind, outcome, rerun, kept, f"{folder.name}, {detail}", line)
-
-
-def last_line(ended: Ended) -> str:
-    """The last thing a run said, for the record."""
-    return next((line for line in reversed(ended.err.splitlines()) if line.strip()), f"status {ended.status}")
-
-
-def remove(folder: Path) -> None:
-    """Delete what was there."""
-    shutil.rmtree(folder, ignore_errors=True)
+from benchmarks.faults.forked import die_before
+from benchmarks.faults.outcome import RIGHT, SAID, Bench, Injection, last_line, remove
 
 
 def random_kills(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
@@ -241,58 +128,6 @@ def truncated_on_the_way(bench: Bench, at: float, most: int | None = None) -> It
             remove(folder)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def ranks(bench: Bench, folder: Path, again: bool = False) -> list[Running]:
-    """The command over two processes, as torchrun would start them."""
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-             "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    words = [*bench.work.words(bench.stage, folder / bench.work.result), *(bench.work.again if again else ())]
-    return [
-        Running(words, bench.log / str(rank), {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-
-
-def one_of_two_killed(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
-    """SIGKILL to one of two processes; the other ends in one line, or waits until the launcher ends it.
-
-    The rerun is of two processes again.
-    """
-    chance = random.Random(f"two {seed} {bench.work.name}")
-    clean = bench.folder()
-    started = time.monotonic()
-    if any(running.wait().status for running in ranks(bench, clean)):
-        raise RuntimeError(f"{bench.work.name}: does not run on two processes")
-    seconds, right = time.monotonic() - started, digests(clean, bench.work.result)
-    for number in range(count):
-        folder, victim, after_s = bench.folder(), number % 2, chance.uniform(0.1, 1.0) * seconds
-        both = ranks(bench, folder)
-        time.sleep(after_s)
-        both[victim].kill()
-        both[victim].wait()
-        other = both[1 - victim].end_as_launched()
-        if other.status == 0:  # it has done its part; that the run has failed is the launcher's to say
-            outcome = RIGHT if digests(folder, bench.work.result) == right else KILLED
-        elif other.status == -signal.SIGTERM:
-            outcome = KILLED
-        else:
-            outcome = SAID if other.one_line else f"status {other.status}, not one clear line"
-        rerun = [running.wait() for running in ranks(bench, folder, again=True)]
-        same = not any(r.status for r in rerun) and digests(folder, bench.work.result) == right
-        again = RIGHT if same else f"wrong: {last_line(rerun[0])}"
-        detail = f"{folder.name}, process {victim} of 2 after {after_s:.2f} s"
-        line = other.one_line or last_line(other)
-        yield Injection(bench.work.name, "one of two processes killed", outcome, again, True, detail, line)
-        if same:
-            remove(folder)
-
-
 def interrupted(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
     """Ctrl-C at random instants: one line, status 130, and the rerun is right."""
     chance = random.Random(f"interrupt {seed} {bench.work.name}")
@@ -308,33 +143,3 @@ def interrupted(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
         yield Injection(bench.work.name, "Ctrl-C", outcome, rerun, True, f"{after_s:.2f} s", last_line(ended))
         if rerun == RIGHT:
             remove(folder)
-
-
-FAULTS: dict[str, Callable[..., Iterator[Injection]]] = {
-    "random": random_kills,
-    "changes": kills_before_changes,
-    "twice": twice_killed,
-    "interrupt": interrupted,
-    "disk": full_disks,
-    "read-only": read_only,
-    "truncated": truncated_on_the_way,
-    "two": one_of_two_killed,
-}
-
-
-def table(found: Sequence[Injection]) -> str:
-    """Outcomes per command and fault, as Markdown, and every injection that was not good."""
-    lines = [
-        "| command | fault | injections | finished right | said in one line | killed | rerun right | lost or wrong |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for key in dict.fromkeys((i.work, i.kind) for i in found):
-        these = [i for i in found if (i.work, i.kind) == key]
-        counts = [sum(i.outcome == outcome for i in these) for outcome in (RIGHT, SAID, KILLED)]
-        rerun = sum(i.rerun == RIGHT for i in these)
-        lines.append(
-            "| " + " | ".join(map(str, (*key, len(these), *counts, rerun, sum(not i.good for i in these)))) + " |"
-        )
-    bad = [f"- {i.work}, {i.kind}, {i.detail}: {i.outcome}; rerun: {i.rerun}; kept: {i.kept}; {i.line}"
-           for i in found if not i.good]  # fmt: skip
-    return "\n".join([*lines, "", f"{len(found):,} injections, {len(bad)} lost, wrong or unclear", *bad])

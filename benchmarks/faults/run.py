@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.faults import inject, truncate
+from benchmarks.faults import inject, launched, truncate, two
 from benchmarks.faults.forked import warm_up
-from benchmarks.faults.inject import Bench, Injection
+from benchmarks.faults.outcome import Bench, Injection, table
 from benchmarks.faults.work import WORKS, prepare
 
+KINDS = ("random", "changes", "twice", "interrupt", "disk", "read-only", "truncated", "two", "torchrun", "inputs")
 TWO = ("parse", "parse to a folder", "train", "evaluate", "contrastive")  # that share their work out
+TORCHRUN = ("parse", "train")
 
 
 def injections(bench: Bench, kinds: set[str], count: int) -> Iterator[Injection]:
@@ -29,7 +31,8 @@ def injections(bench: Bench, kinds: set[str], count: int) -> Iterator[Injection]
         "disk": lambda: inject.full_disks(bench, few),
         "read-only": lambda: inject.read_only(bench),
         "truncated": lambda: chain.from_iterable(inject.truncated_on_the_way(bench, at) for at in (0.5, 0.95)),
-        "two": lambda: inject.one_of_two_killed(bench, few) if bench.work.name in TWO else iter(()),
+        "torchrun": lambda: launched.one_of_torchruns_killed(bench, few) if bench.work.name in TORCHRUN else iter(()),
+        "two": lambda: two.one_of_two_killed(bench, few) if bench.work.name in TWO else iter(()),
     }
     running = [faults() for kind, faults in planned.items() if kind in kinds]
     while running:  # in turns, so that a deadline cuts off no kind
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50, help="injections of the commonest kinds per command")
     parser.add_argument("--works", nargs="*", default=list(WORKS), help=f"of {', '.join(WORKS)}")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after, each command having its share")
-    parser.add_argument("--kinds", nargs="+", default=[*inject.FAULTS, "inputs"], help="kinds of faults")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")
     args = parser.parse_args()
     warm_up()
     fast = Path("/dev/shm")
@@ -63,7 +66,7 @@ def main() -> None:
             shutil.rmtree(bench.root, ignore_errors=True)
         if "inputs" in args.kinds:
             found += _noted(truncate.truncated_inputs(stage, root / "inputs"), started + 60 * args.minutes)
-        print(inject.table(found))
+        print(table(found))
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.faults.forked import Running
-from benchmarks.faults.inject import RIGHT, SAID, Injection, last_line, powers
+from benchmarks.faults.inject import powers
+from benchmarks.faults.outcome import RIGHT, SAID, Injection, last_line
 from benchmarks.faults.work import digests, evaluate_words, index_words, parse_words, train_words
 
 SHORTER = "read as the shorter file that it is"

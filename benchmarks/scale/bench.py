@@ -49,13 +49,13 @@ def texts(count: int, seed: int) -> pa.Array:
     return pc.binary_join_element_wise(*chosen, " ")
 
 
-def write_set(place: Path, images: int) -> None:
+def write_set(place: Path, images: int, shard: int = SHARD, width: int = WIDTH) -> None:
     """The folder, a shard at a time, in the layout of `clipcap.features.folder`."""
     for name in ("img_emb", "metadata"):
         (place / name).mkdir(parents=True)
-    for number, part in enumerate(blocks(images, SHARD)):
+    for number, part in enumerate(blocks(images, shard)):
         rows, rng = part.stop - part.start, np.random.default_rng(part.start)
-        pool = rng.standard_normal((POOL, WIDTH), np.float32).astype(np.float16)
+        pool = rng.standard_normal((POOL, width), np.float32).astype(np.float16)
         np.save(place / "img_emb" / f"img_emb_{number}.npy", pool[rng.integers(POOL, size=rows)])
         captions = texts(rows * EACH, part.start)
         ids = pc.utf8_lpad(pa.array(range(part.start, part.stop)).cast(pa.string()), 9, "0")

@@ -2,8 +2,9 @@
 
 The rule of arithmetic: 2·m·n·k for each product of matrices, and nothing for all else. Counted are real tokens only,
 the last of a caption not among the inputs; attention between a position and those it may see; a prefix once for the
-captions that share it; the head at label tokens. A backward pass costs one product for the gradient of the inputs and
-one for that of the weights, where they are trained. What an implementation computes twice counts once.
+captions that share it; of GPT-2's last block the positions that predict, and keys and values of all; the head at
+label tokens. A backward pass costs one product for the gradient of the inputs and one for that of the weights, where
+they are trained. What an implementation computes twice counts once.
 
 The rule of traffic, in float32: a weight is read in each pass; where it is trained, its gradient is written, and
 AdamW reads weight, gradient and two moments and writes all but the gradient. The result of each product of a layer is
@@ -26,13 +27,20 @@ def step_flops(config: ModelConfig, gpt2: GPT2Config, rows: Sequence[Sequence[in
     passes = 3 if config.tune == "full" else 2
     total = len(rows) * mapper_flops(config, width)
     for lengths in rows:
-        positions = prefix + sum(n - 1 for n in lengths)
-        pairs = prefix * (prefix + 1) / 2 + sum((n - 1) * prefix + n * (n - 1) / 2 for n in lengths)
-        linear = 2 * 12 * width**2 * positions  # queries, keys, values 3; projection 1; feed-forward 8
-        attention = 2 * 2 * width * pairs
-        total += gpt2.n_layer * (passes * linear + 3 * attention)
+        read = 1 + sum(n - 1 for n in lengths)  # the prefix's end, and all of a caption but its last token
+        of_captions = sum((n - 1) * prefix + n * (n - 1) / 2 for n in lengths)
+        total += passes * lm_linear_flops(gpt2, prefix - 1 + read, read)
+        pairs = (gpt2.n_layer - 1) * prefix * (prefix + 1) / 2 + prefix + gpt2.n_layer * of_captions
+        total += 3 * 2 * 2 * width * pairs
         total += passes * 2 * width * gpt2.vocab_size * sum(lengths)
     return total
+
+
+def lm_linear_flops(gpt2: GPT2Config, positions: int, read: int) -> float:
+    """Operations of the linear layers of GPT-2's blocks in one pass, where so many positions of the last are read."""
+    width = gpt2.n_embd
+    others = (gpt2.n_layer - 1) * 12 * positions  # queries, keys, values 3; projection 1; feed-forward 8
+    return 2 * width**2 * (others + 2 * positions + 10 * read)
 
 
 def plain_flops(config: ModelConfig, gpt2: GPT2Config, captions: int, longest: int) -> float:

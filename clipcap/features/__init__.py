@@ -15,10 +15,11 @@ import clipcap
 from clipcap.atomic import standing
 from clipcap.errors import ClipcapError
 from clipcap.features.check import check_same_encoder, guess_encoder, with_encoder
-from clipcap.features.feature_set import Content, FeatureMeta, Features, hashed, in_order
-from clipcap.features.folder import read_folder, read_shards, write_folder
+from clipcap.features.feature_set import Content, FeatureMeta, Features, Made, hashed
+from clipcap.features.folder import read_folder, read_shards
+from clipcap.features.folder_writer import write_folder
 from clipcap.features.large_folder import read_large_folder
-from clipcap.features.mapped import Say
+from clipcap.features.mapped import Say, Spool, blocks, in_order, scratch
 from clipcap.features.pickle_file import read_pickle, write_pickle
 from clipcap.features.split import rows_held_out, split_by_image, split_path
 from clipcap.features.verify import find_faults
@@ -27,6 +28,9 @@ __all__ = [
     "Content",
     "FeatureMeta",
     "Features",
+    "Made",
+    "Spool",
+    "blocks",
     "check_place",
     "check_same_encoder",
     "find_faults",
@@ -38,6 +42,7 @@ __all__ = [
     "read_parts",
     "read_to_train",
     "rows_held_out",
+    "scratch",
     "split_by_image",
     "split_path",
     "write_features",
@@ -175,8 +180,6 @@ def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta) -
     if path.suffix != ".pkl":
         write_folder(path, parts, meta)
         return
-    first, *others = parts
-    if others:
-        embeddings, *columns = zip(first, *others)
-        first = Content(np.concatenate(embeddings), *(list(chain.from_iterable(column)) for column in columns))
-    write_pickle(path, first, meta)
+    embeddings, *columns = zip(*(Content(*(column[:] for column in part)) for part in parts))
+    rows = np.concatenate(embeddings) if len(embeddings) > 1 else embeddings[0]
+    write_pickle(path, Content(rows, *(list(chain.from_iterable(column)) for column in columns)), meta)

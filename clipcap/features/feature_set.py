@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.features.mapped import Spool, blocks, scratch
+from clipcap.features.mapped import Spool, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice
@@ -52,13 +52,42 @@ class FeatureMeta:
         return meta
 
 
+class Sliced(Protocol):
+    """What is written a slice at a time; it may be made when it is asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: slice) -> Sequence | np.ndarray:
+        """What stands for these rows."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is made of rows when it is asked for.
+
+    Args:
+        count: of the rows.
+        make: gives what stands for those from a first one on and before a last one.
+    """
+
+    count: int
+    make: Callable[[int, int], Sequence | np.ndarray]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> Sequence | np.ndarray:
+        return self.make(*rows.indices(self.count)[:2])
+
+
 class Content(NamedTuple):
     """Rows to be written: images with their captions."""
 
-    embeddings: np.ndarray  # [N, D] float16 or float32, also a memory map
-    image_ids: Sequence[str]
-    image_paths: Sequence[str | None]
-    captions: Sequence[Sequence[str]]  # of each row
+    embeddings: Sliced  # [N, D] float16 or float32, also a memory map
+    image_ids: Sliced  # texts
+    image_paths: Sliced  # texts or None
+    captions: Sliced  # of each row several
 
 
 class Rows(Protocol):
@@ -174,10 +203,14 @@ class Features:
         return self.row_images[self.caption_rows]
 
     def subset_by_row(self, rows: np.ndarray) -> Features:
-        """These rows, in this order, with the captions of them alone; no embedding is copied."""
+        """These rows, in this order, with the captions of them alone; no embedding and no stored text is copied.
+
+        What is as long as the rows or the captions lies in temporary files; `rows` is kept, and may be mapped itself.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         position = scratch(self.num_images, np.int64)  # + 1; 0 is of those left out
-        position[rows] = np.arange(1, len(rows) + 1)
+        for block in blocks(len(rows)):
+            position[rows[block]] = np.arange(block.start, block.stop) + 1
         if np.count_nonzero(position) != len(rows):
             raise ValueError("a row is named twice")
         kept, new_rows = Spool(np.int64), Spool(np.int64)
@@ -193,7 +226,7 @@ class Features:
             caption_rows=new_rows.close(),
             image_ids=_take(self.image_ids, rows),
             image_paths=_take(self.image_paths, rows),
-            images=None if self.images is None else in_order(self.images[rows]),
+            images=None if self.images is None else in_order(_copied(self.images, rows)),
         )
 
     def non_finite_rows(self) -> np.ndarray:
@@ -210,17 +243,17 @@ def _take(values: Sequence, index: np.ndarray) -> Sequence:
     return values.take(index) if hasattr(values, "take") else [values[i] for i in index.tolist()]
 
 
+def _copied(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The values, int64, of these rows, in a temporary file where they are many."""
+    found = scratch(len(rows), np.int64)
+    for block in blocks(len(rows)):
+        found[block] = values[rows[block]]
+    return found
+
+
 def hashed(ids: Sequence[str]) -> np.ndarray:
     """A number for each text, int64 [N], in this process the same for the same text: 8 bytes in its place."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
-
-
-def in_order(values: np.ndarray) -> np.ndarray:
-    """Values as 0, 1, 2, … in the order of their first appearance, int64 [N]."""
-    _, first, which = np.unique(values, return_index=True, return_inverse=True)
-    numbers = np.empty(len(first), np.int64)
-    numbers[np.argsort(first)] = np.arange(len(first))
-    return numbers[which]
 
 
 def looks_normalized(embeddings: Rows) -> bool:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from clipcap.atomic import replaced_folder, writing
 from clipcap.errors import ClipcapError
-from clipcap.features.feature_set import Content, FeatureMeta, Features, Rows, looks_normalized
+from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_normalized
 
-SHARD_ROWS = 100_000
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
@@ -240,46 +237,3 @@ def read_meta(path: Path, embeddings: ShardedRows) -> FeatureMeta:
         if isinstance(error, ClipcapError):
             raise
         raise ClipcapError(f"{file}: is damaged ({error}): copy it again or parse the images again") from error
-
-
-def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
-    """Write a feature folder as its parts come: the whole may be larger than memory."""
-    with writing(path), replaced_folder(path) as draft:
-        (draft / "img_emb").mkdir()
-        (draft / "metadata").mkdir()
-        for number, shard in enumerate(_shards(parts)):
-            _save(draft / "img_emb" / f"img_emb_{number}.npy", np.ascontiguousarray(shard.embeddings))
-            table = _metadata_table(shard.image_ids, shard.image_paths, shard.captions)
-            with open(draft / "metadata" / f"metadata_{number}.parquet", "wb") as file:
-                pq.write_table(table, file)
-        (draft / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
-
-
-def _shards(parts: Iterable[Content]) -> Iterator[Content]:
-    """The parts, those too large for one shard cut."""
-    for part in parts:
-        for start in range(0, len(part.image_ids), SHARD_ROWS):
-            yield Content(*(column[start : start + SHARD_ROWS] for column in part))
-
-
-def _save(path: Path, rows: np.ndarray) -> None:
-    """As `np.save`, which does not say why it fails: on a full disk its OSError has no errno."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
-        file.write(rows.data)
-
-
-def _metadata_table(ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> pa.Table:
-    texts = [[_utf8(text) for text in of_row] for of_row in captions]
-    columns = {
-        "image_id": (map(_utf8, ids), pa.string()),
-        "image_path": ((path and _utf8(path) for path in paths), pa.string()),
-        "caption": ((of_row[0] if of_row else None for of_row in texts), pa.string()),  # for clip-retrieval
-        "captions": (texts, pa.list_(pa.string())),
-    }
-    return pa.table({name: pa.array(list(values), kind) for name, (values, kind) in columns.items()})
-
-
-def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
-    return text.encode("utf-8", "replace").decode("utf-8")

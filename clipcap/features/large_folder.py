@@ -32,7 +32,7 @@ from clipcap.features.folder import (
     read_meta,
     read_metadata,
 )
-from clipcap.features.mapped import Say, blocks, kept_arrays, scratch, write_arrays
+from clipcap.features.mapped import Say, blocks, in_order, kept_arrays, scratch, write_arrays
 from clipcap.features.texts import MadeTexts, StoredTexts
 
 CACHE, INDEX = "cache", "captions.arrays"
@@ -109,7 +109,7 @@ def _write(files: Sequence[Path], embeddings: ShardedRows, draft: BinaryIO, fing
 
     ids, hashes = _ids(files, embeddings.shape[0])
     facts = {"fingerprint": fingerprint, "caption_starts": caption_starts, "ids": ids, "paths": _paths(files)}
-    arrays = [("caption_rows", np.int64, caption_rows()), ("images", np.int64, [numbered_images(hashes)])]
+    arrays = [("caption_rows", np.int64, caption_rows()), ("images", np.int64, [in_order(hashes)])]
     write_arrays(draft, arrays, facts)
     pa.default_memory_pool().release_unused()
 
@@ -136,27 +136,6 @@ def _paths(files: Sequence[Path]) -> str | None:
     """The column that says where images lie, the best that any file has."""
     there = {name for path in files for name in pq.read_schema(path).names}
     return next((name for name in PATHS if name in there), None)
-
-
-def numbered_images(hashes: np.ndarray) -> np.ndarray:
-    """Numbers of images [N] as 0, 1, 2, … in the order of their first appearance, int64 [N]; sorts on disk."""
-    count = len(hashes)
-    ordered, first, images = (scratch(count, np.int64) for _ in range(3))
-    for block in blocks(count):
-        ordered[block] = hashes[block]
-    ordered.sort()
-    for block in reversed([*blocks(count)]):  # of rows with one hash the earliest is written last
-        place = np.searchsorted(ordered, hashes[block])
-        first[place[::-1]] = np.arange(block.start, block.stop)[::-1]
-    number = scratch(count, np.int64)  # of the image whose hash stands first at a place of `ordered`
-    seen = 0
-    for block in blocks(count):
-        place = np.searchsorted(ordered, hashes[block])
-        new = first[place] == np.arange(block.start, block.stop)
-        number[place[new]] = seen + np.arange(new.sum())
-        images[block] = number[place]
-        seen += int(new.sum())
-    return images
 
 
 def _column(name: str, path: Path) -> pa.Array:

@@ -51,6 +51,35 @@ def scratch(count: int, dtype: Any) -> np.ndarray:
         return np.asarray(np.memmap(file, dtype, "r+", shape=(count,)))
 
 
+def in_order(values: np.ndarray) -> np.ndarray:
+    """Values, int64 [N], as 0, 1, 2, … in the order of their first appearance, int64 [N]; sorts on disk."""
+    count = len(values)
+    ordered, first, numbers = (scratch(count, np.int64) for _ in range(3))
+    for block in blocks(count):
+        ordered[block] = values[block]
+    ordered.sort()
+    for block in reversed([*blocks(count)]):  # of equal values the earliest is written last
+        place = np.searchsorted(ordered, values[block])
+        first[place[::-1]] = np.arange(block.start, block.stop)[::-1]
+    number = scratch(count, np.int64)  # of the value that stands first at a place of `ordered`
+    seen = 0
+    for block in blocks(count):
+        place = np.searchsorted(ordered, values[block])
+        new = first[place] == np.arange(block.start, block.stop)
+        number[place[new]] = seen + np.arange(new.sum())
+        numbers[block] = number[place]
+        seen += int(new.sum())
+    return numbers
+
+
+def where(mask: np.ndarray, value: bool = True) -> np.ndarray:
+    """Where `mask`, bool [N], has this value: numbers from 0 to N − 1, int64, in a temporary file."""
+    found = Spool(np.int64)
+    for block in blocks(len(mask)):
+        found.append(block.start + np.flatnonzero(mask[block] == value))
+    return found.close()
+
+
 class Spool:
     """An array of a length not yet known, in a nameless temporary file."""
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
+from clipcap.features.mapped import blocks, scratch, where
 
 
 def split_by_image(features: Features, share: float, seed: int) -> tuple[Features, Features]:
-    """(train, val): a `share` of the images is held out for val, the same ones for the same seed."""
+    """(train, val): a `share` of the images is held out for val, the same ones for the same seed.
+
+    Both look into `features`; which rows they have is kept in temporary files.
+    """
     in_val = rows_held_out(features.row_images, share, seed, features.path)
-    return features.subset_by_row(np.flatnonzero(~in_val)), features.subset_by_row(np.flatnonzero(in_val))
+    return features.subset_by_row(where(in_val, False)), features.subset_by_row(where(in_val))
 
 
 def rows_held_out(row_images: np.ndarray, share: float, seed: int, path: Path) -> np.ndarray:
-    """Which rows are of the images that are held out, bool [N].
+    """Which rows are of the images that are held out, bool [N]; the images are those of sklearn's `train_test_split`.
 
     Args:
         row_images: a number for each row's image, int64 [N], in the order of their appearance.
@@ -25,17 +30,23 @@ def rows_held_out(row_images: np.ndarray, share: float, seed: int, path: Path) -
         seed: the same one holds out the same images.
         path: of the features, for the error.
     """
-    from sklearn.model_selection import train_test_split  # takes a second to import, and few commands split
-
-    images = np.unique(row_images)
-    try:
-        _, held_out = train_test_split(images, test_size=share, random_state=seed)
-    except ValueError as error:
+    count = int(row_images.max()) + 1
+    held_out = ceil(share * count) if 0 < share < 1 else count
+    if held_out == count:
         raise ClipcapError(
-            f"{path}: a share of {share} of {len(images)} images leaves train or val empty: "
+            f"{path}: a share of {share} of {count} images leaves train or val empty: "
             "choose another share between 0 and 1"
-        ) from error
-    return np.isin(row_images, held_out)
+        )
+    order = scratch(count, np.int64)
+    for block in blocks(count):
+        order[block] = np.arange(block.start, block.stop)
+    np.random.RandomState(seed).shuffle(order)
+    chosen, found = scratch(count, bool), scratch(len(row_images), bool)
+    for block in blocks(held_out):
+        chosen[order[block]] = True
+    for block in blocks(len(row_images)):
+        found[block] = chosen[row_images[block]]
+    return found
 
 
 def split_path(out: Path, split: str) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Rows, hashed
 from clipcap.features.folder import ShardedRows, caption_texts, numbered, read_meta, read_metadata, row_ids
+from clipcap.features.mapped import Spool, blocks, in_order, scratch
 from clipcap.features.pickle_file import embeddings_of, read_caption, read_content
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
 
@@ -50,7 +51,7 @@ class Findings:
 
 
 def find_faults(path: Path) -> Findings:
-    """Read all of a feature pickle or folder; of a folder, memory holds one shard's metadata and 8 bytes per row."""
+    """Read all of a feature pickle or folder; of a folder, memory holds one shard's metadata."""
     findings = Findings()
     with findings.noting("damaged"):
         look = _look_through_folder if path.is_dir() else _look_through_pickle
@@ -63,7 +64,7 @@ def _look_through_folder(path: Path, findings: Findings) -> None:
     if not arrays:
         raise ClipcapError(f"{path}: no img_emb/img_emb_*.npy in it")
     good: list[int] = []
-    ids: list[np.ndarray] = []
+    ids = Spool(np.int64)
     for number in sorted(arrays.keys() | tables.keys()):
         if number not in arrays or (tables and number not in tables):
             findings.add("shards with embeddings or metadata, but not both", 1, f"shard {number}")
@@ -91,7 +92,7 @@ def _look_through_folder(path: Path, findings: Findings) -> None:
         metadata = _metadata(tables.get(good[shard]), everything)
         return row_ids(metadata)[row - int(everything.starts[shard])]
 
-    _look_for_repeated(everything, np.concatenate(ids), name, findings)
+    _look_for_repeated(everything, ids.close(), name, findings)
 
 
 def _metadata(file: Path | None, rows: ShardedRows) -> pa.Table:
@@ -152,11 +153,17 @@ def _row(before: int, row: int, ids: Sequence[str]) -> str:
 
 def _look_for_repeated(rows: Rows, ids: np.ndarray, name: Callable[[int], str], findings: Findings) -> None:
     """Rows of one image id must be alike: the original writes one for each caption."""
-    order = np.argsort(ids, kind="stable")
-    same = ids[order[1:]] == ids[order[:-1]]
-    pairs = np.stack([order[:-1][same], order[1:][same]])  # [2, pairs]: a row, and the next of the same id
-    pairs = torch.from_numpy(pairs[:, np.argsort(pairs[1])])
-    for earlier, later in zip(*(side.split(BLOCK) for side in pairs)):
+    images = in_order(ids)
+    last = scratch(len(ids), np.int64)  # + 1: the row of each image that was looked at last
+    for block in blocks(len(ids), BLOCK):
+        here = images[block]
+        order = np.argsort(here, kind="stable")
+        before = last[here]
+        again = here[order[1:]] == here[order[:-1]]  # within the block
+        before[order[1:][again]] = block.start + order[:-1][again] + 1
+        last[here[order]] = block.start + order + 1
+        found = np.flatnonzero(before)
+        earlier, later = torch.from_numpy(before[found] - 1), torch.from_numpy(block.start + found)
         different = ~_alike(rows[earlier].float(), rows[later].float())
         findings.repeated += int((~different).sum())
         if found := different.nonzero().flatten().tolist():

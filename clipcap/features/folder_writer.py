@@ -1,0 +1,78 @@
+"""Writing a feature folder, a shard at a time and of a shard some rows: the whole may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcap.atomic import replaced_folder, writing
+from clipcap.features.feature_set import Content, FeatureMeta, Sliced
+from clipcap.features.folder import META
+from clipcap.features.mapped import blocks
+
+SHARD_ROWS = 100_000
+TOGETHER = 8192  # rows that are converted and written at a time
+
+
+def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
+    """Write a feature folder as its parts come, each in shards of its own."""
+    with writing(path), replaced_folder(path) as draft:
+        (draft / "img_emb").mkdir()
+        (draft / "metadata").mkdir()
+        number = 0
+        for part in parts:
+            for rows in blocks(len(part.image_ids), SHARD_ROWS):
+                _save(draft / "img_emb" / f"img_emb_{number}.npy", part.embeddings, rows)
+                _save_metadata(draft / "metadata" / f"metadata_{number}.parquet", part, rows)
+                number += 1
+        (draft / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+
+
+def _within(rows: slice) -> Iterator[slice]:
+    """Slices that cover `rows`, some at a time."""
+    return (
+        slice(rows.start + part.start, rows.start + part.stop) for part in blocks(rows.stop - rows.start, TOGETHER)
+    )
+
+
+def _save(path: Path, embeddings: Sliced, rows: slice) -> None:
+    """As `np.save`, which does not say why it fails: on a full disk its OSError has no errno."""
+    with open(path, "wb") as file:
+        for part in _within(rows):
+            block = np.ascontiguousarray(embeddings[part])
+            if part.start == rows.start:
+                header = np.lib.format.header_data_from_array_1_0(block)
+                shape = (rows.stop - rows.start, block.shape[1])
+                np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+            file.write(block.data)
+
+
+def _save_metadata(path: Path, part: Content, rows: slice) -> None:
+    """The metadata of these rows; only in Arrow's form are they all in memory."""
+    tables = [
+        _metadata_table(part.image_ids[some], part.image_paths[some], part.captions[some]) for some in _within(rows)
+    ]
+    with open(path, "wb") as file:
+        pq.write_table(pa.concat_tables(tables), file)
+
+
+def _metadata_table(ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> pa.Table:
+    texts = [[_utf8(text) for text in of_row] for of_row in captions]
+    columns = {
+        "image_id": (map(_utf8, ids), pa.string()),
+        "image_path": ((path and _utf8(path) for path in paths), pa.string()),
+        "caption": ((of_row[0] if of_row else None for of_row in texts), pa.string()),  # for clip-retrieval
+        "captions": (texts, pa.list_(pa.string())),
+    }
+    return pa.table({name: pa.array(list(values), kind) for name, (values, kind) in columns.items()})
+
+
+def _utf8(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,46 @@
+"""The last block of GPT-2 at the positions that are read: nothing follows it that would mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Block
+
+
+@contextmanager
+def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
+    """Within, outputs of a language model are right from position `first` on, and not to be used before.
+
+    The last block's feed-forward net, two thirds of its arithmetic, leaves those positions out. A model is left as it
+    is where it is no GPT-2, is being compiled, computes its layers again in the backward pass, or is in training mode
+    (its dropout would draw other numbers).
+
+    Args:
+        lm: called within on sequences longer than `first`.
+        first: of the positions that are read.
+    """
+    layers = getattr(lm.base_model, "h", None)
+    block = layers[-1] if isinstance(layers, nn.ModuleList) else None
+    usual = isinstance(block, GPT2Block) and "forward" not in vars(block) and isinstance(block.mlp, GPT2MLP)
+    if not usual or not first or lm.training or torch.compiler.is_compiling():
+        yield
+        return
+    hooks = [
+        block.mlp.register_forward_pre_hook(lambda net, inputs: (inputs[0][:, first:].contiguous(),)),
+        block.mlp.register_forward_hook(lambda net, inputs, output: _after_nothing(output, first)),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _after_nothing(output: Tensor, first: int) -> Tensor:
+    """[B, L - first, E] → [B, L, E], zero before `first`."""
+    return F.pad(output, (0, 0, first, 0))

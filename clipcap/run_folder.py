@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -75,9 +76,16 @@ def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_l
     """
     try:
         restore(best)
-    except ClipcapError as error:
+        json.loads((best / CONFIG).read_bytes())
+    except (ClipcapError, OSError, ValueError) as error:
         if epochs_left and not best.exists():
             return False
         mend = f"delete {best}, and the epochs to come make another" if epochs_left else f"use {last}"
-        raise ClipcapError(f"--resume: the best checkpoint of this run is lost ({error}): {mend}") from error
+        raise ClipcapError(
+            f"--resume: the best checkpoint of this run is lost ({_reason(error, best)}): {mend}"
+        ) from error
     return True
+
+
+def _reason(error: Exception, best: Path) -> str:
+    return str(error) if isinstance(error, ClipcapError) else f"{best / CONFIG}: missing or damaged"

@@ -186,9 +186,11 @@ class TestTheBestCheckpointOfAnInterruptedRun:
                 run(data, lm_folder, tmp_path / "run", **settings())
         return tmp_path / "run"
 
-    def test_must_not_be_damaged(self, data, lm_folder, stopped):
-        weights = stopped / "clipcap-best" / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:64])
+    @pytest.mark.parametrize(
+        "name, length", [("model.safetensors", 64), ("model.safetensors", 0), ("config.json", 8)]
+    )
+    def test_must_not_be_damaged(self, data, lm_folder, stopped, name, length):
+        os.truncate(stopped / "clipcap-best" / name, length)
         before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
         with pytest.raises(ClipcapError, match=r"best checkpoint of this run is lost .*: delete .*clipcap-best, and"):
             run(data, lm_folder, stopped, **settings(), resume=True)

@@ -5,6 +5,7 @@ python -m benchmarks.decode.bench [--case beam-40 ...] [--turns 3] [--no_memory]
 
 from __future__ import annotations
 
+import gc
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ def one_run(case: Case, side: str) -> None:
         del bench.model
     else:
         del bench.baseline
+    gc.collect()  # a packed layer and its forward hold each other
     forget_peak(torch.device("cpu"))
     getattr(bench, side)()
 

@@ -264,8 +264,8 @@ def test_features_of_any_text_and_number_come_back(form, data, count, width, dty
     paths = data.draw(st.lists(st.one_of(st.none(), words), min_size=count, max_size=count))
     of_row_ = st.lists(words.map(lambda text: text or "x"), max_size=3)
     captions = data.draw(st.lists(of_row_, min_size=count, max_size=count))
-    numbers = data.draw(st.lists(st.floats(width=16), min_size=count * width, max_size=count * width))
-    embeddings = np.array(numbers, dtype=dtype).reshape(count, width)
+    numbers = np.frombuffer(data.draw(st.binary(min_size=2 * count * width, max_size=2 * count * width)), np.float16)
+    embeddings = numbers.astype(dtype).reshape(count, width)
     write_features(
         path, embeddings=embeddings, image_ids=ids, image_paths=paths, captions=captions, meta=FeatureMeta()
     )

@@ -65,7 +65,10 @@ class _HeadLoss(torch.autograd.Function):
             if of_hidden is not None:
                 of_hidden[part] = (gradient.T @ matrix).to(of_hidden)  # [c, V] · [V, H]
             if of_weight is not None:
-                of_weight += gradient @ states[part]  # [V, c] · [c, H]
+                if of_weight.dtype == dtype:  # at once: a sum of its own is of the size of the matrix
+                    of_weight.addmm_(gradient, states[part])  # [V, c] · [c, H]
+                else:
+                    of_weight += gradient @ states[part]
             if of_bias is not None:
                 of_bias += gradient.sum(dim=1)
         return total

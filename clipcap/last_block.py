@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,18 @@ def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
     if not usual or not first or lm.training or torch.compiler.is_compiling():
         yield
         return
-    hooks = [
-        block.mlp.register_forward_pre_hook(lambda net, inputs: (inputs[0][:, first:].contiguous(),)),
-        block.mlp.register_forward_hook(lambda net, inputs, output: _after_nothing(output, first)),
-    ]
+    thread = get_ident()  # others may be calling the same model
+
+    def leave_out(net: GPT2MLP, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        return (inputs[0][:, first:].contiguous(),) if get_ident() == thread else None
+
+    def put_back(net: GPT2MLP, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+        """[B, L - first, E] → [B, L, E], zero before `first`."""
+        return F.pad(output, (0, 0, first, 0)) if get_ident() == thread else None
+
+    hooks = [block.mlp.register_forward_pre_hook(leave_out), block.mlp.register_forward_hook(put_back)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _after_nothing(output: Tensor, first: int) -> Tensor:
-    """[B, L - first, E] → [B, L, E], zero before `first`."""
-    return F.pad(output, (0, 0, first, 0))

@@ -74,9 +74,11 @@ class _ByRows:
         self.version = -1
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.numel() == x.shape[-1] or not torch.is_inference_mode_enabled():
+        one_row = x.numel() == x.shape[-1]
+        if one_row or not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
             return self.plain(x)
-        if self.version != self.weight._version:  # torch counts what is written into a tensor
+        version = 0 if self.weight.is_inference() else self.weight._version  # torch counts what is written into it
+        if self.version != version:
             self.packed = PackedLinear(self.weight.T if self.transposed else self.weight, self.bias)
-            self.version = self.weight._version
+            self.version = version
         return self.packed(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_weights_are_packed_for_several_images_and_captions_and_checkpoint_stay(
     assert packed[0][0].logprob == pytest.approx(plain[0][0].logprob, abs=1e-5)
     again = Captioner.from_pretrained(captioner.save_pretrained(tmp_path / "copy"), device="cpu")
     assert again(photos[:1], SHORT) == [plain[0][0].text]
+
+
+def test_threads_may_share_a_captioner(captioner, photos):
+    expected = captioner.caption(photos, SHORT, batch_size=2)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda size: captioner.caption(photos, SHORT, batch_size=size), [2, 1, 3, 2]))
+    for captions in found:
+        assert [c.token_ids for [c] in captions] == [c.token_ids for [c] in expected]
+
+
+def test_a_captioner_loaded_in_inference_mode_works(folder, photos):
+    with torch.inference_mode():
+        captioner = Captioner.from_pretrained(folder, device="cpu")
+        assert len(captioner(photos[:2])) == 2
 
 
 def test_one_row_at_a_time_packs_nothing(folder, photos):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -61,6 +62,14 @@ def test_keys_and_values_of_all_positions_are_kept(lm):
     torch.testing.assert_close(found.logits[:, 8], expected.logits[:, 8], rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(found[-1].layers, expected[-1].layers, strict=True):
         torch.testing.assert_close((ours.keys, ours.values), (theirs.keys, theirs.values), rtol=1e-6, atol=1e-6)
+
+
+def test_another_thread_that_calls_the_model_meanwhile_gets_all_positions(lm):
+    embeds = inputs(lm).detach()
+    expected = lm.base_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    with read_from(lm, 4), ThreadPoolExecutor(1) as thread:
+        found = thread.submit(lm.base_model, inputs_embeds=embeds, use_cache=False).result().last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_dropout_of_a_model_in_training_mode_stays(lm, widths):

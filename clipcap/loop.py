@@ -24,7 +24,7 @@ from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
 from clipcap.launch import loggable, sum_over_processes
 from clipcap.optimiser import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.run_folder import LOG, check_best, numbered, some
+from clipcap.run_folder import LOG, check_best, check_numbered, numbered, some
 from clipcap.task import Batch, Task
 from clipcap.tensor_files import load_tensors
 
@@ -273,6 +273,7 @@ class Loop:
             self.path("best"), last, restore, self.options.epochs - progress.epoch
         ):
             progress.best = math.inf
+        check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
         restore(last)
         self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
         return state

@@ -74,18 +74,32 @@ def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_l
     Raises:
         ClipcapError: it is damaged, and must not pass for the run's result, or gone with no epoch left.
     """
-    try:
-        restore(best)
-        json.loads((best / CONFIG).read_bytes())
-    except (ClipcapError, OSError, ValueError) as error:
-        if epochs_left and not best.exists():
-            return False
+    if epochs_left and not best.exists():
+        return False
+    if reason := _damage(best, restore):
         mend = f"delete {best}, and the epochs to come make another" if epochs_left else f"use {last}"
-        raise ClipcapError(
-            f"--resume: the best checkpoint of this run is lost ({_reason(error, best)}): {mend}"
-        ) from error
+        raise ClipcapError(f"--resume: the best checkpoint of this run is lost ({reason}): {mend}")
     return True
 
 
-def _reason(error: Exception, best: Path) -> str:
-    return str(error) if isinstance(error, ClipcapError) else f"{best / CONFIG}: missing or damaged"
+def check_numbered(folder: Path, prefix: str, restore: Callable[[Path], None], epochs: int) -> None:
+    """Refuse to go on beside damaged checkpoints of the first epochs: they would be found when they are needed.
+
+    Raises:
+        ClipcapError: names the first.
+    """
+    for path in numbered(folder, prefix):
+        if int(path.name.rpartition("-")[2]) < epochs and (reason := _damage(path, restore)):
+            raise ClipcapError(f"--resume: a checkpoint of this run is damaged ({reason}): delete {path}, and go on")
+
+
+def _damage(checkpoint: Path, restore: Callable[[Path], None]) -> str:
+    """What is wrong with a checkpoint, or nothing."""
+    try:
+        restore(checkpoint)
+        json.loads((checkpoint / CONFIG).read_bytes())
+    except ClipcapError as error:
+        return str(error)
+    except (OSError, ValueError):
+        return f"{checkpoint / CONFIG}: missing or damaged"
+    return ""

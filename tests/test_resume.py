@@ -196,6 +196,17 @@ class TestTheBestCheckpointOfAnInterruptedRun:
             run(data, lm_folder, stopped, **settings(), resume=True)
         assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
 
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+    def test_nor_may_one_of_an_epoch_be(self, data, lm_folder, stopped, name):
+        os.truncate(stopped / "clipcap-000" / name, 8)
+        with pytest.raises(
+            ClipcapError, match=r"a checkpoint of this run is damaged .*: delete .*clipcap-000, and go"
+        ):
+            run(data, lm_folder, stopped, **settings(), resume=True)
+        shutil.rmtree(stopped / "clipcap-000")
+        run(data, lm_folder, stopped, **settings(), resume=True)
+        assert not (stopped / "clipcap-000").exists() and (stopped / "clipcap-002").is_dir()
+
     def test_is_made_anew_by_the_epochs_to_come_where_it_is_gone(self, data, lm_folder, stopped):
         shutil.rmtree(stopped / "clipcap-best")
         run(data, lm_folder, stopped, **settings(), resume=True)

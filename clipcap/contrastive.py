@@ -22,7 +22,7 @@ from clipcap.held_out import HeldOut
 from clipcap.launch import make_accelerator
 from clipcap.loop import Loop
 from clipcap.pairs import Crops, PairBatch, Pairs
-from clipcap.pictures import HOLE, Pictures, default_workers
+from clipcap.pictures import HOLE, Pictures
 from clipcap.run_folder import LOG, check_run_folder
 from clipcap.sources import READERS, Record
 from clipcap.text import printable
@@ -92,8 +92,7 @@ class ContrastiveTask:
 
     def _pictures(self, records: Sequence[Record], side: int) -> Pictures:
         config = self.config
-        workers = default_workers(self.accelerator.device) if config.workers is None else config.workers
-        return Pictures(records, side, config.frame, workers, config.cache_mb)
+        return Pictures(records, side, config.frame, config.workers, config.cache_mb, self.accelerator.device)
 
     def describe(self) -> str:
         """What is trained on what, in three lines."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clipcap.config import ParseConfig
+from clipcap.decoders import decoders
 from clipcap.encoders import Encoder, Preprocess
 from clipcap.errors import ClipcapError
 from clipcap.hub import one_line
@@ -89,9 +88,10 @@ def encode_missing(
     # Without a terminal there is no bar: in a log it would be one endless line.
     hidden = None if state.is_main_process else True
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
+    batches = ImageBatches(records, mine, encoder.preprocess, config)
     try:
         with bar, cpu_threads() as threads, interrupts_noted() as check_interrupts:
-            for decoded in _loader(ImageBatches(records, mine, encoder.preprocess, config), config, encoder):
+            for decoded in decoders(batches, config.workers, encoder.device):
                 encoded = _encode(decoded, encoder, threads, partial.dtype)
                 check_interrupts()
                 partial.write(decoded.batch, *encoded)
@@ -103,28 +103,6 @@ def encode_missing(
             f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
             f"--workers 0, it goes on where it stopped ({one_line(error)})"
         ) from error
-
-
-def _loader(batches: ImageBatches, config: ParseConfig, encoder: Encoder) -> DataLoader:
-    workers = min(len(batches), _default_workers(encoder) if config.workers is None else config.workers)
-    return DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        pin_memory=encoder.device.type == "cuda",
-        worker_init_fn=_leave_interrupts,
-    )
-
-
-def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the main one ends the others, without their tracebacks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _default_workers(encoder: Encoder) -> int:
-    """As many decoders as cores, at most 8; one where the encoder itself needs the cores."""
-    return min(8, os.cpu_count() or 1) if encoder.device.type != "cpu" else 1
 
 
 def _encode(

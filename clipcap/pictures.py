@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from clipcap.decoders import decoders
 from clipcap.encoders import cut_ribbon
 from clipcap.images import ImageError, open_image
 from clipcap.sources import Record
@@ -39,15 +39,17 @@ class Pictures:
         records: whose images.
         side: S, pixels of a side.
         frame: which one of an animation.
-        workers: processes that decode.
+        workers: processes that decode (`decoders`).
         cache_mb: keep them all in memory if they take at most this.
+        device: where they are used.
     """
 
     records: Sequence[Record]
     side: int
     frame: Literal["first", "middle"]
-    workers: int
+    workers: int | None
     cache_mb: int
+    device: torch.device
     bad: dict[int, str] = field(init=False, default_factory=dict)  # pictures that cannot be read, and why
     _cache: Tensor | None = field(init=False, default=None)
 
@@ -69,13 +71,8 @@ class Pictures:
         if self._cache is not None:
             yield from (self._cache[rows] for rows in batches)
             return
-        loader = DataLoader(
-            _Decoder(self.records, self.side, self.frame, batches),
-            batch_size=None,
-            num_workers=min(self.workers, len(batches)),
-            pin_memory=torch.cuda.is_available(),
-        )
-        for pictures, bad in loader:
+        decoder = _Decoder(self.records, self.side, self.frame, batches)
+        for pictures, bad in decoders(decoder, self.workers, self.device):
             self.bad.update(bad)
             yield pictures
 
@@ -103,8 +100,3 @@ class _Decoder(Dataset):
             except ImageError as error:
                 bad[row] = error.reason
         return torch.from_numpy(pictures), bad
-
-
-def default_workers(device: torch.device) -> int:
-    """As many decoders as cores, at most 8; one where training itself needs the cores."""
-    return min(8, os.cpu_count() or 1) if device.type != "cpu" else 1

@@ -211,7 +211,7 @@ def pairs_of(folder, cache_mb=0, seed=3):
     records = READERS["custom"](ContrastiveConfig(data_path=str(folder))).records
     towers = small_towers()
     crops = Crops(32, 0.7, False, towers.mean, towers.std)
-    pictures = Pictures(records, crops.side, "first", 0, cache_mb)
+    pictures = Pictures(records, crops.side, "first", 0, cache_mb, torch.device("cpu"))
     pictures.fill(quiet=True)
     return Pairs(records, towers, pictures, crops, seed), records
 
@@ -277,7 +277,7 @@ def test_the_middle_of_an_animation_can_be_taken(tmp_path):
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100)
     records = [Record("x", ImageRef(tmp_path / "x.gif"), ("hello",))]
     for frame, expected in (("first", [255, 0, 0]), ("middle", [0, 255, 0])):
-        [shown] = Pictures(records, 32, frame, 0, 0).load([np.array([0])])
+        [shown] = Pictures(records, 32, frame, 0, 0, torch.device("cpu")).load([np.array([0])])
         assert shown[0, 5, 5].tolist() == pytest.approx(expected, abs=3)
 
 

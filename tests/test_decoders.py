@@ -1,0 +1,52 @@
+"""Worker processes that decode: they leave with the command, and say nothing of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+# A main process that is interrupted while a worker hands a tensor over leaves the worker with half a handshake.
+HALF_A_HANDSHAKE = """
+import glob, os, socket, sys, tempfile
+import torch
+from torch.utils.data import Dataset
+from clipcap.decoders import decoders
+
+class Tensors(Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        if index == 10 and "a real fault" in sys.argv:
+            sys.excepthook(ValueError, ValueError("a real fault"), None)
+        return torch.full((1000,), index)
+
+shown = iter(decoders(Tensors(), 1, torch.device("cpu")))
+assert next(shown)[0] == 0
+[listener] = glob.glob(os.path.join(tempfile.gettempdir(), "pymp-*", "listener-*"))
+for _ in range(5):
+    with socket.socket(socket.AF_UNIX) as half:
+        half.connect(listener)
+print([int(tensor[0]) for tensor in shown])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tensors are handed over in another way")
+@pytest.mark.parametrize("fault", ["", "a real fault"])
+def test_a_worker_that_is_left_while_it_hands_a_tensor_over_says_nothing(fault):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
+        done = subprocess.run(
+            [sys.executable, "-c", HALF_A_HANDSHAKE, fault],
+            cwd=REPO,
+            env={"PATH": "", "TMPDIR": folder},
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout == f"{list(range(1, 20))}\n", done.stderr
+    assert done.stderr == (f"ValueError: {fault}\n" if fault else "")

@@ -10,6 +10,7 @@ import math
 import re
 import socket
 import string
+import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -143,7 +144,6 @@ def test_a_report_that_cannot_be_written_leaves_what_was_there(tmp_path):
 
 
 def test_style_script_and_template_ship_with_the_package():
-    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
     project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["clipcap.report"]
     files = [path.name for path in (REPO / "clipcap" / "report").iterdir() if path.is_file() and path.suffix != ".py"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap.config import LoadOptions, at_least, option, within
+from clipcap.config import CaptionerOptions, at_least, option, within
 
 
 @dataclass(frozen=True)
-class AppConfig(LoadOptions):
+class AppConfig(CaptionerOptions):
     """What the page offers, to whom, and how much of it."""
 
     index: str | None = option(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipcap import app_cli, clip_gpt_cli, process_group, retrieval_cli
-from clipcap.config import LoadOptions, ParseConfig, PredictConfig
+from clipcap.config import CaptionerOptions, ParseConfig, PredictConfig
 from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation_config import CompareConfig, EvaluateConfig
@@ -93,7 +93,7 @@ def build_parser() -> FlagParser:
     explain = _command(commands, "explain", run_explain, "nearest words of each prefix position")
     explain.add_argument("--img", required=True, help="a photo")
     explain.add_argument("--top", type=int, default=5, help="words per position (default: 5)")
-    add_flags(explain, LoadOptions)
+    add_flags(explain, CaptionerOptions)
 
     export = _command(commands, "export", run_export, "checkpoint → .pt of the original ClipCap")
     export.add_argument("checkpoint", help="a folder made by train, or a hub name")
@@ -197,7 +197,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
 def run_explain(args: argparse.Namespace) -> int:
     """`clipcap explain`."""
-    config = from_flags(PredictConfig, args)
+    config = from_flags(CaptionerOptions, args)
     if args.top < 1:
         raise ClipcapError(f"--top must be at least 1, got {args.top}")
     from clipcap.prediction import load_captioner

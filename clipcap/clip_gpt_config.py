@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clipcap.config import LoadOptions, PredictConfig, Recipe, at_least, option
+from clipcap.config import CaptionConfig, LoadOptions, at_least, option
 from clipcap.errors import ClipcapError
-from clipcap.train_config import TrainConfig
+from clipcap.train_config import FeatureTraining
 
 EmbeddingLoss = Literal["mse", "cosine", "contrastive"]
 
@@ -26,7 +26,6 @@ class ClipGptConfig:
     lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
     prefix_length: int = option(7, "positions before a caption: those of `[CLIP IN] … [\\CLIP IN] Caption: [`")
     stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
-    recipe: Recipe = option("default", "as in a captioner's checkpoint; CLIP-GPT has one only")
 
     def __post_init__(self) -> None:
         for name in ("clip_dim", "lora_rank", "prefix_length"):
@@ -34,7 +33,7 @@ class ClipGptConfig:
 
 
 @dataclass(frozen=True)
-class TrainClipGptConfig(TrainConfig):
+class TrainClipGptConfig(FeatureTraining):
     """A training run of CLIP-GPT."""
 
     embedding_loss: EmbeddingLoss = option(
@@ -59,15 +58,6 @@ class TrainClipGptConfig(TrainConfig):
     )
     out_dir: str = option("checkpoints/clip_gpt", "folder of the checkpoints")
     prefix: str = option("clip_gpt", "name the checkpoints start with")
-    only_prefix: bool = option(False, "not used: there is no mapper", flag=False)
-    mapping_type: str | None = option(None, "not used: there is no mapper", flag=False)
-    prefix_length: int | None = option(None, "not used: the text decides it", flag=False)
-    prefix_length_clip: int | None = option(None, "not used: there is no mapper", flag=False)
-    num_layers: int | None = option(None, "not used: there is no mapper", flag=False)
-    num_heads: int | None = option(None, "not used: there is no mapper", flag=False)
-    share_prefix: bool = option(False, "not used: there is no mapper", flag=False)
-    compile: bool = option(False, "not used: only a captioner's loss is compiled", flag=False)
-    recipe: Recipe = option("default", "not used: its numbers are of another model", flag=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,15 +81,11 @@ class ClipGptOptions(LoadOptions):
     normalize_prefix: bool | None = option(
         None, "whether a folder in the original's layout was trained on normalised embeddings (default: yes)"
     )
-    num_heads: int | None = option(None, "not used: there is no mapper", flag=False)
-    dtype: str = option("float32", "not used: it decodes in float32", flag=False)
 
 
 @dataclass(frozen=True)
-class CaptionClipGptConfig(ClipGptOptions, PredictConfig):
-    """What CLIP-GPT is to caption, and where the captions go."""
-
-    recipe: Recipe = option("default", "not used: the original has no beam search", flag=False)
+class CaptionClipGptConfig(ClipGptOptions, CaptionConfig):
+    """A CLIP-GPT, and what it is to caption."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,6 @@ class ImagineConfig(ClipGptOptions):
     round_trip: bool = option(False, "also put the imagined embedding into words again")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         at_least("k", self.k, 1)
         if not self.index:
             raise ClipcapError("--index is missing: features of the pictures, or an index made by `clipcap index`")

@@ -13,12 +13,12 @@ from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
 LARGEST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
+LONGEST_WARMUP = 5000  # steps, the original's
 
 
-def option(default: Any, help: str, flag: bool = True, aliases: tuple[str, ...] = ()) -> Any:
-    """A config field with its meaning; `flag=False` keeps it off the command line."""
-    metadata = {"help": help, "flag": flag, "aliases": aliases}
-    return field(default=default, metadata=metadata)
+def option(default: Any, help: str, aliases: tuple[str, ...] = ()) -> Any:
+    """A config field with its meaning, and other names of its flag."""
+    return field(default=default, metadata={"help": help, "aliases": aliases})
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,6 @@ class LoopOptions:
     save_steps: int = option(0, "also save `last` every this many optimiser steps (0: at epoch ends only)")
     keep: int = option(0, "numbered checkpoints to keep (0: all)")
     grad_accum: int = option(1, "batches per optimiser step")
-    lr: float = option(2e-5, "peak learning rate")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
     grad_clip: float = option(0.0, "clip the gradient's L2 norm (0: off)")
@@ -125,18 +124,21 @@ class LoopOptions:
     patience: int = option(0, "stop after this many epochs without a better one (0: never)")
     seed: int = option(42, "seed of initial weights, order and dropout")
     tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to")
-    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "grad_accum"):
             at_least(name, getattr(self, name), 1)
-        for name in ("save_steps", "keep", "patience", "lr", "weight_decay", "grad_clip"):
+        for name in ("save_steps", "keep", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
         within("seed", self.seed, 0, LARGEST_SEED)
         if self.warmup_steps is not None:
             at_least("warmup_steps", self.warmup_steps, 0)
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    def warmup(self, total: int) -> int:
+        """Steps of warm-up of a run of `total` optimiser steps."""
+        return min(LONGEST_WARMUP, total // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Which captioner to load, and what its file may not tell."""
+    """Which checkpoint to load, and what its file may not tell."""
 
     load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
     lm: str | None = option(
@@ -199,10 +201,16 @@ class LoadOptions:
     )
     clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
     normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder tells itself)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+
+@dataclass(frozen=True)
+class CaptionerOptions(LoadOptions):
+    """Which captioner to load, and how."""
+
     num_heads: int | None = option(
         None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder tells itself)"
     )
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["float32", "int8"] = option(
         "float32", "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ"
     )
@@ -213,7 +221,7 @@ class LoadOptions:
 
 
 @dataclass(frozen=True)
-class PredictConfig(LoadOptions, DecodeConfig):
+class CaptionConfig(LoadOptions, DecodeConfig):
     """What to caption, and where the captions go."""
 
     features: str | None = option(None, "caption the embeddings of a feature file instead of photos")
@@ -223,13 +231,21 @@ class PredictConfig(LoadOptions, DecodeConfig):
     overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
 
     def __post_init__(self) -> None:
-        LoadOptions.__post_init__(self)
-        DecodeConfig.__post_init__(self)
+        super().__post_init__()
         at_least("batch_size", self.batch_size, 1)
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
         if self.sidecar and self.features:
             raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
+
+
+@dataclass(frozen=True)
+class PredictConfig(CaptionerOptions, CaptionConfig):
+    """A captioner, and what it is to caption."""
+
+    def __post_init__(self) -> None:
+        CaptionerOptions.__post_init__(self)
+        CaptionConfig.__post_init__(self)
 
 
 def at_least(name: str, value: float, least: float) -> None:

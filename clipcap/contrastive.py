@@ -50,7 +50,7 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     task = ContrastiveTask(config, make_towers(config), source.records, accelerator)
     accelerator.print(task.describe())
     task.decode()
-    loop = Loop(task, config, accelerator, task.towers.restore)
+    loop = Loop(task, config, accelerator)
     best = loop.fit()
     if accelerator.is_main_process:
         plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
@@ -196,6 +196,10 @@ class ContrastiveTask:
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of an encoder."""
         self.towers.write(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put a checkpoint's weights into the towers."""
+        self.towers.restore(folder)
 
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from a checkpoint's weights."""

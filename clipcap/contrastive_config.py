@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clipcap.config import LoopOptions, Recipe, SourceOptions, at_least, option, within
+from clipcap.config import LoopOptions, SourceOptions, at_least, option, within
 from clipcap.errors import ClipcapError
 
 
@@ -43,8 +43,6 @@ class ContrastiveConfig(SourceOptions, LoopOptions):
     grad_clip: float = option(1.0, "clip the gradient's L2 norm (0: off)")
     keep: int = option(1, "numbered checkpoints to keep (0: all)")
     seed: int = option(42, "seed of split, initial weights, order, crops and dropout")
-    lr: float = option(0.0, "not used: --head_lr, --image_lr and --text_lr", flag=False)
-    recipe: Recipe = option("default", "not used: the original trains no CLIP", flag=False)
 
     def __post_init__(self) -> None:
         SourceOptions.__post_init__(self)

@@ -87,7 +87,7 @@ def continue_prefix(
 
 def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
     """Fill in what the checkpoint decides: the stop token; under the reference recipe, what the original does."""
-    reference = config.recipe == "reference" or model.config.recipe == "reference"
+    reference = config.recipe == "reference"
     config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
     if config.greedy or config.temp == 0:
         # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
@@ -95,7 +95,7 @@ def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
     vocabulary = model.lm.get_output_embeddings().out_features
     if config.beam and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
-    if config.recipe == "reference" and not config.beam:
+    if reference and not config.beam:
         config = replace(config, greedy=True)  # the original's "temperature" feeds an argmax
     if config.greedy and config.num_captions > 1:
         raise ClipcapError("greedy decoding writes one caption: --num_captions and --rerank need --beam or sampling")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap.config import DecodeConfig, LoadOptions, at_least, option
+from clipcap.config import CaptionerOptions, DecodeConfig, at_least, option
 from clipcap.errors import ClipcapError
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(LoadOptions, DecodeConfig):
+class EvaluateConfig(CaptionerOptions, DecodeConfig):
     """What to score: a checkpoint on a feature file, or captions that are there already."""
 
     data: str | None = option(None, "feature file with human captions: its images are captioned and scored")
@@ -29,7 +29,7 @@ class EvaluateConfig(LoadOptions, DecodeConfig):
 
     def __post_init__(self) -> None:
         DecodeConfig.__post_init__(self)
-        LoadOptions.__post_init__(self)
+        CaptionerOptions.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         if bool(self.data) == bool(self.predictions):
             raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")

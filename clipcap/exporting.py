@@ -43,7 +43,7 @@ def predict_words(loaded: Loaded, pt: Path) -> list[str]:
     """The command that captions PHOTO with an exported `.pt` as the checkpoint does, with all that a `.pt` lacks."""
     config = loaded.model.config
     words = ["clipcap", "predict", "--img", "PHOTO", "--load_pt", str(pt)]
-    lm, stop = _lm(loaded), _stop_token(loaded.model)
+    lm, stop = _lm(loaded), loaded.model.config.stop_token
     if lm != "gpt2":
         words += ["--lm", lm]
     if config.encoder not in (None, guess_encoder(config.clip_dim)):
@@ -60,7 +60,7 @@ def predict_words(loaded: Loaded, pt: Path) -> list[str]:
 def differences(model: ClipCaptionModel) -> list[str]:
     """Why the original's own tools write other captions with the exported `.pt`; none where they do not."""
     config, reasons = model.config, []
-    if _stop_token(model) != STOP_TOKEN:
+    if config.stop_token != STOP_TOKEN:
         reasons.append(f"they end captions at {STOP_TOKEN!r} and nowhere else")
     if config.normalize_prefix:
         reasons.append("they do not normalise embeddings at prediction")
@@ -69,10 +69,6 @@ def differences(model: ClipCaptionModel) -> list[str]:
     if any(getattr(model.lm.config, name) != value for name, value in GPT2.items()):
         reasons.append("they know the language model gpt2 alone")
     return reasons
-
-
-def _stop_token(model: ClipCaptionModel) -> str | None:
-    return model.config.stop_token or (STOP_TOKEN if model.config.recipe == "reference" else None)
 
 
 def _lm(loaded: Loaded) -> str:

@@ -12,18 +12,13 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 T = TypeVar("T")
 
 
-def flag_fields(config_class: type) -> list[Field]:
-    """The fields of a config that are command-line flags."""
-    return [f for f in fields(config_class) if f.metadata["flag"]]
-
-
 def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
     """One flag per field; type, choices and help come from the field alone.
 
     A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
     """
     hints = get_type_hints(config_class)
-    for f in flag_fields(config_class):
+    for f in fields(config_class):
         kind, choices = _flag_type(hints[f.name])
         names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
         common = {"dest": f.name, "default": argparse.SUPPRESS}
@@ -62,7 +57,7 @@ def _flag_type(hint: Any) -> tuple[type, tuple | None]:
 
 def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any) -> T:
     """Build a config from the flags that were given, over `defaults` of the calling command."""
-    given = {f.name: getattr(args, f.name) for f in flag_fields(config_class) if hasattr(args, f.name)}
+    given = {f.name: getattr(args, f.name) for f in fields(config_class) if hasattr(args, f.name)}
     return config_class(**{**defaults, **given})
 
 

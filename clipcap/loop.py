@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from clipcap.tensor_files import load_tensors
 STATE = "training_state.pt"
 # What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
 _SAME_ON_RESUME = (
-    "epochs", "grad_accum", "lr", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed", "recipe",
+    "epochs", "grad_accum", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed",
 )  # fmt: skip
 
 
@@ -56,20 +56,19 @@ class Loop:
         task: what is trained; its model already holds the initial weights.
         options: see `LoopOptions`.
         accelerator: from `make_accelerator`.
-        restore: puts a checkpoint folder's weights into the task's model (called on resume).
     """
 
-    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator, restore: Callable[[Path], None]):
+    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
         self.progress = Progress()
-        state = self._resume(restore) if options.resume else None
+        state = self._resume() if options.resume else None
         if accelerator.is_main_process:
             self._start_log()
         with warnings.catch_warnings():  # accelerate knows no other name for it yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(task.model)
-        self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options))
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options.weight_decay))
         total = task.steps_per_epoch() * options.epochs
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
         self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
@@ -212,7 +211,7 @@ class Loop:
         if (epoch + 1) % options.save_every == 0 or epoch + 1 == options.epochs:
             self._save(self.path(epoch), metrics, with_state=False)
         if options.keep and self.accelerator.is_main_process:
-            for old in numbered(self.out_dir, options.prefix)[: -options.keep]:
+            for old in list(numbered(self.out_dir, options.prefix).values())[: -options.keep]:
                 shutil.rmtree(old)
         self._save(self.path("last"), metrics)
 
@@ -242,7 +241,7 @@ class Loop:
         launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
         return {**options, **launched, **self.task.identity()}
 
-    def _resume(self, restore: Callable[[Path], None]) -> dict[str, Any] | None:
+    def _resume(self) -> dict[str, Any] | None:
         """Load `last`; None where the run has not saved one yet, and starts from the beginning."""
         last = self.path("last")
         if self.accelerator.is_main_process:
@@ -268,10 +267,8 @@ class Loop:
                 raise ClipcapError(
                     f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
                 )
-        self.progress = progress
-        if progress.best < math.inf and not check_best(
-            self.path("best"), last, restore, self.options.epochs - progress.epoch
-        ):
+        self.progress, restore, left = progress, self.task.restore, self.options.epochs - progress.epoch
+        if progress.best < math.inf and not check_best(self.path("best"), last, restore, left):
             progress.best = math.inf
         check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
         restore(last)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from clipcap.atomic import replaced_file, writing
 from clipcap.bundled import DEMO
 from clipcap.captioner import Captioner
-from clipcap.config import LoadOptions, PredictConfig
+from clipcap.config import CaptionConfig, CaptionerOptions
 from clipcap.decoding import Caption
 from clipcap.errors import ClipcapError
 from clipcap.features import Features, check_same_encoder, read_features
@@ -44,7 +44,7 @@ class Batch:
     bad: list[str]  # why others cannot be captioned
 
 
-def load_captioner(config: LoadOptions) -> Captioner:
+def load_captioner(config: CaptionerOptions) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         print(
@@ -67,7 +67,7 @@ def load_captioner(config: LoadOptions) -> Captioner:
 
 
 def predict(
-    config: PredictConfig, img: Sequence[str], load: Callable[[PredictConfig], Captioner] = load_captioner
+    config: CaptionConfig, img: Sequence[str], load: Callable[[CaptionConfig], Captioner] = load_captioner
 ) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
@@ -120,7 +120,7 @@ def _warn_if_collapsed(captions: list[str]) -> None:
         )
 
 
-def _without_sidecar(paths: list[Path], config: PredictConfig) -> list[Path]:
+def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
     """The photos to caption; with --sidecar those that have their .txt already are left out."""
     if not config.sidecar:
         return paths
@@ -137,7 +137,7 @@ def _without_sidecar(paths: list[Path], config: PredictConfig) -> list[Path]:
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], config: PredictConfig) -> Iterator[Batch]:
+def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfig) -> Iterator[Batch]:
     upright = config.recipe != "reference"
 
     def read(path: Path) -> Tensor | str:
@@ -161,7 +161,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], config: PredictConfi
             )
 
 
-def _of_features(captioner: Captioner, config: PredictConfig) -> Iterator[Batch]:
+def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[Batch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
     features = read_features(config.features, encoder=config.clip_model_type)
     if features.encoder_note:
@@ -174,7 +174,7 @@ def _of_features(captioner: Captioner, config: PredictConfig) -> Iterator[Batch]
     return _feature_batches(features, config)
 
 
-def _feature_batches(features: Features, config: PredictConfig) -> Iterator[Batch]:
+def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[Batch]:
     for first in _starts(features.num_images, config):
         rows = range(first, min(first + config.batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
@@ -185,14 +185,14 @@ def _feature_batches(features: Features, config: PredictConfig) -> Iterator[Batc
         yield Batch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
-def _starts(images: int, config: PredictConfig) -> tqdm:
+def _starts(images: int, config: CaptionConfig) -> tqdm:
     """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
     starts = range(0, images, config.batch_size)
     return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
 
 
 @contextmanager
-def _output(config: PredictConfig, many: bool) -> Iterator[Emit]:
+def _output(config: CaptionConfig, many: bool) -> Iterator[Emit]:
     """Where captions go. Files are written line by line, so that an interrupted run keeps what it has."""
     if config.sidecar:
         yield _write_sidecar

@@ -51,11 +51,11 @@ def check_run_folder(options: LoopOptions) -> None:
         )
 
 
-def numbered(folder: Path, prefix: str) -> list[Path]:
-    """The numbered checkpoints of a run, oldest first."""
+def numbered(folder: Path, prefix: str) -> dict[int, Path]:
+    """The numbered checkpoints of a run by their epoch, oldest first."""
     name = re.compile(re.escape(prefix) + r"-(\d{3,})")
     found = [(int(m[1]), path) for path in folder.iterdir() if (m := name.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return dict(sorted(found))
 
 
 def some(names: list[str], most: int = 5) -> str:
@@ -88,8 +88,8 @@ def check_numbered(folder: Path, prefix: str, restore: Callable[[Path], None], e
     Raises:
         ClipcapError: names the first.
     """
-    for path in numbered(folder, prefix):
-        if int(path.name.rpartition("-")[2]) < epochs and (reason := _damage(path, restore)):
+    for epoch, path in numbered(folder, prefix).items():
+        if epoch < epochs and (reason := _damage(path, restore)):
             raise ClipcapError(f"--resume: a checkpoint of this run is damaged ({reason}): delete {path}, and go on")
 
 

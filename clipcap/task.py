@@ -23,7 +23,7 @@ class Task(Protocol):
     model: nn.Module  # forward(**batch.inputs()) → loss summed over what `weight` counts
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, as AdamW takes it; a group may have its own `lr` and `weight_decay`."""
+        """What is trained, as AdamW takes it: groups with their `lr`, which may have their own `weight_decay`."""
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
@@ -51,6 +51,13 @@ class Task(Protocol):
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the checkpoint's files into an existing folder."""
+
+    def restore(self, folder: Path) -> None:
+        """Put a checkpoint's weights into the model.
+
+        Raises:
+            ClipcapError: they are damaged, or of another model.
+        """
 
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from the weights of a checkpoint."""

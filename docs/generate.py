@@ -10,28 +10,36 @@ import ast
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from clipcap.app_config import AppConfig
 from clipcap.clip_gpt_config import TrainClipGptConfig
-from clipcap.config import ParseConfig, PredictConfig
+from clipcap.config import (
+    CaptionConfig,
+    CaptionerOptions,
+    DecodeConfig,
+    LoadOptions,
+    LoopOptions,
+    ParseConfig,
+    PredictConfig,
+    SourceOptions,
+)
 from clipcap.evaluation_config import CompareConfig, EvaluateConfig
-from clipcap.flags import flag_fields
-from clipcap.train_config import TrainConfig
+from clipcap.train_config import FeatureTraining, TrainConfig
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 _BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def markdown_table(config_class: type, inherited_first: bool = False, inherited: bool = True) -> str:
-    """The flags of a config as a Markdown table, its own before or after those it shares with others, or alone."""
+def markdown_table(config_class: type, *declared_by: type) -> str:
+    """The flags of a config as a Markdown table: those that these classes declare, or that it does."""
     hints = get_type_hints(config_class)
-    flags = {f.name: f for f in flag_fields(config_class)}
-    owners = config_class.__mro__[:: -1 if inherited_first else 1] if inherited else [config_class]
-    names = dict.fromkeys(name for owner in owners for name in inspect.get_annotations(owner) if name in flags)
+    flags = {f.name: f for f in fields(config_class)}
+    owners = declared_by or [config_class]
+    names = dict.fromkeys(name for owner in owners for name in inspect.get_annotations(owner))
     rows = [_row(flags[name], _choices(hints[name])) for name in names]
     return "\n".join(["| flag | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
 
@@ -73,13 +81,15 @@ def _summary(path: Path) -> str:
 
 
 MAKERS: dict[str, Callable[[], str]] = {
-    "parse_options": lambda: markdown_table(ParseConfig, inherited_first=True),
-    "train_options": lambda: markdown_table(TrainConfig),
-    "predict_options": lambda: markdown_table(PredictConfig),
-    "clip_gpt_options": lambda: markdown_table(TrainClipGptConfig, inherited=False),
-    "evaluate_options": lambda: markdown_table(EvaluateConfig, inherited=False),
+    "parse_options": lambda: markdown_table(ParseConfig, SourceOptions, ParseConfig),
+    "train_options": lambda: markdown_table(TrainConfig, FeatureTraining, TrainConfig, LoopOptions),
+    "predict_options": lambda: markdown_table(
+        PredictConfig, CaptionConfig, LoadOptions, CaptionerOptions, DecodeConfig
+    ),
+    "clip_gpt_options": lambda: markdown_table(TrainClipGptConfig),
+    "evaluate_options": lambda: markdown_table(EvaluateConfig),
     "compare_options": lambda: markdown_table(CompareConfig),
-    "app_options": lambda: markdown_table(AppConfig),
+    "app_options": lambda: markdown_table(AppConfig, AppConfig, LoadOptions, CaptionerOptions),
     "file_map": file_map,
 }
 

@@ -425,7 +425,7 @@ def test_a_reference_checkpoint_predicts_with_its_language_model(capsys, checkpo
             ["'.'", "8 attention heads"],
         ),
         ({"stop_token": ".", "normalize_prefix": True}, ["--normalize_prefix"], ["not normalise"]),
-        ({"recipe": "reference"}, [], []),
+        ({"recipe": "reference", "stop_token": "."}, [], []),
     ],
     ids=["normalised", "heads", "stop token", "reference"],
 )

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from clipcap.config import DecodeConfig, LoopOptions
+from clipcap.config import DecodeConfig
 from clipcap.decoding import decode
 from clipcap.lm import load_tokenizer
 from clipcap.model import IGNORE
@@ -105,7 +105,7 @@ def test_six_training_steps_equal_the_original(fixture):
     from transformers import get_linear_schedule_with_warmup
 
     expected = fixture.numbers["training_steps"]
-    optimizer = make_optimizer(trained_parameters(fixture.model), LoopOptions(lr=expected["lr"], recipe="reference"))
+    optimizer = make_optimizer(trained_parameters(fixture.model, expected["lr"]), weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, expected["warmup_steps"], expected["total_steps"])
     losses, rates = [], []
     for _ in range(6):

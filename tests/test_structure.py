@@ -95,10 +95,12 @@ WALL = {
     "task": "",
     "run_folder": "config atomic checkpoint",
     "loop": "config atomic hub launch checkpoint optimiser task run_folder tensor_files",
-    "caption_task": "config train_config text metrics features dataset shared_prefix model compiling decoding "
-    "checkpoint launch optimiser",
-    "training": "config train_config text hub openai_clip features lm model checkpoint launch run_folder loop "
-    "caption_task",
+    "feature_task": "config train_config text metrics features dataset shared_prefix model decoding",
+    "caption_task": "config train_config features dataset model compiling decoding checkpoint launch optimiser "
+    "feature_task",
+    "training_features": "train_config text openai_clip features",
+    "training": "config train_config text hub features lm model checkpoint launch run_folder loop caption_task "
+    "training_features",
     "int8": "",
     "captioner": "config text hub images int8 packed encoders model decoding checkpoint",
     "prediction": "bundled config text atomic hub images features decoding captioner",
@@ -120,8 +122,8 @@ WALL = {
     "retrieval_cli": "flags retrieval_config indexing searching",
     "clip_gpt_config": "config train_config",
     "interleaved": "bundled clip_gpt_config config text atomic hub encoders features dataset lm head_loss model "
-    "decoding metrics mistaken checkpoint launch run_folder loop caption_task training captioner retrieval index "
-    "matches",
+    "decoding metrics mistaken checkpoint launch run_folder loop feature_task training_features captioner retrieval "
+    "index matches",
     "clip_gpt_cli": "flags clip_gpt_config prediction interleaved",
     "towers": "contrastive_config hub openai_clip pooling encoders",
     "pictures": "decoders sources images encoders",

@@ -22,10 +22,9 @@ from clipcap.errors import ClipcapError
 from clipcap.features import FeatureMeta, read_features, write_features
 from clipcap.launch import several_processes_asked_for
 from clipcap.lm import load_lm, load_tokenizer
-from clipcap.optimiser import warmup_steps
 from clipcap.run_folder import check_run_folder
 from clipcap.train_config import TrainConfig
-from clipcap.training import notes, one_caption_each, open_features
+from clipcap.training_features import notes, one_caption_each, open_features
 
 # Learning CAPTIONS by heart makes these ever less likely.
 OTHER_CAPTIONS = [" ".join(reversed(caption.split())) for caption in CAPTIONS]
@@ -181,10 +180,10 @@ def test_accumulated_batches_train_like_the_bigger_batch(data, lm_folder, tmp_pa
 
 
 def test_warm_up_is_bounded_by_a_share_of_the_run():
-    assert warmup_steps(LoopOptions(), 200) == 20
-    assert warmup_steps(LoopOptions(), 1_000_000) == 5000
-    assert warmup_steps(LoopOptions(recipe="reference"), 200) == 5000
-    assert warmup_steps(LoopOptions(warmup_steps=0, recipe="reference"), 200) == 0
+    assert LoopOptions().warmup(200) == 20
+    assert LoopOptions().warmup(1_000_000) == 5000
+    assert TrainConfig(recipe="reference").warmup(200) == 5000
+    assert TrainConfig(warmup_steps=0, recipe="reference").warmup(200) == 0
 
 
 def test_reference_recipe_is_stored_and_stops_at_full_stops(data, lm_folder, tmp_path):

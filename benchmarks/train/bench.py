@@ -36,7 +36,7 @@ from benchmarks.measure import (
 from benchmarks.plain import PlainTraining
 from benchmarks.train.arithmetic import plain_flops, step_bytes, step_flops
 from clipcap.compiling import compile_loss
-from clipcap.config import LoopOptions, ModelConfig
+from clipcap.config import ModelConfig
 from clipcap.dataset import IGNORE, CaptionDataset, Parts
 from clipcap.features import FeatureMeta, Features
 from clipcap.lm import load_tokenizer
@@ -142,7 +142,7 @@ class Bench:
         self.model = ClipCaptionModel(ModelConfig(**case.model), deepcopy(lm)).to(self.device).train()
         self.data = CaptionDataset(features, tokenizer, 900, share_prefix=True)
         self.reference = CaptionDataset(features, tokenizer, 900, reference=True)
-        self.optimizer = make_optimizer(trained_parameters(self.model), LoopOptions())
+        self.optimizer = make_optimizer(trained_parameters(self.model, lr=2e-5), weight_decay=0.0)
         self.baseline = PlainTraining(self.reference, self.model.mapper, lm, tuned=self.model.config.tune == "full")
         if how.gradient_checkpointing:
             checkpoint_layers(self.model.lm)

@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.caption_task import CaptionTask
 from clipcap.clip_gpt_config import TrainClipGptConfig
 from clipcap.config import DecodeConfig
 from clipcap.dataset import made_ahead
 from clipcap.decoding import Caption
 from clipcap.encoders import load_encoder
 from clipcap.errors import ClipcapError
+from clipcap.feature_task import FeatureTask
 from clipcap.features import Features
 from clipcap.interleaved.checkpoint import restore_clip_gpt, write_clip_gpt
 from clipcap.interleaved.dataset import PairBatch, PairDataset
@@ -32,14 +32,13 @@ from clipcap.text import printable
 
 TEXTS_TOGETHER = 64  # captions that CLIP's text tower encodes at a time
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10")
-# Options that decide the weights, besides those of the loop and of the model.
+# Options that decide the weights, besides those of any training on features.
 _SAME_ON_RESUME = (
-    "bs", "max_tokens", "dropout", "overfit", "embedding_loss", "text_weight", "embedding_weight", "contrastive_temp",
-    "projection_lr", "images_per_sequence",
+    "embedding_loss", "text_weight", "embedding_weight", "contrastive_temp", "projection_lr", "images_per_sequence",
 )  # fmt: skip
 
 
-class InterleavedTask(CaptionTask):
+class InterleavedTask(FeatureTask):
     """A CLIP-GPT's training (`clipcap.task.Task`).
 
     Args:
@@ -87,9 +86,10 @@ class InterleavedTask(CaptionTask):
         tokens = [] if model.config.tune == "full" else model.token_weights()  # decay would wear off the other rows
         projections = [*model.project_in.parameters(), *model.project_out.parameters()]
         apart = {id(parameter) for parameter in (*tokens, *projections)}
+        rate = self.config.lr
         groups = [
-            {"params": [p for p in model.parameters() if p.requires_grad and id(p) not in apart]},
-            {"params": tokens, "weight_decay": 0.0},
+            {"params": [p for p in model.parameters() if p.requires_grad and id(p) not in apart], "lr": rate},
+            {"params": tokens, "lr": rate, "weight_decay": 0.0},
             {"params": projections, "lr": self.config.projection_lr},
         ]
         return [group for group in groups if group["params"]]
@@ -111,14 +111,8 @@ class InterleavedTask(CaptionTask):
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
-        model = ("tune", "lora_rank", "normalize_prefix", "clip_dim")
-        return {
-            "captions": len(self.data),
-            "label tokens": len(self.data.tokens),
-            "checksum of the captions": self.data.checksum(),
-            **{name: getattr(self.config, name) for name in _SAME_ON_RESUME},
-            **{name: getattr(self.model.config, name) for name in model},
-        }
+        own = {name: getattr(self.config, name) for name in _SAME_ON_RESUME}
+        return {**super().identity(), **own, "clip_dim": self.model.config.clip_dim}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -143,14 +137,15 @@ class InterleavedTask(CaptionTask):
         text, embedding = text / max(tokens, 1), embedding / len(self.val)
         loss = self.config.text_weight * text + self.config.embedding_weight * embedding
         scores = {"val_loss": loss, "val_text_loss": text, "val_embedding_loss": embedding}
-        return {**scores, **self._caption_held_out(), **self._recall(self.accelerator.reduce(predicted, "sum").cpu())}
+        return {**scores, **self.caption_held_out(), **self._recall(self.accelerator.reduce(predicted, "sum").cpu())}
 
     def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
         """Captions of CLIP embeddings [N, D]."""
         return write_captions(self.model, self.tokenizer, clip_embedding, how)
 
-    def _report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        scores = super()._report(captions, references)
+    def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """As of any task; scored wherever that is possible."""
+        scores = super().report(captions, references)
         if self.with_cider and "cider" not in scores:
             scores["cider"] = cider(captions, references)
         return scores

@@ -20,7 +20,7 @@ from clipcap.lm import load_lm, load_tokenizer
 from clipcap.loop import Loop
 from clipcap.run_folder import check_run_folder
 from clipcap.text import printable
-from clipcap.training import check_finite, notes, open_features
+from clipcap.training_features import training_features
 
 
 def train_clip_gpt(config: TrainClipGptConfig) -> Path:
@@ -34,17 +34,13 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """
     check_run_folder(config)
     accelerator = make_accelerator(config)
-    features, val = open_features(config, accelerator.print)
-    if val is not None:
-        check_finite(val)
-    for line in notes(config, features, val):
-        accelerator.print(printable(line))
+    features, val = training_features(config, accelerator.print)
     set_seed(config.seed)
     model, summary = initial_model(config, features)
     accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
     task = InterleavedTask(config, model, model.layout.tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, config, accelerator, task.restore).fit()
+    return Loop(task, config, accelerator).fit()
 
 
 def initial_model(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
 MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
@@ -20,7 +21,8 @@ class PackedLinear:
     Args:
         weight: W [out, in], copied.
         bias: b [out].
-        activation: by oneDNN's name, applied to each result while it is in the cache: none, or swish (x·sigmoid(x)).
+        activation: by oneDNN's name, applied to each result while it is in the cache: none, swish (x·sigmoid(x)), or
+            gelu, as tanh gives it.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none"):
@@ -30,17 +32,19 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[…, in] → […, out]."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "")
+        kind = "tanh" if self.activation == "gelu" else ""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], kind)
 
 
 def can_pack() -> bool:
     """Whether this torch and processor do it: tried, since the operations are those of torch's own compiler."""
     x, weight, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.eye(5), torch.ones(5)
     try:
-        packed = PackedLinear(weight, bias, "swish")(x)
+        swish, gelu = (PackedLinear(weight, bias, activation)(x) for activation in ("swish", "gelu"))
     except (AttributeError, RuntimeError):
         return False
-    return torch.allclose(packed, F.silu(x + 1), atol=1e-5)
+    expected = F.silu(x + 1), F.gelu(x + 1, approximate="tanh")
+    return all(torch.allclose(a, b, atol=1e-5) for a, b in zip((swish, gelu), expected))
 
 
 def packable(module: nn.Module) -> bool:
@@ -62,6 +66,9 @@ def pack_for_rows(module: nn.Module) -> None:
     for layer in module.modules():
         if type(layer) in (nn.Linear, Conv1D) and not isinstance(layer.forward, _ByRows):
             layer.forward = _ByRows(layer)
+    for net in module.modules():
+        if type(net) is GPT2MLP and type(net.act) is nn.GELU and net.act.approximate == "tanh":
+            _fuse(net.c_fc.forward, net.act)
 
 
 class _ByRows:
@@ -70,15 +77,29 @@ class _ByRows:
     def __init__(self, layer: nn.Linear | Conv1D):
         self.plain, self.weight, self.bias = layer.forward, layer.weight, layer.bias
         self.transposed = type(layer) is Conv1D  # GPT-2's; stores [in, out]
+        self.activation = "none"
         self.packed: PackedLinear | None = None
         self.version = -1
 
     def __call__(self, x: Tensor) -> Tensor:
-        one_row = x.numel() == x.shape[-1]
-        if one_row or not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
+        if not _pays(x):
             return self.plain(x)
         version = 0 if self.weight.is_inference() else self.weight._version  # torch counts what is written into it
         if self.version != version:
-            self.packed = PackedLinear(self.weight.T if self.transposed else self.weight, self.bias)
+            weight = self.weight.T if self.transposed else self.weight
+            self.packed = PackedLinear(weight, self.bias, self.activation)
             self.version = version
         return self.packed(x)
+
+
+def _pays(rows: Tensor) -> bool:
+    """Whether [..., width] is, or was made, by a product with packed weights."""
+    several = rows.numel() > rows.shape[-1]
+    return several and torch.is_inference_mode_enabled() and rows.dtype == torch.float32 and rows.device.type == "cpu"
+
+
+def _fuse(linear: _ByRows, gelu: nn.GELU) -> None:
+    """Let a packed product apply the activation that follows it, in place."""
+    if linear.activation == "none":
+        linear.activation, plain = "gelu", gelu.forward
+        gelu.forward = lambda x: x if _pays(x) else plain(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import clip
 import pytest
 import torch
@@ -98,7 +100,8 @@ def test_packed_products_are_those_of_a_linear_layer(rows, bias):
     layer, x = nn.Linear(70, 33, bias=bias), torch.randn(rows, 5, 70)
     with torch.no_grad():
         expected = layer(x)
-        for activation, function in (("none", lambda y: y), ("swish", F.silu)):
+        functions = {"none": lambda y: y, "swish": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
+        for activation, function in functions.items():
             found = PackedLinear(layer.weight, layer.bias, activation)(x)
             torch.testing.assert_close(found, function(expected), rtol=1e-5, atol=1e-5)
 
@@ -133,3 +136,18 @@ def test_weights_that_have_changed_since_are_packed_again():
     with torch.inference_mode():
         torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
         assert (layer(x) - before).abs().max() > 0.1
+
+
+@needs_packing
+def test_gpt2s_activation_is_part_of_the_packed_product_before_it(make_model):
+    model, inputs = make_model().eval(), torch.randn(3, 5, 64)
+    with torch.inference_mode():
+        several, one = model.lm(inputs_embeds=inputs).logits, model.lm(inputs_embeds=inputs[:1, :1]).logits
+        for _ in range(2):  # as before every batch
+            pack_for_rows(model.lm)
+        with Shapes() as shapes:
+            torch.testing.assert_close(model.lm(inputs_embeds=inputs).logits, several, rtol=1e-4, atol=1e-5)
+        assert not any("gelu" in name for name, _ in shapes.seen)
+        with Shapes() as shapes:
+            torch.testing.assert_close(model.lm(inputs_embeds=inputs[:1, :1]).logits, one, rtol=1e-4, atol=1e-5)
+        assert any("gelu" in name for name, _ in shapes.seen)

@@ -697,6 +697,15 @@ class TestUse:
         )
         assert first == second != other and len(first) == 3
 
+    def test_chance_has_no_part_in_the_reference_recipe(self, photos, capsys):
+        words = ["--img", photos / "photo0.png", "--load_pt", photos / "run", "--temp", 2.0, "--max_new_tokens", 9]
+        reference, other, greedy = (
+            run(capsys, "caption-clip-gpt", *words, *how)[1]
+            for how in (["--recipe", "reference", "--seed", 1], ["--recipe", "reference", "--seed", 2], ["--greedy"])
+        )
+        assert reference == other and len(reference) == 1
+        assert reference[0].startswith(greedy[0].rstrip(".")) or greedy[0].startswith(reference[0].rstrip("."))
+
     def test_imagined_pictures_are_shown_as_table_and_grid(self, photos, tmp_path, capsys):
         grid = tmp_path / "grid.png"
         where = ["--load_pt", photos / "run", "--index", photos / "features.pkl"]

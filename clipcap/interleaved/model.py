@@ -16,7 +16,7 @@ from clipcap.errors import ClipcapError
 from clipcap.head_loss import head_loss
 from clipcap.interleaved.embedding_loss import embedding_loss
 from clipcap.interleaved.sequences import Layout
-from clipcap.model import add_lora, head_is_plain, max_positions
+from clipcap.model import add_lora, fuse_activations, head_is_plain, max_positions
 
 
 class ClipGPT(nn.Module):
@@ -38,6 +38,7 @@ class ClipGPT(nn.Module):
         self.config = replace(config, prefix_length=3 + len(layout.opening))
         if lm.get_input_embeddings().num_embeddings < len(layout.tokenizer):
             lm.resize_token_embeddings(len(layout.tokenizer))  # new ones about the mean of the old
+        fuse_activations(lm)
         self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
         read, written = (weight.shape[1] for weight in (lm.get_input_embeddings().weight, self.head.weight))
         self.project_in = _projection(config.clip_dim, read, float(lm.get_input_embeddings().weight.detach().std()))

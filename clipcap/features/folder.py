@@ -13,6 +13,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,13 @@ class ShardedRows:
             return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
         found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
-        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            found[here] = self.shards[shard][rows[here] - self.starts[shard]]
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        shard_of = np.searchsorted(self.starts, ordered, side="right") - 1
+        ends = np.flatnonzero(np.diff(shard_of, append=len(self.shards))) + 1  # of each shard's rows
+        for start, end in pairwise([0, *ends.tolist()]):
+            shard = shard_of[start]
+            found[order[start:end]] = self.shards[shard][ordered[start:end] - self.starts[shard]]
         return torch.from_numpy(found)
 
     def _between(self, start: int, stop: int) -> Tensor:
@@ -91,7 +95,7 @@ def _map(path: Path) -> np.ndarray:
         raise ClipcapError(
             f"{path}: expected floating-point [rows, width], found {shard.dtype} {list(shard.shape)}: make it again"
         )
-    return shard
+    return shard.view(np.ndarray)  # a batch looks into many shards, and numpy's own view of a file is slow to index
 
 
 class ArrowStrings(Sequence):

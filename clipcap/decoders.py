@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from multiprocessing import AuthenticationError
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from clipcap.interrupts import interrupts_held
 
-def decoders(items: Dataset, workers: int | None, device: torch.device) -> DataLoader:
-    """The items of a dataset in turn, one at a time, for a model on a device.
+
+def decoders(items: Dataset, workers: int | None, device: torch.device) -> Iterator[Any]:
+    """The items of a dataset in turn, for a model on a device; the processes start at once.
 
     Args:
         workers: processes that decode, at most one per item; 0: this one does. None: as many as cores, at most 8,
@@ -22,7 +26,7 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> DataL
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if device.type != "cpu" else 1
     workers = min(len(items), workers)
-    return DataLoader(
+    loader = DataLoader(
         items,
         batch_size=None,
         num_workers=workers,
@@ -30,6 +34,8 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> DataL
         pin_memory=device.type == "cuda",
         worker_init_fn=_end_with_the_command,
     )
+    with interrupts_held():
+        return iter(loader)
 
 
 def _end_with_the_command(worker: int) -> None:

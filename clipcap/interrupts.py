@@ -1,4 +1,4 @@
-"""Ctrl-C that is never lost: libraries that call Python back may swallow the KeyboardInterrupt it raises."""
+"""Ctrl-C that is never lost: what Python is called back for may swallow the KeyboardInterrupt it raises."""
 
 from __future__ import annotations
 
@@ -34,3 +34,22 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Within, Ctrl-C waits for the end: for work that is short, and swallows a KeyboardInterrupt with a traceback.
+
+    Such as `fork`, around which Python calls functions of its own, in both processes.
+    """
+    usual, seen = signal.getsignal(signal.SIGINT), []
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if seen:
+        signal.raise_signal(signal.SIGINT)

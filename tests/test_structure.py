@@ -69,7 +69,7 @@ WALL = {
     "bad_images": "text atomic",
     "partial": "atomic",
     "interrupts": "",
-    "decoders": "",
+    "decoders": "interrupts",
     "encoding": "config hub sources images encoders decoders interrupts partial",
     "lm": "bundled hub",
     "parsing": "config launch sources sources.report encoders encoding features bad_images partial lm",

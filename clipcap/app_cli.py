@@ -6,6 +6,7 @@ import argparse
 
 from clipcap.app_config import AppConfig
 from clipcap.flags import add_flags, from_flags
+from clipcap.start_up import heavy_imports
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -19,7 +20,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_app(args: argparse.Namespace) -> int:
     """`clipcap app`."""
     config = from_flags(AppConfig, args)
-    from clipcap.app.server import serve
+    with heavy_imports():
+        from clipcap.app.server import serve
 
     serve(config)
     return 0

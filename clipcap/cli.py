@@ -19,6 +19,7 @@ from clipcap.contrastive_config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation_config import CompareConfig, EvaluateConfig
 from clipcap.flags import FlagParser, add_flags, from_flags
+from clipcap.start_up import heavy_imports
 from clipcap.text import printable
 from clipcap.train_config import TrainConfig
 
@@ -170,7 +171,8 @@ def run_parse(args: argparse.Namespace) -> int:
 
         for tsv, folder in find_sets(config).values():
             print(fetch_missing(tsv, folder))
-    from clipcap.parsing import parse
+    with heavy_imports():
+        from clipcap.parsing import parse
 
     parse(args.source, config)
     return 0
@@ -179,7 +181,8 @@ def run_parse(args: argparse.Namespace) -> int:
 def run_train(args: argparse.Namespace) -> int:
     """`clipcap train`."""
     config = from_flags(TrainConfig, args)
-    from clipcap.training import train
+    with heavy_imports():
+        from clipcap.training import train
 
     best = train(config)
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes
@@ -190,7 +193,8 @@ def run_train(args: argparse.Namespace) -> int:
 def run_predict(args: argparse.Namespace) -> int:
     """`clipcap predict`."""
     config = from_flags(PredictConfig, args)
-    from clipcap.prediction import predict
+    with heavy_imports():
+        from clipcap.prediction import predict
 
     return 1 if predict(config, args.img) else 0
 
@@ -200,7 +204,8 @@ def run_explain(args: argparse.Namespace) -> int:
     config = from_flags(CaptionerOptions, args)
     if args.top < 1:
         raise ClipcapError(f"--top must be at least 1, got {args.top}")
-    from clipcap.prediction import load_captioner
+    with heavy_imports():
+        from clipcap.prediction import load_captioner
 
     captioner = load_captioner(config)
     top = min(args.top, captioner.model.lm.get_input_embeddings().num_embeddings)
@@ -211,7 +216,8 @@ def run_explain(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """`clipcap export`."""
-    from clipcap.exporting import export
+    with heavy_imports():
+        from clipcap.exporting import export
 
     print(export(args.checkpoint, Path(args.out), args.lm))
     return 0
@@ -219,7 +225,8 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_features(args: argparse.Namespace) -> int:
     """`clipcap features ACTION`."""
-    from clipcap import feature_tools as tools
+    with heavy_imports():
+        from clipcap import feature_tools as tools
 
     if args.action == "info":
         print(tools.info(args.path))
@@ -239,7 +246,8 @@ def run_contrastive(args: argparse.Namespace) -> int:
     config = from_flags(ContrastiveConfig, args)
     if not config.data_path:
         raise ClipcapError("--data_path is missing: the folder (or file) of the image-caption set")
-    from clipcap.contrastive import train_contrastive
+    with heavy_imports():
+        from clipcap.contrastive import train_contrastive
 
     print(f"encoder: {train_contrastive(args.source, config)}")
     return 0
@@ -247,7 +255,8 @@ def run_contrastive(args: argparse.Namespace) -> int:
 
 def run_doctor(args: argparse.Namespace) -> int:
     """`clipcap doctor`."""
-    from clipcap.doctor import report
+    with heavy_imports():
+        from clipcap.doctor import report
 
     print(report())
     return 0
@@ -256,7 +265,8 @@ def run_doctor(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     """`clipcap evaluate`."""
     config = from_flags(EvaluateConfig, args)
-    from clipcap.evaluation import evaluate
+    with heavy_imports():
+        from clipcap.evaluation import evaluate
 
     evaluate(config)
     return 0
@@ -265,7 +275,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def run_compare(args: argparse.Namespace) -> int:
     """`clipcap compare`."""
     config = from_flags(CompareConfig, args)
-    from clipcap.comparison import compare
+    with heavy_imports():
+        from clipcap.comparison import compare
 
     print(compare(args.folders, config))
     return 0
@@ -273,7 +284,8 @@ def run_compare(args: argparse.Namespace) -> int:
 
 def run_demo(args: argparse.Namespace) -> int:
     """`clipcap demo`."""
-    from clipcap.demo.run import run_demo as run
+    with heavy_imports():
+        from clipcap.demo.run import run_demo as run
 
     def command(words: Sequence[str]) -> int:
         step = build_parser().parse_args(words)

@@ -8,6 +8,7 @@ import os
 from clipcap.clip_gpt_config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.errors import ClipcapError
 from clipcap.flags import add_flags, from_flags
+from clipcap.start_up import heavy_imports
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -33,7 +34,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """`clipcap train-clip-gpt`."""
     config = from_flags(TrainClipGptConfig, args)
-    from clipcap.interleaved.training import train_clip_gpt
+    with heavy_imports():
+        from clipcap.interleaved.training import train_clip_gpt
 
     best = train_clip_gpt(config)
     if os.environ.get("RANK", "0") == "0":  # one line, however many processes
@@ -44,8 +46,9 @@ def run_train(args: argparse.Namespace) -> int:
 def run_caption(args: argparse.Namespace) -> int:
     """`clipcap caption-clip-gpt`."""
     config = from_flags(CaptionClipGptConfig, args)
-    from clipcap.interleaved.captioner import load_captioner
-    from clipcap.prediction import predict
+    with heavy_imports():
+        from clipcap.interleaved.captioner import load_captioner
+        from clipcap.prediction import predict
 
     return 1 if predict(config, args.img, load_captioner) else 0
 
@@ -56,7 +59,8 @@ def run_imagine(args: argparse.Namespace) -> int:
     caption = " ".join(args.caption).strip()
     if not caption:
         raise ClipcapError("the caption is empty: say what is to be seen")
-    from clipcap.interleaved.imagining import imagine
+    with heavy_imports():
+        from clipcap.interleaved.imagining import imagine
 
     imagine(caption, config)
     return 0

@@ -6,6 +6,7 @@ import argparse
 
 from clipcap.flags import add_flags, from_flags
 from clipcap.retrieval_config import IndexConfig, SearchConfig
+from clipcap.start_up import heavy_imports
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -27,7 +28,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_index(args: argparse.Namespace) -> int:
     """`clipcap index`."""
     config = from_flags(IndexConfig, args)
-    from clipcap.indexing import build_index
+    with heavy_imports():
+        from clipcap.indexing import build_index
 
     build_index(args.features, config)
     return 0
@@ -36,7 +38,8 @@ def run_index(args: argparse.Namespace) -> int:
 def run_search(args: argparse.Namespace) -> int:
     """`clipcap search`."""
     config = from_flags(SearchConfig, args)
-    from clipcap.searching import find
+    with heavy_imports():
+        from clipcap.searching import find
 
     find(" ".join(args.query), args.img, config)
     return 0

@@ -42,6 +42,29 @@ def test_help_answers_before_torch_is_imported():
         assert command in done.stdout
 
 
+STARTED = """
+import gc, sys
+{before}
+from clipcap.cli import main
+{collector}
+assert main(["predict", "--img", "docs/plate.jpg"]) == 0
+print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+
+
+def test_the_garbage_collector_passes_over_what_a_command_imports():
+    done = python(STARTED.format(before="", collector=""))
+    assert done.stdout.splitlines()[-1] == "True True", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "collector", "enabled"), [("import torch", "", True), ("", "gc.disable()", False)]
+)
+def test_the_collector_of_a_program_that_imports_torch_or_does_without_one_is_left_alone(before, collector, enabled):
+    done = python(STARTED.format(before=before, collector=collector))
+    assert done.stdout.splitlines()[-1] == f"{enabled} False", done.stderr
+
+
 def test_the_console_command_is_this_one():
     (command,) = (e for e in entry_points(group="console_scripts") if e.name == "clipcap")
     assert command.load() is main

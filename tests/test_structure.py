@@ -36,6 +36,7 @@ WALL = {
     "errors": "",
     "config": "",
     "flags": "",
+    "start_up": "",
     "contrastive_config": "config",
     "train_config": "config",
     "retrieval_config": "config",
@@ -119,12 +120,12 @@ WALL = {
     "prediction report",
     "comparison": "evaluation_config text bootstrap caption_files metrics report evaluation",
     "searching": "retrieval_config images encoders index matches",
-    "retrieval_cli": "flags retrieval_config indexing searching",
+    "retrieval_cli": "flags start_up retrieval_config indexing searching",
     "clip_gpt_config": "config train_config",
     "interleaved": "bundled clip_gpt_config config text atomic hub encoders features dataset lm head_loss model "
     "decoding metrics mistaken checkpoint launch run_folder loop feature_task training_features captioner retrieval "
     "index matches",
-    "clip_gpt_cli": "flags clip_gpt_config prediction interleaved",
+    "clip_gpt_cli": "flags start_up clip_gpt_config prediction interleaved",
     "towers": "contrastive_config hub openai_clip pooling encoders",
     "pictures": "decoders sources images encoders",
     "pairs": "sources dataset pictures towers",
@@ -135,7 +136,7 @@ WALL = {
     "app_config": "config",
     "app": "app_config config text images encoders features model decoding captioner prediction index report "
     "interleaved demo",
-    "app_cli": "flags app_config app",
+    "app_cli": "flags start_up app_config app",
     "doctor": "openai_clip encoders",
     "cli": "everything",
     "__main__": "cli",

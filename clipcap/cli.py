@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from clipcap import app_cli, clip_gpt_cli, process_group, retrieval_cli
@@ -194,9 +195,9 @@ def run_predict(args: argparse.Namespace) -> int:
     """`clipcap predict`."""
     config = from_flags(PredictConfig, args)
     with heavy_imports():
-        from clipcap.prediction import predict
+        from clipcap.prediction import load_captioner, predict
 
-    return 1 if predict(config, args.img) else 0
+    return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
 
 
 def run_explain(args: argparse.Namespace) -> int:

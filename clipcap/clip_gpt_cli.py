@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 
 from clipcap.clip_gpt_config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.errors import ClipcapError
@@ -21,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     text = "Photos or features → captions by CLIP-GPT."
     caption = commands.add_parser("caption-clip-gpt", help="captions by CLIP-GPT", description=text)
     caption.add_argument("--img", nargs="+", action="extend", default=[], help="photos, globs or folders (recursive)")
-    add_flags(caption, CaptionClipGptConfig)
+    add_flags(caption, CaptionClipGptConfig, without={"recipe"})  # it is the original ClipCap's
     caption.set_defaults(run=run_caption)
 
     text = "Words → the CLIP embedding that CLIP-GPT imagines → the pictures nearest to it."
@@ -50,7 +51,7 @@ def run_caption(args: argparse.Namespace) -> int:
         from clipcap.interleaved.captioner import load_captioner
         from clipcap.prediction import predict
 
-    return 1 if predict(config, args.img, load_captioner) else 0
+    return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
 
 
 def run_imagine(args: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
 
 
 class ContrastiveTask:
-    """A dual encoder's training (`clipcap.loop.Task`).
+    """A dual encoder's training (`clipcap.task.Task`).
 
     Args:
         config: of the run.

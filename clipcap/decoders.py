@@ -19,6 +19,9 @@ from clipcap.interrupts import interrupts_held
 def decoders(items: Dataset, workers: int | None, device: torch.device) -> Iterator[Any]:
     """The items of a dataset in turn, for a model on a device; the processes start at once.
 
+    Ctrl-C ends them without a word where they are forked; where Python starts them anew, one that is still importing
+    prints a traceback.
+
     Args:
         workers: processes that decode, at most one per item; 0: this one does. None: as many as cores, at most 8,
             but one where the model itself needs the cores.
@@ -49,5 +52,6 @@ def _unless_nobody_listens(kind: type[BaseException], error: BaseException, trac
 
     The thread that hands them over (`multiprocessing.resource_sharer`) would print a traceback.
     """
-    if not isinstance(error, (OSError, EOFError, AuthenticationError)):
+    half_a_message = isinstance(error, OSError) and error.errno is None  # as multiprocessing calls it
+    if not half_a_message and not isinstance(error, ConnectionError | EOFError | AuthenticationError):
         sys.__excepthook__(kind, error, trace)

@@ -41,6 +41,9 @@ class FeatureTask(ABC):
         accelerator: of the run.
         reference: captions become tokens as in the original.
         share_prefix: captions of an image may share its prefix, where the language model can do it.
+    Raises:
+        ClipcapError: the language model's layers cannot be checkpointed, no caption fits, or captions are to be
+            scored and cannot be.
     """
 
     def __init__(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, fields
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 
-def add_flags(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """One flag per field; type, choices and help come from the field alone.
+def add_flags(parser: argparse.ArgumentParser, config_class: type, without: Collection[str] = ()) -> None:
+    """One flag per field, but for those `without`; type, choices and help come from the field alone.
 
     A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
     """
     hints = get_type_hints(config_class)
     for f in fields(config_class):
+        if f.name in without:
+            continue
         kind, choices = _flag_type(hints[f.name])
         names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
         common = {"dest": f.name, "default": argparse.SUPPRESS}

@@ -64,20 +64,21 @@ def pack_for_rows(module: nn.Module) -> None:
         module: in float32, on a CPU.
     """
     for layer in module.modules():
-        if type(layer) in (nn.Linear, Conv1D) and not isinstance(layer.forward, _ByRows):
+        if isinstance(layer.forward, _ByRows | _FeedForward):
+            continue
+        if type(layer) in (nn.Linear, Conv1D):
             layer.forward = _ByRows(layer)
-    for net in module.modules():
-        if type(net) is GPT2MLP and type(net.act) is nn.GELU and net.act.approximate == "tanh":
-            _fuse(net.c_fc.forward, net.act)
+        elif type(layer) is GPT2MLP and type(layer.act) is nn.GELU and layer.act.approximate == "tanh":
+            layer.forward = _FeedForward(layer)
 
 
 class _ByRows:
     """The forward of a linear layer, which packs its weights at their first use, and when they have changed."""
 
-    def __init__(self, layer: nn.Linear | Conv1D):
+    def __init__(self, layer: nn.Linear | Conv1D, activation: str = "none"):
         self.plain, self.weight, self.bias = layer.forward, layer.weight, layer.bias
         self.transposed = type(layer) is Conv1D  # GPT-2's; stores [in, out]
-        self.activation = "none"
+        self.activation = activation
         self.packed: PackedLinear | None = None
         self.version = -1
 
@@ -92,14 +93,20 @@ class _ByRows:
         return self.packed(x)
 
 
-def _pays(rows: Tensor) -> bool:
-    """Whether [..., width] is, or was made, by a product with packed weights."""
-    several = rows.numel() > rows.shape[-1]
-    return several and torch.is_inference_mode_enabled() and rows.dtype == torch.float32 and rows.device.type == "cpu"
+class _FeedForward:
+    """The forward of GPT-2's feed-forward net, whose activation is part of the packed product before it."""
+
+    def __init__(self, net: GPT2MLP):
+        self.net, self.plain = net, net.forward
+        self.widen = _ByRows(net.c_fc, "gelu")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not _pays(x):
+            return self.plain(x)
+        return self.net.dropout(self.net.c_proj(self.widen(x)))
 
 
-def _fuse(linear: _ByRows, gelu: nn.GELU) -> None:
-    """Let a packed product apply the activation that follows it, in place."""
-    if linear.activation == "none":
-        linear.activation, plain = "gelu", gelu.forward
-        gelu.forward = lambda x: x if _pays(x) else plain(x)
+def _pays(x: Tensor) -> bool:
+    """Whether a product of these rows [..., in] is one with packed weights."""
+    several = x.numel() > x.shape[-1]
+    return several and torch.is_inference_mode_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"

@@ -66,15 +66,13 @@ def load_captioner(config: CaptionerOptions) -> Captioner:
     return captioner
 
 
-def predict(
-    config: CaptionConfig, img: Sequence[str], load: Callable[[CaptionConfig], Captioner] = load_captioner
-) -> int:
+def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner]) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
     Args:
         config: what to caption, and where the captions go.
         img: photos, globs, folders.
-        load: gives the captioner.
+        load: gives the captioner, once there is something to caption.
     Returns:
         how many images could not be captioned.
     Raises:
@@ -87,7 +85,7 @@ def predict(
     paths = _without_sidecar(find_images(img), config) if img else []
     if img and not paths:
         return 0
-    captioner = load(config)
+    captioner = load()
     if img or config.rerank == "clip":
         _ = captioner.encoder  # what hinders it is no fault of the first photo
     batches = _of_features(captioner, config) if config.features else _of_photos(captioner, paths, config)

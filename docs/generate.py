@@ -40,6 +40,8 @@ def markdown_table(config_class: type, *declared_by: type) -> str:
     flags = {f.name: f for f in fields(config_class)}
     owners = declared_by or [config_class]
     names = dict.fromkeys(name for owner in owners for name in inspect.get_annotations(owner))
+    if declared_by and (lacking := flags.keys() - names):
+        raise ValueError(f"{config_class.__name__}: no class is named that declares {sorted(lacking)}")
     rows = [_row(flags[name], _choices(hints[name])) for name in names]
     return "\n".join(["| flag | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
 

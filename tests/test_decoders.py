@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,12 @@ def run(program: str, *words: str) -> subprocess.CompletedProcess:
         )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tensors are handed over in another way")
+forked = pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="processes start in another way here"
+)
+
+
+@forked
 @pytest.mark.parametrize("fault", ["", "a real fault"])
 def test_a_worker_that_is_left_while_it_hands_a_tensor_over_says_nothing(fault):
     done = run(HALF_A_HANDSHAKE, fault)
@@ -71,6 +77,7 @@ def test_a_worker_that_is_left_while_it_hands_a_tensor_over_says_nothing(fault):
     assert done.stderr == (f"ValueError: {fault}\n" if fault else "")
 
 
+@forked
 def test_an_interrupt_while_the_workers_start_comes_when_they_have():
     done = run(INTERRUPTED_FORK)
     assert done.stdout == "interrupted True\n" and done.stderr == ""

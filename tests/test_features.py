@@ -28,6 +28,7 @@ from clipcap.features import (
     split_by_image,
     write_features,
 )
+from clipcap.features.folder import ShardedRows
 
 IDS = ["a", "b", "c", "d", "e"]
 PATHS = ["x/a.jpg", "x/b.jpg", None, "x/d.jpg", "x/é.jpg"]
@@ -187,6 +188,19 @@ def test_a_subset_keeps_the_captions_of_its_rows_alone(tmp_path, form):
         again.rows([1])
     with pytest.raises(ValueError, match="twice"):
         features.subset_by_row(np.array([1, 1]))
+
+
+def test_rows_of_several_shards_come_in_the_order_asked_for_and_none_from_beyond(tmp_path):
+    known = torch.randn(10, 4)
+    parts = (known[:3], known[3:3], known[3:4], known[4:])
+    for number, part in enumerate(parts):
+        np.save(tmp_path / f"{number}.npy", part.numpy())
+    rows = ShardedRows([tmp_path / f"{number}.npy" for number in range(len(parts))])
+    wanted = torch.tensor([9, 0, 3, 3, 8, 2, 4, 0])
+    assert torch.equal(rows[wanted], known[wanted]) and rows[torch.tensor([], dtype=torch.long)].shape == (0, 4)
+    for beyond in ([10], [0, 10], [11, 3]):
+        with pytest.raises(IndexError):
+            rows[torch.tensor(beyond)]
 
 
 def test_a_worker_process_is_sent_no_embeddings(tmp_path):

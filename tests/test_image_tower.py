@@ -151,3 +151,14 @@ def test_gpt2s_activation_is_part_of_the_packed_product_before_it(make_model):
         with Shapes() as shapes:
             torch.testing.assert_close(model.lm(inputs_embeds=inputs[:1, :1]).logits, one, rtol=1e-4, atol=1e-5)
         assert any("gelu" in name for name, _ in shapes.seen)
+
+
+@needs_packing
+def test_a_network_may_be_packed_in_the_middle_of_a_pass_as_by_another_thread(make_model):
+    model, inputs = make_model().eval(), torch.randn(3, 5, 64)
+    with torch.inference_mode():
+        expected = model.lm(inputs_embeds=inputs).logits
+        widen = model.lm.transformer.h[0].mlp.c_fc
+        widen.register_forward_hook(lambda *_: pack_for_rows(model.lm))  # its activation comes next
+        for _ in range(2):
+            torch.testing.assert_close(model.lm(inputs_embeds=inputs).logits, expected, rtol=1e-4, atol=1e-5)

@@ -67,7 +67,7 @@ class ShardedRows:
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         shard_of = np.searchsorted(self.starts, ordered, side="right") - 1
-        ends = np.flatnonzero(np.diff(shard_of, append=len(self.shards))) + 1  # of each shard's rows
+        ends = np.flatnonzero(np.diff(shard_of, append=-2)) + 1  # of each shard's rows; -2 is no shard
         for start, end in pairwise([0, *ends.tolist()]):
             shard = shard_of[start]
             found[order[start:end]] = self.shards[shard][ordered[start:end] - self.starts[shard]]
@@ -192,6 +192,7 @@ def _metadata(embeddings: ShardedRows, files: Sequence[Path]) -> Iterator[pa.Tab
 
 def read_metadata(file: Path, columns: Collection[str] = ALL_COLUMNS) -> pa.Table:
     """Of these columns those that matter, texts as large_string (a set of them can outgrow the 2 GB of string)."""
+    pa.default_memory_pool().release_unused()  # of the shard before, or they add up
     try:
         there = pq.read_schema(file).names
         wanted = {*columns} - {"caption" if "captions" in there else "captions"}

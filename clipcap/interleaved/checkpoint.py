@@ -162,7 +162,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _load_native(
     path: Path, content: dict[str, Any], lm: str | None, encoder: str | None, normalize_prefix: bool | None
 ) -> LoadedClipGPT:
-    config = checked_options(ClipGptConfig, content[CLIP_GPT], path / CONFIG)
+    stored = content[CLIP_GPT]
+    if isinstance(stored, dict):
+        stored.pop("recipe", None)  # of the first checkpoints; it never had a meaning
+    config = checked_options(ClipGptConfig, stored, path / CONFIG)
     if normalize_prefix not in (None, config.normalize_prefix):
         raise ClipcapError(
             f"{path}: was trained with normalize_prefix {config.normalize_prefix} and says so itself: leave out "

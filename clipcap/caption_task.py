@@ -25,16 +25,7 @@ from clipcap.train_config import TrainConfig
 
 
 class CaptionTask(FeatureTask):
-    """A captioner's training (`clipcap.task.Task`).
-
-    Args:
-        config: of the run.
-        model: with its initial weights.
-        tokenizer: of its language model.
-        features: to train on.
-        val: held out, or None.
-        accelerator: of the run.
-    """
+    """A captioner's training (`clipcap.task.Task`), of what any `FeatureTask` takes."""
 
     def __init__(
         self,
@@ -106,8 +97,7 @@ class CaptionTask(FeatureTask):
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a native checkpoint."""
-        scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
-        write_checkpoint(self.model, self.tokenizer, folder, f"- trained on {self.config.data}\n{scores}")
+        write_checkpoint(self.model, self.tokenizer, folder, self.card_notes(metrics))
 
     def restore(self, folder: Path) -> None:
         """Put a native checkpoint's weights into the model."""

@@ -128,7 +128,7 @@ class FeatureTask(ABC):
         room = max_positions(self.model.lm) - self.model.config.prefix_length
         greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
         found = []
-        for part in _split(np.arange(len(rows))[self.parts.rank :: self.parts.world], DECODED_TOGETHER):
+        for part in even_parts(np.arange(len(rows))[self.parts.rank :: self.parts.world], DECODED_TOGETHER):
             embeddings = self.val.features.rows(rows[part]).to(self.accelerator.device)
             captions = self.decode(embeddings, greedy)
             found += [(int(number), several[0].text) for number, several in zip(part, captions)]
@@ -173,13 +173,18 @@ class FeatureTask(ABC):
             return -metrics["cider"]
         return metrics.get("val_loss", metrics["train_loss"])
 
+    def card_notes(self, metrics: Mapping[str, float]) -> str:
+        """Lines for the card of a checkpoint: what it was trained on, and how well."""
+        scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
+        return f"- trained on {self.config.data}\n{scores}"
+
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from a checkpoint's weights."""
         return f"--weights_dir {folder}"
 
 
-def _split(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    """Even parts of at most `size`."""
+def even_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of at most `size`; of nothing, none."""
     return np.array_split(numbers, -(-len(numbers) // size)) if len(numbers) else []
 
 

@@ -91,7 +91,7 @@ class TrainConfig(FeatureTraining):
     @property
     def tuning(self) -> str:
         """`tune` after --only_prefix and the default are applied: none, lora or full."""
-        return self.tune or ("none" if self.only_prefix else "full")
+        return "none" if self.only_prefix else super().tuning
 
     def warmup(self, total: int) -> int:
         """As of any loop; in the reference recipe 5,000 whatever the run's length."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,13 @@ import numpy as np
 from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
-from clipcap.features import Features, blocks, check_same_encoder, hashed, read_to_train, split_by_image
+from clipcap.features import Features, Say, blocks, check_same_encoder, hashed, read_to_train, split_by_image
 from clipcap.openai_clip import is_resnet
 from clipcap.text import printable
 from clipcap.train_config import FeatureTraining
 
 COMPARED_TOGETHER = 8192  # embeddings
 SAME_COSINE = 0.999  # of one image encoded twice; float16 and other batches leave more than 0.9999
-
-Say = Callable[[str], None]
 
 
 def training_features(config: FeatureTraining, say: Say) -> tuple[Features, Features | None]:
@@ -35,7 +33,7 @@ def training_features(config: FeatureTraining, say: Say) -> tuple[Features, Feat
     return features, val
 
 
-def open_features(config: FeatureTraining, say: Callable[[str], None] = print) -> tuple[Features, Features | None]:
+def open_features(config: FeatureTraining, say: Say = print) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
     features = read_to_train(config.data, config.clip_model_type, say)
     if config.is_rn and is_resnet(features.meta.encoder) is False:

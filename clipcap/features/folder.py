@@ -13,7 +13,6 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_normalized
+from clipcap.features.mapped import by_shard
 
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
@@ -64,13 +64,8 @@ class ShardedRows:
             return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
         found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
-        order = np.argsort(rows, kind="stable")
-        ordered = rows[order]
-        shard_of = np.searchsorted(self.starts, ordered, side="right") - 1
-        ends = np.flatnonzero(np.diff(shard_of, append=-2)) + 1  # of each shard's rows; -2 is no shard
-        for start, end in pairwise([0, *ends.tolist()]):
-            shard = shard_of[start]
-            found[order[start:end]] = self.shards[shard][ordered[start:end] - self.starts[shard]]
+        for shard, places, of_shard in by_shard(self.starts, rows):
+            found[places] = self.shards[shard][of_shard]
         return torch.from_numpy(found)
 
     def _between(self, start: int, stop: int) -> Tensor:

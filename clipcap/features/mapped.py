@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,24 @@ def blocks(count: int, size: int | None = None) -> Iterator[slice]:
     """Slices of `size`, or `BLOCK`, that cover 0 … count − 1."""
     size = size or BLOCK
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def by_shard(starts: np.ndarray, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Entries of arrays that lie in shards, one shard after another.
+
+    Args:
+        starts: [shards + 1], the number of each shard's first entry; a number beyond them is of one shard more.
+        numbers: [n], of the entries, in any order.
+    Returns:
+        for each shard that holds any: which one, the places of its numbers in `numbers`, and what they are in it.
+    """
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    shard_of = np.searchsorted(starts, ordered, side="right") - 1
+    ends = np.flatnonzero(np.diff(shard_of, append=-2)) + 1  # of each shard's entries; -2 is no shard
+    for start, end in pairwise([0, *ends.tolist()]):
+        shard = int(shard_of[start])
+        yield shard, order[start:end], ordered[start:end] - starts[shard]
 
 
 def scratch(count: int, dtype: Any) -> np.ndarray:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from clipcap.features.mapped import by_shard
+
 TOGETHER = 10_000  # texts that become Python objects at a time
 
 
@@ -54,11 +56,8 @@ class StoredTexts(Texts):
     def several(self, numbers: np.ndarray) -> list[str | None]:
         """The texts of these numbers."""
         found = np.empty(len(numbers), object)
-        shard_of = np.searchsorted(self.starts, numbers, side="right") - 1
-        for shard in np.unique(shard_of).tolist():
-            here = np.flatnonzero(shard_of == shard)
-            chosen = pa.array(numbers[here] - self.starts[shard])
-            found[here] = np.array(self._shard(shard).take(chosen).to_pylist(), object)
+        for shard, places, of_shard in by_shard(self.starts, numbers):
+            found[places] = np.array(self._shard(shard).take(pa.array(of_shard)).to_pylist(), object)
         return found.tolist()
 
     def _shard(self, number: int) -> pa.Array:

@@ -18,7 +18,7 @@ from clipcap.dataset import made_ahead
 from clipcap.decoding import Caption
 from clipcap.encoders import load_encoder
 from clipcap.errors import ClipcapError
-from clipcap.feature_task import FeatureTask
+from clipcap.feature_task import FeatureTask, even_parts
 from clipcap.features import Features
 from clipcap.interleaved.checkpoint import restore_clip_gpt, write_clip_gpt
 from clipcap.interleaved.dataset import PairBatch, PairDataset
@@ -39,16 +39,7 @@ _SAME_ON_RESUME = (
 
 
 class InterleavedTask(FeatureTask):
-    """A CLIP-GPT's training (`clipcap.task.Task`).
-
-    Args:
-        config: of the run.
-        model: with its initial weights.
-        tokenizer: of its language model, with the marks.
-        features: to train on.
-        val: held out, or None.
-        accelerator: of the run.
-    """
+    """A CLIP-GPT's training (`clipcap.task.Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
         self,
@@ -123,10 +114,10 @@ class InterleavedTask(FeatureTask):
         order = np.argsort(self.val.lengths, kind="stable")
         predicted = torch.zeros(len(self.val), self.model.config.clip_dim, device=self.accelerator.device)  # [M, D]
         text = embedding = tokens = 0.0
-        for captions in np.array_split(order, -(-len(order) // self.step_size)):
+        for captions in even_parts(order, self.step_size):
             step = self.val_pairs.step(captions)
             mine = captions[self.parts.rank :: self.parts.world]
-            for part in np.array_split(mine, -(-len(mine) // self.config.bs)) if len(mine) else []:
+            for part in even_parts(mine, self.config.bs):
                 batch = self.val_pairs.batch(list(part[:, None]), step)
                 with self.accelerator.autocast():
                     losses = self.model.losses(**batch.sequences.inputs(self.accelerator.device))
@@ -195,8 +186,7 @@ class InterleavedTask(FeatureTask):
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a checkpoint."""
-        scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
-        write_clip_gpt(self.model, self.tokenizer, folder, f"- trained on {self.config.data}\n{scores}")
+        write_clip_gpt(self.model, self.tokenizer, folder, self.card_notes(metrics))
 
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from clipcap.cli import main
+from clipcap.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -15,7 +15,7 @@ LONGEST_S = 180  # of one benchmark
 
 def main() -> None:
     here = Path(__file__).parent
-    names = sys.argv[1:] or sorted(path.parent.name for path in here.glob("*/bench.py"))
+    names = sys.argv[1:] or sorted(path.parent.name for path in here.glob("speed/*/bench.py"))
     print(machine(), ceilings(), sep="\n", flush=True)
     rows = [row for name in names for row in rows_of(name)]
     print(table([]), *rows, machine(), sep="\n")
@@ -38,7 +38,7 @@ def rows_of(name: str, longest_s: float = LONGEST_S) -> list[str]:
 
 def print_rows(name: str) -> None:
     """Run the short version of one benchmark; print its lines of the table."""
-    for comparison in import_module(f"benchmarks.{name}.bench").short():
+    for comparison in import_module(f"benchmarks.speed.{name}.bench").short():
         print(comparison.row(), flush=True)
 
 

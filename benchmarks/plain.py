@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from clipcap.dataset import CaptionDataset
-from clipcap.mapping import Attention, TransformerMapper
-from clipcap.token_file import reference_max_length
+from clipcap.models.mapper import Attention, TransformerMapper
+from clipcap.training.dataset import CaptionDataset
+from clipcap.training.tokens import reference_max_length
 
 
 class PlainAttention(Attention):

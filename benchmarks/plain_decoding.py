@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipcap.model import ClipCaptionModel
+from clipcap.models.caption_model import ClipCaptionModel
 
 
 class PlainDecoding:

@@ -7,11 +7,11 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Captioner": "clipcap.captioner",
-    "ClipCaptionModel": "clipcap.model",
+    "Captioner": "clipcap.captioning.captioner",
+    "ClipCaptionModel": "clipcap.models.caption_model",
     "ClipcapError": "clipcap.errors",
-    "Features": "clipcap.features",
-    "load_encoder": "clipcap.encoders",
+    "Features": "clipcap.features.files",
+    "load_encoder": "clipcap.models.encoders.load",
 }
 __all__ = ["Captioner", "ClipCaptionModel", "ClipcapError", "Features", "__version__", "load_encoder"]
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from clipcap.cli import main
+from clipcap.cli.main import main
 
 sys.exit(main())

@@ -14,9 +14,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from clipcap.app_config import AppConfig
-from clipcap.clip_gpt_config import TrainClipGptConfig
-from clipcap.config import (
+from clipcap.app.config import AppConfig
+from clipcap.clip_gpt.config import TrainClipGptConfig
+from clipcap.evaluation.config import CompareConfig, EvaluateConfig
+from clipcap.options import (
     CaptionConfig,
     CaptionerOptions,
     DecodeConfig,
@@ -26,8 +27,7 @@ from clipcap.config import (
     PredictConfig,
     SourceOptions,
 )
-from clipcap.evaluation_config import CompareConfig, EvaluateConfig
-from clipcap.train_config import FeatureTraining, TrainConfig
+from clipcap.training.config import FeatureTraining, TrainConfig
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"

@@ -14,11 +14,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
-    from clipcap.caption_files import read_predictions, read_references
-    from clipcap.config import ParseConfig
     from clipcap.errors import ClipcapError
-    from clipcap.sources import READERS as SOURCES
+    from clipcap.evaluation.caption_files import read_predictions, read_references
+    from clipcap.options import ParseConfig
     from clipcap.sources.conceptual import FAILURES_FILE
+    from clipcap.sources.readers import READERS as SOURCES
 
 ROOT = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 # (source, the file that is fuzzed in its folder); without a source a file of captions

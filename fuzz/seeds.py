@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clipcap.features import FeatureMeta, write_features
-from clipcap.features.storage import storage_bytes
+from clipcap.features.files import FeatureMeta, write_features
+from clipcap.runtime.safe_load.tensors import storage_bytes
 
 TEXTS = {
     0: ',Index,Captions\n0,a,"A dog, running"\n1,b,two\n',

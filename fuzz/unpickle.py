@@ -14,10 +14,10 @@ import atheris
 
 with atheris.instrument_imports(include=["clipcap", "pickletools"]):
     from clipcap.errors import ClipcapError
-    from clipcap.features import read_features
-    from clipcap.features.storage import load_storage
-    from clipcap.features.unpickle import UnreadablePickle
-    from clipcap.scripted import is_scripted, scripted_state
+    from clipcap.features.files import read_features
+    from clipcap.runtime.safe_load.tensors import load_storage
+    from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
+    from clipcap.runtime.safe_load.unpickle import UnreadablePickle
 
 PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "f.pkl"
 

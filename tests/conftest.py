@@ -58,7 +58,7 @@ def clip_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(lm_folder):
-    from clipcap.lm import load_tokenizer
+    from clipcap.models.language_model import load_tokenizer
 
     return load_tokenizer(str(lm_folder))
 
@@ -68,9 +68,9 @@ def make_model(lm_folder):
     """Builds a caption model over the small GPT-2, in evaluation mode."""
     import torch
 
-    from clipcap.config import ModelConfig
-    from clipcap.lm import load_lm
-    from clipcap.model import ClipCaptionModel
+    from clipcap.models.caption_model import ClipCaptionModel
+    from clipcap.models.language_model import load_lm
+    from clipcap.options import ModelConfig
 
     def build(seed: int = 0, **options) -> ClipCaptionModel:
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from road import REPO
+from support.road import REPO
 
 from clipcap.demo.plates import write_set
 

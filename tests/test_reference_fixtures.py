@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from clipcap.config import DecodeConfig
-from clipcap.decoding import decode
-from clipcap.lm import load_tokenizer
-from clipcap.model import IGNORE
-from clipcap.optimiser import make_optimizer, trained_parameters
-from clipcap.reference import load_reference
+from clipcap.captioning.decode import decode
+from clipcap.models.caption_model import IGNORE
+from clipcap.models.language_model import load_tokenizer
+from clipcap.models.original import load_reference
+from clipcap.options import DecodeConfig
+from clipcap.training.optimizer import make_optimizer, trained_parameters
 
 VARIANTS = ("mlp_gpt_tuned", "transformer_prefix_only", "mlp_prefix_only")
 

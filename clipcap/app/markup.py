@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipcap.app.service import Row
-from clipcap.report.markup import Markup, join, phrase, tag
+from clipcap.runtime.html import Markup, join, phrase, tag
 
 
 def captions(rows: Sequence[Row]) -> Markup:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.app import tabs
+from clipcap.app.config import AppConfig
 from clipcap.app.service import CaptionService, PictureSearch
-from clipcap.app_config import AppConfig
-from clipcap.report.markup import phrase, tag
+from clipcap.runtime.html import phrase, tag
 
 STYLE = Path(__file__).parent / "style.css"
 FONT = "system-ui"

@@ -14,17 +14,17 @@ from itertools import islice
 from pathlib import Path
 from threading import Event, Lock, Thread
 
+from clipcap.app.config import AppConfig
 from clipcap.app.guard import Guard, is_loopback
 from clipcap.app.page import STYLE, build_page, theme
 from clipcap.app.service import CaptionService, PictureSearch, text_search
-from clipcap.app_config import AppConfig
-from clipcap.captioner import Captioner
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.predict import load_captioner
+from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
-from clipcap.index import Index
-from clipcap.interleaved.captioner import ClipGptCaptioner
-from clipcap.prediction import load_captioner
-from clipcap.text import printable
+from clipcap.retrieval.index import Index
+from clipcap.runtime.text import printable
 
 EXAMPLES = "examples"  # their folder
 EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels

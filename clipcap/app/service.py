@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from clipcap.captioner import Captioner
-from clipcap.config import DecodeConfig
-from clipcap.decoding import Caption
-from clipcap.encoders import load_encoder
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.decode import Caption
+from clipcap.captioning.predict import csv_lines
 from clipcap.errors import ClipcapError
-from clipcap.images import ImageError, open_image
-from clipcap.index import Index
-from clipcap.model import max_positions
-from clipcap.prediction import csv_lines
+from clipcap.images.read import ImageError, open_image
+from clipcap.models.caption_model import max_positions
+from clipcap.models.encoders.load import load_encoder
+from clipcap.options import DecodeConfig
+from clipcap.retrieval.index import Index
 
 Row = dict[str, Any]
 

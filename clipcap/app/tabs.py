@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.app import markup
+from clipcap.app.config import AppConfig
 from clipcap.app.service import CaptionService, PictureSearch, Row
-from clipcap.app_config import AppConfig
-from clipcap.config import DecodeConfig
 from clipcap.errors import ClipcapError
+from clipcap.options import DecodeConfig
 
 BEAM, SAMPLING = "beam search", "sampling"
 BY_LIKELIHOOD, BY_CLIP = "log-probability", "CLIP score"
@@ -140,7 +140,7 @@ def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
 
 
 def _photo(name: str) -> Any:
-    """A place for a photo. It is opened by `clipcap.images`, which says in a line what is wrong with it."""
+    """A place for a photo. It is opened by `clipcap.images.read`, which says in a line what is wrong with it."""
     import gradio as gr
 
     photo = gr.Image(

@@ -18,20 +18,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clipcap
-from clipcap.bundled import CAPTIONER, CLIP, DEMO, FOLDER, LM
-from clipcap.captioner import Captioner
-from clipcap.config import DecodeConfig, ParseConfig
-from clipcap.contrastive import train_contrastive
-from clipcap.contrastive_config import ContrastiveConfig
+from clipcap.captioning.captioner import Captioner
+from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.task import train_contrastive
 from clipcap.demo.facts import table
 from clipcap.demo.language import train_lm
 from clipcap.demo.plates import scenes, write_set
 from clipcap.errors import ClipcapError
-from clipcap.features import read_features
+from clipcap.features.files import read_features
+from clipcap.features.parse import parse
 from clipcap.flags import FlagParser
-from clipcap.parsing import parse
-from clipcap.train_config import TrainConfig
-from clipcap.training import train
+from clipcap.options import DecodeConfig, ParseConfig
+from clipcap.runtime.bundled import CAPTIONER, CLIP, DEMO, FOLDER, LM
+from clipcap.training.config import TrainConfig
+from clipcap.training.train import train
 
 SEED = 7000  # of the pictures; the demo's own have others
 PICTURES, HELD_OUT, PIXELS = 30_000, 500, 96

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from tqdm import tqdm
 
-from clipcap.demo.drawing import draw
+from clipcap.demo.drawing.draw import draw
 from clipcap.demo.grammar import captions
 from clipcap.demo.scene import Scene, make_scene, split_of
 from clipcap.errors import ClipcapError

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from clipcap.bundled import DEMO
-from clipcap.caption_files import read_predictions
 from clipcap.demo.facts import table
 from clipcap.demo.plates import scenes, write_set
 from clipcap.errors import ClipcapError
-from clipcap.evaluation import PREDICTIONS, REFERENCES, REPORT
-from clipcap.grid import picture_grid
+from clipcap.evaluation.caption_files import read_predictions
+from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
+from clipcap.images.grid import picture_grid
+from clipcap.runtime.bundled import DEMO
 
 TRAIN_PICTURES, VAL_PICTURES, IN_GRID = 4000, 240, 12
 TRAIN_SEED, VAL_SEED = 0, 1

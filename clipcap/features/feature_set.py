@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.features.mapped import Spool, blocks, in_order, scratch
+from clipcap.runtime.disk_arrays import Spool, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice

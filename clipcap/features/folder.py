@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_normalized
-from clipcap.features.mapped import by_shard
+from clipcap.runtime.disk_arrays import by_shard
 
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcap.atomic import replaced_folder, writing
 from clipcap.features.feature_set import Content, FeatureMeta, Sliced
 from clipcap.features.folder import META
-from clipcap.features.mapped import blocks
+from clipcap.runtime.disk_arrays import blocks
+from clipcap.runtime.files import replaced_folder, writing
 
 SHARD_ROWS = 100_000
 TOGETHER = 8192  # rows that are converted and written at a time

@@ -32,8 +32,8 @@ from clipcap.features.folder import (
     read_meta,
     read_metadata,
 )
-from clipcap.features.mapped import Say, blocks, in_order, kept_arrays, scratch, write_arrays
-from clipcap.features.texts import MadeTexts, StoredTexts
+from clipcap.features.stored_texts import MadeTexts, StoredTexts
+from clipcap.runtime.disk_arrays import Say, blocks, in_order, kept_arrays, scratch, write_arrays
 
 CACHE, INDEX = "cache", "captions.arrays"
 _READ_TOGETHER = 1 << 22  # bytes

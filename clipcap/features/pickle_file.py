@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap.atomic import replaced_file, writing
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content, FeatureMeta, Features, looks_normalized
-from clipcap.features.records import CALLS, INERT, array_values, row_fields
-from clipcap.features.storage import storage_bytes
-from clipcap.features.unpickle import Record, UnreadablePickle, plain_data
+from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.safe_load.objects import CALLS, INERT, array_values, row_fields
+from clipcap.runtime.safe_load.tensors import storage_bytes
+from clipcap.runtime.safe_load.unpickle import Record, UnreadablePickle, plain_data
 
 AGAIN = "parse the images again"
 _FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0

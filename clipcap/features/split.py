@@ -9,7 +9,7 @@ import numpy as np
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
-from clipcap.features.mapped import blocks, scratch, where
+from clipcap.runtime.disk_arrays import blocks, scratch, where
 
 
 def split_by_image(features: Features, share: float, seed: int) -> tuple[Features, Features]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Rows, hashed
 from clipcap.features.folder import ShardedRows, caption_texts, numbered, read_meta, read_metadata, row_ids
-from clipcap.features.mapped import Spool, blocks, in_order, scratch
 from clipcap.features.pickle_file import embeddings_of, read_caption, read_content
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
+from clipcap.runtime.disk_arrays import Spool, blocks, in_order, scratch
 
 BLOCK = 8192  # rows looked at together
 

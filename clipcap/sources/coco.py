@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
-from clipcap.sources.collect import Collector, Source, split_name
-from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
-from clipcap.sources.messages import shown
+from clipcap.images.folders import Photos, inside, photo_folders, require_folder
+from clipcap.options import SourceOptions
+from clipcap.runtime.messages import shown
+from clipcap.sources.collector import Collector, Source, split_name
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import read_json
 

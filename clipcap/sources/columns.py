@@ -6,8 +6,8 @@ import itertools
 import re
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import is_image_name
-from clipcap.sources.messages import shown
+from clipcap.images.folders import is_image_name
+from clipcap.runtime.messages import shown
 from clipcap.sources.tables import Table
 
 _IMAGE_NAMES = "image file filename file_name image_path filepath file_path path image_file image_name img img_path"

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
-from clipcap.sources.collect import Collector, Source
-from clipcap.sources.listing import require_folder
-from clipcap.sources.messages import shown
+from clipcap.images.folders import require_folder
+from clipcap.options import SourceOptions
+from clipcap.runtime.messages import shown
+from clipcap.runtime.text import as_cell, from_cell
+from clipcap.sources.collector import Collector, Source
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import read_lines
-from clipcap.text import as_cell, from_cell
 
 # The names the set is distributed under; its images go to folders called like the split.
 TSV_FILES = {"train": "Train_GCC-training.tsv", "val": "Validation_GCC-1.1.0-Validation.tsv"}

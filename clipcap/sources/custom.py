@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
+from clipcap.images.folders import Photos, is_image_name, list_folder, photo_folders, require_folder, walk
+from clipcap.options import SourceOptions
+from clipcap.runtime.messages import shown
 from clipcap.sources import tars
-from clipcap.sources.collect import Collector, Source, caption_lines, caption_texts, split_name
+from clipcap.sources.collector import Collector, Source, caption_lines, caption_texts, split_name
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.listing import Photos, is_image_name, list_folder, photo_folders, require_folder, walk
-from clipcap.sources.messages import shown
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 from clipcap.sources.textfiles import read_lines

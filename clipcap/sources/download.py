@@ -10,13 +10,13 @@ from queue import Empty, SimpleQueue
 
 from tqdm import tqdm
 
-from clipcap.atomic import replaced_file
 from clipcap.errors import ClipcapError
-from clipcap.images import ImageError, check_image
+from clipcap.images.folders import list_folder
+from clipcap.images.read import ImageError, check_image
+from clipcap.runtime.files import replaced_file
+from clipcap.runtime.messages import reason, shown
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
-from clipcap.sources.listing import list_folder
-from clipcap.sources.messages import reason, shown
-from clipcap.sources.web import GoneError, UnavailableError, WebClient
+from clipcap.sources.http_client import GoneError, UnavailableError, WebClient
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from clipcap.config import SourceOptions
 from clipcap.errors import ClipcapError
-from clipcap.sources.collect import Collector, Source
-from clipcap.sources.listing import Photos, inside, photo_folders, require_folder
-from clipcap.sources.messages import shown
+from clipcap.images.folders import Photos, inside, photo_folders, require_folder
+from clipcap.options import SourceOptions
+from clipcap.runtime.messages import shown
+from clipcap.sources.collector import Collector, Source
 from clipcap.sources.record import ImageRef
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines

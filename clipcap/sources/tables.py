@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.listing import is_image_name
-from clipcap.sources.messages import reason, shown
+from clipcap.images.folders import is_image_name
+from clipcap.runtime.messages import reason, shown
 from clipcap.sources.textfiles import parse_json, read_json, read_lines
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for

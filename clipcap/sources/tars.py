@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.sources.collect import Collector, caption_lines, caption_texts
-from clipcap.sources.listing import is_image_name, natural_key
-from clipcap.sources.messages import reason, shown
+from clipcap.images.folders import is_image_name, natural_key
+from clipcap.runtime.messages import reason, shown
+from clipcap.sources.collector import Collector, caption_lines, caption_texts
 from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import decode_lines, parse_json
 

@@ -1,0 +1,28 @@
+"""Options of the web page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipcap.options import CaptionerOptions, at_least, option, within
+
+
+@dataclass(frozen=True)
+class AppConfig(CaptionerOptions):
+    """What the page offers, to whom, and how much of it."""
+
+    index: str | None = option(
+        None, "a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
+    )
+    clip_gpt: str | None = option(None, "a tab that shows which pictures of --index this CLIP-GPT imagines")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
+    port: int = option(7860, "port to listen on (0: any that is free)")
+    max_mb: int = option(20, "largest file that is taken, in MB")
+    max_megapixels: int = option(64, "largest photo that is decoded, in millions of pixels")
+    max_photos: int = option(200, "most photos captioned in one go")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within("port", self.port, 0, 65535)
+        for name in ("max_mb", "max_megapixels", "max_photos"):
+            at_least(name, getattr(self, name), 1)

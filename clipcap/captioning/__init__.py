@@ -1,0 +1,1 @@
+"""From embedding to caption: beam search, sampling, the captioner, and the predict command."""

@@ -1,0 +1,296 @@
+"""The public face for inference: images or embeddings in, captions out."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.decode import Caption, decode
+from clipcap.errors import ClipcapError
+from clipcap.images.read import open_image
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.encoders.load import Encoder, load_encoder, pick_device
+from clipcap.models.kernels.int8 import quantised
+from clipcap.models.kernels.packed_linear import pack_for_rows, packable
+from clipcap.options import DecodeConfig, at_least
+from clipcap.runtime.hub import one_line
+from clipcap.runtime.text import tidy
+
+ImageLike = str | Path | bytes | BinaryIO | Image.Image
+
+
+class Captioner:
+    """Writes captions with a trained model.
+
+    >>> captioner = Captioner.from_pretrained("checkpoints")
+    >>> captioner(["a.jpg", "b.jpg"])
+    ['a plate of sushi', 'two cherry muffins on a board']
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of its language model.
+        encoder: frozen CLIP; loaded when the first image comes, by the name the checkpoint stores.
+        device: where the model runs.
+    """
+
+    def __init__(
+        self,
+        model: ClipCaptionModel,
+        tokenizer: Tokenizer,
+        encoder: Encoder | None = None,
+        device: str = "auto",
+    ):
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self.summary = ""
+        self._encoder = encoder
+        self._rounded = False
+        self._images = 0  # captioned so far
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        lm: str | None = None,
+        clip_model_type: str | None = None,
+        normalize_prefix: bool | None = None,
+        num_heads: int | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> Captioner:
+        """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
+
+        With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
+
+        Raises:
+            ClipcapError: it cannot be loaded; the message says how to mend it.
+        """
+        loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
+        captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner.summary = loaded.summary
+        if dtype == "int8":
+            captioner.round_to_int8()
+        return captioner
+
+    def round_to_int8(self) -> None:
+        """Round the language model's matrices to eight bits: on a CPU about twice as fast, and cannot be saved.
+
+        Raises:
+            ClipcapError: it is not on a CPU.
+        """
+        if self.device.type != "cpu":
+            raise ClipcapError(f"--dtype int8 is for CPUs: add --device cpu, or drop it to use {self.device}")
+        self.model.lm = quantised(self.model.lm)
+        self._rounded = True
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a native checkpoint folder.
+
+        Raises:
+            ClipcapError: its language model was rounded to int8.
+        """
+        if self._rounded:
+            raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
+        return save_checkpoint(self.model, self.tokenizer, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
+
+        Raises:
+            ClipcapError: offline, no such account, or no right to write there.
+        """
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            draft = self.save_pretrained(Path(folder) / "checkpoint")
+            try:
+                address = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
+            except Exception as error:  # the hub client's exception types differ between its releases
+                raise ClipcapError(f"{repo_id}: not uploaded to {api.endpoint}: {one_line(error)}") from error
+        return str(address)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen encoder of the features this model was trained on.
+
+        Raises:
+            ClipcapError: the checkpoint does not name it, or another one is found under its name.
+        """
+        if self._encoder is None:
+            if self.model.config.encoder is None:
+                raise ClipcapError(
+                    f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
+                    f"pass --clip_model_type"
+                )
+            self._encoder = load_encoder(self.model.config.encoder, str(self.device))
+            self._check(self._encoder)
+        return self._encoder
+
+    def _check(self, encoder: Encoder) -> None:
+        config = self.model.config
+        if encoder.dim != config.clip_dim:
+            raise ClipcapError(
+                f"{encoder.name} gives embeddings {encoder.dim} wide, this checkpoint expects {config.clip_dim}: "
+                f"pass --clip_model_type of the encoder it was trained with"
+            )
+        if config.encoder_weights_id not in (None, encoder.weights_id):
+            raise ClipcapError(
+                f"{encoder.name} has other weights ({encoder.weights_id}) than the encoder this checkpoint was "
+                f"trained with ({config.encoder}, {config.encoder_weights_id}): pass that one as --clip_model_type"
+            )
+
+    def open(self, image: ImageLike, upright: bool = True) -> Tensor:
+        """Read and preprocess one image: [3, R, R]."""
+        return self.encoder.preprocess(open_image(image, upright=upright))
+
+    def embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Encode preprocessed images [3, R, R]: float32 [B, D]."""
+        return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
+
+    def __call__(
+        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+    ) -> list[str]:
+        """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
+        return [captions[0].text for captions in self.caption(images, config)]
+
+    def caption(
+        self,
+        images: Iterable[ImageLike | Tensor | np.ndarray],
+        config: DecodeConfig | None = None,
+        batch_size: int = 16,
+    ) -> list[list[Caption]]:
+        """Captions of each image, best first.
+
+        Args:
+            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            config: how to decode (default: beam search).
+            batch_size: images decoded together.
+        Raises:
+            ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
+        """
+        images, config = _listed(images), config or DecodeConfig(beam=True)
+        at_least("batch_size", batch_size, 1)
+        results: list[list[Caption]] = []
+        for start in range(0, len(images), batch_size):
+            numbers = range(start, min(start + batch_size, len(images)))
+            embeddings = self._embeddings([images[number] for number in numbers], config, numbers)
+            results += self.caption_embeddings(embeddings, config, numbers)
+        return results
+
+    def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
+        """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
+        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        rest = [i for i in range(len(images)) if i not in given]
+        for i in rest:
+            if not _is_image(images[i]):
+                raise ClipcapError(
+                    f"image {numbers[i]} is {images[i]!r:.60}: an image is a path, bytes, an open file, a Pillow "
+                    f"image or an embedding"
+                )
+        if rest:
+            encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
+            given |= dict(zip(rest, encoded))
+        return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
+
+    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
+        """An embedding [D], or [1, D], as a tensor [D]."""
+        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
+        if embedding.ndim > 1 and size != width:
+            shape = " x ".join(map(str, embedding.shape))
+            raise ClipcapError(
+                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
+            )
+        if size != width:
+            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
+        if isinstance(embedding, np.ndarray):
+            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
+        flat = embedding.flatten()
+        if not flat.isfinite().all():
+            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
+        return flat
+
+    def caption_embeddings(
+        self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None = None
+    ) -> list[list[Caption]]:
+        """Captions for one batch of embeddings [B, D]; `numbers` of its images in the run, as `decode` takes them."""
+        embeddings = embeddings.to(self.device, torch.float32)
+        reranked = config.rerank == "clip"
+        wanted = config.num_captions
+        if reranked:
+            several = config.beam_size if config.beam else max(5, wanted)
+            config = replace(config, num_captions=max(several, wanted))
+        self._prepare(len(embeddings), config)
+        found = self._decode(embeddings, config, numbers)
+        if config.recipe != "reference":
+            found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
+        if reranked:
+            found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
+        return found
+
+    def _prepare(self, images: int, config: DecodeConfig) -> None:
+        """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
+        self._images += images
+        rows = images * (config.beam_size if config.beam else config.num_captions)
+        if rows > 1 and self._images > 1 and self._packable:
+            pack_for_rows(self.model.lm)
+
+    @cached_property
+    def _packable(self) -> bool:
+        return not self._rounded and packable(self.model.lm)
+
+    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return decode(self.model, self.tokenizer, embeddings, config, numbers)
+
+    def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
+        """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
+        texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
+        scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
+        scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
+        return sorted(scored, key=lambda c: -c.clip_score)
+
+    @torch.inference_mode()
+    def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
+        embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
+        prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
+        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
+        return [
+            [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
+            for tokens, cosines in zip(token.tolist(), cosine.tolist())
+        ]
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def _listed(images: Any) -> list:
+    """Images, or embeddings [N, D], one by one.
+
+    Raises:
+        ClipcapError: it is a single one, or none.
+    """
+    array = images.numpy(force=True) if isinstance(images, Tensor) else images
+    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
+    if _is_image(images) or embedding:
+        raise ClipcapError("images is a list of images: put a single one in brackets")
+    try:
+        return list(images)
+    except TypeError as error:
+        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error

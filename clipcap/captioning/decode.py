@@ -1,0 +1,146 @@
+"""Prefix → captions: batched beam search and sampling with a KV cache (ClipCap, section 3.4).
+
+Beam search is the original's: candidates of all beams compete by their average log-probability, and a finished
+beam stays in the competition with its fixed average. Each image is decoded as if it were alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.sampling import sample
+from clipcap.captioning.stepper import Hypotheses, Stepper
+from clipcap.errors import ClipcapError
+from clipcap.models.caption_model import ClipCaptionModel, max_positions
+from clipcap.options import DecodeConfig
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One decoded caption.
+
+    `score` ranks it (average log-probability at the search's temperature); `logprob` is the mean log-probability
+    per token at temperature 1.
+    """
+
+    text: str
+    token_ids: list[int]
+    score: float
+    logprob: float
+    clip_score: float | None = None
+
+
+@torch.inference_mode()
+def decode(
+    model: ClipCaptionModel,
+    tokenizer: Tokenizer,
+    clip_embedding: Tensor,
+    config: DecodeConfig,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Caption]]:
+    """Write captions for a batch of images.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model's language model.
+        clip_embedding: [N, D].
+        config: how to decode.
+        numbers: N, of the images in the whole run (default: 0, 1, …), so that samples do not depend on how images
+            are batched.
+    Returns:
+        for each image its captions, best first.
+    Raises:
+        ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is no token.
+    """
+    return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
+
+
+@torch.inference_mode()
+def continue_prefix(
+    model: ClipCaptionModel,
+    tokenizer: Tokenizer,
+    prefix: Tensor,
+    config: DecodeConfig,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Caption]]:
+    """As `decode`, after any language-model inputs [N, P, E]."""
+    config = resolve(config, model)
+    stop_ids = stop_token_ids(tokenizer, config)
+    prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"] if config.prompt else []
+    check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
+    if prompt_ids:
+        prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
+        prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
+    stepper = Stepper(model, prefix)
+    if config.beam:
+        found = beam_search(stepper, config, stop_ids, prompt_ids)
+    else:
+        found = sample(stepper, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
+    return _captions(found, tokenizer, prompt_ids, config)
+
+
+def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
+    """Fill in what the checkpoint decides: the stop token; under the reference recipe, what the original does."""
+    reference = config.recipe == "reference"
+    config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
+    if config.greedy or config.temp == 0:
+        # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
+        config = replace(config, greedy=not config.beam, temp=1.0)
+    vocabulary = model.lm.get_output_embeddings().out_features
+    if config.beam and config.beam_size > vocabulary:
+        raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
+    if reference and not config.beam:
+        config = replace(config, greedy=True)  # the original's "temperature" feeds an argmax
+    if config.greedy and config.num_captions > 1:
+        raise ClipcapError("greedy decoding writes one caption: --num_captions and --rerank need --beam or sampling")
+    return config
+
+
+def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
+    """Ids that end a caption: end-of-text first, but under the original's recipe the stop token alone."""
+    stop = []
+    if config.stop_token:
+        stop = tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
+        if len(stop) != 1:
+            raise ClipcapError(
+                f"--stop_token {config.stop_token!r} is {len(stop)} tokens of this tokenizer; it must be one"
+            )
+    return stop if config.recipe == "reference" else [tokenizer.eos_token_id, *stop]
+
+
+def check_length(model: ClipCaptionModel, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Refuse what would run past the language model's positions (transformers gives a bare IndexError)."""
+    room = max_positions(model.lm) - prefix_length - prompt_tokens
+    if max_new_tokens > room:
+        raise ClipcapError(
+            f"--max_new_tokens {max_new_tokens} does not fit: the language model takes {max_positions(model.lm)} "
+            f"positions, prefix and prompt use {prefix_length + prompt_tokens}: at most {max(room, 0)}"
+        )
+
+
+def _captions(
+    found: Hypotheses, tokenizer: Tokenizer, prompt_ids: list[int], config: DecodeConfig
+) -> list[list[Caption]]:
+    """Token ids → text, best first, at most `num_captions` an image."""
+    keep_end = config.recipe == "reference"
+    score = found.total / found.length  # [N, K]
+    logprob = found.logprob / found.length
+    ranks = score.sort(dim=1, descending=True, stable=True).indices.tolist()
+    tokens, lengths = found.tokens.tolist(), found.length.long().tolist()
+    score, logprob = score.tolist(), logprob.tolist()
+    results = []
+    for image, rank in enumerate(ranks):
+        captions = []
+        for k in rank[: config.num_captions]:
+            ids = tokens[image][k][: lengths[image][k]]
+            shown = ids if keep_end or ids[-1] != tokenizer.eos_token_id else ids[:-1]
+            text = tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False)
+            captions.append(Caption(text, ids, score[image][k], logprob[image][k]))
+        results.append(captions)
+    return results

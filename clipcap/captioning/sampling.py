@@ -1,0 +1,79 @@
+"""Greedy decoding and sampling: temperature, top-k, top-p, repeatable by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipcap.captioning.stepper import Hypotheses, Stepper, log_probs
+from clipcap.options import DecodeConfig
+
+_LIKELIEST = 128  # tokens that are sorted, where they hold the whole of `top_p`
+
+
+def sample(
+    stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
+) -> Hypotheses:
+    """Greedy decoding, or sampling from the temperature-scaled, truncated distribution.
+
+    All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, number of the
+    image): the samples of an image depend neither on the batch size nor on its neighbours.
+    """
+    images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
+    stop = torch.tensor(stop_ids, device=device)
+    chances = None if config.greedy else uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
+    stepper.expand(k, config.max_new_tokens)
+    zeros = torch.zeros(images, k, device=device)
+    tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
+    state = Hypotheses(tokens, zeros, zeros, zeros, torch.zeros_like(zeros, dtype=torch.bool))
+    for position in range(config.max_new_tokens):
+        logits = stepper.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
+        search, plain = log_probs(logits, state.tokens, position, config, stop, prompt_ids)
+        if chances is None:
+            token = search.argmax(dim=-1)  # [N, K]
+        else:
+            token = _draw(search, chances[:, :, position], config.top_k, config.top_p)
+        token = token.masked_fill(state.stopped, stop_ids[0])
+        running = ~state.stopped
+        state.tokens[:, :, position] = token
+        state.total = state.total + search.gather(2, token[:, :, None])[:, :, 0].masked_fill(~running, 0)
+        state.logprob = state.logprob + plain.gather(2, token[:, :, None])[:, :, 0].masked_fill(~running, 0)
+        state.length = state.length + running
+        state.stopped = state.stopped | torch.isin(token, stop)
+        if state.stopped.all() or position + 1 == config.max_new_tokens:
+            break
+        stepper.step(token.flatten())
+    return state
+
+
+def uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
+    """[N, K, max_new_tokens] numbers in [0, 1), for the N images of these numbers."""
+    seed = torch.seed() if config.seed is None else config.seed
+    rows = []
+    for image in numbers:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + image) % 2**63)
+        rows.append(torch.rand(config.num_captions, config.max_new_tokens, generator=generator))
+    return torch.stack(rows)
+
+
+def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Draw a token from the `top_k` likeliest and the smallest set of probability ≥ `top_p` (arXiv 1904.09751).
+
+    [N, K, V] and [N, K] in [0, 1) → token ids [N, K].
+    """
+    # Sorting all of GPT-2's vocabulary costs a third of a step; a trained model's set is a few tokens as a rule.
+    likeliest, order = log_probs.topk(min(top_k or _LIKELIEST, log_probs.shape[-1]), dim=-1)  # [N, K, C]
+    likeliest = likeliest.exp()
+    cumulative = likeliest.cumsum(dim=-1)
+    if not top_k and (cumulative[..., -1] < top_p).any():
+        likeliest, order = log_probs.sort(dim=-1, descending=True)
+        likeliest = likeliest.exp()
+        cumulative = likeliest.cumsum(dim=-1)
+    allowed = cumulative - likeliest < top_p  # what stands before a token; the likeliest always stays
+    allowed[..., 0] = True
+    last = allowed.sum(dim=-1, keepdim=True) - 1  # [N, K, 1]: allowed tokens are a prefix of the sorted ones
+    mass = cumulative.gather(-1, last)
+    choice = torch.searchsorted(cumulative, uniform[..., None] * mass, right=True)  # [N, K, 1]
+    return order.gather(-1, torch.minimum(choice, last))[..., 0]

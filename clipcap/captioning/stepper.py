@@ -1,0 +1,105 @@
+"""What beam search and sampling share: running captions, the stepped language model, next-token distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+
+import torch
+from torch import Tensor
+
+from clipcap.captioning.kv_cache import expand, reorder
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.kernels.last_block import read_from
+from clipcap.options import DecodeConfig
+
+
+@dataclass
+class Hypotheses:
+    """K running captions for each of N images, as rows of N·K; the first L columns of `tokens` are written."""
+
+    tokens: Tensor  # [N, K, max_new_tokens]
+    total: Tensor  # [N, K] sum of search log-probabilities
+    logprob: Tensor  # [N, K] sum of log-probabilities at temperature 1
+    length: Tensor  # [N, K] tokens up to and with the stop token
+    stopped: Tensor  # bool [N, K]
+
+
+def select_rows(state: Hypotheses, index: Tensor) -> Hypotheses:
+    """The hypotheses of some images."""
+    return Hypotheses(*(getattr(state, name)[index] for name in Hypotheses.__annotations__))
+
+
+def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
+    """Hypotheses of several groups of images, as one."""
+    return Hypotheses(*(torch.cat([getattr(p, name) for p in parts]) for name in Hypotheses.__annotations__))
+
+
+class Stepper:
+    """Runs the language model one token at a time over its KV cache."""
+
+    def __init__(self, model: ClipCaptionModel, inputs_embeds: Tensor):
+        self.model = model
+        # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
+        self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
+        with read_from(model.lm, inputs_embeds.shape[1] - 1):
+            out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
+        self.cache = out[self.cache_name]
+        self.logits = out.logits[:, -1].float()  # [N, V]
+
+    def expand(self, k: int, room: int) -> None:
+        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once. `room` tokens follow."""
+        expand(self.cache, k, room)
+        self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep these rows of the batch alone."""
+        self.cache.batch_select_indices(rows)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Each row goes on from another row of its image."""
+        reorder(self.cache, rows)
+
+    def step(self, token_ids: Tensor) -> None:
+        """[N·K] next tokens → `logits` [N·K, V]."""
+        out = self.model.lm(input_ids=token_ids[:, None], use_cache=True, **{self.cache_name: self.cache})
+        self.logits = out.logits[:, -1].float()
+
+
+def log_probs(
+    logits: Tensor,
+    tokens: Tensor | None,
+    position: int,
+    config: DecodeConfig,
+    stop: Tensor,
+    prompt_ids: list[int],
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities that steer the search, and those at temperature 1.
+
+    Args:
+        logits: [N, K, V] of the next token.
+        tokens: [N, K, max_new_tokens], of which `position` are written.
+    Returns:
+        search and plain log-probabilities, each [N, K, V].
+    """
+    plain = logits.log_softmax(dim=-1)
+    adjusted = logits
+    if config.repetition_penalty != 1:
+        adjusted = _penalise_repetition(logits, tokens, position, prompt_ids, config.repetition_penalty)
+    if position < config.min_new_tokens:
+        adjusted = adjusted.index_fill(-1, stop, -torch.inf)
+    if adjusted is logits and config.temp == 1:
+        return plain, plain
+    return (adjusted / config.temp).log_softmax(dim=-1), plain
+
+
+def _penalise_repetition(
+    logits: Tensor, tokens: Tensor | None, position: int, prompt_ids: list[int], penalty: float
+) -> Tensor:
+    """Make tokens already written less likely (CTRL, arXiv 1909.05858, section 4.1)."""
+    seen = torch.tensor(prompt_ids, dtype=torch.long, device=logits.device).expand(*logits.shape[:2], -1)
+    if tokens is not None:
+        seen = torch.cat([seen, tokens[:, :, :position]], dim=-1)  # [N, K, prompt + position]
+    values = logits.gather(-1, seen)
+    return logits.scatter(-1, seen, torch.where(values > 0, values / penalty, values * penalty))

@@ -1,0 +1,81 @@
+"""CLIP-GPT for use: images or embeddings in, captions out, and captions in, embeddings out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.decode import Caption
+from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
+from clipcap.clip_gpt.config import ClipGptOptions
+from clipcap.clip_gpt.write import write_captions
+from clipcap.errors import ClipcapError
+from clipcap.options import DecodeConfig
+from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.text import printable
+
+
+class ClipGptCaptioner(Captioner):
+    """Writes captions, and imagines the CLIP embedding of a caption's picture.
+
+    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+    >>> clip_gpt(["a.jpg"])
+    ['a plate of sushi']
+    >>> clip_gpt.imagine(["a plate of sushi"]).shape
+    torch.Size([1, 512])
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        lm: str | None = None,
+        clip_model_type: str | None = None,
+        normalize_prefix: bool | None = None,
+        device: str = "auto",
+    ) -> ClipGptCaptioner:
+        """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
+
+        Raises:
+            ClipcapError: it cannot be loaded; the message says how to mend it.
+        """
+        loaded = load_clip_gpt(path, lm, clip_model_type, normalize_prefix)
+        captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner.summary = loaded.summary
+        return captioner
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a checkpoint folder."""
+        return save_clip_gpt(self.model, self.tokenizer, folder)
+
+    def imagine(self, captions: Sequence[str]) -> Tensor:
+        """The CLIP embeddings of the pictures that B captions describe, [B, D] float32."""
+        return self.model.imagine(captions)
+
+    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
+
+
+def load_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
+    """The CLIP-GPT that the options name; what was read is said on stderr."""
+    if config.load_pt is None:
+        raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")
+    if config.load_pt == DEMO:
+        raise ClipcapError(
+            f"--load_pt {DEMO}: of CLIP-GPT none is bundled under the name {DEMO}: train one, "
+            f"`clipcap train-clip-gpt --lm {DEMO}` on features of the encoder {DEMO}"
+        )
+    captioner = ClipGptCaptioner.from_pretrained(
+        config.load_pt,
+        lm=config.lm,
+        clip_model_type=config.clip_model_type,
+        normalize_prefix=config.normalize_prefix,
+        device=config.device,
+    )
+    print(printable(captioner.summary), file=sys.stderr)
+    return captioner

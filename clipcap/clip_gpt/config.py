@@ -1,0 +1,103 @@
+"""Options of CLIP-GPT: its training, its captions, the pictures it imagines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipcap.errors import ClipcapError
+from clipcap.options import CaptionConfig, LoadOptions, at_least, option
+from clipcap.training.config import FeatureTraining
+
+EmbeddingLoss = Literal["mse", "cosine", "contrastive"]
+
+
+@dataclass(frozen=True)
+class ClipGptConfig:
+    """What a checkpoint of CLIP-GPT stores besides weights."""
+
+    clip_dim: int = option(512, "width of the CLIP embedding")
+    normalize_prefix: bool = option(True, "L2-normalise CLIP embeddings as they come in, and those to be predicted")
+    encoder: str | None = option(None, "encoder of the features it was trained on")
+    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
+    lm: str = option("gpt2", "causal language model: hub name or local folder")
+    tune: Literal["none", "lora", "full"] = option("full", "what was trained of the language model")
+    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
+    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    prefix_length: int = option(7, "positions before a caption: those of `[CLIP IN] … [\\CLIP IN] Caption: [`")
+    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
+
+    def __post_init__(self) -> None:
+        for name in ("clip_dim", "lora_rank", "prefix_length"):
+            at_least(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class TrainClipGptConfig(FeatureTraining):
+    """A training run of CLIP-GPT."""
+
+    embedding_loss: EmbeddingLoss = option(
+        "contrastive",
+        "how a predicted embedding is compared with its image's: squared error (the original's), cosine, or told "
+        "from those of the step's other images",
+    )
+    text_weight: float = option(1.0, "weight of the text's loss, the mean over its tokens")
+    embedding_weight: float = option(0.1, "weight of the embeddings' loss, the mean over them (mse needs 1 or more)")
+    contrastive_temp: float = option(0.05, "temperature of --embedding_loss contrastive")
+    projection_lr: float = option(1e-3, "peak learning rate of the projections, where CLIP's width is not the LM's")
+    images_per_sequence: int = option(1, "images and their captions that stand in one sequence")
+    clip_recall: bool = option(True, "compare with the recall of CLIP's own text tower on the held-out images")
+    normalize_prefix: bool | None = option(
+        None,
+        "L2-normalise CLIP embeddings as they come in, and those to be predicted (default: yes; with --weights_dir "
+        "the checkpoint's)",
+    )
+    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
+    weights_dir: str | None = option(
+        None, "warm start: a CLIP-GPT checkpoint folder, a folder holding one, or a GPT-2 folder in its layout"
+    )
+    out_dir: str = option("checkpoints/clip_gpt", "folder of the checkpoints")
+    prefix: str = option("clip_gpt", "name the checkpoints start with")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("images_per_sequence", self.images_per_sequence, 1)
+        for name in ("text_weight", "embedding_weight", "projection_lr"):
+            at_least(name, getattr(self, name), 0)
+        if not self.contrastive_temp > 0:
+            raise ClipcapError(f"--contrastive_temp must be above 0, got {self.contrastive_temp}")
+        if not self.text_weight + self.embedding_weight > 0:
+            raise ClipcapError("--text_weight and --embedding_weight are both 0: there would be nothing to learn")
+
+
+@dataclass(frozen=True)
+class ClipGptOptions(LoadOptions):
+    """Which CLIP-GPT to load, and what its files may not tell."""
+
+    load_pt: str | None = option(
+        None, "checkpoint: a folder made by train-clip-gpt, a hub name, or a GPT-2 folder in the original's layout"
+    )
+    lm: str | None = option(None, "language model, where a checkpoint that holds none finds its own now")
+    normalize_prefix: bool | None = option(
+        None, "whether a folder in the original's layout was trained on normalised embeddings (default: yes)"
+    )
+
+
+@dataclass(frozen=True)
+class CaptionClipGptConfig(ClipGptOptions, CaptionConfig):
+    """A CLIP-GPT, and what it is to caption."""
+
+
+@dataclass(frozen=True)
+class ImagineConfig(ClipGptOptions):
+    """A search for the pictures that CLIP-GPT imagines."""
+
+    index: str = option("", "where to look: features, an index made by `clipcap index`, or one of clip-retrieval")
+    k: int = option(5, "matches to show")
+    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png")
+    round_trip: bool = option(False, "also put the imagined embedding into words again")
+
+    def __post_init__(self) -> None:
+        at_least("k", self.k, 1)
+        if not self.index:
+            raise ClipcapError("--index is missing: features of the pictures, or an index made by `clipcap index`")

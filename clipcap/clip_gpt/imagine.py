@@ -1,0 +1,36 @@
+"""`clipcap imagine`: words → the CLIP embedding that CLIP-GPT predicts → the nearest pictures, as table and grid."""
+
+from __future__ import annotations
+
+from clipcap.clip_gpt.captioner import load_captioner
+from clipcap.clip_gpt.config import ImagineConfig
+from clipcap.options import DecodeConfig
+from clipcap.retrieval.index import Index, Match
+from clipcap.retrieval.results import check_out, show
+from clipcap.runtime.text import printable
+
+ROUND_TRIP = DecodeConfig(beam=True)
+
+
+def imagine(caption: str, config: ImagineConfig) -> list[Match]:
+    """Print the pictures that are nearest to what a caption describes and, with `out`, write or draw them.
+
+    With `round_trip` the imagined embedding is put into words again, which shows what of the caption it holds.
+
+    Returns:
+        the matches, best first.
+    Raises:
+        ClipcapError: no CLIP-GPT, a bad index or another encoder's, or `out` cannot be written.
+    """
+    check_out(config.out)
+    index = Index.open(config.index, config.clip_model_type)
+    clip_gpt = load_captioner(config)
+    own = clip_gpt.model.config
+    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load_pt}")
+    imagined = clip_gpt.imagine([caption])  # [1, D]
+    [found] = index.search(imagined, config.k)
+    show([caption], [found], config.out)
+    if config.round_trip:
+        [[again, *_]] = clip_gpt.caption_embeddings(imagined, ROUND_TRIP)
+        print(f"round trip: {printable(again.text)}")
+    return found

@@ -1,0 +1,191 @@
+"""CLIP-GPT: a causal language model that reads and writes CLIP embeddings inside text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from clipcap.clip_gpt.config import ClipGptConfig, EmbeddingLoss
+from clipcap.clip_gpt.embedding_loss import embedding_loss
+from clipcap.clip_gpt.sequences import Layout
+from clipcap.errors import ClipcapError
+from clipcap.models.caption_model import add_lora, fuse_activations, head_is_plain, max_positions
+from clipcap.models.kernels.chunked_cross_entropy import head_loss
+from clipcap.training.dataset import IGNORE
+
+
+class ClipGPT(nn.Module):
+    """Sequences with embeddings in them → logits of their text, and predicted embeddings.
+
+    For decoding it is a caption model (`ClipCaptionModel`) whose prefix is the text before a caption.
+    Where CLIP's width is the language model's, nothing is projected, as in General-GPT.
+
+    Args:
+        config: `config.tune` decides what requires gradients; the marks' token embeddings and the projections always
+            do. Its `prefix_length` is filled in.
+        lm: a causal language model; used in place, and given token embeddings for the marks where it has none.
+        layout: of its tokenizer.
+    """
+
+    def __init__(self, config: ClipGptConfig, lm: PreTrainedModel, layout: Layout):
+        super().__init__()
+        self.layout = layout
+        self.config = replace(config, prefix_length=3 + len(layout.opening))
+        if lm.get_input_embeddings().num_embeddings < len(layout.tokenizer):
+            lm.resize_token_embeddings(len(layout.tokenizer))  # new ones about the mean of the old
+        fuse_activations(lm)
+        self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
+        read, written = (weight.shape[1] for weight in (lm.get_input_embeddings().weight, self.head.weight))
+        self.project_in = _projection(config.clip_dim, read, float(lm.get_input_embeddings().weight.detach().std()))
+        self.project_out = _projection(written, config.clip_dim, written**-0.5)
+        self.lm_dropout = True
+        self.embedding_loss: EmbeddingLoss = "mse"
+        self.contrastive_temp = 1.0
+        self._freeze_lm()
+        self._head_is_plain = head_is_plain(lm)
+
+    @property
+    def head(self) -> nn.Module:
+        """Hidden states → logits."""
+        return self.lm.get_output_embeddings()
+
+    def token_weights(self) -> list[nn.Parameter]:
+        """Where the marks have rows: the token embeddings, and the head's where it has its own."""
+        read, written = self.lm.get_input_embeddings().weight, self.head.weight
+        return [read] if written is read else [read, written]
+
+    def _freeze_lm(self) -> None:
+        tune = self.config.tune
+        for name, parameter in self.lm.named_parameters():
+            parameter.requires_grad_(tune == "full" or (tune == "lora" and "lora_" in name))
+        self.token_hooks = []
+        if tune != "full":
+            weights = [weight.requires_grad_(True) for weight in self.token_weights()]
+            self.token_hooks = [weight.register_hook(_only(self.layout.marks)) for weight in weights]
+
+    def train(self, mode: bool = True) -> ClipGPT:
+        """As in torch, but a frozen language model stays in evaluation mode (no dropout)."""
+        super().train(mode)
+        if self.config.tune == "none" or not self.lm_dropout:
+            self.lm.eval()
+        return self
+
+    def normalised(self, clip_embedding: Tensor) -> Tensor:
+        """CLIP embeddings [..., D] as the model knows them: of norm 1, unless its checkpoint says otherwise.
+
+        Raises:
+            ClipcapError: D is not the width of its encoder.
+        """
+        width = clip_embedding.shape[-1]
+        if width != self.config.clip_dim:
+            named = f" ({self.config.encoder})" if self.config.encoder else ""
+            raise ClipcapError(
+                f"CLIP embeddings are {width} wide, this model expects {self.config.clip_dim}{named}: encode the "
+                f"images with that encoder"
+            )
+        return F.normalize(clip_embedding, dim=-1) if self.config.normalize_prefix else clip_embedding
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """[B, T] → language-model inputs [B, T, E]."""
+        return self.lm.get_input_embeddings()(input_ids)
+
+    def prefix(self, clip_embedding: Tensor) -> Tensor:
+        """What stands before the captions of CLIP embeddings [B, D], as language-model inputs [B, P, E]."""
+        prompts = [self.layout.caption_prompt(row) for row in range(len(clip_embedding))]
+        batch = self.layout.batch(prompts, clip_embedding).inputs(clip_embedding.device)
+        return self.inputs_embeds(batch["input_ids"], clip_embedding, batch["clip_places"], batch["clip_rows"])
+
+    def inputs_embeds(self, input_ids: Tensor, embeddings: Tensor, clip_places: Tensor, clip_rows: Tensor) -> Tensor:
+        """Token embeddings with CLIP embeddings in their places: language-model inputs [B, T, E].
+
+        Raises:
+            ClipcapError: the sequences are longer than the language model takes.
+        """
+        if input_ids.shape[1] > max_positions(self.lm):
+            raise ClipcapError(
+                f"a sequence of {input_ids.shape[1]} positions: {self.config.lm} takes {max_positions(self.lm)}: "
+                f"shorten its text, or put fewer images into one sequence"
+            )
+        tokens = self.embed_tokens(input_ids)  # [B, T, E]
+        clips = self.project_in(self.normalised(embeddings))[clip_rows]  # [C, D] -> [C, E] -> [K, E]
+        return tokens.flatten(0, 1).index_copy(0, clip_places, clips.to(tokens)).view_as(tokens)
+
+    def forward(self, text_scale: Tensor, embedding_scale: Tensor, **batch: Tensor) -> Tensor:
+        """The loss of a batch: both kinds of losses, each summed and multiplied by its scale; a scalar in float32."""
+        text, embedding, _ = self.losses(**batch)
+        return text_scale * text + embedding_scale * embedding
+
+    def losses(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        embeddings: Tensor,
+        clip_places: Tensor,
+        clip_rows: Tensor,
+        out_places: Tensor,
+        out_rows: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `InterleavedBatch.inputs` gives → losses.
+
+        Returns:
+            the cross-entropy summed over label tokens, the loss summed over the embeddings that are compared, and the
+            predicted embeddings [O, D] in float32.
+        """
+        inputs_embeds = self.inputs_embeds(input_ids, embeddings, clip_places, clip_rows)  # [B, T, E]
+        counted = labels[:, 1:] != IGNORE  # [B, T - 1]: position t predicts token t + 1
+        if self._head_is_plain:  # a quarter of GPT-2's arithmetic, so only where there is a label
+            hidden = self.lm.base_model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state  # [B, T, H]
+            text = head_loss(hidden[:, :-1][counted], self.head, labels[:, 1:][counted])
+        else:
+            out = self.lm(inputs_embeds=inputs_embeds, use_cache=False, output_hidden_states=True)
+            hidden, logits = out.hidden_states[-1], out.logits[:, :-1][counted]  # [B, T, H], [n, V]
+            text = F.cross_entropy(logits.float(), labels[:, 1:][counted], reduction="sum")
+        predicted = self.project_out(hidden.flatten(0, 1)[out_places]).float()  # [B·T, H] -> [O, H] -> [O, D]
+        compared = out_rows != IGNORE  # [O]
+        embedding = embedding_loss(
+            self.embedding_loss,
+            predicted[compared],
+            self.normalised(embeddings),
+            out_rows[compared],
+            self.contrastive_temp,
+        )
+        return text, embedding, predicted
+
+    def logits(self, input_ids: Tensor, embeddings: Tensor, clip_places: Tensor, clip_rows: Tensor) -> Tensor:
+        """Logits of the token after each position, [B, T, V]."""
+        inputs_embeds = self.inputs_embeds(input_ids, embeddings, clip_places, clip_rows)
+        return self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits
+
+    @torch.inference_mode()
+    def imagine(self, captions: Sequence[str]) -> Tensor:
+        """The predicted CLIP embeddings of B captions, [B, D] float32 on the model's device."""
+        asked = [self.layout.caption_to_clip(self.layout.ids(caption.strip())) for caption in captions]
+        device = self.head.weight.device
+        batch = self.layout.batch(asked, torch.zeros(1, self.config.clip_dim)).inputs(device)
+        return self.losses(**batch)[2]
+
+
+def _projection(inputs: int, outputs: int, std: float) -> nn.Module:
+    """A linear map whose outputs are about as large as what stands beside them; none where the widths are equal."""
+    if inputs == outputs:
+        return nn.Identity()
+    projection = nn.Linear(inputs, outputs)
+    nn.init.normal_(projection.weight, std=std)
+    nn.init.zeros_(projection.bias)
+    return projection
+
+
+def _only(rows: list[int]) -> Callable[[Tensor], Tensor]:
+    """A hook that keeps the gradient of some rows alone."""
+
+    def keep(gradient: Tensor) -> Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[rows] = gradient[rows]
+        return kept
+
+    return keep

@@ -1,0 +1,1 @@
+"""A CLIP of your own: a dual encoder trained on images and captions."""

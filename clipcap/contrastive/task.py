@@ -1,0 +1,210 @@
+"""Train a dual encoder on images and their captions: CLIP from scratch, or fine-tuned."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from torch import nn
+
+from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.dataset import Crops, PairBatch, Pairs
+from clipcap.contrastive.image_cache import HOLE, Pictures
+from clipcap.contrastive.loss import ContrastiveModel
+from clipcap.contrastive.towers.make import PARTS, OpenAITowers, Towers, make_towers
+from clipcap.contrastive.validate import HeldOut
+from clipcap.errors import ClipcapError
+from clipcap.images.skipped import too_many, write_errors
+from clipcap.runtime.text import printable
+from clipcap.sources.readers import READERS, Record
+from clipcap.training.accelerator import make_accelerator
+from clipcap.training.curves import plot_curves
+from clipcap.training.dataset import Parts
+from clipcap.training.loop import Loop
+from clipcap.training.run_folder import LOG, check_run_folder
+
+# Options that decide the weights, besides those of the loop and the model's own sizes.
+_SAME_ON_RESUME = ("max_seq_length", "freeze", "head_lr", "image_lr", "text_lr", "bs", "crop", "flip", "frame")
+
+
+def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
+    """Train on a source's images and captions.
+
+    Returns:
+        the folder of the `best` checkpoint: by recall@10 of the validation images, or by the training loss.
+    Raises:
+        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
+            saved stays.
+    """
+    check_run_folder(config)
+    accelerator = make_accelerator(config)
+    source = READERS[source_name](config)
+    for note in source.notes:
+        accelerator.print(note)
+    set_seed(config.seed)
+    task = ContrastiveTask(config, make_towers(config), source.records, accelerator)
+    accelerator.print(task.describe())
+    task.decode()
+    loop = Loop(task, config, accelerator)
+    best = loop.fit()
+    if accelerator.is_main_process:
+        plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
+    return best
+
+
+class ContrastiveTask:
+    """A dual encoder's training (`clipcap.training.task.Task`).
+
+    Args:
+        config: of the run.
+        towers: the dual encoder, with its initial weights.
+        records: of the source; those of its `train` split (or of none) are trained on, `val` is held out.
+        accelerator: of the run.
+    """
+
+    def __init__(
+        self, config: ContrastiveConfig, towers: Towers, records: Sequence[Record], accelerator: Accelerator
+    ):
+        self.config, self.towers, self.accelerator = config, towers, accelerator
+        train = [record for record in records if record.split in ("train", None)]
+        val = [record for record in records if record.split == "val"]
+        if len(train) < 2:
+            raise ClipcapError(f"{config.data_path}: contrast needs two training images or more, here: {len(train)}")
+        if config.bs * accelerator.num_processes < 2:
+            raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
+        crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
+        self.pairs = Pairs(train, towers, self._pictures(train, crops.side), crops, config.seed)
+        if len(self.pairs.captions.tokens) < 2:
+            raise ClipcapError(f"{config.data_path}: all captions are the same: there is nothing to tell images by")
+        self.held_out = HeldOut(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
+        self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
+        self.step_size = config.bs * accelerator.num_processes * config.grad_accum
+        self.model = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
+        if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # torch has none for CPUs
+        self.model.to(accelerator.device)
+        self._told: set[str] = set()
+
+    def _pictures(self, records: Sequence[Record], side: int) -> Pictures:
+        config = self.config
+        return Pictures(records, side, config.frame, config.workers, config.cache_mb, self.accelerator.device)
+
+    def describe(self) -> str:
+        """What is trained on what, in three lines."""
+        sizes = ", ".join(f"{part} {_millions(self.towers.tower(part))}" for part in PARTS)
+        trained = _millions([p for p in self.model.parameters() if p.requires_grad])
+        steps = self.steps_per_epoch()
+        if len(self.held_out):
+            chance = ", ".join(f"{name} {share:.4f}" for name, share in self.held_out.chance().items())
+            validation = f"validating on {len(self.held_out)} images; by chance {chance}"
+        else:
+            validation = "no validation images: hold some out with --train_size 0.9"
+        return (
+            f"{self.towers.resolution} pixels, {self.towers.max_tokens} tokens; {sizes}; {trained} trained\n"
+            f"training on {len(self.pairs)} images with {len(self.pairs.captions.keys)} captions, "
+            f"{steps} step{'s' * (steps > 1)} of up to {self.step_size} images an epoch\n{validation}"
+        )
+
+    def decode(self) -> None:
+        """Read the pictures that are kept in memory."""
+        for pictures in (self.pairs.pictures, self.held_out.pictures):
+            pictures.fill(quiet=not self.accelerator.is_main_process)
+        self._tell_bad()
+
+    def _tell_bad(self) -> None:
+        """Say once which pictures cannot be read; they are left out, and too many of them end the run."""
+        both = (self.pairs.pictures, self.held_out.pictures)
+        for pictures in both:
+            pictures.bad.update(gather_object(list(pictures.bad.items())))
+        found = {str(p.records[row].image): p.bad[row] for p in both for row in sorted(p.bad)}
+        new = [path for path in found if path not in self._told]
+        if not new:
+            return
+        self._told.update(new)
+        errors, count = Path(self.config.out_dir) / "errors.csv", sum(len(p.records) for p in both)
+        if self.accelerator.is_main_process:
+            errors.parent.mkdir(parents=True, exist_ok=True)
+            write_errors(errors, list(found.items()))
+        line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
+        if too_many(len(found), count, self.config.max_bad):
+            raise ClipcapError(f"{line}; more than --max_bad {self.config.max_bad}: mend them, or allow more")
+        self.accelerator.print(printable(line))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Head, image and text tower, each with its learning rate; weight decay is for matrices only."""
+        groups = []
+        for part, default in zip(PARTS, self.towers.rates, strict=True):
+            rate = getattr(self.config, f"{part}_lr")
+            rate = default if rate is None else rate
+            trained = [p for p in self.towers.tower(part) if p.requires_grad]
+            groups.append({"params": [p for p in trained if p.dim() > 1], "lr": rate})
+            groups.append({"params": [p for p in trained if p.dim() <= 1], "lr": rate, "weight_decay": 0.0})
+        return [group for group in groups if group["params"]]
+
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-len(self.pairs) // self.step_size)
+
+    def windows(self, epoch: int, skip: int) -> Iterator[list[PairBatch]]:
+        """The micro-batches of this process, a list per optimiser step."""
+        return self.pairs.windows(self.step_size, epoch, self.parts, skip)
+
+    def weight(self, batch: PairBatch) -> int:
+        """Pairs of a micro-batch."""
+        return int((batch.keys != HOLE).sum())
+
+    def culprits(self, batch: PairBatch) -> list[str]:
+        """No image alone: each is compared with all."""
+        return []
+
+    def images(self, batch: PairBatch) -> list[str]:
+        """The id of each image."""
+        records = self.pairs.pictures.records
+        return [records[row].image_id for row in batch.rows.tolist() if row != HOLE]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights besides the loop's options; places of files do not."""
+        data = [(record.image_id, record.captions) for record in self.pairs.pictures.records]
+        sizes = [(name, tuple(tensor.shape)) for name, tensor in self.towers.network.state_dict().items()]
+        return {
+            "images": len(self.pairs),
+            "checksum of images and captions": zlib.crc32(repr(data).encode()),
+            "checksum of the model's sizes": zlib.crc32(repr(sizes).encode()),
+            **{name: getattr(self.config, name) for name in _SAME_ON_RESUME},
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Recall of the validation images and their captions among each other."""
+        self.model.clamp()
+        if dist.is_initialized():  # batch norms' running statistics differ; what is saved is the first process's
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, 0)
+        self.model.eval()
+        scores = self.held_out.scores() if len(self.held_out) else {}
+        self._tell_bad()
+        return scores
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """What decides `best`, lower is better: mean recall@10 of both directions, or the training loss."""
+        return -(metrics["i2t_r10"] + metrics["t2i_r10"]) / 2 if len(self.held_out) else metrics["train_loss"]
+
+    def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """The files of an encoder."""
+        self.towers.write(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put a checkpoint's weights into the towers."""
+        self.towers.restore(folder)
+
+    def warm_start(self, folder: Path) -> str:
+        """The flag that starts another run from a checkpoint's weights."""
+        return f"--clip_model_type {'' if isinstance(self.towers, OpenAITowers) else 'hf:'}{folder}"
+
+
+def _millions(parameters: Sequence[nn.Parameter]) -> str:
+    return f"{sum(p.numel() for p in parameters) / 1e6:.2f} M"

@@ -1,0 +1,24 @@
+"""Dual encoders that can be trained: OpenAI's CLIP at any size, and an image and a text tower of transformers."""
+
+from __future__ import annotations
+
+from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.towers.base import PARTS, Part, Towers
+from clipcap.contrastive.towers.openai import OpenAITowers, loaded_towers, new_towers
+from clipcap.contrastive.towers.transformers_pair import TransformersTowers, dual_encoder_towers, paired_towers
+
+__all__ = ["PARTS", "OpenAITowers", "Part", "Towers", "TransformersTowers", "make_towers"]
+
+
+def make_towers(config: ContrastiveConfig) -> Towers:
+    """The model that the options name, with its initial weights.
+
+    Raises:
+        ClipcapError: unknown or missing models, sizes that do not fit together.
+    """
+    name = config.clip_model_type
+    if config.vision_model:
+        return paired_towers(config)
+    if name is None:
+        return new_towers(config)
+    return dual_encoder_towers(name, config) if name.startswith("hf:") else loaded_towers(name, config)

@@ -1,0 +1,1 @@
+"""The drawing engine of the demo's plates: pen, textures, foods, tableware."""

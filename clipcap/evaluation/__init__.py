@@ -1,0 +1,1 @@
+"""Captions scored against human captions, compared between runs, and shown in a report."""

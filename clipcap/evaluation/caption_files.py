@@ -1,0 +1,154 @@
+"""Captions by image, out of the files that people have: COCO results and annotations, JSON Lines, CSV, features."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from clipcap.errors import ClipcapError
+from clipcap.features.files import Features, read_features
+from clipcap.runtime.text import from_cell
+
+_IMAGE_KEYS = ("image_id", "image", "id")
+
+
+def read_predictions(path: str | Path) -> dict[str, str]:
+    """The caption of each image.
+
+    Args:
+        path: COCO results (a JSON list of `image_id` and `caption`), or `.jsonl` or `.csv` of `clipcap predict`.
+    Raises:
+        ClipcapError: no such file, not of these kinds, or an image twice.
+    """
+    path = Path(path).expanduser()
+    captions: dict[str, str] = {}
+    for number, row in enumerate(_rows(path)):
+        image, caption = _pair(row, path, number)
+        if image in captions:
+            raise ClipcapError(f"{path}: image {image} has two captions: leave one per image")
+        captions[image] = caption
+    if not captions:
+        raise ClipcapError(f"{path}: holds no captions")
+    return captions
+
+
+def read_references(path: str | Path) -> dict[str, list[str]]:
+    """The human captions of each image.
+
+    Args:
+        path: COCO annotations, a JSON list of `image_id` and `caption`, `{image: [captions]}`, `.jsonl` or `.csv` of
+            image and caption, or a feature file.
+    Raises:
+        ClipcapError: no such file, or not of these kinds.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir() or path.suffix == ".pkl":
+        return references_of(read_features(str(path)))
+    content = _json(path) if path.suffix == ".json" else None
+    if isinstance(content, dict) and "annotations" not in content:
+        if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in content.values()):
+            return {str(image): list(texts) for image, texts in content.items() if texts}
+        raise ClipcapError(f"{path}: expected {{image: [captions]}}, or COCO annotations with a list `annotations`")
+    references: dict[str, list[str]] = {}
+    for number, row in enumerate(_rows(path)):
+        image, caption = _pair(row, path, number)
+        references.setdefault(image, []).append(caption)
+    return references
+
+
+def references_of(features: Features) -> dict[str, list[str]]:
+    """The captions of each image of a feature file, in its order; rows of one image come together."""
+    references: dict[str, list[str]] = {str(image): [] for image in features.image_ids}
+    for caption, row in zip(features.captions, features.caption_rows):
+        if caption.strip():
+            references[str(features.image_ids[int(row)])].append(caption)
+    return {image: texts for image, texts in references.items() if texts}
+
+
+def matched(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], where: str) -> dict[str, str]:
+    """The predictions under the names that the references give to images.
+
+    An image may go by its file there and by its file's name or number here: `dataset/12.jpg` is also `12.jpg` and
+    `12`, `COCO_val2014_000000000042.jpg` is also `42`.
+
+    Raises:
+        ClipcapError: an image has no reference.
+    """
+    names = {image: next((name for name in _names(image) if name in references), None) for image in predictions}
+    missing = [image for image, name in names.items() if name is None]
+    if missing:
+        raise ClipcapError(
+            f"{where}: {len(missing)} of {len(predictions)} images have no reference, the first is {missing[0]}; "
+            f"references go by names such as {next(iter(references), 'none')}"
+        )
+    if len(set(names.values())) < len(names):
+        raise ClipcapError(f"{where}: several of its images go by one name in the references")
+    return {names[image]: caption for image, caption in predictions.items()}
+
+
+def _names(image: str) -> Iterator[str]:
+    path = PurePath(image)
+    yield from (image, path.name, path.stem)
+    if number := re.search(r"_0*(\d+)$", path.stem):
+        yield number[1]
+
+
+def results(captions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Captions in the COCO results format: numbers stay numbers."""
+    return [{"image_id": _number(image), "caption": caption} for image, caption in captions.items()]
+
+
+def _number(image: str) -> int | str:
+    return int(image) if image.isascii() and image.isdigit() and str(int(image)) == image else image
+
+
+def _rows(path: Path) -> Iterable[Any]:
+    if path.suffix == ".csv":
+        with _opened(path) as file:
+            rows = csv.DictReader(file)
+            return [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in rows]
+    if path.suffix == ".jsonl":
+        with _opened(path) as file:
+            return [_loads(line, path) for line in file if line.strip()]
+    content = _json(path)
+    content = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(content, list):
+        raise ClipcapError(f"{path}: expected a list of objects with image_id and caption (COCO results)")
+    return content
+
+
+def _pair(row: Any, path: Path, number: int) -> tuple[str, str]:
+    name = next((key for key in _IMAGE_KEYS if isinstance(row, dict) and key in row), None)
+    if name is None or not isinstance(row.get("caption"), str):
+        raise ClipcapError(f"{path}: entry {number} has no image_id (or image) and caption")
+    return str(row[name]), row["caption"]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ClipcapError(f"{path}: is not UTF-8 ({error.reason}): convert it (iconv -t UTF-8)") from error
+    except csv.Error as error:
+        raise ClipcapError(f"{path}: is not CSV: {error}") from error
+    except OSError as error:
+        raise ClipcapError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _json(path: Path) -> Any:
+    with _opened(path) as file:
+        return _loads(file.read(), path)
+
+
+def _loads(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ClipcapError(f"{path}: is not JSON: {str(error)[:120]}") from error

@@ -1,0 +1,47 @@
+"""Options of evaluation and comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipcap.errors import ClipcapError
+from clipcap.options import CaptionerOptions, DecodeConfig, at_least, option
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(CaptionerOptions, DecodeConfig):
+    """What to score: a checkpoint on a feature file, or captions that are there already."""
+
+    data: str | None = option(None, "feature file with human captions: its images are captioned and scored")
+    predictions: str | None = option(
+        None, "captions to score instead: COCO results (.json), or what predict --out wrote"
+    )
+    references: str | None = option(
+        None, "their human captions: COCO annotations, {image: [captions]}, or a feature file"
+    )
+    out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html")
+    train_data: str | None = option(None, "feature file trained on: tells the share of captions copied from it")
+    beam: bool = option(True, "beam search; --no_beam samples")
+    batch_size: int = option(16, "images decoded together")
+    characters: bool = option(False, "every character is a token: for scripts without spaces")
+    java: bool = option(True, "use Java where it is found (the COCO server's tokenizer, METEOR, SPICE)")
+    clip_score: bool = option(True, "also CLIPScore, by the encoder of the features")
+
+    def __post_init__(self) -> None:
+        DecodeConfig.__post_init__(self)
+        CaptionerOptions.__post_init__(self)
+        at_least("batch_size", self.batch_size, 1)
+        if bool(self.data) == bool(self.predictions):
+            raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")
+        if self.predictions and not self.references:
+            raise ClipcapError("--predictions needs --references: the human captions of the same images")
+        if self.data and self.references:
+            raise ClipcapError("--references belongs to --predictions: --data holds its own")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Evaluations of the same images."""
+
+    out: str | None = option(None, "also write a report with the captions of each picture side by side: NAME.html")
+    java: bool = option(True, "use Java where it is found")

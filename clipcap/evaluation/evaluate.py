@@ -1,0 +1,282 @@
+"""`clipcap evaluate`: caption the images of a feature file in batches, score the captions, report."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.predict import load_captioner
+from clipcap.errors import ClipcapError
+from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
+from clipcap.evaluation.config import EvaluateConfig
+from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_score
+from clipcap.evaluation.metrics.score import Scores, score
+from clipcap.evaluation.report.content import Interval, Pictured, Run
+from clipcap.evaluation.report.page import write_report
+from clipcap.features.files import Features, check_same_encoder, read_features
+from clipcap.models.encoders.load import pick_device
+from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.text import printable
+from clipcap.training.accelerator import alone
+
+PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
+CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
+
+
+@dataclass
+class Captioned:
+    """Images with a caption of a model and those of people, by image id."""
+
+    captions: dict[str, str]
+    references: dict[str, list[str]]
+    facts: dict[str, str]  # of the run, for the report
+    images: dict[str, str | None] = field(default_factory=dict)  # paths of the pictures
+    epochs: list[dict[str, float]] = field(default_factory=list)  # of metrics.jsonl, where there is one
+    clip: dict[str, np.ndarray] = field(default_factory=dict)  # CLIPScore and RefCLIPScore [images]
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
+
+    Under a launcher of several processes each captions its share of the images; the first scores and writes.
+
+    Returns:
+        the folder.
+    Raises:
+        ClipcapError: bad input; what was written before stays.
+    """
+    out = Path(config.out).expanduser()
+    _check_folder(out)
+    state = PartialState(cpu=pick_device(config.device).type == "cpu")
+    found = _read(config) if config.predictions else _caption(config, state)
+    if state.is_main_process:
+        _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
+        _write_json(out / REFERENCES, found.references)
+        training = list(read_features(config.train_data).captions) if config.train_data else None
+        scores = score(
+            list(found.captions.values()), list(found.references.values()), training, config.characters, config.java
+        )
+        for name, per_image in found.clip.items():
+            scores.add(name, per_image)
+        scores.notes += found.notes
+        content = {**summary(scores, found), "characters": config.characters}
+        _write_json(out / METRICS, content)
+        write_report(out / REPORT, "Captions evaluated", [run_of(content, found)], pictured(scores, found))
+        print(printed(content))
+        print(f"evaluation: {out} ({PREDICTIONS}, {METRICS}, {REPORT})")
+    state.wait_for_everyone()
+    return out
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to mix an evaluation with other files before hours are spent on it."""
+    found = (
+        [path for path in out.iterdir() if path.suffix != ".draft"] if out.is_dir() else []
+    )  # a kill leaves drafts
+    if out.is_file() or (found and not (out / PREDICTIONS).exists()):
+        raise ClipcapError(f"--out {out}: is there and holds no evaluation: choose another folder")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    with writing(path), replaced_file(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
+
+
+def _read(config: EvaluateConfig) -> Captioned:
+    """Somebody's captions, with their references."""
+    references = read_references(config.references)
+    captions = matched(read_predictions(config.predictions), references, config.predictions)
+    notes = []
+    if len(captions) < len(references):
+        notes.append(f"{len(references) - len(captions)} images of the references have no caption and do not count")
+    facts = {"captions": config.predictions, "references": config.references}
+    return Captioned(captions, {image: references[image] for image in captions}, facts, notes=notes)
+
+
+def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
+    """The captions of all images of a feature file; every process returns those of all."""
+    features = read_features(config.data, encoder=config.clip_model_type)
+    references = references_of(features)
+    if not references:
+        raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
+    if state.is_main_process:
+        _say_processes(state)
+    captioner = load_captioner(config) if state.is_main_process else _quietly(config)
+    own = captioner.model.config
+    check_same_encoder(
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
+        f"the checkpoint {config.load_pt}",
+    )  # fmt: skip
+    first_rows: dict[str, int] = {}
+    for row, image in enumerate(features.image_ids):
+        if str(image) in references:
+            first_rows.setdefault(str(image), row)
+    rows = list(first_rows.values())
+    captions = caption_rows(captioner, features, rows, config, state)
+    names = list(first_rows)
+    found = Captioned(
+        dict(zip(names, captions, strict=True)),
+        {image: references[image] for image in names},
+        facts={
+            "checkpoint": captioner.summary,
+            "features": f"{features.path} ({features.meta.encoder or 'encoder not known'})",
+            "decoding": decoding_said(config),
+        },
+        images={image: features.image_paths[row] for image, row in first_rows.items()},
+        epochs=_training_log(Path(config.load_pt)) if config.load_pt else [],
+    )
+    if state.is_main_process:
+        _add_clip_scores(found, captioner, features, rows, config)
+    return found
+
+
+def _say_processes(state: PartialState) -> None:
+    processes = state.num_processes
+    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    if warning := alone(processes):
+        print(warning, file=sys.stderr)
+
+
+def _quietly(config: EvaluateConfig) -> Captioner:
+    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
+    return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
+
+
+def caption_rows(
+    captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig, state: PartialState
+) -> list[str]:
+    """The best caption of each row, whichever process wrote it; samples depend on the row alone."""
+    rank, world = state.process_index, state.num_processes
+    mine = range(rank, len(rows), world)
+    written: list[tuple[int, str]] = []
+    starts = range(0, len(mine), config.batch_size)
+    hidden = True if not state.is_main_process or len(starts) == 1 else None
+    for start in tqdm(starts, desc="captioning", unit="batch", disable=hidden):
+        places = mine[start : start + config.batch_size]
+        embeddings = features.rows([rows[place] for place in places])  # [B, D]
+        if not embeddings.isfinite().all():
+            bad = next(rows[p] for p, row in zip(places, embeddings) if not row.isfinite().all())
+            raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
+        found = captioner.caption_embeddings(embeddings, replace(config, num_captions=1), list(places))
+        written += [(place, captions[0].text) for place, captions in zip(places, found)]
+    everybody = dict(gather_object(written)) if world > 1 else dict(written)
+    return [everybody[place] for place in range(len(rows))]
+
+
+def decoding_said(config: EvaluateConfig) -> str:
+    """How captions are decoded, in words."""
+    if config.beam:
+        return f"beam search, {config.beam_size} beams"
+    if config.greedy or config.temp == 0:
+        return "greedy"
+    return f"sampling, temperature {config.temp:g}, top-p {config.top_p:g}"
+
+
+def _training_log(checkpoint: Path) -> list[dict[str, float]]:
+    """The epochs of the run that a checkpoint is from."""
+    for folder in (checkpoint, checkpoint.parent):
+        path = folder / "metrics.jsonl"
+        if path.is_file():
+            try:
+                lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError, RecursionError):
+                return []
+            return [_numbers(line) for line in lines if isinstance(line, dict)]
+    return []
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if type(value) in (int, float) and math.isfinite(value)}
+
+
+def _add_clip_scores(
+    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig
+) -> None:
+    if not config.clip_score:
+        found.notes.append(f"{CLIP_SCORE} skipped: asked to do without")
+        return
+    try:
+        encoder = captioner.encoder
+        texts = [PROMPT + text for several in found.references.values() for text in several]
+        captions = _encoded(encoder, [PROMPT + caption for caption in found.captions.values()])  # [N, D]
+        references = _encoded(encoder, texts).split([len(several) for several in found.references.values()])
+    except ClipcapError as error:
+        found.notes.append(f"{CLIP_SCORE} skipped: {error}")
+        return
+    images = features.rows(rows)  # [N, D]
+    found.clip[CLIP_SCORE] = clip_score(images, captions).numpy()
+    found.clip[REF_CLIP_SCORE] = ref_clip_score(images, captions, references).numpy()
+
+
+def _encoded(encoder: Any, texts: Sequence[str], together: int = 256) -> torch.Tensor:
+    """Texts → embeddings [N, D]."""
+    parts = [encoder.encode_texts(texts[i : i + together]).cpu() for i in range(0, len(texts), together)]
+    return torch.cat(parts)
+
+
+def summary(scores: Scores, found: Captioned) -> dict[str, Any]:
+    """What metrics.json holds: scores with 95 % intervals, of each image, notes, and what a report is made of."""
+    corpus = {}
+    for name, value in scores.corpus.items():
+        low, high = scores.interval(name)
+        corpus[name] = {"value": value, "low": low, "high": high}
+    per_image = {
+        image: {name: float(values[i]) for name, values in scores.per_image.items()}
+        for i, image in enumerate(found.captions)
+    }
+    return {
+        "images": scores.images,
+        "references": scores.references,
+        "corpus": corpus,
+        "diversity": scores.diversity,
+        "notes": scores.notes,
+        "run": found.facts,
+        "epochs": found.epochs,
+        "images_at": found.images,
+        "per_image": per_image,
+    }
+
+
+def run_of(content: Mapping[str, Any], found: Captioned, name: str = "model") -> Run:
+    """An evaluation as a column of the report."""
+    shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
+    shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
+    return Run(name, shown, found.facts, content["notes"], found.epochs)
+
+
+def pictured(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:
+    """The pictures of the report's gallery."""
+    path = {image: Path(place) if place else None for image, place in found.images.items()}
+    return [
+        Pictured(
+            image, path.get(image), found.references[image], {name: caption},
+            {metric: float(values[i]) for metric, values in scores.per_image.items()},
+        )
+        for i, (image, caption) in enumerate(found.captions.items())
+    ]  # fmt: skip
+
+
+def printed(content: Mapping[str, Any]) -> str:
+    """The scores as a table for the terminal, then what was skipped."""
+    lines = [
+        f"{name:14}{interval['value']:8.4f}   95 % interval {interval['low']:.4f} to {interval['high']:.4f}"
+        for name, interval in content["corpus"].items()
+    ]
+    lines += [f"{name:14}{value:8.4g}" for name, value in content["diversity"].items()]
+    return "\n".join(lines + [printable(note) for note in content["notes"]])

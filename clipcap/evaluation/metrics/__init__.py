@@ -1,0 +1,1 @@
+"""Caption metrics as the COCO server computes them, with confidence intervals."""

@@ -1,0 +1,252 @@
+"""Caption metrics of the COCO evaluation, by corpus and by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from clipcap.errors import ClipcapError
+from clipcap.evaluation.metrics import java, ptb_tokenizer
+from clipcap.evaluation.metrics.bootstrap import Comparison, bootstrap_interval, paired_bootstrap
+from clipcap.evaluation.metrics.rouge import rouge_l
+from clipcap.evaluation.metrics.tokenize import Tokens, tokenize
+
+_BLEU_ORDER = 4
+
+
+@dataclass
+class Scores:
+    """What `score` finds.
+
+    Attributes:
+        corpus: BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr-D (0 to 10; what the COCO server prints as CIDEr), SPICE.
+        per_image: the same of each image, [images]. ROUGE-L, CIDEr-D and SPICE of a corpus are the means of these.
+        counts: what BLEU and METEOR sum over images before they divide, [images, K].
+        diversity: of the candidates alone: `distinct` (share of different captions), `vocabulary` (number of
+            different tokens), `length` (mean tokens), and `copied` (share found among the training captions).
+        tokens: of each candidate.
+        images: their number.
+        references: number of human captions of them all.
+        notes: the tokenizer that was used, and each metric that was skipped, with the reason.
+    """
+
+    corpus: dict[str, float]
+    per_image: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+    diversity: dict[str, float]
+    tokens: list[Tokens]
+    images: int
+    references: int
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, per_image: np.ndarray) -> None:
+        """Add a metric that is the mean of its scores [images], such as CLIPScore."""
+        self.per_image[name] = np.asarray(per_image, dtype=np.float64)
+        self.corpus[name] = float(self.per_image[name].mean())
+
+    def interval(self, name: str, n: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """95 % bootstrap interval of a corpus score.
+
+        Images are drawn again, never their scores' background: CIDEr-D keeps the document frequencies of the whole
+        reference set, so it is a mean; BLEU and METEOR are formed again from the counts of the images drawn.
+        """
+        return bootstrap_interval(*self._rows(name), n=n, seed=seed)
+
+    def compare(self, other: Scores, name: str, n: int = 1000, seed: int = 0) -> Comparison:
+        """This run against another on the same images in the same order, by paired bootstrap."""
+        rows, of_sums = self._rows(name)
+        return paired_bootstrap(rows, other._rows(name)[0], of_sums, n, seed)
+
+    def _rows(self, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray] | None]:
+        if name not in self.corpus:
+            raise ClipcapError(f"no {name} among the scores: choose from {', '.join(self.corpus)}")
+        if name.startswith("BLEU-"):
+            return self.counts["BLEU"], partial(bleu_of_counts, order=int(name[-1]))
+        if name == "METEOR":
+            return self.counts["METEOR"], meteor_of_counts
+        return self.per_image[name], None
+
+
+def score(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    training: Sequence[str] | None = None,
+    characters: bool = False,
+    with_java: bool = True,
+) -> Scores:
+    """Score one caption of each image against its human captions.
+
+    Args:
+        candidates: one caption per image.
+        references: the human captions of each image, one or more.
+        training: captions that the captioner was trained on, for the share of copies.
+        characters: see `tokenize`; leaves out METEOR and SPICE.
+        with_java: run what needs Java, where it is found.
+    Raises:
+        ClipcapError: pycocoevalcap is not installed, nothing to score, or an image without references.
+    """
+    texts = [*candidates, *(text for several in references for text in several), *(training or ())]
+    tokens, notes = tokenize(texts, characters, with_java)
+    found, rest = tokens[: len(candidates)], iter(tokens[len(candidates) :])
+    wanted = [[next(rest) for _ in several] for several in references]
+    scores = score_tokens(found, wanted, characters, with_java)
+    scores.notes[:0] = notes
+    if training is not None:
+        known = {tuple(caption) for caption in rest}
+        scores.diversity["copied"] = sum(tuple(caption) in known for caption in found) / len(found)
+    return scores
+
+
+def score_tokens(
+    candidates: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    characters: bool = False,
+    with_java: bool = True,
+) -> Scores:
+    """Score captions that are cut into tokens already (arguments and errors as for `score`)."""
+    _check(candidates, references)
+    found = [" ".join(caption) for caption in candidates]
+    wanted = [[" ".join(caption) for caption in several] for several in references]
+    diversity = {
+        "distinct": len(set(found)) / len(found),
+        "vocabulary": len({token for caption in candidates for token in caption}),
+        "length": sum(map(len, candidates)) / len(found),
+    }
+    scores = Scores({}, {}, {}, diversity, list(candidates), len(found), sum(map(len, references)))
+    scores.notes.append(f"images: {scores.images}, references: {scores.references}")
+    scores.counts["BLEU"] = _bleu_counts(found, wanted)
+    for order in range(1, _BLEU_ORDER + 1):
+        scores.corpus[f"BLEU-{order}"] = float(bleu_of_counts(scores.counts["BLEU"].sum(axis=0), order))
+        scores.per_image[f"BLEU-{order}"] = bleu_of_counts(scores.counts["BLEU"], order)
+    keyed = dict(enumerate(wanted)), {i: [caption] for i, caption in enumerate(found)}
+    scores.add("ROUGE-L", np.array([rouge_l(caption, several) for caption, several in zip(found, wanted)]))
+    scores.add("CIDEr-D", cider_scorer().compute_score(*keyed)[1])
+    if scores.images == 1:
+        scores.notes.append("CIDEr-D of a single image is 0: every n-gram is in every document")
+    for name, add in (("METEOR", _add_meteor), ("SPICE", _add_spice)):
+        try:
+            if characters or not with_java:
+                raise java.Unavailable("it knows English words only" if characters else "asked to do without Java")
+            add(scores, found, wanted)
+        except java.Unavailable as error:
+            scores.notes.append(f"{name} skipped: {error}")
+    return scores
+
+
+def bleu_of_counts(counts: np.ndarray, order: int) -> np.ndarray:
+    """BLEU of counts that are summed over images, with the smoothing of the COCO evaluation.
+
+    Args:
+        counts: [..., 10] tokens of the candidates, tokens of the references nearest in length, then for n-grams of
+            1 to 4 their number in the candidates and how many of them a reference has.
+        order: longest n-gram, 1 to 4.
+    Returns:
+        [...]
+    """
+    length, wanted = counts[..., 0] + 1e-15, counts[..., 1] + 1e-9
+    total, matched = counts[..., 2 : 2 + order] + 1e-9, counts[..., 6 : 6 + order] + 1e-15
+    precision = np.prod(matched / total, axis=-1) ** (1 / order)
+    return precision * np.exp(np.minimum(0, 1 - wanted / length))
+
+
+def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
+    """METEOR 1.5 for English of counts that are summed over images (W14-3348, with its tuned parameters).
+
+    Args:
+        counts: [..., 23] tokens and function words of both sides, for each of four matchers the matched content and
+            function words of both sides, chunks, words matched on both sides.
+    Returns:
+        [...]
+    """
+    alpha, beta, gamma, delta = 0.85, 0.2, 0.6, 0.75
+    weights = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+    content = counts[..., 0:2] - counts[..., 2:4]  # [..., 2] candidate, reference
+    total = delta * content + (1 - delta) * counts[..., 2:4]
+    matches = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)  # matcher, content or function, side
+    matched = np.einsum("...mks,m,k->...s", matches, weights, [delta, 1 - delta])
+    precision, recall = np.moveaxis(matched / np.maximum(total, 1e-12), -1, 0)
+    mean = precision * recall / np.maximum(alpha * precision + (1 - alpha) * recall, 1e-12)
+    fragments = 2 * counts[..., 20] / np.maximum(counts[..., 21] + counts[..., 22], 1e-12)
+    return mean * (1 - gamma * fragments**beta)
+
+
+def distinct_share(captions: Sequence[str]) -> float:
+    """Share of different captions: near 0 where a model says the same of every image."""
+    return len({tuple(caption) for caption in ptb_tokenizer.tokenize(captions)}) / max(1, len(captions))
+
+
+def cider_scorer() -> Any:
+    """The CIDEr-D scorer of pycocoevalcap; needs neither Java nor network.
+
+    Raises:
+        ClipcapError: it is not installed.
+    """
+    return _scorer("cider.cider", "Cider")
+
+
+def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """CIDEr-D of a corpus (arXiv 1411.5726), without Java.
+
+    Args:
+        candidates: one caption per image.
+        references: the human captions of each image.
+    Returns:
+        the mean over images, 0 to 10; 0 where there is one image only, since every n-gram is in every document.
+    """
+    if not candidates:
+        return 0.0
+    found = {i: [" ".join(tokens)] for i, tokens in enumerate(ptb_tokenizer.tokenize(candidates))}
+    wanted = {
+        i: [" ".join(tokens) for tokens in ptb_tokenizer.tokenize(several)] for i, several in enumerate(references)
+    }
+    scorer = cider_scorer()
+    return float(scorer.compute_score(wanted, found)[0]) if any(map(any, wanted.values())) else 0.0
+
+
+def _check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+    if len(candidates) != len(references):
+        raise ClipcapError(f"{len(candidates)} captions for {len(references)} images with references: give one each")
+    if not candidates:
+        raise ClipcapError("no captions to score: give at least one image")
+    bare = [i for i, several in enumerate(references) if not several]
+    if bare:
+        raise ClipcapError(
+            f"image number {bare[0]} (of {len(bare)}) has no reference captions: leave such images out"
+        )
+    if not any(caption for several in references for caption in several):
+        raise ClipcapError("no reference caption has a word in it: give the human captions of each image")
+
+
+def _scorer(module: str, name: str) -> Any:
+    try:
+        return getattr(import_module(f"pycocoevalcap.{module}"), name)()
+    except ImportError as error:
+        raise ClipcapError("caption scores need the pycocoevalcap package: pip install 'clipcap[eval]'") from error
+
+
+def _bleu_counts(found: Sequence[str], wanted: Sequence[Sequence[str]]) -> np.ndarray:
+    """What `bleu_of_counts` takes, of each image: float64 [images, 10]."""
+    scorer = _scorer("bleu.bleu_scorer", "BleuScorer")
+    for caption, several in zip(found, wanted):
+        scorer += (caption, several)
+    rows = []
+    for one in scorer.ctest:
+        nearest = min(one["reflen"], key=lambda length: (abs(length - one["testlen"]), length))
+        rows.append([one["testlen"], nearest, *one["guess"], *one["correct"]])
+    return np.array(rows, dtype=np.float64)
+
+
+def _add_meteor(scores: Scores, found: Sequence[str], wanted: Sequence[Sequence[str]]) -> None:
+    counts = java.meteor_counts(found, wanted)
+    scores.counts["METEOR"] = counts
+    scores.per_image["METEOR"] = meteor_of_counts(counts)
+    scores.corpus["METEOR"] = float(meteor_of_counts(counts.sum(axis=0)))
+
+
+def _add_spice(scores: Scores, found: Sequence[str], wanted: Sequence[Sequence[str]]) -> None:
+    scores.add("SPICE", java.spice(found, wanted))

@@ -1,0 +1,127 @@
+"""The pictures of a report: which are shown, their thumbnails, their captions."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from PIL import Image
+
+from clipcap.evaluation.report.content import Pictured, Run
+from clipcap.evaluation.report.summary import run_label
+from clipcap.images.read import ImageError, open_image
+from clipcap.runtime.html import Markup, join, number, phrase, tag
+
+SHOWN = 100  # pictures of each kind: best, worst, drawn at random; each is in the file once
+SIDE, QUALITY = 320, 82  # pixels of a thumbnail's longer side, and of JPEG
+SEED = 0
+ALL = "all"
+
+
+def score_named(pictures: Sequence[Pictured], by: str) -> str | None:
+    """The name of the score to sort by: `by`, or a kind of it (CIDEr-D for CIDEr)."""
+    names = dict.fromkeys(name for one in pictures for name in one.scores)
+    return by if by in names else next((name for name in names if name.startswith(by)), None)
+
+
+def chosen(pictures: Sequence[Pictured], by: str | None) -> dict[str, list[int]]:
+    """Which pictures each view shows, and in which order.
+
+    Best and worst never overlap; random pictures are drawn from all, so they may be among them. Up to three times
+    SHOWN pictures, all are there.
+    """
+    numbers = range(len(pictures))
+    value = {i: pictures[i].scores.get(by, math.nan) for i in numbers}
+    ranked = sorted((i for i in numbers if math.isfinite(value[i])), key=lambda i: -value[i])
+    rest = [i for i in numbers if not math.isfinite(value[i])]
+    drawn = Random(SEED).sample(numbers, min(SHOWN, len(pictures)))
+    best = ranked[: min(SHOWN, (len(ranked) + 1) // 2)]
+    worst = ranked[::-1][: min(SHOWN, len(ranked) // 2)]
+    kept = set(numbers) if len(pictures) <= 3 * SHOWN else {*best, *worst, *drawn}
+    views = {"best": best, "worst": worst, "random": drawn, ALL: [i for i in ranked + rest if i in kept]}
+    return {name: places for name, places in views.items() if places}
+
+
+def toolbar(views: Mapping[str, Sequence[int]]) -> Markup:
+    """What chooses and filters; hidden until the script runs, which alone gives it life."""
+    choices = [
+        tag("label", tag("input", type="radio", name="view", value=name, checked=place == 0),
+            tag("span", name.capitalize(), " ", tag("small", len(places))))
+        for place, (name, places) in enumerate(views.items())
+    ]  # fmt: skip
+    views_shown = tag("fieldset", tag("legend", "Pictures to show", class_="unseen"), *choices)
+    field = tag("input", type="search", id="filter", placeholder="Filter by word", autocomplete="off",
+                aria_label="Filter by word", spellcheck="false")  # fmt: skip
+    return tag("form", views_shown, field, tag("output", for_="filter"), class_="toolbar", id="toolbar", hidden=True)
+
+
+def cards(
+    runs: Sequence[Run], pictures: Sequence[Pictured], views: Mapping[str, Sequence[int]], by: str | None
+) -> Markup:
+    """The pictures with their captions, best first; `data-best` and its kin tell the place in each view."""
+    places: dict[int, dict[str, int]] = {}
+    for name, shown in views.items():
+        for place, i in enumerate(shown):
+            places.setdefault(i, {})[f"data_{name}"] = place
+    return tag("div", *(_card(runs, pictures[i], by, places[i]) for i in views.get(ALL, ())), id="gallery")
+
+
+def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[str, int]) -> Markup:
+    order = {run.name: place for place, run in enumerate(runs)}
+    captions = []
+    for name, caption in one.captions.items():
+        label = run_label(runs, order[name]) if name in order else tag("bdi", name)
+        words = phrase("p", caption, class_="words") if caption.strip() else tag("p", "(empty)", class_="quiet")
+        captions.append(tag("div", tag("span", label, class_="whose"), words, class_="caption"))
+    human = [phrase("li", text, class_="words") for text in one.references]
+    references = [tag("span", "references", class_="whose"), tag("ul", *human)] if human else []
+    head = tag("header", phrase("h3", one.image_id, class_="words"), _score(one, by))
+    told = tag("div", head, *captions, tag("div", *references, class_="references"), class_="told")
+    return tag("article", _picture(one), told, **places)
+
+
+def _score(one: Pictured, by: str | None) -> Markup:
+    """The score of the order; the others unfold below it."""
+    rest = {name: value for name, value in one.scores.items() if name != by}
+    if by in one.scores:
+        shown = join([tag("span", by), " ", tag("b", number(one.scores[by]))])
+    else:
+        shown = Markup("scores")
+    if not rest:
+        return tag("p", shown, class_="score") if one.scores else Markup()
+    rows = (tag("div", tag("dt", name), tag("dd", number(value))) for name, value in rest.items())
+    return tag("details", tag("summary", shown), tag("dl", *rows), class_="score")
+
+
+def _picture(one: Pictured) -> Markup:
+    """A thumbnail, upright, or the reason why there is none."""
+    caption = next(iter(one.captions.values()), "")
+    alt = caption if caption.strip() else f"picture {one.image_id}, no caption"
+    try:
+        if one.image is None:
+            raise ImageError(one.image_id, "not at hand")
+        data, width, height = thumbnail(one.image)
+    except ImageError as error:
+        said = [
+            phrase("b", one.image_id),
+            tag("span", f"picture {error.reason}" if one.image is None else error.reason),
+        ]
+        return tag("div", *said, class_="missing")
+    source = f"data:image/jpeg;base64,{data}"
+    return tag("img", src=source, width=width, height=height, alt=alt, decoding="async")
+
+
+def thumbnail(path: object) -> tuple[str, int, int]:
+    """A small upright JPEG in base64, with its width and height in pixels.
+
+    Raises:
+        ImageError: no such file, or it cannot be read.
+    """
+    image = open_image(path)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=QUALITY, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii"), *image.size

@@ -1,0 +1,101 @@
+"""The file itself: one HTML page with its style, script and pictures inside, that may connect to nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from clipcap.evaluation.report.content import Pictured, Run
+from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, chosen, score_named, toolbar
+from clipcap.evaluation.report.summary import distributions, facts, scores, training
+from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.html import Markup, join, phrase, tag, text
+
+_HERE = Path(__file__).parent
+
+
+def write_report(
+    path: Path, title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str = "CIDEr"
+) -> Path:
+    """Write a report: scores, training, distributions, and a gallery that can be filtered.
+
+    Of more than 3 × SHOWN pictures, the gallery holds the SHOWN best, worst and randomly drawn ones; the
+    distributions count all. A picture that is missing or cannot be read is told in its place.
+
+    Args:
+        path: the HTML file to write; what stands there is replaced, whole or not at all.
+        title: heading of the page.
+        runs: evaluations to set side by side, the most important first.
+        pictures: all images that were captioned.
+        by: name of the score of the first run that sorts the gallery; CIDEr finds CIDEr-D.
+    Returns:
+        the path.
+    Raises:
+        ClipcapError: the file cannot be written.
+    """
+    path = Path(path)
+    page = _page(title, runs, pictures, score_named(pictures, by))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as draft:
+            draft.write_text(page, encoding="utf-8", newline="\n")
+    return path
+
+
+def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> str:
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    parts = {
+        "Scores": scores(runs),
+        "Training": training(runs),
+        "Distributions": distributions(runs, pictures, by),
+        "Pictures": _gallery(runs, pictures, by),
+    }
+    parts = {name: part for name, part in parts.items() if part}
+    links = (tag("li", tag("a", name, href=f"#{name.lower()}")) for name in parts)
+    sections = (
+        tag("section", tag("h2", name), part, id=name.lower(), aria_label=name) for name, part in parts.items()
+    )
+    filled = {
+        "title": text(title),
+        "heading": phrase("h1", title),
+        "counts": _counts(runs, pictures),
+        "facts": facts(runs),
+        "links": tag("ul", *links),
+        "sections": join(sections),
+        "style": style,
+        "style_hash": _hash(style),
+        "script": script,
+        "script_hash": _hash(script),
+    }
+    return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(filled)
+
+
+def _hash(code: str) -> str:
+    """By which the page's security policy knows its own style and script: no others take effect."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+
+
+def _counts(runs: Sequence[Run], pictures: Sequence[Pictured]) -> str:
+    references = sum(len(one.references) for one in pictures)
+    counts = {"image": len(pictures), "reference caption": references}
+    counts |= {"run": len(runs)} if len(runs) > 1 else {}
+    return " · ".join(f"{count:,}\u00a0{name}{'' if count == 1 else 's'}" for name, count in counts.items())
+
+
+def _gallery(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
+    views = chosen(pictures, by)
+    if not pictures:
+        return tag("p", "No pictures.", class_="quiet")
+    shown = len(views[ALL])
+    said = f"All {shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
+    if shown < len(pictures):
+        kinds = f"the {SHOWN} best and worst by {by}, and " if by else ""
+        said += f": {kinds}{SHOWN} drawn at random from all"
+    elif by:
+        said += f", by {by}" + (f" of {runs[0].name}" if len(runs) > 1 else "")
+    return join(
+        [tag("p", phrase("span", said), ".", class_="quiet"), toolbar(views), cards(runs, pictures, views, by)]
+    )

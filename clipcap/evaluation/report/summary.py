@@ -1,0 +1,190 @@
+"""The numbers of a report: facts, scores with their intervals, training curves, distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from clipcap.evaluation.report.charts import COLOURS, Bars, Line, edges_of, histogram, legend, line_chart, shares
+from clipcap.evaluation.report.content import Interval, Pictured, Run
+from clipcap.runtime.html import Markup, join, number, phrase, tag
+
+_NO_CURVE = ("epoch", "step")
+_MEANINGS = {
+    "distinct": "share of different captions",
+    "vocabulary": "different words",
+    "length": "words per caption",
+    "copied": "share of captions that training had",
+}
+_NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
+_BAR, _TALL = 240, 10  # units of the drawing of an interval
+_SMALLEST = 0.001  # width of scores that is drawn in full: less does not show in their numbers
+
+
+def run_label(runs: Sequence[Run], place: int) -> Markup:
+    """A run's name with the dot of its colour; alone, it needs none."""
+    dot = tag("span", class_=f"dot s{place % COLOURS}", aria_hidden="true") if len(runs) > 1 else ""
+    return join([dot, tag("bdi", runs[place].name)])
+
+
+def facts(runs: Sequence[Run]) -> Markup:
+    """What was evaluated: a list for each run."""
+    lists = []
+    for place, run in enumerate(runs):
+        rows = (tag("div", phrase("dt", name), phrase("dd", fact)) for name, fact in run.facts.items())
+        heading = tag("h2", run_label(runs, place)) if len(runs) > 1 else ""
+        lists.append(tag("div", heading, tag("dl", *rows) if run.facts else "", class_="run"))
+    return tag("div", *lists, class_="runs")
+
+
+def scores(runs: Sequence[Run]) -> Markup:
+    """The table of scores, a column for each run, and what was left out."""
+    names = list(dict.fromkeys(name for run in runs for name in run.scores))
+    if not names:
+        return tag("div", tag("p", "No scores.", class_="quiet"), _notes(runs), class_="measured")
+    one = len(runs) == 1
+    columns = ["Value", "95 % interval"] if one else [run_label(runs, place) for place in range(len(runs))]
+    head = tag("tr", tag("th", "Score", scope="col", role="columnheader"),
+               *(tag("th", column, scope="col", role="columnheader") for column in columns), role="row")  # fmt: skip
+    rows = []
+    for name in names:
+        found = [run.scores.get(name) for run in runs]
+        cells = _cells_of_one(found[0]) if one else _cells(runs, found)
+        meaning = [" ", tag("small", _MEANINGS[name])] if name in _MEANINGS else []
+        title = tag("th", tag("bdi", name), *meaning, scope="row", role="rowheader")
+        rows.append(tag("tr", title, *cells, role="row"))
+    caption = tag("caption", "Scores of all images, with 95 % confidence intervals", class_="unseen")
+    body = [tag("thead", head, role="rowgroup"), tag("tbody", *rows, role="rowgroup")]
+    look = "scores one" if one else "scores several"  # roles: the style sheet lays rows out as blocks on a phone
+    return tag("div", tag("table", caption, *body, class_=look, role="table"), _notes(runs), class_="measured")
+
+
+def _cells_of_one(score: Interval) -> list[Markup]:
+    between = _between(score)
+    return [tag("td", tag("b", number(score.value)), role="cell"), tag("td", between, class_="quiet", role="cell")]
+
+
+def _cells(runs: Sequence[Run], found: Sequence[Interval | None]) -> list[Markup]:
+    """Values side by side; intervals are drawn to one scale, so that a look tells whether they overlap."""
+    ends = [end for score in found if score and score.low is not None for end in (score.low, score.value, score.high)]
+    cells = []
+    for place, score in enumerate(found):
+        name = tag("span", run_label(runs, place), class_="whose", aria_hidden="true")
+        inside = ["–"]
+        if score is not None:
+            inside = [tag("b", number(score.value))]
+        if score is not None and score.low is not None:
+            inside += [tag("span", _between(score), class_="quiet"), _whisker(score, min(ends), max(ends), place)]
+        cells.append(tag("td", name, *inside, role="cell"))
+    return cells
+
+
+def _between(score: Interval) -> str:
+    return "" if score.low is None else f"{number(score.low)} – {number(score.high)}"
+
+
+def _whisker(score: Interval, low: float, high: float, place: int) -> Markup:
+    def x(value: float) -> str:
+        return f"{5 + (value - low) / max(high - low, _SMALLEST) * (_BAR - 10):.1f}"
+
+    middle = _TALL / 2
+    parts = [
+        tag("path", d=f"M0 {middle}H{_BAR}", class_="track"),
+        tag("path", d=f"M{x(score.low)} {middle}H{x(score.high)}", class_=f"whisker s{place % COLOURS}"),
+        tag("circle", cx=x(score.value), cy=middle, r=4, class_=f"line s{place % COLOURS}"),
+    ]
+    return tag("svg", *parts, viewBox=f"0 0 {_BAR} {_TALL}", class_="interval", aria_hidden="true")
+
+
+def _notes(runs: Sequence[Run]) -> Markup:
+    """What was skipped, once where it is the same for all runs."""
+    items = []
+    for note in dict.fromkeys(note for run in runs for note in run.notes):
+        whose = [place for place, run in enumerate(runs) if note in run.notes]
+        names = [] if len(whose) == len(runs) else [join([run_label(runs, place), ": "]) for place in whose]
+        items.append(tag("li", *names, tag("bdi", note)))
+    return tag("ul", *items, class_="notes") if items else Markup()
+
+
+def training(runs: Sequence[Run]) -> Markup:
+    """Curves of the epochs: losses in one chart, any other number in one of its own. Empty where there are none."""
+    known = list(dict.fromkeys(name for run in runs for line in run.epochs for name in line if name not in _NO_CURVE))
+    losses = [name for name in known if name.endswith("loss")]
+    groups = {"Loss": losses} | {
+        _name(name)[:1].upper() + _name(name)[1:]: [name] for name in known if name not in losses
+    }
+    figures = []
+    for title, names in groups.items():
+        lines = [line for name in names for line in _lines(runs, name, len(names) > 1)]
+        if lines:
+            said = _extremes(lines, "lowest" if names is losses else "highest")
+            figures.append(_figure(title, lines, line_chart(f"{title} by epoch: {said}", lines, "epoch"), said))
+    return tag("div", *figures, class_="charts") if figures else Markup()
+
+
+def _name(name: str) -> str:
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def _lines(runs: Sequence[Run], name: str, several: bool) -> list[Line]:
+    """The curve of a number, for each run that has it; what cannot be drawn (infinite, no number) is left out."""
+    found = []
+    for place, run in enumerate(runs):
+        drawn = [(line.get("epoch", count), line.get(name)) for count, line in enumerate(run.epochs)]
+        points = [(float(x), float(y)) for x, y in drawn if _finite(x) and _finite(y)]
+        label = _name(name) if several or len(runs) == 1 else ""
+        label = ", ".join(part for part in (run.name if len(runs) > 1 else "", label) if part)
+        if points:
+            found.append(Line(label, points, place, dashed=name.startswith("train")))
+    return found
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _extremes(lines: Sequence[Line], which: str) -> str:
+    """The lowest or highest point of each curve, but for those of training, which only fall."""
+    said = []
+    for line in [line for line in lines if not line.dashed] or lines:
+        x, y = (min if which == "lowest" else max)(line.points, key=lambda point: point[1])
+        said.append(f"{f'{line.label} ' if len(lines) > 1 else ''}{which} {y:.4g} at epoch {x:g}")
+    return "; ".join(said)
+
+
+def distributions(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
+    """Lengths of captions in words, of people and of each run, and the scores of the images."""
+    figures = [_lengths(runs, pictures), _image_scores(runs, pictures, by)]
+    return tag("div", *figures, class_="charts") if any(figures) else Markup()
+
+
+def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
+    texts = [("references", None, [text for one in pictures for text in one.references])]
+    for place, run in enumerate(runs):
+        texts.append((run.name, place, [one.captions[run.name] for one in pictures if run.name in one.captions]))
+    words = [(name, colour, [len(text.split()) for text in some]) for name, colour, some in texts if some]
+    found = [length for _, _, lengths in words for length in lengths]
+    if not found:
+        return Markup()
+    edges = edges_of(found, whole=True)
+    series = [Bars(name, shares(lengths, edges), colour) for name, colour, lengths in words]
+    said = "; ".join(f"{name}: {sum(some) / len(some):.1f} words on average" for name, _, some in words)
+    drawn = histogram(f"Share of captions by number of words. {said}", edges, series, "words per caption", whole=True)
+    return _figure("Length of captions", series, drawn, said)
+
+
+def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
+    values = [one.scores[by] for one in pictures if _finite(one.scores.get(by))]
+    if not values:
+        return Markup()
+    edges = edges_of(values)
+    mean = sum(values) / len(values)
+    series = [Bars(runs[0].name if runs else "captions", shares(values, edges), 0)]
+    said = f"mean {number(mean)} (the line), median {number(sorted(values)[len(values) // 2])}"
+    drawn = histogram(f"Share of images by {by}: {said}", edges, series, f"{by} of an image", mark=mean)
+    return _figure(f"{by} of each image", series, drawn, said)
+
+
+def _figure(title: str, series: Sequence[Line | Bars], drawn: Markup, said: str) -> Markup:
+    key = legend(series) if len(series) > 1 else ""
+    return tag("figure", phrase("h3", title), drawn, key, phrase("figcaption", said))

@@ -1,0 +1,157 @@
+"""Images → rows: decoded by worker processes, encoded batch by batch, with the same bytes however it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from clipcap.errors import ClipcapError
+from clipcap.features.unfinished import PartialRows
+from clipcap.images.interrupts import interrupts_noted
+from clipcap.images.read import ImageError, MissingImageError, open_image
+from clipcap.images.workers import decoders
+from clipcap.models.encoders.load import Encoder, Preprocess
+from clipcap.options import ParseConfig
+from clipcap.runtime.hub import one_line
+from clipcap.sources.readers import Record
+
+MISSING = "file not found"
+NOT_FINITE = "the encoder gives no finite numbers for it (try --dtype float32)"
+CHUNK = 4  # images that a CPU thread encodes at a time
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One batch of the grid as a worker gives it: the images that could be read, and why the others could not."""
+
+    batch: int
+    pixels: Tensor | None  # [B, 3, R, R], None where no image could be read
+    good: list[int]  # numbers of the records
+    bad: list[tuple[int, str]]  # (number of the record, reason)
+
+
+class ImageBatches(Dataset):
+    """Decodes the images of whole batches; runs in worker processes."""
+
+    def __init__(
+        self, records: Sequence[Record], batches: Sequence[int], preprocess: Preprocess, config: ParseConfig
+    ):
+        self.records, self.batches, self.preprocess, self.config = records, batches, preprocess, config
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Decoded:
+        batch, size = self.batches[index], self.config.batch_size
+        pixels, good, bad = [], [], []
+        for number in range(batch * size, min((batch + 1) * size, len(self.records))):
+            try:
+                pixels.append(self._read(self.records[number]))
+                good.append(number)
+            except MissingImageError:
+                bad.append((number, MISSING))
+            except ImageError as error:
+                bad.append((number, error.reason))
+        return Decoded(batch, torch.stack(pixels) if pixels else None, good, bad)
+
+    def _read(self, record: Record) -> Tensor:
+        upright = self.config.recipe != "reference"
+        image = open_image(record.image, upright=upright, frame=self.config.frame)
+        try:
+            return self.preprocess(image)
+        except Exception as error:  # one odd image must not end the run
+            raise ImageError(str(record.image), f"cannot be preprocessed ({one_line(error)})") from error
+
+
+def encode_missing(
+    partial: PartialRows, records: Sequence[Record], encoder: Encoder, config: ParseConfig, state: PartialState
+) -> None:
+    """Encode the batches that no earlier run has finished; this process every `num_processes`-th of them.
+
+    Raises:
+        ClipcapError: the disk is full, or a worker died; finished batches are kept.
+    """
+    size = config.batch_size
+    done = partial.done()
+    state.wait_for_everyone()  # all count before anyone adds: they must share out the same batches
+    todo = [b for b in range(-(-len(records) // size)) if b not in done]
+    mine = todo[state.process_index :: state.num_processes]
+    already = sum(min(size, len(records) - b * size) for b in done)
+    # Without a terminal there is no bar: in a log it would be one endless line.
+    hidden = None if state.is_main_process else True
+    bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
+    batches = ImageBatches(records, mine, encoder.preprocess, config)
+    try:
+        with bar, cpu_threads() as threads, interrupts_noted() as check_interrupts:
+            for decoded in decoders(batches, config.workers, encoder.device):
+                encoded = _encode(decoded, encoder, threads, partial.dtype)
+                check_interrupts()
+                partial.write(decoded.batch, *encoded)
+                bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
+    except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+            raise
+        raise ClipcapError(
+            f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
+            f"--workers 0, it goes on where it stopped ({one_line(error)})"
+        ) from error
+
+
+def _encode(
+    decoded: Decoded, encoder: Encoder, threads: Executor, dtype: torch.dtype
+) -> tuple[list[int], Tensor | None, list[tuple[int, str]]]:
+    """(rows, their embeddings [B, D] in `dtype`, bad rows with the reason) of a batch."""
+    if decoded.pixels is None:
+        return [], None, decoded.bad
+    embeddings = encode_batch(encoder, decoded.pixels, threads).to(dtype)  # [B, D]
+    finite = embeddings.isfinite().all(dim=1)  # [B]
+    if finite.all():
+        return decoded.good, embeddings, decoded.bad
+    good = [row for row, usable in zip(decoded.good, finite.tolist()) if usable]
+    broken = [(row, NOT_FINITE) for row, usable in zip(decoded.good, finite.tolist()) if not usable]
+    return good, embeddings[finite], [*decoded.bad, *broken]
+
+
+@contextmanager
+def cpu_threads() -> Iterator[Executor]:
+    """As many threads as PyTorch would use, for whole images: each operation keeps to one thread meanwhile.
+
+    PyTorch splits an operation's sums by the number of its threads, so that the last bits of a feature would depend
+    on it, and torchrun gives each process one thread where a plain run has all cores. It is also faster, by a tenth.
+    """
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(usual) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(usual)
+
+
+def encode_batch(encoder: Encoder, pixels: Tensor, threads: Executor) -> Tensor:
+    """[B, 3, R, R] → float32 [B, D]; a GPU takes the batch at once, a CPU in fixed parts, one per thread."""
+    if encoder.device.type != "cpu":
+        return encode_halving(encoder, pixels)
+    return torch.cat(list(threads.map(encoder.encode_images, pixels.split(CHUNK))))
+
+
+def encode_halving(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """[B, 3, R, R] → float32 [B, D]; a batch the GPU's memory cannot hold is encoded in halves."""
+    try:
+        return encoder.encode_images(pixels).cpu()
+    except torch.cuda.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise ClipcapError(
+                "not even one image fits the GPU's memory: use --device cpu or a smaller encoder"
+            ) from None
+    # Outside of the handler: the exception holds the failed batch's memory.
+    torch.cuda.empty_cache()
+    return torch.cat([encode_halving(encoder, half) for half in pixels.chunk(2)])

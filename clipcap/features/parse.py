@@ -1,0 +1,231 @@
+"""Source → frozen encoder → feature file: each image once, in batches, resumable, over any number of processes.
+
+Batches are a fixed grid over the sorted image list, whatever the interruptions and the number of processes, so
+that every run of a command gives the same file. Finished batches lie in `OUT.partial/` until the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+import clipcap
+from clipcap.errors import ClipcapError
+from clipcap.features.encode import MISSING, encode_missing
+from clipcap.features.files import FeatureMeta, check_place, split_path, write_features
+from clipcap.features.unfinished import PartialRows
+from clipcap.images.skipped import too_many, write_errors
+from clipcap.models.encoders.load import Encoder, load_encoder, pick_device
+from clipcap.options import ParseConfig
+from clipcap.sources.dry_run import describe
+from clipcap.sources.readers import READERS, Record, Source
+from clipcap.training.accelerator import alone
+
+Say = Callable[[str], None]
+CountTokens = Callable[[str], int]
+
+
+def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
+    """Encode a source's images and write its feature files, one per split.
+
+    Returns:
+        the files written (none with `dry_run`).
+    Raises:
+        ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
+            the images missing or unreadable (after the good ones are saved).
+    """
+    state = PartialState(cpu=pick_device(config.device).type == "cpu")
+    tell: Say = say if state.is_main_process else (lambda line: None)
+    source, count_tokens = _read(source_name, config)
+    if config.dry_run:
+        if state.is_main_process:
+            say(describe(source, count_tokens))
+        return []
+    out = Path(config.out or f"data/{source_name}_train.pkl")
+    outputs = output_paths(out, source.records)
+    for note in source.notes:
+        tell(note)
+    encoder = _load_encoder(config, state, tell)
+    partial = PartialRows(
+        out,
+        fingerprint(source.records, encoder, config),
+        len(source.records),
+        encoder.dim,
+        stored_dtype(encoder.dtype),
+        state.process_index,
+    )
+    if state.is_main_process:
+        partial.create()
+    state.wait_for_everyone()
+    if done := partial.done():
+        tell(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
+    encode_missing(partial, source.records, encoder, config, state)
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return []
+    written = _write(partial, source, outputs, encoder, config, tell)
+    _report_bad(partial, source, errors_path(out, outputs), config, tell)
+    return written
+
+
+def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | None]:
+    """The source, its captions within --token_limit, and what counts tokens where that is to be had."""
+    source = READERS[source_name](config)
+    count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
+    short = limit_tokens(source, config.token_limit, count_tokens)
+    if not short.records:
+        where = config.captions or config.data_path
+        raise ClipcapError(
+            f"{where}: every caption is longer than --token_limit {config.token_limit}: raise the limit"
+        )
+    return short, count_tokens
+
+
+def _token_counter(config: ParseConfig) -> CountTokens | None:
+    """Counts tokens of --lm; None in a dry run where its tokenizer is not at hand (words are counted then)."""
+    from clipcap.models.language_model import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(config.lm)
+    except ClipcapError as error:
+        if config.token_limit is None:
+            return None
+        raise ClipcapError(f"--token_limit counts tokens, but {error}") from error
+    return lambda caption: len(tokenizer(caption, add_special_tokens=False)["input_ids"])
+
+
+def limit_tokens(source: Source, limit: int | None, count_tokens: CountTokens | None) -> Source:
+    """Drop captions longer than `limit` tokens, and images left without one."""
+    if limit is None:
+        return source
+    short = [
+        replace(record, captions=tuple(c for c in record.captions if count_tokens(c) <= limit))
+        for record in source.records
+    ]
+    dropped = sum(len(r.captions) for r in source.records) - sum(len(r.captions) for r in short)
+    kept = [record for record in short if record.captions]
+    without = len(short) - len(kept)
+    note = f"--token_limit {limit}: {dropped:,} longer captions dropped, {without:,} images left without one"
+    without += source.without_caption
+    return replace(source, records=kept, notes=[*source.notes, note], without_caption=without)
+
+
+def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]:
+    """The feature file of each split: `out` where there is one; else NAME_train, NAME_val, … for `out` NAME.
+
+    Raises:
+        ClipcapError: something else lies there; said before hours of work, not after.
+    """
+    splits = sorted({record.split for record in records}, key=str)
+    paths = {split: split_path(out, split or "rest") if len(splits) > 1 else out for split in splits}
+    for place in paths.values():
+        check_place(place)
+    return paths
+
+
+def errors_path(out: Path, outputs: Collection[Path]) -> Path:
+    """The list of images that were left out: NAME_errors.csv beside NAME.pkl, or beside all splits of NAME."""
+    name = out.name.removesuffix(".pkl")
+    return out.with_name(f"{name.removesuffix('_train') if len(outputs) > 1 else name}_errors.csv")
+
+
+def _load_encoder(config: ParseConfig, state: PartialState, tell: Say) -> Encoder:
+    with state.local_main_process_first():  # where weights are to be downloaded, one process does
+        encoder = load_encoder(
+            config.clip_model_type, str(state.device) if config.device == "auto" else config.device, config.dtype
+        )
+    processes = f"{state.num_processes} process{'es' * (state.num_processes > 1)} on {encoder.device}"
+    tell(f"{processes}, encoder {encoder.name}, {encoder.dim} wide, {str(encoder.dtype).removeprefix('torch.')}")
+    if warning := alone(state.num_processes):
+        tell(warning)
+    return encoder
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """NumPy has no bfloat16: such features are stored as float32."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def fingerprint(records: Sequence[Record], encoder: Encoder, config: ParseConfig) -> str:
+    """Identifies a command's work: encoder, captions, images and every flag that changes the file."""
+    digest = hashlib.sha256()
+    flags = (config.batch_size, config.frame, config.recipe, clipcap.__version__)
+    digest.update(repr((encoder.name, encoder.weights_id, str(encoder.dtype), *flags)).encode())
+    for r in records:
+        digest.update(repr((r.image_id, str(r.image), r.captions, r.split)).encode())
+    return digest.hexdigest()[:32]
+
+
+def _write(
+    partial: PartialRows,
+    source: Source,
+    outputs: Mapping[str | None, Path],
+    encoder: Encoder,
+    config: ParseConfig,
+    tell: Say,
+) -> list[Path]:
+    """Write the feature file of each split; a split without a readable image gets none."""
+    lacking = -(-len(source.records) // config.batch_size) - len(partial.done())
+    if lacking:
+        raise ClipcapError(
+            f"{partial.folder}: {lacking:,} batches of other processes are not there: all machines of a run must "
+            f"write to the same drive; run the same command again, it goes on where it stopped"
+        )
+    bad = partial.bad()
+    meta = FeatureMeta(
+        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.data_path}"
+    )
+    written = []
+    for split, path in outputs.items():
+        rows = [i for i, r in enumerate(source.records) if r.split == split and i not in bad]
+        if not rows:
+            continue
+        chosen = [source.records[i] for i in rows]
+        write_features(
+            path,
+            embeddings=partial.rows(rows),
+            image_ids=[r.image_id for r in chosen],
+            image_paths=[_place(r) for r in chosen],
+            captions=[r.captions for r in chosen],
+            meta=meta,
+        )
+        written.append(path)
+        tell(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
+    return written
+
+
+def _place(record: Record) -> str:
+    """Where an image lies, as an absolute path: files are read from other working directories than this one."""
+    return os.path.join(os.getcwd(), str(record.image))
+
+
+def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig, tell: Say) -> None:
+    """List the images that were left out, end the partial work, and say whether there were too many."""
+    bad, images = partial.bad(), len(source.records)
+    if bad:
+        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
+    else:
+        errors.unlink(missing_ok=True)  # of an earlier run
+    partial.remove()
+    skipped = len(bad) + source.without_caption
+    if not skipped:
+        tell("no image was missing or unreadable")
+        return
+    missing = sum(reason == MISSING for reason in bad.values())
+    kinds = [f"{missing:,} missing", f"{len(bad) - missing:,} unreadable" + f" (listed in {errors})" * bool(bad)]
+    kinds += [f"{source.without_caption:,} without a caption"] * bool(source.without_caption)
+    line = f"{skipped:,} of {images + source.without_caption:,} images skipped: {', '.join(kinds)}"
+    if len(bad) == images:
+        raise ClipcapError(f"{line}; none is left, nothing is written: mend --data_path or --images")
+    if too_many(len(bad), images, config.max_bad):
+        raise ClipcapError(
+            f"{line}; more than --max_bad {config.max_bad} cannot be used: mend them, or allow more; "
+            f"{images - len(bad):,} good ones are saved"
+        )
+    tell(line)

@@ -1,0 +1,151 @@
+"""Files in folders: listed once, looked up by name, in an order people expect."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+
+from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import reason, shown
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".jfif")
+_DIGITS = re.compile(r"([0-9]+)")
+_DIGIT = re.compile(r"[0-9]")
+
+
+def natural_key(text: str) -> tuple:
+    """Sort key that puts `2.jpg` before `10.jpg`; equal only for equal strings."""
+    pieces: list = _DIGITS.split(text)
+    for i in range(1, len(pieces), 2):  # digits compare as numbers; int() itself refuses very long ones
+        digits = pieces[i].lstrip("0")
+        pieces[i] = (len(digits), digits)
+    return pieces, text
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted by `natural_key`, which for millions would take more memory than all else that is known of them.
+
+    Names alike but for their digits, as in webdataset tars, sort the same as plain text.
+    """
+    names = list(names)
+    alike = len({_DIGIT.sub("0", name) for name in names}) <= 1
+    return sorted(names) if alike else sorted(names, key=natural_key)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def inside(name: str, origin: Path) -> str:
+    """`name`, after checking that it stays inside the folder it will be joined to.
+
+    Raises:
+        ClipcapError: it is empty, absolute, climbs out with `..` or holds a NUL; `origin` is the file it is from.
+    """
+    path = PureWindowsPath(name)  # knows both kinds of slash, and drives
+    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
+        raise ClipcapError(f"{shown(origin)}: '{shown(name)}' is not a file name inside the folder of the photos")
+    return name
+
+
+def require_folder(path: str | Path, flag: str) -> Path:
+    """`path` as a folder that exists; `flag` is named in the error."""
+    if not str(path):
+        raise ClipcapError(f"{flag} is missing: give the folder (or file) of the image-caption set")
+    if not os.path.isdir(path):
+        nothing = "no such file or folder" if flag == "--data_path" else "no such folder"
+        raise ClipcapError(f"{flag} {shown(path)}: {'is a file, not a folder' if os.path.exists(path) else nothing}")
+    return Path(path)
+
+
+def list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """(subfolders, files) of a folder by name, in natural order.
+
+    One listing, no system call per file. Hidden names are left out: macOS keeps a `._1.jpg` beside `1.jpg`,
+    and it is no photo.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    (folders if _is_folder(entry) else files).append(entry.name)
+    except (OSError, ValueError) as error:  # ValueError: a name that no system takes
+        raise ClipcapError(f"{shown(folder)}: cannot list this folder ({reason(error)})") from error
+    return sorted(folders, key=natural_key), sorted(files, key=natural_key)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: as a file it is named when it is opened
+        return False
+
+
+def subfolders(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The subfolders called one of `names`, whatever their capitals, in the order of `names`."""
+    there = list_folder(folder)[0]
+    return [folder / found for name in names for found in there if found.lower() == name.lower()]
+
+
+def photo_folders(root: Path, names: Sequence[str], images: str | None) -> list[Path]:
+    """Where photos may lie: in --images, else in `root`, and in their subfolders called one of `names`."""
+    base = require_folder(images, "--images") if images else root
+    return [base, *subfolders(base, names)]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, in natural order; links are followed, but no folder is entered twice."""
+    entered = set()
+    pending = [folder]
+    while pending:
+        here = pending.pop()
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in entered:
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders, files = list_folder(here)
+        yield from (here / name for name in files)
+        pending.extend(here / name for name in reversed(folders))
+
+
+class Photos:
+    """Finds photos by name in a few folders; each folder is listed once, when first asked for."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def find(self, *names: str) -> Path:
+        """The first of `names` that is there, else the path where the first one ought to be."""
+        return self._lookup(names) or self._rightful_place(names[0])
+
+    def find_stem(self, stem: str) -> Path:
+        """The photo called `stem` plus any image suffix (or none), else the path where `stem.jpg` ought to be."""
+        suffixes = [s for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper())]
+        names = [stem, *(stem + suffix for suffix in suffixes)]
+        return self._lookup(names) or self._rightful_place(f"{stem}.jpg")
+
+    def _lookup(self, names: Sequence[str]) -> Path | None:
+        for folder in self.folders:
+            for name in names:
+                parent, leaf = os.path.split(os.path.join(folder, name))
+                if leaf in self._names(parent):
+                    return Path(parent, leaf)
+        return None
+
+    def _rightful_place(self, name: str) -> Path:
+        """Beside the other photos, where there are any."""
+        places = [Path(folder, name) for folder in self.folders]
+        return next((p for p in places if any(map(is_image_name, self._names(str(p.parent))))), places[0])
+
+    def _names(self, folder: str) -> frozenset[str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = frozenset(list_folder(Path(folder))[1])
+            except ClipcapError:  # not there, or not for us: its photos will be listed as missing
+                self._listed[folder] = frozenset()
+        return self._listed[folder]

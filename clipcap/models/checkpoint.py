@@ -1,0 +1,290 @@
+"""The native checkpoint: a folder with `config.json`, `model.safetensors`, where needed a tokenizer, and a card.
+
+Only what was trained is stored: the mapper alone when the language model was frozen, its LoRA adapter or all of
+its weights where it was tuned. Writing is atomic: a reader finds the old checkpoint or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PretrainedConfig
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+import clipcap
+from clipcap.errors import ClipcapError
+from clipcap.models.caption_model import ClipCaptionModel, check_sizes
+from clipcap.models.language_model import checked_lm_config, lm_of, load_lm, load_tokenizer
+from clipcap.models.original import HEADS, load_reference
+from clipcap.models.wrong_file import mistaken_config, mistaken_folder
+from clipcap.options import ModelConfig
+from clipcap.runtime.bundled import CAPTIONER, bundled
+from clipcap.runtime.files import first_of, replaced_folder, standing, writing
+from clipcap.runtime.hub import absolute, fetch_repository, is_local, one_line
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory, in evaluation mode, with a line that says what was read."""
+
+    model: ClipCaptionModel
+    tokenizer_name: str  # hub name or folder
+    path: Path
+    summary: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the language model; loaded when it is first asked for, since an export can do without."""
+        return load_tokenizer(self.tokenizer_name)
+
+
+def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> Path:
+    """Write a native checkpoint, replacing an older one at once.
+
+    Args:
+        model: as trained; what it stores follows `model.config`.
+        tokenizer: stored where the language model is not a hub name.
+        folder: where to.
+        note: lines for the model card (data, scores).
+    Raises:
+        ClipcapError: `folder` holds something else, or cannot be written; what was there is untouched.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+    with writing(folder), replaced_folder(folder) as draft:
+        write_checkpoint(model, tokenizer, draft, note)
+    return folder
+
+
+def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
+    """Write the files of a native checkpoint into an existing folder."""
+    config = model.config
+    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
+    content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
+    content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
+    content |= {"model": asdict(config)}
+    if stores_lm(config):
+        content["lm_config"] = model.lm.config.to_dict()
+    if stores_lm(config) or is_local(config.lm):
+        tokenizer.save_pretrained(folder / TOKENIZER)
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
+
+
+def stores_lm(config: ModelConfig) -> bool:
+    """Whether the checkpoint holds the whole language model."""
+    return config.lm_stored or config.tune == "full"
+
+
+def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
+    """The tensors a checkpoint holds; tied ones once (GPT-2's head is its token embedding)."""
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        of_adapter = model.config.tune == "lora" and "lora_" in name
+        if name.startswith("mapper.") or stores_lm(model.config) or of_adapter:
+            if tensor.data_ptr() not in seen:
+                state[name] = tensor
+            seen.add(tensor.data_ptr())
+    return state
+
+
+def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, or a .pt file") -> Path:
+    """Resolve what `--load_pt` and `--weights_dir` take: a native folder, a `.pt`, or a folder holding one.
+
+    Args:
+        path: of one, or of a folder with several (see `first_of`).
+        wanted: what it ought to be, for the error.
+    Raises:
+        ClipcapError: nothing is there.
+    """
+    path = standing(Path(path).expanduser())
+    if path.is_file() and path.name in (CONFIG, WEIGHTS):
+        return path.parent
+    if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
+        return path
+    if not path.is_dir():
+        raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
+    found = first_of(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
+    if found is None:
+        nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
+        raise ClipcapError(f"{path}: {mistaken_folder(path) or nothing}")
+    return found
+
+
+def load_checkpoint(
+    path: str | Path,
+    lm: str | None = None,
+    num_heads: int | None = None,
+    normalize_prefix: bool | None = None,
+    encoder: str | None = None,
+) -> Loaded:
+    """Load a native or a reference checkpoint, whichever `path` is.
+
+    Args:
+        path: as `find_checkpoint` takes it, or a hub name, or `demo`, the bundled one.
+        lm: of a `.pt` (default: gpt2), or where a checkpoint without language model finds its own now.
+        num_heads: of a `.pt`'s transformer mapper (default: 8).
+        normalize_prefix: whether a `.pt` was trained on normalised embeddings.
+        encoder: encoder of its features (default: as stored, or guessed from the width).
+
+    Raises:
+        ClipcapError: it is not there, damaged, or does not fit, or an argument contradicts what it stores; the
+            message says what was expected and found.
+    """
+    path = find_checkpoint(fetch_repository(bundled(str(path), CAPTIONER), "checkpoint", "--load_pt"))
+    if path.is_dir():
+        return _load_native(path, lm, num_heads, normalize_prefix, encoder)
+    lm = absolute(lm or "gpt2")
+    model, summary = load_reference(path, lm, num_heads or HEADS, bool(normalize_prefix), encoder)
+    return Loaded(model, lm, path, summary)
+
+
+def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
+    """`config.json` of a native checkpoint: the model's configuration and, where stored, the language model's.
+
+    Raises:
+        ClipcapError: it is damaged, edited, or of a newer clipcap.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if other := mistaken_config(content, folder):
+            raise ClipcapError(f"{folder}: {other}")
+        version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
+        newer, options = version > FORMAT_VERSION, dict(options)
+        if not newer and lm_config is not None:
+            lm_config = checked_lm_config(AutoConfig.for_model(**lm_config), str(path))
+    except ClipcapError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ClipcapError(f"{path}: not the configuration of a clipcap checkpoint: {one_line(error)}") from error
+    if newer:
+        raise ClipcapError(f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}")
+    return checked_options(ModelConfig, options, path), lm_config
+
+
+def checked_options(config_class: type[Config], options: dict[str, Any], path: Path) -> Config:
+    """The options that the file at `path` stores, as the config they are of.
+
+    Raises:
+        ClipcapError: it has no such option, or not with this value.
+    """
+    if not isinstance(options, dict):
+        raise ClipcapError(f"{path}: its options are no object: the file was edited, or is damaged")
+    hints = get_type_hints(config_class)
+    for name, value in options.items():
+        if name not in hints:
+            raise ClipcapError(f"{path}: unknown option {name!r}: the file was edited, or made by a newer clipcap")
+        hint = hints[name]
+        fits = value in get_args(hint) if get_origin(hint) is Literal else type(value) in (get_args(hint) or (hint,))
+        if not fits:
+            raise ClipcapError(f"{path}: option {name} cannot be {value!r}: the file was edited, or is damaged")
+    try:
+        return config_class(**options)
+    except ClipcapError as error:
+        raise ClipcapError(f"{path}: {error}") from error
+
+
+def _load_native(
+    path: Path, lm: str | None, num_heads: int | None, normalize_prefix: bool | None, encoder: str | None
+) -> Loaded:
+    config, lm_config = read_config(path)
+    asked = {"normalize_prefix": normalize_prefix}
+    if config.mapping_type == "transformer":
+        asked["num_heads"] = num_heads
+    for name, value in asked.items():
+        if value not in (None, getattr(config, name)):
+            raise ClipcapError(
+                f"{path}: was trained with {name} {getattr(config, name)}, not {value}, and says so itself: "
+                f"leave out --{name}, which is for a .pt of the original"
+            )
+    if lm is not None and lm_config is not None and absolute(lm) != absolute(config.lm):
+        raise ClipcapError(
+            f"{path}: holds its own language model (from {config.lm}) and its tokenizer, so that --lm {lm} would "
+            f"change nothing: leave it out"
+        )
+    config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
+    state = read_weights(path)
+    check_sizes(config, state, path / CONFIG)
+    base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG)
+    model = ClipCaptionModel(config, base.float())
+    load_state(model, state, path)
+    tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm
+    summary = f"{path}: {config.mapping_type} mapper, prefix {config.prefix_length}, language model {config.lm}"
+    return Loaded(model.eval(), tokenizer, path, summary)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a native checkpoint.
+
+    Raises:
+        ClipcapError: they are missing or damaged.
+    """
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ClipcapError(f"{path}: missing or damaged ({one_line(error)}): train or copy it again") from error
+
+
+def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Fill in a checkpoint's tensors; all of what it stores, nothing else.
+
+    Raises:
+        ClipcapError: a tensor is missing, unknown or of another size (both sizes are said).
+    """
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if name not in own:
+            raise ClipcapError(f"{path}: unknown tensor {name}: the checkpoint is of another model")
+        if own[name].shape != tensor.shape:
+            raise ClipcapError(
+                f"{path}: {name} is {list(tensor.shape)} there and {list(own[name].shape)} here: "
+                f"the language model (--lm {model.config.lm}) or the mapper is of another size"
+            )
+    missing = sorted(set(stored_state(model)) - set(state))
+    if missing:
+        raise ClipcapError(f"{path}: tensor {missing[0]} is missing: the checkpoint is incomplete")
+    model.load_state_dict(state, strict=False)
+
+
+def model_card(model: ClipCaptionModel, note: str = "") -> str:
+    """A README for people who find the checkpoint, with the metadata the hub shows."""
+    c = model.config
+    tuned = {"none": "frozen", "lora": f"tuned with LoRA of rank {c.lora_rank}", "full": "tuned"}[c.tune]
+    sizes = f"{c.prefix_length} positions"
+    if c.mapping_type == "transformer":
+        sizes += f", {c.prefix_length_clip} CLIP tokens, {c.num_layers} layers, {c.num_heads} heads"
+    return f"""---
+library_name: clipcap
+pipeline_tag: image-to-text
+tags: [clipcap, image-captioning]
+---
+# Image captioner
+
+Made with clipcap {clipcap.__version__} (ClipCap, arXiv 2111.09734).
+
+- encoder: {c.encoder or "not known"} ({c.clip_dim} wide{", normalised" if c.normalize_prefix else ""}), frozen
+- mapper: {c.mapping_type}, {sizes}
+- language model: {c.lm}, {tuned}
+{note}
+```python
+from clipcap import Captioner
+
+print(Captioner.from_pretrained("this folder")(["photo.jpg"]))
+```
+"""

@@ -1,0 +1,1 @@
+"""Frozen CLIP encoders of every supported library, behind one interface."""

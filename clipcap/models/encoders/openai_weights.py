@@ -1,0 +1,163 @@
+"""OpenAI's CLIP networks, from their names or from checkpoint files, with their weights as they are.
+
+`clip.load` sends weights through float16, which rounds a float32 fine-tune without a word (7e-4 on the embeddings
+of a small ViT); here the network is built by the same package, then given the file's own numbers.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from clipcap.errors import ClipcapError
+from clipcap.runtime.bundled import CLIP, bundled
+from clipcap.runtime.files import first_of
+from clipcap.runtime.hub import one_line
+from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
+
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
+        import clip
+        from clip.clip import _MODELS as OPENAI_URLS
+        from clip.clip import _download
+        from clip.model import build_model
+except ImportError as error:
+    raise ClipcapError(
+        f"OpenAI's clip package cannot be imported ({one_line(error)}): "
+        f"pip install clip-anytorch 'setuptools>=77.0.3,<82'"
+    ) from error
+
+CACHE = Path(os.environ.get("CLIP_CACHE", "~/.cache/clip")).expanduser()
+WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
+LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
+DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
+INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
+
+
+def load_openai_clip(name: str) -> nn.Module:
+    """Build a CLIP of OpenAI in float32 on the CPU.
+
+    Args:
+        name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
+            TorchScript archive), or of a folder that holds it as `clip.pt`, or of the folder of a run of `clipcap
+            contrastive`, whose `best` is taken; `demo` is the bundled one.
+
+    Raises:
+        ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
+    """
+    path = Path(bundled(name, CLIP)).expanduser()
+    if name in OPENAI_URLS:
+        path = _named_weights(name)
+    elif path.is_dir() and (folder := _folder_of_weights(path)):
+        path = folder / WEIGHTS
+    elif path.is_dir():
+        raise ClipcapError(
+            f"--clip_model_type {name}: is a folder without {WEIGHTS}: an encoder of transformers is named hf:{name}"
+        )
+    elif not path.is_file():
+        raise ClipcapError(
+            f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
+            f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
+        )
+    return build(read_weights(path), path)
+
+
+def _folder_of_weights(path: Path) -> Path | None:
+    """`path`, or the best checkpoint of the run whose folder it is."""
+    return path if (path / WEIGHTS).is_file() else first_of(path, lambda p: (p / WEIGHTS).is_file())
+
+
+def _named_weights(name: str) -> Path:
+    """The downloaded file of an OpenAI name; fetched where it is missing."""
+    url = OPENAI_URLS[name]
+    path = CACHE / Path(url).name
+    if path.is_file():
+        return path
+    usual_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # clip's own is none
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as draft:  # a download cut short must not pass for weights
+            os.replace(_download(url, draft), path)
+    except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
+        raise ClipcapError(
+            f"the weights of {name} are not on this machine and cannot be downloaded ({one_line(error)}): "
+            f"fetch {url} where there is a network and place it at {path}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(usual_timeout)
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint in OpenAI's format; runs no code from the file.
+
+    Raises:
+        ClipcapError: damaged, or not such a checkpoint.
+    """
+    try:
+        state = scripted_state(path) if is_scripted(path) else load_tensors(path)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
+        raise ClipcapError(
+            f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file; "
+            f"download or copy it again"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ClipcapError(f"{path}: holds no state dict of a CLIP, but {_content(state)}")
+    return {str(k).removeprefix("module."): v for k, v in state.items() if k not in INFORMATION}
+
+
+def _content(found: object) -> str:
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    return f"a dictionary with the keys {', '.join(map(str, list(found)[:5])) or '(none)'}"
+
+
+def build(state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network of a state dict, sizes read off its tensors, float32, the numbers unrounded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = build_model(dict(state)).float()
+        network.load_state_dict({k: v.float() for k, v in state.items()})
+    except Exception as error:  # build_model checks nothing
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)[:160]
+        raise ClipcapError(
+            f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
+        ) from error
+    return network
+
+
+def tokenize(texts: Sequence[str], length: int) -> Tensor:
+    """CLIP's tokens of B texts, cut where they are too long, [B, length]."""
+    return clip.tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
+
+
+def within_reach(text: str) -> str:
+    """A text without what lies far behind its last token: a word of 100,000 letters takes the tokenizer minutes."""
+    return text if len(text) <= LONGEST_TEXT else " ".join(text.split())[:LONGEST_TEXT]
+
+
+def is_resnet(name: str | None) -> bool | None:
+    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
+    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
+        try:
+            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
+        except ClipcapError:
+            return None
+    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
+    known = None if nameless else name.split("/")[0]
+    if known is None or known.startswith("hf:"):
+        return None
+    return known.removeprefix("open_clip:").startswith("RN")

@@ -1,0 +1,198 @@
+"""Checkpoints of the original ClipCap and its food fork: bare `.pt` state dicts, in and out.
+
+The architecture is read off the tensor names and shapes; nothing has to be retyped.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
+
+from clipcap.errors import ClipcapError
+from clipcap.features.files import guess_encoder
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.language_model import load_lm_config
+from clipcap.models.wrong_file import mistaken_file, mistaken_tensors
+from clipcap.options import ModelConfig
+from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.hub import one_line
+from clipcap.runtime.safe_load.torch_file import load_tensors
+
+StateDict = dict[str, Tensor]
+
+LM, MAPPER = "gpt.", "clip_project."
+WORDS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"  # GPT-2's embeddings, after `gpt.`
+# Causal masks that old releases of transformers stored; `attn.c_attn.bias` is a real parameter.
+LEGACY_BUFFER = re.compile(r"\.attn\.(masked_)?bias$")
+GPT2_HEAD_WIDTH = 64  # every GPT-2 of OpenAI has width / 64 heads
+HEADS = 8  # of the original's transformer mapper
+STOP_TOKEN = "."  # the only end of a caption that the original knows
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The tensors of a `.pt` file; runs no code from it.
+
+    Raises:
+        ClipcapError: the file is missing, damaged, or not a plain state dict.
+    """
+    try:
+        if other := mistaken_file(path):
+            raise ClipcapError(f"{path}: {other}")
+        content = load_tensors(path)
+    except ClipcapError:
+        raise
+    except OSError as error:
+        raise ClipcapError(f"{path}: cannot be read ({error.strerror or one_line(error)}): check the file") from error
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more
+        raise ClipcapError(
+            f"{path}: not a checkpoint that can be loaded safely: truncated, another kind of file, or not of tensors"
+        ) from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ClipcapError(f"{path}: not a state dict of the original ClipCap (expected tensors by name)")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_reference(
+    path: Path,
+    lm: str = "gpt2",
+    num_heads: int = HEADS,
+    normalize_prefix: bool = False,
+    encoder: str | None = None,
+) -> tuple[ClipCaptionModel, str]:
+    """Build the model of a reference checkpoint.
+
+    Args:
+        path: the `.pt` file.
+        lm: language model whose tokenizer and head count belong to it; where its configuration is not at hand,
+            or it is no GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
+        num_heads: attention heads of a transformer mapper, which the file does not tell.
+        normalize_prefix: whether it was trained on normalised embeddings, which the file does not tell.
+        encoder: encoder of its features (default: guessed from the width).
+    Returns:
+        the model in evaluation mode, and a line that says what was read.
+    Raises:
+        ClipcapError: the file is not such a checkpoint, or its tensors do not fit.
+    """
+    state = read_state_dict(path)
+    legacy = [name for name in state if LEGACY_BUFFER.search(name)]
+    mapper = {k.removeprefix(MAPPER): v.float() for k, v in state.items() if k.startswith(MAPPER)}
+    gpt = {k.removeprefix(LM): v.float() for k, v in state.items() if k.startswith(LM) and k not in legacy}
+    unknown = [k for k in state if not k.startswith((LM, MAPPER))]
+    whole = all(_is_matrix(gpt.get(name)) for name in (WORDS, POSITIONS))
+    if unknown or not mapper or not whole:
+        strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
+        other = mistaken_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
+        raise ClipcapError(f"{path}: {other}")
+
+    lm_config = infer_gpt2(gpt, lm, path)
+    sizes = infer_mapper(mapper, lm_config.n_embd, path)
+    config = ModelConfig(
+        **sizes,
+        num_heads=num_heads,
+        normalize_prefix=normalize_prefix,
+        encoder=encoder or guess_encoder(sizes["clip_dim"]),
+        lm=lm,
+        lm_stored=True,
+        stop_token=STOP_TOKEN,
+        recipe="reference",
+    )
+    model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config, dtype=torch.float32))
+    gpt.setdefault("lm_head.weight", gpt[WORDS])  # tied: some files hold it once
+    _load_strictly(model.mapper, mapper, path, MAPPER)
+    _load_strictly(model.lm, gpt, path, LM)
+    shape = f"{config.mapping_type} mapper, prefix {config.prefix_length}, CLIP width {config.clip_dim}"
+    dropped = f"; {len(legacy)} legacy attention buffers dropped" if legacy else ""
+    return model.eval(), f"{path}: {shape}, GPT-2 of width {lm_config.n_embd}{dropped}"
+
+
+def _is_matrix(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.dim() == 2 and tensor.numel() > 0
+
+
+def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
+    """GPT-2's configuration: sizes from its tensors, the rest from `lm` where that is a GPT-2 of the same width."""
+    vocab_size, width = gpt[WORDS].shape
+    layers = {name.split(".")[2] for name in gpt if name.startswith("transformer.h.")}
+    sizes = {
+        "vocab_size": vocab_size,
+        "n_embd": width,
+        "n_layer": len(layers),
+        "n_positions": gpt[POSITIONS].shape[0],
+    }
+    try:
+        named = load_lm_config(lm)
+    except ClipcapError:
+        named = None
+    if isinstance(named, GPT2Config) and named.n_embd == width:
+        named.update(sizes)
+        return named
+    if width % GPT2_HEAD_WIDTH:
+        raise ClipcapError(
+            f"{path}: its GPT-2 is {width} wide, not of OpenAI's family, and --lm {lm} is not of that width: "
+            f"pass --lm FOLDER of the GPT-2 it was trained from (for its head count and tokenizer)"
+        )
+    return GPT2Config(**sizes, n_head=width // GPT2_HEAD_WIDTH)
+
+
+def infer_mapper(mapper: StateDict, embed_dim: int, path: Path) -> dict:
+    """Mapping type and sizes from the mapper's tensors."""
+    if _is_matrix(mapper.get("model.0.weight")) and _is_matrix(mapper.get("model.2.weight")):
+        prefix_length = mapper["model.2.weight"].shape[0] // embed_dim
+        return {
+            "mapping_type": "mlp",
+            "clip_dim": mapper["model.0.weight"].shape[1],
+            "prefix_length": prefix_length,
+        }
+    if _is_matrix(mapper.get("prefix_const")) and _is_matrix(mapper.get("linear.weight")):
+        layers = {name.split(".")[2] for name in mapper if name.startswith("transformer.layers.")}
+        clip_tokens, clip_dim = mapper["linear.weight"].shape
+        return {
+            "mapping_type": "transformer",
+            "clip_dim": clip_dim,
+            "prefix_length": mapper["prefix_const"].shape[0],
+            "prefix_length_clip": clip_tokens // embed_dim,
+            "num_layers": len(layers),
+        }
+    raise ClipcapError(f"{path}: its mapper ({', '.join(list(mapper)[:3])} …) is neither the MLP nor the transformer")
+
+
+def _load_strictly(module: torch.nn.Module, state: StateDict, path: Path, prefix: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ClipcapError(f"{path}: tensors {prefix}* do not fit: {one_line(error)}") from error
+
+
+def export_reference(model: ClipCaptionModel, path: Path) -> None:
+    """Write a model as a state dict that the original ClipCap loads; a LoRA adapter is merged first.
+
+    Raises:
+        ClipcapError: the language model is not a GPT-2, which is all the original knows; or it cannot be written.
+    """
+    if model.lm.config.model_type != "gpt2":
+        raise ClipcapError(
+            f"the original ClipCap knows GPT-2 only, this checkpoint's language model is {model.lm.config.model_type}"
+        )
+    state = {MAPPER + name: tensor for name, tensor in model.mapper.state_dict().items()}
+    state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as draft:
+            torch.save(state, draft)
+
+
+def merged_lm_state(lm: PreTrainedModel) -> StateDict:
+    """The language model's state dict under its plain names, LoRA deltas added to the weights they adapt."""
+    state = {name: tensor for name, tensor in lm.state_dict().items() if "lora_" not in name}
+    for name, module in lm.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            state[f"{name}.base_layer.weight"] = module.base_layer.weight + module.get_delta_weight("default")
+    return {name.replace(".base_layer.", "."): tensor.detach() for name, tensor in state.items()}

@@ -1,0 +1,1 @@
+"""Nearest neighbours over features: exact from disk, or approximate by faiss."""

@@ -1,0 +1,257 @@
+"""Building an index folder from features, and adding to it: row by row, whole or not at all.
+
+index.json       encoder and its weights, kind, counts
+part_0, part_1   rows, see `clipcap.retrieval.parts`
+trained.index    faiss without rows, for the parts of an approximate index
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import clipcap
+from clipcap.errors import ClipcapError
+from clipcap.features.files import FeatureMeta, Features, check_same_encoder, read_parts
+from clipcap.retrieval.config import IndexConfig
+from clipcap.retrieval.exact import Hits, scales_of, taken
+from clipcap.retrieval.faiss_index import (
+    Rescored,
+    add_rows,
+    load_faiss,
+    read_faiss,
+    sample_of,
+    sample_size,
+    trained,
+    write_faiss,
+)
+from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
+from clipcap.retrieval.parts import PartWriter
+from clipcap.runtime.files import replaced_folder, standing, writing
+
+PART_ROWS = 500_000  # faiss holds a part in memory while it is built
+BLOCK = 8192  # rows copied at a time
+ASKED = 100  # rows that are searched for to measure recall
+NEAREST = (1, 10, 100)
+SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
+Say = Callable[[str], None]
+
+
+def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = print) -> Index:
+    """Write the index of features, or add them to one that is there.
+
+    Args:
+        sources: feature files and folders of one encoder.
+        say: takes the lines to print.
+    Raises:
+        ClipcapError: bad features, features of several encoders, or no place to write; what was at `out` stays.
+    """
+    out, started = Path(config.out), time.perf_counter()
+    _check_place(out, config.append)
+    parts = [read_parts(source, config.clip_model_type, config.tower) for source in sources]
+    with writing(out), replaced_folder(out) as draft:
+        content = _taken_over(standing(out), draft, config) if config.append else _new(config)
+        before = len(content["parts"])
+        for of_source in parts:
+            _copy(of_source, draft, content)
+        index = _save(draft, content)
+        content["images"] = len(np.unique(np.concatenate([part.images for part in index.parts])))
+        if not config.append:
+            content["kind"] = _kind(config, len(index), say)
+        if content["kind"] != "exact":
+            _approximate(index, draft, content["kind"], before)
+            index = _save(draft, content)
+            content["probe"], content["recall"] = measured(index, index.approximate, config.recall)
+            _save(draft, content)
+    index = Index.open(out)
+    for line in _said(index, content, time.perf_counter() - started):
+        say(line)
+    return index
+
+
+def _check_place(out: Path, append: bool) -> None:
+    place = standing(out)
+    if append and not (place / CONFIG).exists():
+        raise ClipcapError(f"--out {out}: is no index to add to: leave out --append to make one")
+    if place.is_file():
+        raise ClipcapError(f"--out {out}: is a file: an index is a folder")
+    if place.is_dir() and any(place.iterdir()) and not (place / CONFIG).exists():
+        raise ClipcapError(f"--out {out}: is a folder of other files: choose a new name")
+
+
+def _new(config: IndexConfig) -> dict[str, Any]:
+    head = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__, "tower": config.tower}
+    return {**head, "kind": "exact", "images": 0, "probe": 0, "recall": {}, "meta": None, "sources": [], "parts": []}
+
+
+def _taken_over(place: Path, draft: Path, config: IndexConfig) -> dict[str, Any]:
+    """What the index says of itself; its parts stand in the draft too, as links: they are never changed."""
+    Index.open(place)  # whole, and of a format known here
+    content = read_config(place)
+    if content["tower"] != config.tower:
+        raise ClipcapError(f"{place}: is of embeddings of the {content['tower']} tower: add such with --tower")
+    for file in sorted(place.rglob("*")):
+        copy = draft / file.relative_to(place)
+        if file.is_dir():
+            copy.mkdir()
+        elif file.name != CONFIG:
+            _link(file, copy)
+    return content
+
+
+def _link(file: Path, copy: Path) -> None:
+    try:
+        os.link(file, copy)
+    except OSError:  # a file system without hard links
+        shutil.copy2(file, copy)
+
+
+def _save(draft: Path, content: dict[str, Any]) -> Index:
+    (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return Index.open(draft)
+
+
+def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> None:
+    """Add the rows of features as parts of the index."""
+    before, writer = len(content["parts"]), None
+    with tqdm(unit="row", desc="indexing", disable=None) as bar:
+        for features in source:
+            _check_encoder(features, content)
+            for first in range(0, features.num_images, BLOCK):
+                here = slice(first, min(first + BLOCK, features.num_images))
+                rows = features.embeddings[here]  # [B, D]
+                rows = rows if rows.dtype == torch.float16 else rows.float()
+                if writer and writer.count + len(rows) > PART_ROWS:
+                    content["parts"].append(writer.close())
+                    writer = None
+                writer = writer or PartWriter(draft / f"part_{len(content['parts'])}", rows)
+                captions = features.captions_by_row(here.start, here.stop)
+                writer.add(rows, features.image_ids[here], features.image_paths[here], captions)
+                bar.update(len(rows))
+    content["parts"].append(writer.close())
+    content["sources"].append(str(features.path.absolute()))
+    if before:
+        _check_ids(_save(draft, content), before, features.path)
+
+
+def _check_encoder(features: Features, content: dict[str, Any]) -> None:
+    """Note the encoder of the first features; refuse others of another one."""
+    if content["meta"] is None:
+        names = ("encoder", "encoder_weights_id", "encoder_guessed")
+        content["meta"] = asdict(FeatureMeta(**{name: getattr(features.meta, name) for name in names}))
+        content["dim"] = features.dim
+    known = FeatureMeta(**content["meta"])
+    encoder = None if known.encoder_guessed else known.encoder
+    check_same_encoder(
+        features.meta, features.dim, encoder, known.encoder_weights_id, content["dim"], features.path, "the index"
+    )
+
+
+def _check_ids(index: Index, before: int, path: Path) -> None:
+    """Refuse image ids of the parts from number `before` on that earlier parts give to other images."""
+    old, new = index.parts[:before], index.parts[before:]
+    numbers = [np.concatenate([part.images for part in parts]) for parts in (old, new)]
+    _, *shared = np.intersect1d(*numbers, return_indices=True)  # where they stand first, twice [S]
+    for first in range(0, len(shared[0]), BLOCK):
+        a, b = (_in_any_order(parts, rows[first : first + BLOCK]) for parts, rows in zip((old, new), shared))
+        different = ((a - b).norm(dim=1) > SAME * a.norm(dim=1)).nonzero().flatten().tolist()
+        if different:
+            name = index.catalogue.entry(int(shared[0][first + different[0]])).image_id
+            raise ClipcapError(
+                f"{path}: image id {name!r} is that of another image in the index: make the ids of the sets differ "
+                "(`clipcap features merge --prefix_ids`)"
+            )
+
+
+def _in_any_order(parts: Sequence[Any], rows: np.ndarray) -> torch.Tensor:
+    ascending, place = np.unique(rows, return_inverse=True)
+    return taken(parts, ascending)[0][torch.from_numpy(place)]
+
+
+def _kind(config: IndexConfig, rows: int, say: Say) -> str:
+    """`auto` is exact up to a size, and where faiss is not there."""
+    if config.kind != "auto":
+        return config.kind
+    if rows <= config.exact_up_to:
+        return "exact"
+    try:
+        load_faiss()
+    except ClipcapError as error:
+        say(f"{rows:,} rows, searched exactly: {error}")
+        return "exact"
+    return "ivf"
+
+
+def _approximate(index: Index, draft: Path, kind: str, before: int) -> None:
+    """faiss indexes of the parts from number `before` on."""
+    if not before:
+        rows = len(index)
+        write_faiss(trained(kind, sample_of(index.parts, sample_size(rows)), rows), draft / "trained.index")
+    for number, part in list(enumerate(index.parts))[before:]:
+        near = read_faiss(draft / "trained.index", mapped=False)
+        with tqdm(total=len(part.images), unit="row", desc=f"adding to {kind}", disable=None) as bar:
+            for added in add_rows(near, part):
+                bar.update(added)
+        write_faiss(near, draft / f"part_{number}" / "near.index")
+
+
+def measured(index: Index, near: Rescored, target: float) -> tuple[int, dict[str, float]]:
+    """How far an approximate index must look, and what it finds then of what an exact search finds.
+
+    Rows of the index are searched for, and the neighbours of their images counted, themselves left out.
+
+    Args:
+        target: share of the 10 nearest to be found.
+    Returns:
+        (the smallest `probe` that finds this share, or the largest; the shares of the nearest 1, 10, 100 it finds).
+    """
+    chosen = np.sort(np.random.default_rng(1).choice(len(index), min(ASKED, len(index)), replace=False))
+    queries, own = taken(index.parts, chosen)
+    good = scales_of(queries) > 0
+    queries, own = queries[good], own[good.numpy()]
+    truth = _others(index.hits(queries, max(NEAREST) + 1, exact=True), own)
+
+    def share(k: int) -> float:
+        pairs = list(zip(truth, _others(index.hits(queries, k + 1), own)))
+        asked = sum(len(true[:k]) for true, _ in pairs)
+        return sum(len({*true[:k]} & {*found[:k]}) for true, found in pairs) / asked if asked else 1.0
+
+    for probe in near.probes():
+        near.probe = probe
+        if share(10) >= target:
+            break
+    return probe, {str(k): share(k) for k in NEAREST}
+
+
+def _others(hits: Hits, own: np.ndarray) -> list[list[int]]:
+    """The images that each query found, but its own, best first."""
+    found: list[list[int]] = [[] for _ in own]
+    for query, image in zip(hits.query.tolist(), hits.image.tolist()):
+        if image != own[query]:
+            found[query].append(image)
+    return found
+
+
+def _said(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
+    size = sum(file.stat().st_size for file in index.path.rglob("*") if file.is_file())
+    yield (
+        f"{index.path}: {len(index):,} rows of {content['images']:,} images, {index.dim} wide, of "
+        f"{index.meta.encoder or 'an encoder not known'}; {index.kind}, {size / 1e6:,.1f} MB, {seconds:.1f} s"
+    )
+    lost = sum(int((part.scales == 0).sum()) for part in index.parts)
+    if lost:
+        yield f"{lost:,} rows have no direction (zeros, NaN or infinity) and are never found"
+    if content["recall"]:
+        found = ", ".join(f"{share:.1%} of the nearest {k}" for k, share in content["recall"].items())
+        name = {"ivf": "nprobe", "hnsw": "efSearch"}[index.kind]
+        yield f"{name} {content['probe']} finds {found} (of an exact search; {ASKED} rows of the index asked)"

@@ -1,0 +1,55 @@
+"""Options of indexes and of search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipcap.errors import ClipcapError
+from clipcap.options import at_least, option, within
+
+Tower = Literal["image", "text"]
+_TOWER = "which embeddings of a folder of clip-retrieval: of its images, or of its captions"
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """An index of features: where it goes, and how it is searched."""
+
+    out: str = option("", "folder of the index")
+    append: bool = option(False, "add the features to the index that is there")
+    kind: Literal["auto", "exact", "ivf", "hnsw"] = option(
+        "auto",
+        "exact: compare every row; ivf, hnsw: faiss, approximate; auto: exact up to --exact_up_to rows, then ivf",
+    )
+    exact_up_to: int = option(1_000_000, "rows that --kind auto searches exactly")
+    recall: float = option(0.95, "share of the true 10 nearest that an approximate search is set to find")
+    tower: Tower = option("image", _TOWER)
+    clip_model_type: str | None = option(None, "encoder of features that do not say it")
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ClipcapError("--out is missing: the folder of the index")
+        at_least("exact_up_to", self.exact_up_to, 0)
+        within("recall", self.recall, 0, 1)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search for pictures."""
+
+    index: str = option("", "where to search: features, an index made by `clipcap index`, or one of clip-retrieval")
+    k: int = option(9, "matches to show")
+    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png")
+    image_id: str | None = option(None, "search with the embedding of this image of the index")
+    caption_id: int | None = option(None, "search with the text of this caption of the index, counted from 0")
+    embedding: str | None = option(None, "search with the embeddings of NAME.npy: [D], or [queries, D]")
+    exact: bool = option(False, "compare every row, also where the index is approximate")
+    tower: Tower = option("image", _TOWER)
+    clip_model_type: str | None = option(None, "encoder of the features, where it is elsewhere or they do not say")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+    def __post_init__(self) -> None:
+        at_least("k", self.k, 1)
+        if not self.index:
+            raise ClipcapError("--index is missing: features of the pictures, or an index made by `clipcap index`")

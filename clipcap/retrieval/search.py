@@ -1,0 +1,84 @@
+"""`clipcap search`: words, photos, images of the index or embeddings in, the nearest pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+from clipcap.images.read import find_images, open_image
+from clipcap.models.encoders.load import Encoder, load_encoder
+from clipcap.retrieval.config import SearchConfig
+from clipcap.retrieval.index import Index, Match
+from clipcap.retrieval.results import check_out, show
+
+
+def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
+    """Print the pictures that are nearest to each query and, with `out`, write or draw them.
+
+    Args:
+        words: what to look for, or an empty text.
+        photos: files, globs and folders of photos to look for, or none.
+    Returns:
+        the matches of each query, best first.
+    Raises:
+        ClipcapError: not one kind of query, a bad index or another encoder's, or `out` cannot be written.
+    """
+    words = words.strip()
+    asked = [words or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
+    if sum(query is not None for query in asked) != 1:
+        raise ClipcapError("search for one of: words, --img, --image_id, --caption_id, --embedding")
+    check_out(config.out)
+    index = Index.open(config.index, config.clip_model_type, config.tower)
+    names, queries = _queries(words, photos, index, config)
+    found = index.search(queries, config.k, config.exact)
+    show(names, found, config.out)
+    return found
+
+
+def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConfig) -> tuple[list[str], Tensor]:
+    """(what each query is called, their embeddings [Q, D])."""
+    if config.embedding:
+        queries = _read_embeddings(Path(config.embedding))
+        return [f"{config.embedding}[{row}]" for row in range(len(queries))], queries
+    if config.image_id is not None:
+        return [config.image_id], index.embedding(config.image_id)[None]
+    if photos:
+        paths = find_images(photos)
+        return [str(path) for path in paths], _encoded(paths, _encoder(index, config))
+    text = words
+    if config.caption_id is not None:
+        text = index.catalogue.caption(config.caption_id)
+        if text is None:
+            raise ClipcapError(f"{config.index}: has no caption {config.caption_id}: they are counted from 0")
+    return [text], _encoder(index, config).encode_texts([text])
+
+
+def _read_embeddings(path: Path) -> Tensor:
+    try:
+        values = np.load(path, allow_pickle=False)
+        if values.dtype.kind != "f" or values.ndim not in (1, 2) or not values.size:
+            raise ValueError(f"holds {values.dtype} {list(values.shape)}")
+    except (OSError, ValueError, EOFError, SyntaxError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClipcapError(f"--embedding {path}: no .npy of embeddings, [D] or [queries, D] ({reason})") from error
+    return torch.from_numpy(np.atleast_2d(values).astype(np.float64))
+
+
+def _encoded(paths: Sequence[Path], encoder: Encoder) -> Tensor:
+    """[Q, D], photo by photo."""
+    pixels = (encoder.preprocess(open_image(path))[None] for path in paths)  # [1, 3, R, R]
+    return torch.cat([encoder.encode_images(image) for image in pixels])
+
+
+def _encoder(index: Index, config: SearchConfig) -> Encoder:
+    name = config.clip_model_type or index.meta.encoder
+    if name is None:
+        raise ClipcapError(f"{config.index}: does not say its encoder: name it with --clip_model_type")
+    encoder = load_encoder(name, config.device)
+    index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "this search")
+    return encoder

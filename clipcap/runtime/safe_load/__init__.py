@@ -1,0 +1,1 @@
+"""Readers of pickles and weights that run no code from the file."""

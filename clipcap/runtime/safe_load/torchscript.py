@@ -1,0 +1,109 @@
+"""The tensors of a TorchScript archive, read as data.
+
+`torch.jit.load` runs what the archive holds: a `__setstate__` in it may write any file. The tensors stand in a pickle
+of the archive and in members beside it, and the code says by name which of them are parameters and buffers.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clipcap.runtime.safe_load.objects import rebuild_tensor
+from clipcap.runtime.safe_load.tensors import STORAGES, describe, stored_member, stored_values
+from clipcap.runtime.safe_load.unpickle import Record, UnreadablePickle, plain_data
+
+_MOST_MODULES = 10_000  # OpenAI's largest has under 3,000
+_MODULE = r"__torch__(?:\.\w+)+"
+# What objects hold besides tensors and plain data: their classes, and lists and devices by TorchScript's own names.
+_INERT = re.compile("|".join((_MODULE, r"torch\.jit\._pickle\.\w+", r"torch\.device", *map(re.escape, STORAGES))))
+_CLASS = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[(.*?)\]\n  __buffers__ = \[(.*?)\]", re.MULTILINE)
+_QUOTED = re.compile(r'"([^"]*)"')
+
+
+def is_scripted(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip with a constants.pkl, which `torch.save` does not write."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False
+
+
+def scripted_state(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as `torch.jit.load(path).state_dict()` would give them, on the CPU.
+
+    Raises:
+        UnreadablePickle: truncated, damaged, or made of what no network needs.
+    """
+    try:
+        return _state(path)
+    except UnreadablePickle:
+        raise
+    except Exception as error:  # zipfile and zlib let through almost anything
+        raise UnreadablePickle(f"damaged ({type(error).__name__})") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        index = next(name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
+        folder, storages = index.removesuffix("data.pkl"), {}
+
+        def tensor(reference: Record, *shape: Any) -> Tensor:
+            dtype, key, count = describe(reference)
+            if key not in storages:  # one that several tensors share is read once
+                storages[key] = stored_values(memoryview(stored_member(archive, f"{folder}data/{key}")), dtype, count)
+            return rebuild_tensor(storages[key], *shape)
+
+        if f"{folder}byteorder" in archive.namelist() and stored_member(archive, f"{folder}byteorder") != b"little":
+            raise UnreadablePickle("is of a big-endian machine")
+        calls = {
+            "torch._utils._rebuild_tensor_v2": tensor,
+            "collections.OrderedDict": lambda *_: {},
+        }
+        root = plain_data(io.BytesIO(stored_member(archive, index)), calls, _INERT)
+        return _tensors(root, _declared(archive, folder))
+
+
+def _declared(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
+    """The names of each class's parameters and buffers; other tensors that a module holds are no state of it."""
+    declared = {}
+    for name in archive.namelist():
+        if name.startswith(f"{folder}code/") and name.endswith(".py"):
+            module = name.removeprefix(f"{folder}code/").removesuffix(".py").replace("/", ".")
+            for found in _CLASS.finditer(_code(archive, name)):
+                declared[f"{module}.{found[1]}"] = {*_QUOTED.findall(found[2]), *_QUOTED.findall(found[3])}
+    return declared
+
+
+def _code(archive: zipfile.ZipFile, name: str, most: int = 16 * 2**20) -> str:
+    """A source file, which torch does compress."""
+    with archive.open(name) as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise UnreadablePickle(f"holds code of more than {most:,} bytes")
+    return text.decode("utf-8")
+
+
+def _tensors(root: Any, declared: dict[str, set[str]]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    pending, seen = [("", root)], 0
+    while pending:
+        prefix, module = pending.pop()
+        seen += 1
+        if seen > _MOST_MODULES:  # one that holds itself has no end
+            raise UnreadablePickle(f"holds more than {_MOST_MODULES:,} modules")
+        if not isinstance(module, Record) or not isinstance(module.state, dict):
+            raise UnreadablePickle("holds a module without a state")
+        own = declared.get(module.name, set())
+        for name, value in module.state.items():
+            if isinstance(value, Record) and value.name in declared:
+                pending.append((f"{prefix}{name}.", value))
+            elif isinstance(value, Tensor) and name in own:
+                found[f"{prefix}{name}"] = value
+    return found

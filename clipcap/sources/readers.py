@@ -1,0 +1,20 @@
+"""Readers of image-caption sets: each turns files as they are distributed into sorted records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clipcap.options import SourceOptions
+from clipcap.sources import coco, conceptual, custom, flickr8k, food
+from clipcap.sources.collector import Source
+from clipcap.sources.record import ImageRef, Record
+
+READERS: dict[str, Callable[[SourceOptions], Source]] = {
+    "food": food.read,
+    "coco": coco.read,
+    "flickr8k": flickr8k.read,
+    "conceptual": conceptual.read,
+    "custom": custom.read,
+}
+
+__all__ = ["READERS", "ImageRef", "Record", "Source"]

@@ -1,0 +1,1 @@
+"""From feature file to captioner: dataset, batches, task, loop, run folder."""

@@ -1,0 +1,104 @@
+"""Captioning, as the training loop sees it: batches, validation on held-out images, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.decode import Caption, decode
+from clipcap.features.files import Features
+from clipcap.models.caption_model import ClipCaptionModel, max_positions
+from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.models.kernels.compile import compile_loss
+from clipcap.options import DecodeConfig
+from clipcap.training.accelerator import sum_over_processes
+from clipcap.training.config import TrainConfig
+from clipcap.training.dataset import IGNORE, Batch, made_ahead
+from clipcap.training.feature_task import FeatureTask
+from clipcap.training.optimizer import trained_parameters
+
+
+class CaptionTask(FeatureTask):
+    """A captioner's training (`clipcap.training.task.Task`), of what any `FeatureTask` takes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: ClipCaptionModel,
+        tokenizer: Tokenizer,
+        features: Features,
+        val: Features | None,
+        accelerator: Accelerator,
+    ):
+        reference = config.recipe == "reference"
+        share = config.share_prefix and not reference
+        data = (tokenizer, features, val, accelerator)
+        super().__init__(config, model, *data, reference=reference, share_prefix=share)
+        if config.compile:
+            compile_loss(model, accelerator.device)
+
+    def caption_limit(self) -> int:
+        """Longest caption in tokens, its end-of-text included."""
+        room = max_positions(self.model.lm) - self.model.config.prefix_length
+        return min(room, self.config.max_tokens or room)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The mapper, and what is tuned of the language model."""
+        return trained_parameters(self.model, self.config.lr)
+
+    def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
+        """The micro-batches of this process, a list per optimiser step."""
+        return made_ahead(self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+
+    def weight(self, batch: Batch) -> int:
+        """Label tokens of a micro-batch."""
+        return int((batch.labels != IGNORE).sum())
+
+    @torch.no_grad()
+    def culprits(self, batch: Batch) -> list[str]:
+        """Images of a batch whose own loss is not finite; none where that is so of all, though their features are."""
+        inputs = batch.inputs(self.accelerator.device)
+        rows = range(len(batch.clip_embedding))
+        bad = [r for r in rows if not self.model(**{k: v[r : r + 1] for k, v in inputs.items()}).isfinite()]
+        bad_features = [r for r in bad if not batch.clip_embedding[r].isfinite().all()]
+        ids = dict(zip(batch.row_of.tolist(), self.images(batch)))
+        if bad_features:
+            return [f"image {ids[r]} (its features are not finite)" for r in bad_features]
+        return [f"image {ids[r]}" for r in bad] if len(bad) < len(rows) else []
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights besides the loop's options; places of files do not."""
+        own = {"share_prefix": self.data.share_prefix, "num_heads": self.model.config.num_heads}
+        return {"recipe": self.config.recipe, **super().identity(), **own}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Validation loss per token, and captions of held-out images: printed, counted, scored."""
+        if self.val is None:
+            return {}
+        self.model.eval()
+        loss = weight = 0.0
+        for captions in self.val.validation_steps(self.step_size):
+            for batch in self.val.window(captions, self.parts):
+                loss += self.model(**batch.inputs(self.accelerator.device)).item()
+                weight += self.weight(batch)
+        loss, weight = sum_over_processes(self.accelerator, loss, weight)
+        return {"val_loss": loss / max(weight, 1), **self.caption_held_out(recipe=self.config.recipe)}
+
+    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of CLIP embeddings [N, D]."""
+        return decode(self.model, self.tokenizer, clip_embedding, how)
+
+    def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
+        """The files of a native checkpoint."""
+        write_checkpoint(self.model, self.tokenizer, folder, self.card_notes(metrics))
+
+    def restore(self, folder: Path) -> None:
+        """Put a native checkpoint's weights into the model."""
+        load_state(self.model, read_weights(folder), folder)

@@ -1,0 +1,99 @@
+"""Options of training on features: what captioners and CLIP-GPT have in common, and a captioner's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from clipcap.errors import ClipcapError
+from clipcap.options import LONGEST_WARMUP, LoopOptions, ModelConfig, Recipe, at_least, option
+
+
+def of_checkpoint(name: str) -> Any:
+    """A training option that `ModelConfig` stores; None where it is not given, and --weights_dir decides."""
+    stored = ModelConfig.__dataclass_fields__[name]
+    default = "no" if stored.default is False else stored.default
+    return option(None, f"{stored.metadata['help']} (default: {default}; with --weights_dir the checkpoint's)")
+
+
+@dataclass(frozen=True)
+class FeatureTraining(LoopOptions):
+    """The training of a language model on CLIP embeddings and captions."""
+
+    data: str = option("data/food_train.pkl", "feature file or folder to train on")
+    val: str | None = option(
+        None,
+        "validation: a feature file, or a share of the images (0.1) split off "
+        "(default: the *_val file beside a *_train file)",
+    )
+    bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
+    lr: float = option(2e-5, "peak learning rate")
+    tune: Literal["none", "lora", "full"] | None = option(None, "what to train of the language model (default: full)")
+    lora_rank: int | None = of_checkpoint("lora_rank")
+    lm: str | None = of_checkpoint("lm")
+    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
+    is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
+    normalize_prefix: bool | None = of_checkpoint("normalize_prefix")
+    dropout: bool = option(True, "use the language model's dropout while it is tuned")
+    max_tokens: int | None = option(None, "cut captions to this many tokens (default: what the model takes)")
+    weights_dir: str | None = option(
+        None, "warm start: a native checkpoint folder, a reference .pt, or a folder holding one"
+    )
+    gradient_checkpointing: bool = option(
+        False, "compute the language model's activations twice instead of storing them: for large ones"
+    )
+    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    val_captions: int = option(64, "held-out images captioned after each epoch")
+    overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("bs", *(size for size in ("lora_rank", "max_tokens") if getattr(self, size) is not None)):
+            at_least(name, getattr(self, name), 1)
+        for name in ("lr", "val_captions", "overfit"):
+            at_least(name, getattr(self, name), 0)
+
+    @property
+    def tuning(self) -> str:
+        """What is trained of the language model: none, lora or full."""
+        return self.tune or "full"
+
+
+@dataclass(frozen=True)
+class TrainConfig(FeatureTraining):
+    """A training run of a captioner."""
+
+    only_prefix: bool = option(False, "train the mapper alone, the language model frozen (--tune none)")
+    tune: Literal["none", "lora", "full"] | None = option(
+        None, "what to train of the language model (default: full, or none with --only_prefix)"
+    )
+    mapping_type: Literal["mlp", "transformer"] | None = of_checkpoint("mapping_type")
+    prefix_length: int | None = of_checkpoint("prefix_length")
+    prefix_length_clip: int | None = of_checkpoint("prefix_length_clip")
+    num_layers: int | None = of_checkpoint("num_layers")
+    num_heads: int | None = of_checkpoint("num_heads")
+    share_prefix: bool = option(
+        True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
+    )
+    compile: bool = option(
+        False, "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays"
+    )
+    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = ("prefix_length", "prefix_length_clip", "num_layers", "num_heads")
+        for name in (size for size in sizes if getattr(self, size) is not None):
+            at_least(name, getattr(self, name), 1)
+        if self.only_prefix and self.tune not in (None, "none"):
+            raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
+
+    @property
+    def tuning(self) -> str:
+        """`tune` after --only_prefix and the default are applied: none, lora or full."""
+        return "none" if self.only_prefix else super().tuning
+
+    def warmup(self, total: int) -> int:
+        """As of any loop; in the reference recipe 5,000 whatever the run's length."""
+        long = self.recipe == "reference" and self.warmup_steps is None
+        return LONGEST_WARMUP if long else super().warmup(total)

@@ -1,0 +1,175 @@
+"""Feature file → tokenised, length-bucketed batches, the same whatever the number of processes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.errors import ClipcapError
+from clipcap.features.files import Features
+from clipcap.runtime.disk_arrays import blocks
+from clipcap.training.batch_order import Order
+from clipcap.training.tokens import Recipe, tokenise
+
+T = TypeVar("T")
+IGNORE = -100  # label of positions that count for nothing, as in torch
+
+
+@dataclass
+class Batch:
+    """Captions and their images' embeddings: one micro-batch of one process.
+
+    A row is a caption, or several captions of one image end to end (`clipcap.models.kernels.shared_prefix`).
+    """
+
+    clip_embedding: Tensor  # [B, D] float32
+    input_ids: Tensor  # [B, T]
+    labels: Tensor  # [B, T], IGNORE where there is nothing to learn
+    positions: Tensor | None  # [B, T], each token's place in its caption, where a row holds several
+    captions: np.ndarray  # [n] numbers of the captions
+    row_of: np.ndarray  # [n] the row of each
+
+    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+        """What the model's forward takes."""
+        tensors = {name: getattr(self, name) for name in ("clip_embedding", "input_ids", "labels", "positions")}
+        return {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
+
+
+@dataclass
+class CaptionDataset:
+    """Tokenised captions over a feature file.
+
+    Args:
+        features: embeddings and captions.
+        tokenizer: of the language model.
+        max_tokens: captions are cut to this many tokens, the end-of-text token included.
+        reference: the original's labels: no end-of-text token, id 0 (`!`) never learnt, captions cut to mean + 10
+            standard deviations of the set.
+        share_prefix: captions of one image stand in one row of a batch, behind one prefix.
+        say: takes a line where tokens cannot be kept beside the features.
+    """
+
+    features: Features
+    tokenizer: Tokenizer
+    max_tokens: int
+    reference: bool = False
+    share_prefix: bool = False
+    say: Callable[[str], None] = print
+    truncated: int = field(init=False)
+    tokens: np.ndarray = field(init=False)  # uint16 or int32, all captions one after the other
+    starts: np.ndarray = field(init=False)  # int64 [M + 1]
+    order: Order = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.features.captions):
+            raise ClipcapError(f"{self.features.path}: holds no captions to train on")
+        found = tokenise(self.features.captions, Recipe(self.tokenizer, self.max_tokens, self.reference), self.say)
+        self.tokens, self.starts, self.truncated = found.tokens, found.starts, found.truncated
+        self.order = Order(self.starts, self.features if self.share_prefix else None)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each caption, [M]: all in memory."""
+        return np.diff(self.starts)
+
+    @property
+    def shares(self) -> bool:
+        """Whether any captions share a prefix."""
+        return self.order.shares
+
+    def checksum(self) -> int:
+        """Of all tokens and their captions' lengths."""
+        found = 0
+        for values, dtype in ((self.starts, np.int64), (self.tokens, np.int32)):
+            for block in blocks(len(values)):
+                found = zlib.crc32(values[block].astype(dtype, copy=False), found)
+        return found
+
+    def batch(self, captions: np.ndarray) -> Batch:
+        """The batch of the captions of these numbers; rows are padded to the longest of them."""
+        first = self.order.begins_row(captions)  # [n]
+        row_of = first.cumsum() - 1
+        lengths = self.order.lengths(captions)
+        begins = lengths.cumsum() - lengths  # of the captions' tokens, all end to end
+        offsets = begins - begins[first][row_of]  # of each caption in its row
+        position = np.arange(lengths.sum()) - np.repeat(begins, lengths)  # of each token in its caption
+        cells = np.repeat(row_of, lengths), np.repeat(offsets, lengths) + position
+        shape = row_of[-1] + 1, max(1, int((offsets + lengths).max()))
+        input_ids, positions, labels = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, IGNORE)
+        input_ids[cells] = labels[cells] = self.tokens[np.repeat(self.starts[captions], lengths) + position]
+        positions[cells] = position
+        if self.reference:
+            labels[input_ids == 0] = IGNORE
+        rows = self.features.rows(self.features.caption_rows[captions[first]])
+        ids, labels, positions = map(torch.from_numpy, (input_ids, labels, positions))
+        return Batch(rows, ids, labels, None if first.all() else positions, captions, row_of)
+
+    def steps(self, size: int, epoch: int, seed: int) -> Iterator[np.ndarray]:
+        """One epoch as the captions of each optimiser step, in training order.
+
+        Depends on (size, epoch, seed) alone. By default captions of similar length share a step; the original
+        shuffles freely and drops the last, incomplete step.
+        """
+        if self.reference:
+            return self.order.freely(size, np.random.default_rng((seed, epoch)))
+        return self.order.bucketed(size, (seed, epoch))
+
+    def count_steps(self, size: int) -> int:
+        """Steps of an epoch, whichever it is."""
+        return self.order.count_freely(size) if self.reference else self.order.count_bucketed(size)
+
+    def validation_steps(self, size: int) -> Iterator[np.ndarray]:
+        """All captions, unshuffled."""
+        return self.order.bucketed(size, None)
+
+    def windows(self, size: int, epoch: int, seed: int, parts: Parts, skip: int = 0) -> Iterator[list[Batch]]:
+        """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
+        for captions in islice(self.steps(size, epoch, seed), skip, None):
+            yield self.window(captions, parts)
+
+    def window(self, captions: np.ndarray, parts: Parts) -> list[Batch]:
+        """This process's share of some captions; where there is none, a caption that counts for nothing."""
+        return [self.batch(mine) if len(mine) else self._idle(captions) for mine in parts.of(captions)]
+
+    def _idle(self, captions: np.ndarray) -> Batch:
+        idle = self.batch(captions[:1])
+        idle.labels.fill_(IGNORE)
+        return idle
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a global batch is shared out: over processes, and over micro-batches of `micro` captions each."""
+
+    rank: int
+    world: int
+    micro: int
+
+    def chunks(self, captions: int) -> int:
+        """Micro-batches that a step of this many captions takes."""
+        return -(-captions // (self.micro * self.world))
+
+    def of(self, captions: np.ndarray) -> list[np.ndarray]:
+        """The captions of each of this process's micro-batches, neighbours together; some may be empty."""
+        return np.array_split(captions, self.chunks(len(captions)) * self.world)[self.rank :: self.world]
+
+
+def made_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made by a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

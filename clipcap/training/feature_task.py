@@ -1,0 +1,195 @@
+"""Training on features and captions, as the loop sees it: what captioners and CLIP-GPT have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.decode import Caption
+from clipcap.errors import ClipcapError
+from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
+from clipcap.features.files import Features
+from clipcap.models.caption_model import checkpoint_layers, max_positions
+from clipcap.models.kernels.shared_prefix import can_share_prefix
+from clipcap.options import DecodeConfig
+from clipcap.runtime.text import collapsed, in_short, tidy
+from clipcap.training.config import FeatureTraining
+from clipcap.training.dataset import Batch, CaptionDataset, Parts
+
+SHOWN = 3  # held-out captions printed each epoch
+DECODED_TOGETHER = 64
+LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
+
+
+class FeatureTask(ABC):
+    """A task (`clipcap.training.task.Task`) but for its model's own part: batches, losses, files.
+
+    Args:
+        config: of the run.
+        model: with its initial weights.
+        tokenizer: of its language model.
+        features: to train on.
+        val: held out, or None.
+        accelerator: of the run.
+        reference: captions become tokens as in the original.
+        share_prefix: captions of an image may share its prefix, where the language model can do it.
+    Raises:
+        ClipcapError: the language model's layers cannot be checkpointed, no caption fits, or captions are to be
+            scored and cannot be.
+    """
+
+    def __init__(
+        self,
+        config: FeatureTraining,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        features: Features,
+        val: Features | None,
+        accelerator: Accelerator,
+        *,
+        reference: bool = False,
+        share_prefix: bool = False,
+    ):
+        self.config, self.model, self.tokenizer, self.accelerator = config, model, tokenizer, accelerator
+        self.model.lm_dropout = config.dropout
+        if config.gradient_checkpointing:
+            checkpoint_layers(model.lm)
+        shares = share_prefix and can_share_prefix(model.lm)
+        how = (tokenizer, self.caption_limit(), reference, shares, accelerator.print)
+        self.data = CaptionDataset(features, *how)
+        self.val = CaptionDataset(val, *how) if val is not None else None
+        self._unable_to_share = share_prefix and not shares
+        self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
+        self.step_size = config.bs * accelerator.num_processes * config.grad_accum
+        self._steps = self.data.count_steps(self.step_size)
+        self._shown = self._images_to_caption()
+        if config.select == "cider":
+            cider_scorer()  # where its package is missing, that is said now and not after an epoch
+            if not self._shown:
+                raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
+
+    @abstractmethod
+    def caption_limit(self) -> int:
+        """Longest caption in tokens, its end-of-text included."""
+
+    @abstractmethod
+    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of CLIP embeddings [N, D]."""
+
+    def describe(self) -> str:
+        """What is trained on, in one line or two."""
+        lines = [_size("training on", self.data)]
+        lines.append(_size("validating on", self.val) if self.val else "no validation: pass --val FILE or --val 0.1")
+        steps = f"{self._steps} step{'s' * (self._steps > 1)} of {self.step_size} captions an epoch"
+        lines.append(f"{steps}; captions of an image share its prefix" if self.data.shares else steps)
+        if self._unable_to_share:
+            kind = self.model.lm.config.model_type
+            lines.append(f"{kind} models cannot compute a prefix once for several captions: it is done for each")
+        return "\n".join(lines)
+
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return self._steps
+
+    def images(self, batch: Batch) -> list[str]:
+        """The id of each caption's image."""
+        features = self.data.features
+        return [features.image_ids[features.caption_rows[number]] for number in batch.captions]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights besides the loop's options; places of files do not."""
+        options = ("bs", "lr", "max_tokens", "dropout", "overfit")
+        model = ("tune", "lora_rank", "normalize_prefix")
+        return {
+            "captions": len(self.data),
+            "label tokens": len(self.data.tokens),
+            "checksum of the captions": self.data.checksum(),
+            **{name: getattr(self.config, name) for name in options},
+            **{name: getattr(self.model.config, name) for name in model},
+        }
+
+    def caption_held_out(self, **how: Any) -> dict[str, float]:
+        """Scores of captions of the chosen validation images, written greedily; this process writes its share.
+
+        Args:
+            how: further options of the decoding.
+        """
+        if not self._shown:
+            return {}
+        rows = np.array([row for row, _ in self._shown])
+        room = max_positions(self.model.lm) - self.model.config.prefix_length
+        greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
+        found = []
+        for part in even_parts(np.arange(len(rows))[self.parts.rank :: self.parts.world], DECODED_TOGETHER):
+            embeddings = self.val.features.rows(rows[part]).to(self.accelerator.device)
+            captions = self.decode(embeddings, greedy)
+            found += [(int(number), several[0].text) for number, several in zip(part, captions)]
+        captions = [text for _, text in sorted(gather_object(found))]
+        return self.report(captions, [wanted for _, wanted in self._shown])
+
+    def _images_to_caption(self) -> list[tuple[int, list[str]]]:
+        """Some validation images, spread over the set: a row of each and all its captions."""
+        if self.val is None or not self.config.val_captions:
+            return []
+        features = self.val.features
+        image_of_caption = features.image_index
+        images, first = np.unique(image_of_caption, return_index=True)
+        chosen = slice(None, None, max(1, len(images) // self.config.val_captions))
+        shown = []
+        for image, caption in list(zip(images[chosen], first[chosen]))[: self.config.val_captions]:
+            of_image = [features.captions[int(i)] for i in np.flatnonzero(image_of_caption == image)]
+            shown.append((int(features.caption_rows[caption]), of_image))
+        return shown
+
+    def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Print the first captions and a warning where they are all alike; score them."""
+        for caption, wanted in list(zip(captions, references))[:SHOWN]:
+            self.accelerator.print(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
+        scores = {"distinct": distinct_share(captions)}
+        if different := collapsed(captions):
+            mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
+            self.accelerator.print(
+                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+                f"model does not use the image yet ({mend})"
+            )
+        if self.config.overfit:
+            exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]
+            scores["reproduced"] = sum(exact) / len(exact)
+        if self.config.select == "cider":
+            scores["cider"] = cider(captions, references)
+        return scores
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """What decides `best`, lower is better: CIDEr, or the validation (else the training) loss."""
+        if self.config.select == "cider":
+            return -metrics["cider"]
+        return metrics.get("val_loss", metrics["train_loss"])
+
+    def card_notes(self, metrics: Mapping[str, float]) -> str:
+        """Lines for the card of a checkpoint: what it was trained on, and how well."""
+        scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
+        return f"- trained on {self.config.data}\n{scores}"
+
+    def warm_start(self, folder: Path) -> str:
+        """The flag that starts another run from a checkpoint's weights."""
+        return f"--weights_dir {folder}"
+
+
+def even_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of at most `size`; of nothing, none."""
+    return np.array_split(numbers, -(-len(numbers) // size)) if len(numbers) else []
+
+
+def _size(what: str, data: CaptionDataset) -> str:
+    images = data.features.count_images()
+    cut = f", {data.truncated} cut to {data.max_tokens} tokens" if data.truncated else ""
+    tokens = len(data.tokens) / len(data)
+    return f"{what} {len(data)} captions of {images} images ({tokens:.1f} tokens on average{cut})"

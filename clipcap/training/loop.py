@@ -1,0 +1,291 @@
+"""The training loop on accelerate: steps, schedule, checkpoints, resume. It does not know what it trains."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from clipcap.errors import ClipcapError
+from clipcap.models.checkpoint import CONFIG
+from clipcap.options import LoopOptions
+from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
+from clipcap.runtime.hub import one_line
+from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.training.accelerator import loggable, sum_over_processes
+from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
+from clipcap.training.run_folder import LOG, check_best, check_numbered, numbered, some
+from clipcap.training.task import Batch, Task
+
+STATE = "training_state.pt"
+# What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
+_SAME_ON_RESUME = (
+    "epochs", "grad_accum", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """Where a run stands; stored with `last`."""
+
+    epoch: int = 0
+    step: int = 0  # optimiser steps in this epoch
+    loss_sum: float = 0.0  # of this epoch so far
+    loss_weight: float = 0.0
+    best: float = math.inf
+    stale: int = 0  # epochs since the best
+    reductions: int = 0  # of the learning rate, with --schedule plateau
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of the finished epochs
+
+
+class Loop:
+    """Trains a task: `fit` returns the path of the checkpoint to use.
+
+    Args:
+        task: what is trained; its model already holds the initial weights.
+        options: see `LoopOptions`.
+        accelerator: from `make_accelerator`.
+    """
+
+    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator):
+        self.task, self.options, self.accelerator = task, options, accelerator
+        self.out_dir = Path(options.out_dir)
+        self.progress = Progress()
+        state = self._resume() if options.resume else None
+        if accelerator.is_main_process:
+            self._start_log()
+        with warnings.catch_warnings():  # accelerate knows no other name for it yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.model = accelerator.prepare_model(task.model)
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options.weight_decay))
+        total = task.steps_per_epoch() * options.epochs
+        # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
+        self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
+        if state is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            if accelerator.scaler is not None and state["scaler"]:
+                accelerator.scaler.load_state_dict(state["scaler"])
+
+    def path(self, name: str | int) -> Path:
+        """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
+        name = name if isinstance(name, str) else f"{name:03d}"
+        return self.out_dir / f"{self.options.prefix}-{name}"
+
+    def fit(self) -> Path:
+        """Train to the last epoch, or until `patience` is spent."""
+        options, progress = self.options, self.progress
+        while progress.epoch < options.epochs and not self._out_of_patience():
+            epoch = progress.epoch
+            self._epoch(epoch)
+            metrics = self._finish_epoch(epoch)
+            progress.epoch, progress.step, progress.loss_sum, progress.loss_weight = epoch + 1, 0, 0.0, 0.0
+            progress.history.append(metrics)
+            self._save_epoch(epoch, metrics)
+        if self._out_of_patience():
+            self.accelerator.print(f"stopped: no better epoch in {options.patience}")
+        self.accelerator.end_training()
+        return self.path("best")
+
+    def _out_of_patience(self) -> bool:
+        return bool(self.options.patience) and self.progress.stale >= self.options.patience
+
+    def _epoch(self, epoch: int) -> None:
+        """Train one epoch, from the step the run stands at."""
+        progress, per_epoch = self.progress, self.task.steps_per_epoch()
+        self.model.train()
+        hidden = not self.accelerator.is_main_process
+        with tqdm(total=per_epoch, initial=progress.step, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
+            for window in self.task.windows(epoch, progress.step):
+                # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
+                step = epoch * per_epoch + progress.step
+                torch.manual_seed((self.options.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index)
+                rate = self.scheduler.get_last_lr()[0]
+                loss, weight = self._step(window)
+                progress.step += 1
+                progress.loss_sum += loss
+                progress.loss_weight += weight
+                bar.set_postfix(loss=f"{loss / weight:.3f}", refresh=False)
+                bar.update()
+                self._log({"loss": loss / weight, "lr": rate}, step + 1)
+                if self._save_is_due(per_epoch):
+                    self._check_weights()
+                    self._save(self.path("last"), {})
+
+    def _save_is_due(self, per_epoch: int) -> bool:
+        """Whether `last` is to be written in the middle of an epoch."""
+        step, every = self.progress.step, self.options.save_steps
+        return bool(every) and step % every == 0 and step < per_epoch
+
+    def _step(self, window: list[Batch]) -> tuple[float, float]:
+        """One optimiser step; the loss summed over the global batch, and what it was summed over."""
+        accelerator = self.accelerator
+        [weight] = sum_over_processes(accelerator, sum(self.task.weight(batch) for batch in window))
+        weight = max(weight, 1)
+        loss_sum = torch.zeros((), device=accelerator.device)
+        for i, batch in enumerate(window):
+            last = i + 1 == len(window)
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                loss = self.model(**batch.inputs(accelerator.device))
+                # Gradients are averaged over processes: the factor makes that the sum over the global batch.
+                accelerator.backward(loss * (accelerator.num_processes / weight))
+            loss_sum += loss.detach()
+        [loss] = sum_over_processes(accelerator, loss_sum.item())
+        if not math.isfinite(loss):
+            self._stop("the loss is not finite", window)
+        if self.options.grad_clip:
+            accelerator.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return loss, weight
+
+    def _check_weights(self) -> None:
+        """A loss may still be finite where its gradient was not: such weights must not replace good ones."""
+        if not all(p.isfinite().all() for p in self.task.model.parameters() if p.requires_grad):
+            self._stop("the weights are not finite", [])
+
+    def _stop(self, what: str, window: list[Batch]) -> None:
+        """End the run with an error that names images, those of all processes; what was saved stays.
+
+        Args:
+            what: is wrong.
+            window: the micro-batches of this process where it came up: the images to blame in them are named, or,
+                where none can be told from the others, all of them.
+        """
+        culprits, images = (
+            list(dict.fromkeys(gather_object([name for batch in window for name in names(batch)])))
+            for names in (self.task.culprits, self.task.images)
+        )
+        if culprits:
+            why = f"of {some(culprits)}"
+        else:
+            batch = f"a batch with images {some(images)}; " if images else ""
+            why = f"{batch}the run has diverged, try a lower learning rate or --grad_clip 1"
+        last = self.path("last")
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"
+        raise ClipcapError(f"{what} in epoch {self.progress.epoch}, step {self.progress.step}: {why}; {kept}")
+
+    def _finish_epoch(self, epoch: int) -> dict[str, float]:
+        """Validate and report."""
+        self._check_weights()
+        progress = self.progress
+        metrics = {"epoch": epoch, "step": (epoch + 1) * self.task.steps_per_epoch()}
+        metrics["train_loss"] = progress.loss_sum / progress.loss_weight
+        self.model.eval()
+        metrics |= self.task.validate()
+        if not math.isfinite(metrics.get("val_loss", 0)):  # before `last` takes the place of weights that were good
+            self._stop("the validation loss is not finite", [])
+        score = self.task.score(metrics)
+        better = score < progress.best
+        progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
+        progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
+        self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
+        self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
+        return metrics
+
+    def _save_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """`best` and a numbered checkpoint where they are due, and `last`.
+
+        `last` is written after the others: a run killed in between repeats the epoch and writes them again.
+        """
+        options = self.options
+        if self.accelerator.is_main_process:
+            path = self.out_dir / LOG
+            with writing(path), path.open("a", encoding="utf-8") as log:
+                log.write(_json_line(metrics))
+        if self.progress.stale == 0:
+            self._save(self.path("best"), metrics, with_state=False)
+        if (epoch + 1) % options.save_every == 0 or epoch + 1 == options.epochs:
+            self._save(self.path(epoch), metrics, with_state=False)
+        if options.keep and self.accelerator.is_main_process:
+            for old in list(numbered(self.out_dir, options.prefix).values())[: -options.keep]:
+                shutil.rmtree(old)
+        self._save(self.path("last"), metrics)
+
+    def _save(self, folder: Path, metrics: Mapping[str, float], with_state: bool = True) -> None:
+        if self.accelerator.is_main_process:
+            with writing(folder), replaced_folder(folder) as draft:
+                if with_state:
+                    torch.save(self._state(), draft / STATE)
+                self.task.write(draft, metrics)
+        self.accelerator.wait_for_everyone()
+
+    def _state(self) -> dict[str, Any]:
+        """All that a resumed run needs besides the weights."""
+        scaler = self.accelerator.scaler
+        return {
+            "identity": self._identity(),
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides the weights of this run, by name."""
+        options = {name: getattr(self.options, name) for name in _SAME_ON_RESUME}
+        accelerator = self.accelerator
+        launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
+        return {**options, **launched, **self.task.identity()}
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Load `last`; None where the run has not saved one yet, and starts from the beginning."""
+        last = self.path("last")
+        if self.accelerator.is_main_process:
+            for path in (last, self.path("best")):  # numbered ones of an interrupted epoch are written again
+                recover(path)
+        self.accelerator.wait_for_everyone()
+        if not (last / CONFIG).is_file():
+            nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
+            self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
+            return None
+        try:
+            state = load_tensors(last / STATE)
+            progress, was = Progress(**state["progress"]), state["identity"]
+        except Exception as error:
+            raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error
+        for name, now in self._identity().items():
+            if was.get(name) != now:
+                mend = "give the same data and options, or start anew in another --out_dir"
+                if name == "epochs" and now > was.get(name, now):  # the schedule has led to the end it knew of
+                    mend = f"to train on, begin another from its weights: {self.task.warm_start(last)} --out_dir NEW"
+                if name == "processes":
+                    mend = f"start {was.get(name)} again, or begin anew in another --out_dir"
+                raise ClipcapError(
+                    f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
+                )
+        self.progress, restore, left = progress, self.task.restore, self.options.epochs - progress.epoch
+        if progress.best < math.inf and not check_best(self.path("best"), last, restore, left):
+            progress.best = math.inf
+        check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
+        restore(last)
+        self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
+        return state
+
+    def _start_log(self) -> None:
+        """`metrics.jsonl` holds the finished epochs: none of a new run, those before `last` of a resumed one."""
+        with writing(self.out_dir / LOG):
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            with replaced_file(self.out_dir / LOG) as draft:
+                draft.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        if self.options.tracker != "none":
+            self.accelerator.log(loggable(values), step=step)
+
+
+def _json_line(metrics: Mapping[str, float]) -> str:
+    return json.dumps(metrics) + "\n"

@@ -1,0 +1,134 @@
+"""Train a captioner: features, model and validation put together for the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.errors import ClipcapError
+from clipcap.features.files import Features, check_same_encoder
+from clipcap.models.caption_model import ClipCaptionModel, parameter_report
+from clipcap.models.checkpoint import load_checkpoint
+from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.options import ModelConfig
+from clipcap.runtime.hub import absolute
+from clipcap.runtime.text import printable
+from clipcap.training.accelerator import make_accelerator
+from clipcap.training.caption_task import CaptionTask
+from clipcap.training.config import TrainConfig
+from clipcap.training.data import training_features
+from clipcap.training.loop import Loop
+from clipcap.training.run_folder import check_run_folder
+
+
+def train(config: TrainConfig) -> Path:
+    """Run a training.
+
+    Returns:
+        the folder of the `best` checkpoint.
+    Raises:
+        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
+            saved stays.
+    """
+    check_run_folder(config)
+    accelerator = make_accelerator(config)
+    features, val = training_features(config, accelerator.print)
+    set_seed(config.seed)
+    model, tokenizer, summary = initial_model(config, features)
+    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
+    task = CaptionTask(config, model, tokenizer, features, val, accelerator)
+    accelerator.print(task.describe())
+    return Loop(task, config, accelerator).fit()
+
+
+def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+    """A new model, or a warm start from --weights_dir."""
+    if config.weights_dir:
+        return _warm_start(config, features)
+    lm = config.lm or ModelConfig.lm
+    model_config = ModelConfig(
+        **_given(config),
+        lm=absolute(lm),
+        clip_dim=features.dim,
+        encoder=features.meta.encoder,
+        encoder_weights_id=features.meta.encoder_weights_id,
+        tune=config.tuning,
+        stop_token="." if config.recipe == "reference" else None,
+        recipe=config.recipe,
+    )
+    model = ClipCaptionModel(model_config, load_lm(lm))
+    return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
+
+
+_SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
+
+
+def _given(config: TrainConfig) -> dict[str, Any]:
+    """What the run's options say of the model; the rest is the checkpoint's, or by default."""
+    return {name: value for name in (*_SIZES, "normalize_prefix") if (value := getattr(config, name)) is not None}
+
+
+def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+    """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
+    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
+    old = loaded.model.config
+    guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
+    expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ
+    check_same_encoder(
+        features.meta, features.dim, expected, old.encoder_weights_id, old.clip_dim,
+        config.data, f"the checkpoint {loaded.path}",
+    )  # fmt: skip
+    _check_sizes(config, old)
+    if old.tune == "lora" and config.tuning != "lora":
+        raise ClipcapError(
+            f"--weights_dir {config.weights_dir} holds a LoRA adapter: go on with --tune lora, or merge it first by "
+            f"`clipcap export`"
+        )
+    new = replace(
+        old,
+        **_given(config),
+        encoder=features.meta.encoder,
+        encoder_weights_id=features.meta.encoder_weights_id,
+        tune=config.tuning,
+        lm_stored=(old.lm_stored or old.tune == "full") and not _is_base(loaded.model, old.lm),
+        stop_token="." if config.recipe == "reference" else None,
+        recipe=config.recipe,
+    )
+    if old.tune == "lora":
+        loaded.model.config = new
+        model = loaded.model
+    else:
+        model = ClipCaptionModel(new, loaded.model.lm)
+        model.mapper.load_state_dict(loaded.model.mapper.state_dict())
+    return model, loaded.tokenizer, f"warm start from {loaded.summary}"
+
+
+def _check_sizes(config: TrainConfig, old: ModelConfig) -> None:
+    """Refuse sizes that were asked for and are not the checkpoint's."""
+    counting = ["mapping_type", "prefix_length"]
+    if old.mapping_type == "transformer":
+        counting += ["prefix_length_clip", "num_layers", "num_heads"]
+    if old.tune == "lora":
+        counting.append("lora_rank")
+    for name in counting:
+        asked, there = getattr(config, name), getattr(old, name)
+        if asked not in (None, there):
+            raise ClipcapError(
+                f"--{name} {asked}: the checkpoint {config.weights_dir} has {there}: leave the flag out, or start "
+                f"without --weights_dir"
+            )
+
+
+def _is_base(model: ClipCaptionModel, lm: str) -> bool:
+    """Whether the model's language model has the very weights of `lm`, so that they need not be stored again."""
+    try:
+        base = load_lm(lm).state_dict()
+    except ClipcapError:
+        return False
+    own = model.lm.state_dict()
+    return own.keys() == base.keys() and all(torch.equal(own[k], base[k]) for k in own)

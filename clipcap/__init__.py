@@ -10,7 +10,7 @@ _PUBLIC = {
     "Captioner": "clipcap.captioning.captioner",
     "ClipCaptionModel": "clipcap.models.caption_model",
     "ClipcapError": "clipcap.errors",
-    "Features": "clipcap.features.files",
+    "Features": "clipcap.features.feature_set",
     "load_encoder": "clipcap.models.encoders.load",
 }
 __all__ = ["Captioner", "ClipCaptionModel", "ClipcapError", "Features", "__version__", "load_encoder"]

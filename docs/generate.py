@@ -15,19 +15,12 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from clipcap.app.config import AppConfig
+from clipcap.captioning.config import CaptionConfig, CaptionerOptions, DecodeConfig, LoadOptions, PredictConfig
 from clipcap.clip_gpt.config import TrainClipGptConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.options import (
-    CaptionConfig,
-    CaptionerOptions,
-    DecodeConfig,
-    LoadOptions,
-    LoopOptions,
-    ParseConfig,
-    PredictConfig,
-    SourceOptions,
-)
-from clipcap.training.config import FeatureTraining, TrainConfig
+from clipcap.features.config import ParseConfig
+from clipcap.sources.config import SourceOptions
+from clipcap.training.config import FeatureTraining, LoopOptions, TrainConfig
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"

@@ -16,7 +16,7 @@ import atheris
 with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
     from clipcap.errors import ClipcapError
     from clipcap.evaluation.caption_files import read_predictions, read_references
-    from clipcap.options import ParseConfig
+    from clipcap.features.config import ParseConfig
     from clipcap.sources.conceptual import FAILURES_FILE
     from clipcap.sources.readers import READERS as SOURCES
 

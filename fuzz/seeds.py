@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.runtime.safe_load.tensors import storage_bytes
 
 TEXTS = {

@@ -69,8 +69,8 @@ def make_model(lm_folder):
     import torch
 
     from clipcap.models.caption_model import ClipCaptionModel
+    from clipcap.models.config import ModelConfig
     from clipcap.models.language_model import load_lm
-    from clipcap.options import ModelConfig
 
     def build(seed: int = 0, **options) -> ClipCaptionModel:
         torch.manual_seed(seed)

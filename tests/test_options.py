@@ -6,9 +6,10 @@ from dataclasses import asdict, fields
 
 import pytest
 
+from clipcap.captioning.config import DecodeConfig, PredictConfig
 from clipcap.errors import ClipcapError
-from clipcap.flags import FlagParser, add_flags, from_flags
-from clipcap.options import DecodeConfig, ModelConfig, PredictConfig
+from clipcap.models.config import ModelConfig
+from clipcap.options import FlagParser, add_flags, from_flags
 from clipcap.training.config import TrainConfig
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.models.caption_model import IGNORE
 from clipcap.models.language_model import load_tokenizer
 from clipcap.models.original import load_reference
-from clipcap.options import DecodeConfig
 from clipcap.training.optimizer import make_optimizer, trained_parameters
 
 VARIANTS = ("mlp_gpt_tuned", "transformer_prefix_only", "mlp_prefix_only")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap.options import CaptionerOptions, at_least, option, within
+from clipcap.captioning.config import CaptionerOptions
+from clipcap.options import at_least, option, within
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from clipcap.app.config import AppConfig
 from clipcap.app.guard import Guard, is_loopback
 from clipcap.app.page import STYLE, build_page, theme
 from clipcap.app.service import CaptionService, PictureSearch, text_search
-from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.predict import load_captioner
+from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError

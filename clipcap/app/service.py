@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.predict import csv_lines
+from clipcap.captioning.outputs import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
-from clipcap.models.caption_model import max_positions
 from clipcap.models.encoders.load import load_encoder
-from clipcap.options import DecodeConfig
+from clipcap.models.language_model import max_positions
 from clipcap.retrieval.index import Index
 
 Row = dict[str, Any]

@@ -12,8 +12,8 @@ from typing import Any
 from clipcap.app import markup
 from clipcap.app.config import AppConfig
 from clipcap.app.service import CaptionService, PictureSearch, Row
+from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
-from clipcap.options import DecodeConfig
 
 BEAM, SAMPLING = "beam search", "sampling"
 BY_LIKELIHOOD, BY_CLIP = "log-probability", "CLIP score"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipcap.captioning.stepper import Hypotheses, Stepper, log_probs, select_rows, stack
-from clipcap.options import DecodeConfig
+from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs, select_rows, stack
 
 
-def beam_search(stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int]) -> Hypotheses:
+def beam_search(
+    stepper: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int]
+) -> Hypotheses:
     """The original's beam search over N images at once. Finished images leave the batch."""
     beams, device = config.beam_size, stepper.logits.device
     images = len(stepper.logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,17 +18,20 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.config import CaptionerOptions, DecodeConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
-from clipcap.models.encoders.load import Encoder, load_encoder, pick_device
+from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
-from clipcap.options import DecodeConfig, at_least
-from clipcap.runtime.hub import one_line
-from clipcap.runtime.text import tidy
+from clipcap.options import at_least
+from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.text import one_line, printable
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
 
@@ -294,3 +298,25 @@ def _listed(images: Any) -> list:
         return list(images)
     except TypeError as error:
         raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
+
+
+def load_captioner(config: CaptionerOptions) -> Captioner:
+    """The captioner that the options name; what was read is said on stderr."""
+    if config.load_pt is None:
+        print(
+            "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
+            "with a folder that train.py made, or a .pt of the original ClipCap",
+            file=sys.stderr,
+        )
+    captioner = Captioner.from_pretrained(
+        config.load_pt or DEMO,
+        lm=config.lm,
+        clip_model_type=config.clip_model_type,
+        normalize_prefix=config.normalize_prefix,
+        num_heads=config.num_heads,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    if config.load_pt is not None:
+        print(printable(captioner.summary), file=sys.stderr)
+    return captioner

@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
-from clipcap.captioning.stepper import Hypotheses, Stepper
+from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import ClipCaptionModel, max_positions
-from clipcap.options import DecodeConfig
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.language_model import max_positions
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def continue_prefix(
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    stepper = Stepper(model, prefix)
+    stepper = CachedDecoder(model, prefix)
     if config.beam:
         found = beam_search(stepper, config, stop_ids, prompt_ids)
     else:

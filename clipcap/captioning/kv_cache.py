@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values [R, heads, L, width], R rows of hypotheses, as views of tensors with more room.
 
     Args:
@@ -57,7 +57,7 @@ def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
 def expand(cache: Cache, repeats: int, room: int) -> None:
     """K rows for each row of a cache that holds the prefix, in place, with room for so many tokens."""
     if all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers[:] = [RoomyLayer(layer, repeats, room) for layer in cache.layers]
+        cache.layers[:] = [PreallocatedLayer(layer, repeats, room) for layer in cache.layers]
     else:  # sliding windows, recurrent states
         cache.batch_repeat_interleave(repeats)
 
@@ -65,4 +65,4 @@ def expand(cache: Cache, repeats: int, room: int) -> None:
 def reorder(cache: Cache, rows: Tensor) -> None:
     """Each row goes on from another row of its image."""
     for layer in cache.layers:
-        layer.reorder(rows) if isinstance(layer, RoomyLayer) else layer.batch_select_indices(rows)
+        layer.reorder(rows) if isinstance(layer, PreallocatedLayer) else layer.batch_select_indices(rows)

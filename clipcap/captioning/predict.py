@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import errno
-import io
-import json
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,51 +14,27 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.decode import Caption
+from clipcap.captioning.config import CaptionConfig
+from clipcap.captioning.outputs import _output
+from clipcap.captioning.text import collapsed
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features, check_same_encoder, read_features
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features
 from clipcap.images.read import find_images
-from clipcap.options import CaptionConfig, CaptionerOptions
-from clipcap.runtime.bundled import DEMO
-from clipcap.runtime.files import replaced_file, writing
-from clipcap.runtime.hub import one_line
-from clipcap.runtime.text import as_cell, collapsed, printable
-
-Emit = Callable[[str, Sequence[Caption]], None]
+from clipcap.runtime.text import one_line, printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
 
 @dataclass(frozen=True)
-class Batch:
+class CaptionBatch:
     """Images to caption together."""
 
     numbers: list[int]  # of the images in the run
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
-
-
-def load_captioner(config: CaptionerOptions) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
-    if config.load_pt is None:
-        print(
-            "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap",
-            file=sys.stderr,
-        )
-    captioner = Captioner.from_pretrained(
-        config.load_pt or DEMO,
-        lm=config.lm,
-        clip_model_type=config.clip_model_type,
-        normalize_prefix=config.normalize_prefix,
-        num_heads=config.num_heads,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    if config.load_pt is not None:
-        print(printable(captioner.summary), file=sys.stderr)
-    return captioner
 
 
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner]) -> int:
@@ -135,7 +106,7 @@ def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfig) -> Iterator[Batch]:
+def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfig) -> Iterator[CaptionBatch]:
     upright = config.recipe != "reference"
 
     def read(path: Path) -> Tensor | str:
@@ -151,7 +122,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfi
             names = [str(path) for path in paths[first : first + config.batch_size]]
             found = list(threads.map(read, paths[first : first + config.batch_size]))
             good = [i for i, image in enumerate(found) if not isinstance(image, str)]
-            yield Batch(
+            yield CaptionBatch(
                 [first + i for i in good],
                 [names[i] for i in good],
                 captioner.embed([found[i] for i in good]) if good else None,
@@ -159,7 +130,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfi
             )
 
 
-def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[Batch]:
+def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
     features = read_features(config.features, encoder=config.clip_model_type)
     if features.encoder_note:
@@ -172,7 +143,7 @@ def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[Batch]
     return _feature_batches(features, config)
 
 
-def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[Batch]:
+def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[CaptionBatch]:
     for first in _starts(features.num_images, config):
         rows = range(first, min(first + config.batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
@@ -180,94 +151,10 @@ def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[Batc
         finite = embeddings.isfinite().all(dim=1)  # [B]
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
         bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        yield Batch(good, [names[row] for row in good], embeddings[finite], bad)
+        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
 def _starts(images: int, config: CaptionConfig) -> tqdm:
     """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
     starts = range(0, images, config.batch_size)
     return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
-
-
-@contextmanager
-def _output(config: CaptionConfig, many: bool) -> Iterator[Emit]:
-    """Where captions go. Files are written line by line, so that an interrupted run keeps what it has."""
-    if config.sidecar:
-        yield _write_sidecar
-    elif config.out is None:
-        yield lambda name, captions: _print(name, captions, many)
-    else:
-        lines = csv_lines if config.out.endswith(".csv") else _json_lines
-        with LineFile(Path(config.out)) as file:
-            yield lambda name, captions: file.write(lines(name, captions, first=file.empty))
-
-
-class LineFile:
-    """A file written line by line; what it held before is kept until there is a first line."""
-
-    def __init__(self, path: Path):
-        self.path, self.empty = path, True
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise ClipcapError(f"--out {path}: cannot be written: {error.strerror}") from error
-
-    def __enter__(self) -> LineFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, text: str) -> None:
-        """Add whole lines, or nothing.
-
-        Raises:
-            ClipcapError: the disk is full.
-        """
-        data = text.encode("utf-8", "backslashreplace")  # file names may be no UTF-8
-        try:
-            if self.empty:
-                self._file.truncate(0)
-            start, self.empty = self._file.seek(0, os.SEEK_END), False
-            if self._file.write(data) < len(data):  # as much as there was room for
-                self._file.truncate(start)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise ClipcapError(
-                f"--out {self.path}: cannot be written: {error.strerror}; the lines before are kept"
-            ) from error
-
-
-def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
-    return json.dumps(as_json(name, captions), ensure_ascii=False) + "\n"
-
-
-def as_json(name: str, captions: Sequence[Caption]) -> dict:
-    """One image's line of a .jsonl file, best caption first."""
-    rows = [{"caption": c.text, "logprob": c.logprob, "clip_score": c.clip_score} for c in captions]
-    return {"image": name, "caption": captions[0].text, "captions": rows}
-
-
-def csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
-    """One image's line of a .csv file, after its head where it is the first."""
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    if first:
-        writer.writerow(["image", "caption", "logprob", "clip_score"])
-    best = captions[0]
-    score = "" if best.clip_score is None else f"{best.clip_score:.4f}"
-    writer.writerow([as_cell(name), as_cell(best.text), f"{best.logprob:.4f}", score])
-    return lines.getvalue()
-
-
-def _print(name: str, captions: Sequence[Caption], many: bool) -> None:
-    for caption in captions:
-        text = printable(caption.text)
-        print(f"{printable(name)}\t{text}" if many else text, flush=True)
-
-
-def _write_sidecar(name: str, captions: Sequence[Caption]) -> None:
-    path = Path(name).with_suffix(".txt")
-    with writing(path), replaced_file(path) as draft:
-        draft.write_text(captions[0].text + "\n", encoding="utf-8")

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipcap.captioning.stepper import Hypotheses, Stepper, log_probs
-from clipcap.options import DecodeConfig
+from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs
 
 _LIKELIEST = 128  # tokens that are sorted, where they hold the whole of `top_p`
 
 
 def sample(
-    stepper: Stepper, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
+    stepper: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
 ) -> Hypotheses:
     """Greedy decoding, or sampling from the temperature-scaled, truncated distribution.
 

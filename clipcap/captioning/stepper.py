@@ -9,10 +9,10 @@ from inspect import signature
 import torch
 from torch import Tensor
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.kv_cache import expand, reorder
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.kernels.last_block import read_from
-from clipcap.options import DecodeConfig
 
 
 @dataclass
@@ -36,7 +36,7 @@ def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
     return Hypotheses(*(torch.cat([getattr(p, name) for p in parts]) for name in Hypotheses.__annotations__))
 
 
-class Stepper:
+class CachedDecoder:
     """Runs the language model one token at a time over its KV cache."""
 
     def __init__(self, model: ClipCaptionModel, inputs_embeds: Tensor):

@@ -6,7 +6,7 @@ import argparse
 
 from clipcap.app.config import AppConfig
 from clipcap.cli.heavy_imports import heavy_imports
-from clipcap.flags import add_flags, from_flags
+from clipcap.options import add_flags, from_flags
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.errors import ClipcapError
-from clipcap.flags import add_flags, from_flags
+from clipcap.options import add_flags, from_flags
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -39,7 +39,7 @@ def report() -> str:
 
 def _device() -> str:
     try:
-        from clipcap.models.encoders.load import pick_device
+        from clipcap.models.encoders.base import pick_device
     except ClipcapError as error:
         return str(error)
     return str(pick_device())

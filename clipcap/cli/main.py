@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from clipcap.captioning.config import CaptionerOptions, PredictConfig
 from clipcap.cli import app_commands, clip_gpt_commands, retrieval_commands
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.flags import FlagParser, add_flags, from_flags
-from clipcap.options import CaptionerOptions, ParseConfig, PredictConfig
-from clipcap.runtime import process_group
+from clipcap.features.config import ParseConfig
+from clipcap.options import FlagParser, add_flags, from_flags
+from clipcap.runtime import processes
 from clipcap.runtime.text import printable
 from clipcap.training.config import TrainConfig
 
@@ -58,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")
-        if process_group.lost(error):
-            return _failed(process_group.LOST)
+        if processes.lost(error):
+            return _failed(processes.LOST)
         raise
     finally:
-        process_group.leave()
+        processes.leave()
 
 
 def _failed(message: str) -> int:
@@ -196,7 +197,8 @@ def run_predict(args: argparse.Namespace) -> int:
     """`clipcap predict`."""
     config = from_flags(PredictConfig, args)
     with heavy_imports():
-        from clipcap.captioning.predict import load_captioner, predict
+        from clipcap.captioning.captioner import load_captioner
+        from clipcap.captioning.predict import predict
 
     return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
 
@@ -207,7 +209,7 @@ def run_explain(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise ClipcapError(f"--top must be at least 1, got {args.top}")
     with heavy_imports():
-        from clipcap.captioning.predict import load_captioner
+        from clipcap.captioning.captioner import load_captioner
 
     captioner = load_captioner(config)
     top = min(args.top, captioner.model.lm.get_input_embeddings().num_embeddings)
@@ -249,7 +251,7 @@ def run_contrastive(args: argparse.Namespace) -> int:
     if not config.data_path:
         raise ClipcapError("--data_path is missing: the folder (or file) of the image-caption set")
     with heavy_imports():
-        from clipcap.contrastive.task import train_contrastive
+        from clipcap.contrastive.train import train_contrastive
 
     print(f"encoder: {train_contrastive(args.source, config)}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from clipcap.cli.heavy_imports import heavy_imports
-from clipcap.flags import add_flags, from_flags
+from clipcap.options import add_flags, from_flags
 from clipcap.retrieval.config import IndexConfig, SearchConfig
 
 

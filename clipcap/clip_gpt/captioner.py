@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import Tensor
 
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
 from clipcap.clip_gpt.config import ClipGptOptions
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
-from clipcap.options import DecodeConfig
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.text import printable
 

@@ -34,10 +34,12 @@ from clipcap.models.checkpoint import (
     find_checkpoint,
     read_weights,
 )
-from clipcap.models.language_model import checked_lm_config, load_lm, load_tokenizer
+from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
-from clipcap.runtime.hub import absolute, fetch_repository, one_line
+from clipcap.runtime.hub import absolute, fetch_repository
+from clipcap.runtime.text import one_line
 
 MADE_BY = "a folder made by `clipcap train-clip-gpt`"
 TOKENS = "token_embeddings"  # of the marks, where the language model's are not stored

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clipcap.captioning.config import CaptionConfig, LoadOptions
 from clipcap.errors import ClipcapError
-from clipcap.options import CaptionConfig, LoadOptions, at_least, option
+from clipcap.options import at_least, option
 from clipcap.training.config import FeatureTraining
 
 EmbeddingLoss = Literal["mse", "cosine", "contrastive"]

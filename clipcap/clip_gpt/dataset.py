@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipcap.clip_gpt.sequences import InterleavedBatch, Layout, Segment
-from clipcap.training.dataset import CaptionDataset, Parts
+from clipcap.training.dataset import BatchShare, CaptionDataset
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Step:
 
 
 @dataclass
-class PairBatch:
+class TwoWayBatch:
     """Captions in both directions: one micro-batch of one process."""
 
     sequences: InterleavedBatch
@@ -70,7 +70,9 @@ class PairDataset:
         self.captions, self.layout, self.images_per_sequence = captions, layout, images_per_sequence
         self.text_weight, self.embedding_weight = text_weight, embedding_weight
 
-    def windows(self, size: int, epoch: int, seed: int, parts: Parts, skip: int = 0) -> Iterator[list[PairBatch]]:
+    def windows(
+        self, size: int, epoch: int, seed: int, parts: BatchShare, skip: int = 0
+    ) -> Iterator[list[TwoWayBatch]]:
         """The micro-batches of this process, a list per optimiser step of `size` captions, from step `skip` on."""
         many = self.images_per_sequence
         parts = replace(parts, micro=max(1, parts.micro // many))
@@ -95,7 +97,7 @@ class PairDataset:
         """Label tokens of a caption, both directions together."""
         return self.layout.learnt(*self._length(number))
 
-    def batch(self, groups: Sequence[np.ndarray], step: Step) -> PairBatch:
+    def batch(self, groups: Sequence[np.ndarray], step: Step) -> TwoWayBatch:
         """The batch of some of a step's captions; those of a group share their sequences."""
         sequences: list[list[Segment]] = []
         imagined: list[int] = []
@@ -108,9 +110,9 @@ class PairDataset:
                     imagined += [number] * written
                 sequences.append(segments)
         batch = self.layout.batch(sequences, step.embeddings)
-        return PairBatch(batch, np.concatenate(groups), np.array(imagined), step)
+        return TwoWayBatch(batch, np.concatenate(groups), np.array(imagined), step)
 
-    def _idle(self, group: np.ndarray, step: Step) -> PairBatch:
+    def _idle(self, group: np.ndarray, step: Step) -> TwoWayBatch:
         """For a process without a share: it must take part, and its loss counts for nothing."""
         return replace(self.batch([group], step), counts=False)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.clip_gpt.captioner import load_captioner
 from clipcap.clip_gpt.config import ImagineConfig
-from clipcap.options import DecodeConfig
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
 from clipcap.runtime.text import printable

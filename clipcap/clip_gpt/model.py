@@ -14,8 +14,8 @@ from clipcap.clip_gpt.config import ClipGptConfig, EmbeddingLoss
 from clipcap.clip_gpt.embedding_loss import embedding_loss
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import add_lora, fuse_activations, head_is_plain, max_positions
 from clipcap.models.kernels.chunked_cross_entropy import head_loss
+from clipcap.models.language_model import add_lora, fuse_activations, head_is_plain, max_positions
 from clipcap.training.dataset import IGNORE
 
 

@@ -28,7 +28,7 @@ OPENING, CLOSING, STOPPED = "Caption: [", "]", "]."
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenSpan:
     """Text as token ids; `learnt` where they are labels too."""
 
     ids: Sequence[int]
@@ -49,7 +49,7 @@ class ClipOut:
     row: int | None = None
 
 
-Segment = str | Tokens | ClipIn | ClipOut  # a str is text to learn
+Segment = str | TokenSpan | ClipIn | ClipOut  # a str is text to learn
 
 
 @dataclass
@@ -113,16 +113,16 @@ class Layout:
 
     def caption_prompt(self, row: int) -> list[Segment]:
         """`[CLIP IN] embedding [\\CLIP IN]Caption: [`, which a caption continues."""
-        return [ClipIn(row), Tokens(self.opening, learnt=False)]
+        return [ClipIn(row), TokenSpan(self.opening, learnt=False)]
 
     def clip_to_caption(self, row: int, caption: Sequence[int], whole: bool = True) -> list[Segment]:
         """The caption of an embedding; of one that was cut (not `whole`) the bracket's place is not learnt."""
-        return [*self.caption_prompt(row), Tokens(caption), Tokens(self.closing, whole), Tokens([self.end])]
+        return [*self.caption_prompt(row), TokenSpan(caption), TokenSpan(self.closing, whole), TokenSpan([self.end])]
 
     def caption_to_clip(self, caption: Sequence[int], row: int | None = None, whole: bool = True) -> list[Segment]:
         """The embedding of a caption."""
-        text = [Tokens(self.opening, learnt=False), Tokens(caption), Tokens(self.stopped, whole)]
-        return [*text, ClipOut(row), Tokens([self.end])]
+        text = [TokenSpan(self.opening, learnt=False), TokenSpan(caption), TokenSpan(self.stopped, whole)]
+        return [*text, ClipOut(row), TokenSpan([self.end])]
 
     def learnt(self, caption_tokens: int, whole: bool) -> int:
         """Label tokens of both directions of a caption."""
@@ -154,7 +154,7 @@ class Layout:
             match segment:
                 case str():
                     row.add(self.ids(segment), learnt=True)
-                case Tokens(ids, learnt):
+                case TokenSpan(ids, learnt):
                     row.add(list(ids), learnt)
                 case ClipIn(number):
                     row.clips.append((len(row.ids) + 1, number))

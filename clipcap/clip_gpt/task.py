@@ -12,22 +12,22 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import restore_clip_gpt, write_clip_gpt
 from clipcap.clip_gpt.config import TrainClipGptConfig
-from clipcap.clip_gpt.dataset import PairBatch, PairDataset
+from clipcap.clip_gpt.dataset import PairDataset, TwoWayBatch
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
+from clipcap.evaluation.metrics.recall import recall
 from clipcap.evaluation.metrics.score import cider, cider_scorer
-from clipcap.features.files import Features
-from clipcap.models.caption_model import max_positions
+from clipcap.features.feature_set import Features
 from clipcap.models.encoders.load import load_encoder
-from clipcap.options import DecodeConfig
-from clipcap.retrieval.exact import recall
+from clipcap.models.language_model import max_positions
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import sum_over_processes
-from clipcap.training.dataset import made_ahead
+from clipcap.training.dataset import prefetch
 from clipcap.training.feature_task import FeatureTask, even_parts
 
 TEXTS_TOGETHER = 64  # captions that CLIP's text tower encodes at a time
@@ -85,15 +85,15 @@ class InterleavedTask(FeatureTask):
         ]
         return [group for group in groups if group["params"]]
 
-    def windows(self, epoch: int, skip: int) -> Iterator[list[PairBatch]]:
+    def windows(self, epoch: int, skip: int) -> Iterator[list[TwoWayBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return made_ahead(self.pairs.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.pairs.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
 
-    def weight(self, batch: PairBatch) -> int:
+    def weight(self, batch: TwoWayBatch) -> int:
         """Captions of a micro-batch (see `Step`)."""
         return len(batch.captions) * batch.counts
 
-    def culprits(self, batch: PairBatch) -> list[str]:
+    def culprits(self, batch: TwoWayBatch) -> list[str]:
         """Images of the step whose features are not finite."""
         features, numbers = self.data.features, batch.step.captions
         rows = np.unique(features.caption_rows[numbers])

@@ -13,7 +13,8 @@ from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.clip_gpt.task import InterleavedTask
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features, check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.text import printable

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption, continue_prefix, decode
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Segment, inside_brackets
-from clipcap.options import DecodeConfig
 
 
 def write_captions(

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LoopOptions, SourceOptions, at_least, option, within
+from clipcap.options import at_least, option, within
+from clipcap.sources.config import SourceOptions
+from clipcap.training.config import LoopOptions
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipcap.contrastive.image_cache import HOLE, Pictures
-from clipcap.contrastive.towers.make import Towers
-from clipcap.sources.readers import Record
-from clipcap.training.dataset import Parts
+from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
+from clipcap.contrastive.towers.base import Towers
+from clipcap.sources.record import Record
+from clipcap.training.dataset import BatchShare
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def normalised(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) ->
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class ImageTextBatch:
     """Images with a caption each: one micro-batch of one process."""
 
     pictures: Tensor  # uint8 [B, S, S, 3]
     boxes: Tensor  # [B, 2, 3]
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
-    rows: np.ndarray  # int64 [B], the images; HOLE where there is none
-    keys: Tensor  # int64 [B], a number for each different caption; HOLE where there is no picture
+    rows: np.ndarray  # int64 [B], the images; NO_IMAGE where there is none
+    keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE where there is no picture
     crops: Crops
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
@@ -112,14 +112,14 @@ class Captions:
         return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 
 
-class Pairs:
+class ImageTextDataset:
     """Training pairs: in each epoch every image once, with one of its captions and one crop.
 
     Caption and crop depend on (seed, epoch, image) alone, order on (seed, epoch), so that a resumed run and a run of
     another number of processes see the same batches. An image never meets itself among its negatives.
     """
 
-    def __init__(self, records: Sequence[Record], towers: Towers, pictures: Pictures, crops: Crops, seed: int):
+    def __init__(self, records: Sequence[Record], towers: Towers, pictures: ImageCache, crops: Crops, seed: int):
         self.pictures, self.crops, self.seed = pictures, crops, seed
         self.captions = Captions(records, towers)
 
@@ -134,7 +134,7 @@ class Pairs:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
         return np.array_split(order, -(-len(order) // size))
 
-    def windows(self, size: int, epoch: int, parts: Parts, skip: int) -> Iterator[list[PairBatch]]:
+    def windows(self, size: int, epoch: int, parts: BatchShare, skip: int) -> Iterator[list[ImageTextBatch]]:
         """The micro-batches of one process, a list per optimiser step, from step `skip` on."""
         draws = np.random.default_rng((self.seed, epoch, 1)).random((len(self), 5), dtype=np.float32)
         steps = [
@@ -145,18 +145,18 @@ class Pairs:
         for step in steps:
             yield [self._batch(rows, next(pictures), draws) for rows in step]
 
-    def _batch(self, rows: np.ndarray, pictures: Tensor, draws: np.ndarray) -> PairBatch:
-        absent = [row == HOLE or row in self.pictures.bad for row in rows.tolist()]
+    def _batch(self, rows: np.ndarray, pictures: Tensor, draws: np.ndarray) -> ImageTextBatch:
+        absent = [row == NO_IMAGE or row in self.pictures.bad for row in rows.tolist()]
         some = np.maximum(rows, 0)  # a hole has the caption of any image, which will not count
         first, end = self.captions.starts[some], self.captions.starts[some + 1]
         keys = self.captions.keys[first + (draws[some, 4] * (end - first)).astype(np.int64)]
         input_ids, attention_mask = self.captions.padded(keys)
-        keys[absent] = HOLE
+        keys[absent] = NO_IMAGE
         boxes = self.crops.boxes(draws[some, :4])
-        return PairBatch(pictures, boxes, input_ids, attention_mask, rows, torch.from_numpy(keys), self.crops)
+        return ImageTextBatch(pictures, boxes, input_ids, attention_mask, rows, torch.from_numpy(keys), self.crops)
 
 
-def _share(rows: np.ndarray, parts: Parts) -> np.ndarray:
+def _share(rows: np.ndarray, parts: BatchShare) -> np.ndarray:
     """This process's images of a micro-batch; all processes have the same number, the last may be holes."""
     mine = rows[parts.rank :: parts.world]
-    return np.pad(mine, (0, -(-len(rows) // parts.world) - len(mine)), constant_values=HOLE)
+    return np.pad(mine, (0, -(-len(rows) // parts.world) - len(mine)), constant_values=NO_IMAGE)

@@ -15,16 +15,16 @@ from tqdm import tqdm
 
 from clipcap.images.read import ImageError, open_image
 from clipcap.images.workers import decoders
-from clipcap.models.encoders.load import cut_ribbon
-from clipcap.sources.readers import Record
+from clipcap.models.encoders.base import crop_extreme_aspect
+from clipcap.sources.record import Record
 
-HOLE = -1  # the number of no picture
+NO_IMAGE = -1  # the number of no picture
 BATCH = 64  # pictures that a worker decodes together for the cache
 
 
 def square(image: Image.Image, side: int) -> np.ndarray:
     """An RGB image as CLIP looks at it: shorter side scaled to `side` (bicubic), middle cut out: uint8 [S, S, 3]."""
-    image = cut_ribbon(image)
+    image = crop_extreme_aspect(image)
     width, height = (length * side // min(image.size) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - side) / 2), round((height - side) / 2)
@@ -32,7 +32,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 @dataclass
-class Pictures:
+class ImageCache:
     """Squares of the images of records, by number.
 
     Args:
@@ -93,7 +93,7 @@ class _Decoder(Dataset):
         rows, bad = self.batches[index].tolist(), {}
         pictures = np.zeros((len(rows), self.side, self.side, 3), np.uint8)
         for place, row in enumerate(rows):
-            if row == HOLE:
+            if row == NO_IMAGE:
                 continue
             try:
                 pictures[place] = square(open_image(self.records[row].image, frame=self.frame), self.side)

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clipcap.contrastive.image_cache import HOLE
-from clipcap.contrastive.towers.make import Part, Towers
+from clipcap.contrastive.image_cache import NO_IMAGE
+from clipcap.contrastive.towers.base import Part, Towers
 
 MAX_LOGIT_SCALE = math.log(100)  # section 2.5: logits are never scaled by more than 100
 
@@ -26,7 +26,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, keys: Tensor, logit_scale: T
         images: [B, D], normalised; B is the same for all processes.
         texts: [B, D], normalised, those of the images.
         keys: int64 [B]: rows with equal texts have equal keys, and are not each other's negatives; a row whose key
-            is HOLE counts for nothing.
+            is NO_IMAGE counts for nothing.
         logit_scale: the logarithm of the inverse temperature.
     """
     rank, both, all_keys = 0, torch.cat([images, texts], dim=1), keys
@@ -35,13 +35,13 @@ def contrastive_loss(images: Tensor, texts: Tensor, keys: Tensor, logit_scale: T
         both, all_keys = _Gathered.apply(both), _Gathered.apply(keys)  # [W B, 2 D], [W B]
     all_images, all_texts = both.chunk(2, dim=1)
     own = rank * len(keys) + torch.arange(len(keys), device=keys.device)  # [B], where our rows stand among all
-    apart = (all_keys == HOLE) | (all_keys == keys[:, None])  # [B, W B]
+    apart = (all_keys == NO_IMAGE) | (all_keys == keys[:, None])  # [B, W B]
     apart.scatter_(1, own[:, None], False)
     loss = images.new_zeros(len(keys))
     for rows, others in ((images, all_texts), (texts, all_images)):
         logits = (logit_scale.exp() * rows @ others.T).masked_fill(apart, -torch.inf)  # [B, W B]
         loss = loss + F.cross_entropy(logits, own, reduction="none") / 2
-    return loss.masked_fill(keys == HOLE, 0).sum()
+    return loss.masked_fill(keys == NO_IMAGE, 0).sum()
 
 
 class _Gathered(torch.autograd.Function):

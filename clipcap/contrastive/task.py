@@ -9,52 +9,24 @@ from typing import Any
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 from torch import nn
 
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.dataset import Crops, PairBatch, Pairs
-from clipcap.contrastive.image_cache import HOLE, Pictures
+from clipcap.contrastive.dataset import Crops, ImageTextBatch, ImageTextDataset
+from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
 from clipcap.contrastive.loss import ContrastiveModel
-from clipcap.contrastive.towers.make import PARTS, OpenAITowers, Towers, make_towers
-from clipcap.contrastive.validate import HeldOut
+from clipcap.contrastive.towers.base import PARTS, Towers
+from clipcap.contrastive.towers.openai import OpenAITowers
+from clipcap.contrastive.validate import RecallValidation
 from clipcap.errors import ClipcapError
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.runtime.text import printable
-from clipcap.sources.readers import READERS, Record
-from clipcap.training.accelerator import make_accelerator
-from clipcap.training.curves import plot_curves
-from clipcap.training.dataset import Parts
-from clipcap.training.loop import Loop
-from clipcap.training.run_folder import LOG, check_run_folder
+from clipcap.sources.record import Record
+from clipcap.training.dataset import BatchShare
 
 # Options that decide the weights, besides those of the loop and the model's own sizes.
 _SAME_ON_RESUME = ("max_seq_length", "freeze", "head_lr", "image_lr", "text_lr", "bs", "crop", "flip", "frame")
-
-
-def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
-    """Train on a source's images and captions.
-
-    Returns:
-        the folder of the `best` checkpoint: by recall@10 of the validation images, or by the training loss.
-    Raises:
-        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
-            saved stays.
-    """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    source = READERS[source_name](config)
-    for note in source.notes:
-        accelerator.print(note)
-    set_seed(config.seed)
-    task = ContrastiveTask(config, make_towers(config), source.records, accelerator)
-    accelerator.print(task.describe())
-    task.decode()
-    loop = Loop(task, config, accelerator)
-    best = loop.fit()
-    if accelerator.is_main_process:
-        plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
-    return best
 
 
 class ContrastiveTask:
@@ -78,11 +50,11 @@ class ContrastiveTask:
         if config.bs * accelerator.num_processes < 2:
             raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
-        self.pairs = Pairs(train, towers, self._pictures(train, crops.side), crops, config.seed)
+        self.pairs = ImageTextDataset(train, towers, self._pictures(train, crops.side), crops, config.seed)
         if len(self.pairs.captions.tokens) < 2:
             raise ClipcapError(f"{config.data_path}: all captions are the same: there is nothing to tell images by")
-        self.held_out = HeldOut(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
-        self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
+        self.held_out = RecallValidation(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
+        self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum
         self.model = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
@@ -90,9 +62,9 @@ class ContrastiveTask:
         self.model.to(accelerator.device)
         self._told: set[str] = set()
 
-    def _pictures(self, records: Sequence[Record], side: int) -> Pictures:
+    def _pictures(self, records: Sequence[Record], side: int) -> ImageCache:
         config = self.config
-        return Pictures(records, side, config.frame, config.workers, config.cache_mb, self.accelerator.device)
+        return ImageCache(records, side, config.frame, config.workers, config.cache_mb, self.accelerator.device)
 
     def describe(self) -> str:
         """What is trained on what, in three lines."""
@@ -150,22 +122,22 @@ class ContrastiveTask:
         """Optimiser steps of an epoch."""
         return -(-len(self.pairs) // self.step_size)
 
-    def windows(self, epoch: int, skip: int) -> Iterator[list[PairBatch]]:
+    def windows(self, epoch: int, skip: int) -> Iterator[list[ImageTextBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
         return self.pairs.windows(self.step_size, epoch, self.parts, skip)
 
-    def weight(self, batch: PairBatch) -> int:
+    def weight(self, batch: ImageTextBatch) -> int:
         """Pairs of a micro-batch."""
-        return int((batch.keys != HOLE).sum())
+        return int((batch.keys != NO_IMAGE).sum())
 
-    def culprits(self, batch: PairBatch) -> list[str]:
+    def culprits(self, batch: ImageTextBatch) -> list[str]:
         """No image alone: each is compared with all."""
         return []
 
-    def images(self, batch: PairBatch) -> list[str]:
+    def images(self, batch: ImageTextBatch) -> list[str]:
         """The id of each image."""
         records = self.pairs.pictures.records
-        return [records[row].image_id for row in batch.rows.tolist() if row != HOLE]
+        return [records[row].image_id for row in batch.rows.tolist() if row != NO_IMAGE]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""

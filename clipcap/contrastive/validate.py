@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from clipcap.contrastive.dataset import Captions, normalised
-from clipcap.contrastive.image_cache import HOLE, Pictures
-from clipcap.contrastive.towers.make import Towers
-from clipcap.retrieval.exact import recall
-from clipcap.sources.readers import Record
+from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
+from clipcap.contrastive.towers.base import Towers
+from clipcap.evaluation.metrics.recall import recall
+from clipcap.sources.record import Record
 
 
-class HeldOut:
+class RecallValidation:
     """Validation images and all their captions.
 
     Args:
@@ -29,7 +29,7 @@ class HeldOut:
     """
 
     def __init__(
-        self, records: Sequence[Record], towers: Towers, pictures: Pictures, accelerator: Accelerator, batch: int
+        self, records: Sequence[Record], towers: Towers, pictures: ImageCache, accelerator: Accelerator, batch: int
     ):
         self.towers, self.pictures, self.accelerator, self.batch = towers, pictures, accelerator, batch
         self.captions = Captions(records, towers)
@@ -53,8 +53,8 @@ class HeldOut:
             images = self._whole(len(self), self._images)  # [N, D]
             texts = self._whole(len(self.captions.keys), self._texts)  # [M, D]
         read = np.array([row not in self.pictures.bad for row in range(len(self))])
-        place = np.where(read, read.cumsum() - 1, HOLE)[self.captions.images]  # of each caption's image
-        return recall(images[read], texts[place != HOLE], place[place != HOLE])
+        place = np.where(read, read.cumsum() - 1, NO_IMAGE)[self.captions.images]  # of each caption's image
+        return recall(images[read], texts[place != NO_IMAGE], place[place != NO_IMAGE])
 
     def _images(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         for pictures in self.pictures.load(batches):

@@ -19,17 +19,19 @@ from safetensors.torch import load_file, save_file
 
 import clipcap
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.task import train_contrastive
+from clipcap.contrastive.train import train_contrastive
 from clipcap.demo.facts import table
 from clipcap.demo.language import train_lm
 from clipcap.demo.plates import scenes, write_set
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.features.files import read_features
 from clipcap.features.parse import parse
-from clipcap.flags import FlagParser
-from clipcap.options import DecodeConfig, ParseConfig
+from clipcap.options import FlagParser
 from clipcap.runtime.bundled import CAPTIONER, CLIP, DEMO, FOLDER, LM
+from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 
@@ -94,7 +96,7 @@ def _clip(work: Path, file: Path, share: float) -> dict[str, float]:
                 flip=True, weight_decay=0.05, resume=(run / "clip-last").exists(),
             ),
         )  # fmt: skip
-        state = torch.load(run / "clip-last" / CLIP, weights_only=True)
+        state = load_tensors(run / "clip-last" / CLIP)
         torch.save({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, file)
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {name: round(value, 4) for name, value in epochs[-1].items() if name[:3] in ("i2t", "t2i")}

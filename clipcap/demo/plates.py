@@ -21,7 +21,7 @@ from clipcap.demo.drawing.draw import draw
 from clipcap.demo.grammar import captions
 from clipcap.demo.scene import Scene, make_scene, split_of
 from clipcap.errors import ClipcapError
-from clipcap.flags import FlagParser
+from clipcap.options import FlagParser
 
 __all__ = ["Scene", "captions", "draw", "make_scene", "scenes", "split_of", "write_set"]
 

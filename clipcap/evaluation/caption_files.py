@@ -11,7 +11,8 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features, read_features
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features
 from clipcap.runtime.text import from_cell
 
 _IMAGE_KEYS = ("image_id", "image", "id")

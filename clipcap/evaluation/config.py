@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clipcap.captioning.config import CaptionerOptions, DecodeConfig
 from clipcap.errors import ClipcapError
-from clipcap.options import CaptionerOptions, DecodeConfig, at_least, option
+from clipcap.options import at_least, option
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.predict import load_captioner
+from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
 from clipcap.evaluation.config import EvaluateConfig
@@ -25,11 +24,13 @@ from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_s
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
-from clipcap.features.files import Features, check_same_encoder, read_features
-from clipcap.models.encoders.load import pick_device
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features
+from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
-from clipcap.training.accelerator import alone
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
 CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"

@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.features.unfinished import PartialRows
-from clipcap.images.interrupts import interrupts_noted
+from clipcap.images.interrupts import raise_lost_interrupts
 from clipcap.images.read import ImageError, MissingImageError, open_image
 from clipcap.images.workers import decoders
-from clipcap.models.encoders.load import Encoder, Preprocess
-from clipcap.options import ParseConfig
-from clipcap.runtime.hub import one_line
-from clipcap.sources.readers import Record
+from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.runtime.text import one_line
+from clipcap.sources.record import Record
 
 MISSING = "file not found"
 NOT_FINITE = "the encoder gives no finite numbers for it (try --dtype float32)"
@@ -90,7 +90,7 @@ def encode_missing(
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
     try:
-        with bar, cpu_threads() as threads, interrupts_noted() as check_interrupts:
+        with bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
             for decoded in decoders(batches, config.workers, encoder.device):
                 encoded = _encode(decoded, encoder, threads, partial.dtype)
                 check_interrupts()

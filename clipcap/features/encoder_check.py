@@ -7,24 +7,7 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features
-
-WIDTHS = {
-    "RN50": 1024,
-    "RN101": 512,
-    "RN50x4": 640,
-    "RN50x16": 768,
-    "RN50x64": 1024,
-    "ViT-B/32": 512,
-    "ViT-B/16": 512,
-    "ViT-L/14": 768,
-    "ViT-L/14@336px": 768,
-}
-_LIKELIEST = {512: "ViT-B/32", 640: "RN50x4", 768: "ViT-L/14", 1024: "RN50"}
-
-
-def guess_encoder(dim: int) -> str | None:
-    """The encoder that features of this width most likely come from, for files that do not say."""
-    return _LIKELIEST.get(dim)
+from clipcap.models.encoders.names import WIDTHS, guess_encoder
 
 
 def with_encoder(features: Features, encoder: str | None) -> Features:

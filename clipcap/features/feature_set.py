@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.runtime.disk_arrays import Spool, blocks, in_order, scratch
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice
@@ -63,7 +63,7 @@ class Sliced(Protocol):
 
 
 @dataclass(frozen=True)
-class Made:
+class LazyColumn:
     """What is made of rows when it is asked for.
 
     Args:
@@ -213,7 +213,7 @@ class Features:
             position[rows[block]] = np.arange(block.start, block.stop) + 1
         if np.count_nonzero(position) != len(rows):
             raise ValueError("a row is named twice")
-        kept, new_rows = Spool(np.int64), Spool(np.int64)
+        kept, new_rows = GrowingArray(np.int64), GrowingArray(np.int64)
         for block in blocks(len(self.caption_rows)):
             place = position[self.caption_rows[block]]
             kept.append(block.start + np.flatnonzero(place))

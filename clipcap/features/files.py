@@ -13,41 +13,14 @@ import torch
 
 import clipcap
 from clipcap.errors import ClipcapError
-from clipcap.features.encoder_check import check_same_encoder, guess_encoder, with_encoder
-from clipcap.features.feature_set import Content, FeatureMeta, Features, Made, hashed
+from clipcap.features.encoder_check import with_encoder
+from clipcap.features.feature_set import Content, FeatureMeta, Features
 from clipcap.features.folder import read_folder, read_shards
 from clipcap.features.folder_writer import write_folder
 from clipcap.features.large_folder import read_large_folder
 from clipcap.features.pickle_file import read_pickle, write_pickle
-from clipcap.features.split import rows_held_out, split_by_image, split_path
-from clipcap.features.verify import find_faults
-from clipcap.runtime.disk_arrays import Say, Spool, blocks, in_order, scratch
-from clipcap.runtime.files import standing
-
-__all__ = [
-    "Content",
-    "FeatureMeta",
-    "Features",
-    "Made",
-    "Spool",
-    "blocks",
-    "check_place",
-    "check_same_encoder",
-    "find_faults",
-    "find_features",
-    "guess_encoder",
-    "hashed",
-    "in_order",
-    "read_features",
-    "read_parts",
-    "read_to_train",
-    "rows_held_out",
-    "scratch",
-    "split_by_image",
-    "split_path",
-    "write_features",
-    "write_parts",
-]
+from clipcap.runtime.disk_arrays import Say
+from clipcap.runtime.files import current_path
 
 
 def find_features(path: str | Path) -> Path:
@@ -57,7 +30,7 @@ def find_features(path: str | Path) -> Path:
         ClipcapError: there are none; says what lies beside it under a like name.
     """
     path = Path(path)
-    found = standing(path)
+    found = current_path(path)
     if not found.exists():
         name = path.name.removesuffix(".pkl")
         like = [path.with_name(name + end) for end in ("", ".pkl", "_train", "_train.pkl")]

@@ -17,15 +17,20 @@ from accelerate import PartialState
 
 import clipcap
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.features.encode import MISSING, encode_missing
-from clipcap.features.files import FeatureMeta, check_place, split_path, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import check_place, write_features
+from clipcap.features.split import split_path
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
-from clipcap.models.encoders.load import Encoder, load_encoder, pick_device
-from clipcap.options import ParseConfig
+from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.load import load_encoder
+from clipcap.runtime.processes import alone
+from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
-from clipcap.sources.readers import READERS, Record, Source
-from clipcap.training.accelerator import alone
+from clipcap.sources.readers import READERS
+from clipcap.sources.record import Record
 
 Say = Callable[[str], None]
 CountTokens = Callable[[str], int]

@@ -22,7 +22,7 @@ from clipcap.features.feature_set import Content, FeatureMeta, Features, looks_n
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.safe_load.objects import CALLS, INERT, array_values, row_fields
 from clipcap.runtime.safe_load.tensors import storage_bytes
-from clipcap.runtime.safe_load.unpickle import Record, UnreadablePickle, plain_data
+from clipcap.runtime.safe_load.unpickle import PickledObject, UnreadablePickle, plain_data
 
 AGAIN = "parse the images again"
 _FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0
@@ -69,7 +69,7 @@ def read_content(path: Path) -> dict[str, Any]:
 def embeddings_of(content: dict[str, Any], path: Path) -> Tensor:
     """[N, D], in the floating-point type that is stored."""
     value = content["clip_embedding"]
-    if isinstance(value, Record):
+    if isinstance(value, PickledObject):
         value = _array(value, path)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ClipcapError(f"{path}: its clip_embedding is no array of floating-point numbers: {AGAIN}")
@@ -80,7 +80,7 @@ def embeddings_of(content: dict[str, Any], path: Path) -> Tensor:
     return value
 
 
-def _array(record: Record, path: Path) -> Tensor | None:
+def _array(record: PickledObject, path: Path) -> Tensor | None:
     try:
         values = np.asarray(array_values(record))
     except Exception as error:  # a damaged or hostile record fails in many ways

@@ -13,26 +13,13 @@ import numpy as np
 import torch
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import (
-    Content,
-    FeatureMeta,
-    Features,
-    Made,
-    Spool,
-    blocks,
-    check_place,
-    check_same_encoder,
-    find_faults,
-    find_features,
-    hashed,
-    in_order,
-    read_parts,
-    rows_held_out,
-    scratch,
-    split_path,
-    write_parts,
-)
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Content, FeatureMeta, Features, LazyColumn, hashed
+from clipcap.features.files import check_place, find_features, read_parts, write_parts
+from clipcap.features.split import rows_held_out, split_path
+from clipcap.features.verify import find_faults
 from clipcap.options import LARGEST_SEED, within
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 from clipcap.runtime.text import printable
 
 Dtype = Literal["float16", "float32"]
@@ -74,7 +61,7 @@ class Survey:
 
 def survey(path: str | Path, parts: Iterable[Features]) -> Survey:
     """Go once through a feature file."""
-    ids, captions = Spool(np.int64), Spool(np.int64)
+    ids, captions = GrowingArray(np.int64), GrowingArray(np.int64)
     for part in parts:
         ids.append(hashed(part.image_ids))
         captions.append(np.bincount(part.caption_rows, minlength=part.num_images))
@@ -260,10 +247,10 @@ def _contents(parts: Iterable[Features], dtype: Dtype, prefix: str = "") -> Iter
     """The parts as they are written, with `prefix` before each image id."""
     for part in parts:
         yield Content(
-            Made(part.num_images, partial(_numbers, part, dtype)),
-            Made(part.num_images, partial(_ids, part, prefix)),
+            LazyColumn(part.num_images, partial(_numbers, part, dtype)),
+            LazyColumn(part.num_images, partial(_ids, part, prefix)),
             part.image_paths,
-            Made(part.num_images, part.captions_by_row),
+            LazyColumn(part.num_images, part.captions_by_row),
         )
 
 

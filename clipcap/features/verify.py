@@ -17,7 +17,7 @@ from clipcap.features.feature_set import FeatureMeta, Rows, hashed
 from clipcap.features.folder import ShardedRows, caption_texts, numbered, read_meta, read_metadata, row_ids
 from clipcap.features.pickle_file import embeddings_of, read_caption, read_content
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
-from clipcap.runtime.disk_arrays import Spool, blocks, in_order, scratch
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 BLOCK = 8192  # rows looked at together
 
@@ -64,7 +64,7 @@ def _look_through_folder(path: Path, findings: Findings) -> None:
     if not arrays:
         raise ClipcapError(f"{path}: no img_emb/img_emb_*.npy in it")
     good: list[int] = []
-    ids = Spool(np.int64)
+    ids = GrowingArray(np.int64)
     for number in sorted(arrays.keys() | tables.keys()):
         if number not in arrays or (tables and number not in tables):
             findings.add("shards with embeddings or metadata, but not both", 1, f"shard {number}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from clipcap.errors import ClipcapError
-from clipcap.runtime.messages import reason, shown
+from clipcap.runtime.text import reason, shown
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".jfif")
 _DIGITS = re.compile(r"([0-9]+)")

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def interrupts_noted() -> Iterator[Callable[[], None]]:
+def raise_lost_interrupts() -> Iterator[Callable[[], None]]:
     """Gives a function to call before work is kept: it raises the KeyboardInterrupt that came up and got lost.
 
     A decoder that swallows one leaves a picture that looks damaged, and a run that goes on as if nobody had asked it
@@ -37,7 +37,7 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Within, Ctrl-C waits for the end: for work that is short, and swallows a KeyboardInterrupt with a traceback.
 
     Such as `fork`, around which Python calls functions of its own, in both processes.

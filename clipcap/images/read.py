@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name, natural_key, walk
-from clipcap.runtime.messages import reason, shown
-from clipcap.sources.record import ImageRef
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import reason, shown
 
 ImageSource = str | Path | bytes | BinaryIO | ImageRef | Image.Image
 

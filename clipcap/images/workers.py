@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from clipcap.images.interrupts import interrupts_held
+from clipcap.images.interrupts import defer_interrupts
 
 
 def decoders(items: Dataset, workers: int | None, device: torch.device) -> Iterator[Any]:
@@ -37,7 +37,7 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> Itera
         pin_memory=device.type == "cuda",
         worker_init_fn=_end_with_the_command,
     )
-    with interrupts_held():
+    with defer_interrupts():
         return iter(loader)
 
 

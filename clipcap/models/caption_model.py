@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from transformers.activations import NewGELUActivation
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from clipcap.errors import ClipcapError
+from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.chunked_cross_entropy import head_loss
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
+from clipcap.models.language_model import add_lora, fuse_activations, head_is_plain, max_positions
 from clipcap.models.mapper import MLP, TransformerMapper
-from clipcap.options import ModelConfig
 
 IGNORE = -100  # label of positions that count for nothing
 
@@ -163,92 +155,6 @@ def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor
     return first[:, None] + before
 
 
-def max_positions(lm: PreTrainedModel) -> int:
-    """Longest sequence the language model takes."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if getattr(lm.config, name, None):
-            return getattr(lm.config, name)
-    return 1 << 30
-
-
-def head_is_plain(lm: PreTrainedModel) -> bool:
-    """Whether logits are just the output embeddings, a linear layer, applied to the last hidden state.
-
-    Some models scale or cap them afterwards (Gemma, Cohere, Granite); tried on two random positions, since no
-    attribute of transformers says so.
-    """
-    weight, head = lm.get_input_embeddings().weight, lm.get_output_embeddings()
-    probe = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)  # [1, 2, E]
-    training = lm.training
-    lm.eval()
-    with torch.no_grad():
-        logits = lm(inputs_embeds=probe, use_cache=False).logits
-        hidden = lm.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
-        plain = head(hidden)
-    lm.train(training)
-    linear = type(head) is nn.Linear
-    return linear and plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-3)
-
-
-def fuse_activations(lm: PreTrainedModel) -> None:
-    """Let GPT-2's activation be one operation, in place: transformers writes the same formula as eight, whose results
-    are a third of what training keeps and a tenth of its time on a CPU."""
-    for module in list(lm.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
-
-
-def checkpoint_layers(lm: PreTrainedModel) -> None:
-    """Let each layer of a language model compute its activations again in the backward pass, not keep them; in place.
-
-    transformers' own switch acts in training mode alone, in which a frozen language model never is.
-
-    Raises:
-        ClipcapError: the model does not say what its layers are.
-    """
-    layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ClipcapError(f"--gradient_checkpointing is not possible with {lm.config.model_type} models: drop it")
-    for layer in layers:
-        layer.forward = partial(_checkpointed, layer.forward)
-
-
-def _checkpointed(forward: Callable, *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-
-def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
-    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place.
-
-    Raises:
-        ClipcapError: peft is not installed, or does not know this kind of model.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
-    try:
-        # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
-        fan_in_fan_out = lm.config.model_type == "gpt2"
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-            fan_in_fan_out=fan_in_fan_out,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return get_peft_model(lm, config).get_base_model()
-    except ValueError as error:
-        raise ClipcapError(
-            f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"
-        ) from error
-
-
 def parameter_report(model: ClipCaptionModel) -> str:
     """One line: trained and frozen parameters; a second where an MLP prefix is larger than GPT-2 itself."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -264,19 +170,3 @@ def parameter_report(model: ClipCaptionModel) -> str:
             f"--prefix_length {model.config.prefix_length}: for long prefixes use --mapping_type transformer"
         )
     return "\n".join(lines)
-
-
-def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
-    """Refuse sizes that no stored tensor has, before a network of such sizes fills the memory.
-
-    Args:
-        config: as the file at `path` has it.
-        state: the tensors that belong to it.
-    Raises:
-        ClipcapError: names the size.
-    """
-    used = ["clip_dim", *["prefix_length_clip", "num_layers"] * (config.mapping_type == "transformer")]
-    largest = max([len(state), *(side for tensor in state.values() for side in tensor.shape)])
-    for name in [*used, *["lora_rank"] * (config.tune == "lora")]:
-        if getattr(config, name) > largest:
-            raise ClipcapError(f"{path}: {name} is {getattr(config, name)}, but no tensor beside it is that large")

@@ -21,14 +21,16 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import ClipCaptionModel, check_sizes
-from clipcap.models.language_model import checked_lm_config, lm_of, load_lm, load_tokenizer
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
+from clipcap.models.language_model import lm_of, load_lm, load_tokenizer
+from clipcap.models.limits import check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
-from clipcap.models.wrong_file import mistaken_config, mistaken_folder
-from clipcap.options import ModelConfig
+from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
 from clipcap.runtime.bundled import CAPTIONER, bundled
-from clipcap.runtime.files import first_of, replaced_folder, standing, writing
-from clipcap.runtime.hub import absolute, fetch_repository, is_local, one_line
+from clipcap.runtime.files import best_checkpoint_in, current_path, replaced_folder, writing
+from clipcap.runtime.hub import absolute, fetch_repository, is_local
+from clipcap.runtime.text import one_line
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
@@ -111,17 +113,17 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
     Raises:
         ClipcapError: nothing is there.
     """
-    path = standing(Path(path).expanduser())
+    path = current_path(Path(path).expanduser())
     if path.is_file() and path.name in (CONFIG, WEIGHTS):
         return path.parent
     if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
         return path
     if not path.is_dir():
         raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
-    found = first_of(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
+    found = best_checkpoint_in(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
-        raise ClipcapError(f"{path}: {mistaken_folder(path) or nothing}")
+        raise ClipcapError(f"{path}: {describe_wrong_folder(path) or nothing}")
     return found
 
 
@@ -162,7 +164,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if other := mistaken_config(content, folder):
+        if other := describe_wrong_config(content, folder):
             raise ClipcapError(f"{folder}: {other}")
         version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
         newer, options = version > FORMAT_VERSION, dict(options)

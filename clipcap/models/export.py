@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import guess_encoder
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import Loaded, load_checkpoint
+from clipcap.models.encoders.names import guess_encoder
 from clipcap.models.original import GPT2_HEAD_WIDTH, HEADS, STOP_TOKEN, export_reference
 from clipcap.runtime.hub import is_local
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.activations import NewGELUActivation
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from clipcap.errors import ClipcapError
+from clipcap.models.limits import checked_lm_config
 from clipcap.runtime.bundled import LM, bundled
-from clipcap.runtime.hub import load_pretrained, one_line
+from clipcap.runtime.hub import load_pretrained
+from clipcap.runtime.text import one_line
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -43,27 +53,6 @@ def load_lm_config(name: str) -> PretrainedConfig:
             f"--lm {name} is a {config.model_type} model, which does not continue text from left to right: "
             f"choose a causal language model such as gpt2, distilgpt2 or facebook/opt-125m"
         )
-    return config
-
-
-def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
-    """The configuration, where its sizes are those of a language model; others fill the memory, or take for ever.
-
-    Raises:
-        ClipcapError: names the size; `where` is where it stands.
-    """
-    limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
-    limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000}
-    for name, limit in limits.items():
-        size = getattr(config, name, 1)
-        if type(size) is int and not 0 < size <= limit:
-            raise ClipcapError(f"{where}: its configuration has {name} {size}, which no language model has")
-    usual = type(config)().to_dict()
-    for name, value in config.to_dict().items():
-        number, expected = type(value) in (int, float), type(usual.get(name))
-        wrong = type(value) is not bool if expected is bool else expected in (int, float) and not number
-        if wrong and value is not None:
-            raise ClipcapError(f"{where}: its configuration has {name} {value!r:.40}, expected {expected.__name__}")
     return config
 
 
@@ -100,3 +89,89 @@ def load_tokenizer(name: str) -> Tokenizer:
     if tokenizer.eos_token_id is None:
         raise ClipcapError(f"{name}: its tokenizer has no end-of-text token (eos_token in tokenizer_config.json)")
     return tokenizer
+
+
+def max_positions(lm: PreTrainedModel) -> int:
+    """Longest sequence the language model takes."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if getattr(lm.config, name, None):
+            return getattr(lm.config, name)
+    return 1 << 30
+
+
+def head_is_plain(lm: PreTrainedModel) -> bool:
+    """Whether logits are just the output embeddings, a linear layer, applied to the last hidden state.
+
+    Some models scale or cap them afterwards (Gemma, Cohere, Granite); tried on two random positions, since no
+    attribute of transformers says so.
+    """
+    weight, head = lm.get_input_embeddings().weight, lm.get_output_embeddings()
+    probe = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)  # [1, 2, E]
+    training = lm.training
+    lm.eval()
+    with torch.no_grad():
+        logits = lm(inputs_embeds=probe, use_cache=False).logits
+        hidden = lm.base_model(inputs_embeds=probe, use_cache=False).last_hidden_state
+        plain = head(hidden)
+    lm.train(training)
+    linear = type(head) is nn.Linear
+    return linear and plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-3)
+
+
+def fuse_activations(lm: PreTrainedModel) -> None:
+    """Let GPT-2's activation be one operation, in place: transformers writes the same formula as eight, whose results
+    are a third of what training keeps and a tenth of its time on a CPU."""
+    for module in list(lm.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def checkpoint_layers(lm: PreTrainedModel) -> None:
+    """Let each layer of a language model compute its activations again in the backward pass, not keep them; in place.
+
+    transformers' own switch acts in training mode alone, in which a frozen language model never is.
+
+    Raises:
+        ClipcapError: the model does not say what its layers are.
+    """
+    layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ClipcapError(f"--gradient_checkpointing is not possible with {lm.config.model_type} models: drop it")
+    for layer in layers:
+        layer.forward = partial(_checkpointed, layer.forward)
+
+
+def _checkpointed(forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
+    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place.
+
+    Raises:
+        ClipcapError: peft is not installed, or does not know this kind of model.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
+    try:
+        # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
+        fan_in_fan_out = lm.config.model_type == "gpt2"
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            fan_in_fan_out=fan_in_fan_out,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
+            return get_peft_model(lm, config).get_base_model()
+    except ValueError as error:
+        raise ClipcapError(
+            f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"
+        ) from error

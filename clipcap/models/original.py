@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import guess_encoder
 from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
+from clipcap.models.encoders.names import guess_encoder
 from clipcap.models.language_model import load_lm_config
-from clipcap.models.wrong_file import mistaken_file, mistaken_tensors
-from clipcap.options import ModelConfig
+from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensors
 from clipcap.runtime.files import replaced_file, writing
-from clipcap.runtime.hub import one_line
 from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.text import one_line
 
 StateDict = dict[str, Tensor]
 
@@ -40,7 +40,7 @@ def read_state_dict(path: Path) -> StateDict:
         ClipcapError: the file is missing, damaged, or not a plain state dict.
     """
     try:
-        if other := mistaken_file(path):
+        if other := describe_wrong_file(path):
             raise ClipcapError(f"{path}: {other}")
         content = load_tensors(path)
     except ClipcapError:
@@ -89,7 +89,7 @@ def load_reference(
     whole = all(_is_matrix(gpt.get(name)) for name in (WORDS, POSITIONS))
     if unknown or not mapper or not whole:
         strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
-        other = mistaken_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
+        other = describe_wrong_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
         raise ClipcapError(f"{path}: {other}")
 
     lm_config = infer_gpt2(gpt, lm, path)

@@ -11,7 +11,7 @@ CLIP_GPT = "clip_gpt"  # key of the configuration of one
 _BEGINNING = 4096  # bytes of a file that tell what it is
 
 
-def mistaken_file(path: Path) -> str | None:
+def describe_wrong_file(path: Path) -> str | None:
     """What a file is, from its bytes: a feature pickle, or an archive of OpenAI's CLIP; None where they do not tell.
 
     Raises:
@@ -26,12 +26,12 @@ def mistaken_file(path: Path) -> str | None:
     return _features(path) if b"clip_embedding" in beginning else None
 
 
-def mistaken_folder(path: Path) -> str | None:
+def describe_wrong_folder(path: Path) -> str | None:
     """What a folder without a checkpoint is; None where that is not known."""
     return _features(path) if (path / "img_emb").is_dir() else None
 
 
-def mistaken_config(content: Mapping[str, Any], folder: Path) -> str | None:
+def describe_wrong_config(content: Mapping[str, Any], folder: Path) -> str | None:
     """Whose `config.json` it is, where it is not a captioner's: an encoder's or a language model's."""
     if CLIP_GPT in content:
         return f"is a CLIP-GPT, not a captioner: `clipcap caption-clip-gpt --load_pt {folder}` writes its captions"
@@ -45,7 +45,7 @@ def mistaken_config(content: Mapping[str, Any], folder: Path) -> str | None:
     return f"is a language model of transformers ({kind}), not a captioner: pass it as --lm {folder}"
 
 
-def mistaken_tensors(names: Collection[str], path: Path) -> str | None:
+def describe_wrong_tensors(names: Collection[str], path: Path) -> str | None:
     """Whose tensors they are, by their names, where they are not a captioner's."""
     if "visual.conv1.weight" in names or "visual.proj" in names:
         return _encoder(path, "a CLIP in OpenAI's format")

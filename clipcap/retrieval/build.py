@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 import clipcap
 from clipcap.errors import ClipcapError
-from clipcap.features.files import FeatureMeta, Features, check_same_encoder, read_parts
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.features.files import read_parts
 from clipcap.retrieval.config import IndexConfig
-from clipcap.retrieval.exact import Hits, scales_of, taken
+from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
     Rescored,
     add_rows,
@@ -37,7 +39,7 @@ from clipcap.retrieval.faiss_index import (
 )
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
-from clipcap.runtime.files import replaced_folder, standing, writing
+from clipcap.runtime.files import current_path, replaced_folder, writing
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -60,7 +62,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = p
     _check_place(out, config.append)
     parts = [read_parts(source, config.clip_model_type, config.tower) for source in sources]
     with writing(out), replaced_folder(out) as draft:
-        content = _taken_over(standing(out), draft, config) if config.append else _new(config)
+        content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
         for of_source in parts:
             _copy(of_source, draft, content)
@@ -80,7 +82,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = p
 
 
 def _check_place(out: Path, append: bool) -> None:
-    place = standing(out)
+    place = current_path(out)
     if append and not (place / CONFIG).exists():
         raise ClipcapError(f"--out {out}: is no index to add to: leave out --append to make one")
     if place.is_file():
@@ -175,7 +177,7 @@ def _check_ids(index: Index, before: int, path: Path) -> None:
 
 def _in_any_order(parts: Sequence[Any], rows: np.ndarray) -> torch.Tensor:
     ascending, place = np.unique(rows, return_inverse=True)
-    return taken(parts, ascending)[0][torch.from_numpy(place)]
+    return gather_rows(parts, ascending)[0][torch.from_numpy(place)]
 
 
 def _kind(config: IndexConfig, rows: int, say: Say) -> str:
@@ -216,7 +218,7 @@ def measured(index: Index, near: Rescored, target: float) -> tuple[int, dict[str
         (the smallest `probe` that finds this share, or the largest; the shares of the nearest 1, 10, 100 it finds).
     """
     chosen = np.sort(np.random.default_rng(1).choice(len(index), min(ASKED, len(index)), replace=False))
-    queries, own = taken(index.parts, chosen)
+    queries, own = gather_rows(index.parts, chosen)
     good = scales_of(queries) > 0
     queries, own = queries[good], own[good.numpy()]
     truth = _others(index.hits(queries, max(NEAREST) + 1, exact=True), own)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features
+from clipcap.features.feature_set import Features
 
 SCHEMA = pa.schema(
     {

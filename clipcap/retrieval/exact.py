@@ -8,11 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
-from clipcap.features.feature_set import Rows
-from clipcap.features.files import Features
+from clipcap.features.feature_set import Features, Rows
 
 BLOCK = 4096  # rows in memory at a time
 QUERIES = 1024  # searched for, or ranked, at a time
@@ -155,16 +153,16 @@ def cosines(queries: Tensor, query: Tensor, rows: Tensor, column: Tensor) -> np.
     return found
 
 
-def among(parts: Sequence[Vectors], queries: Tensor, query: np.ndarray, row: np.ndarray, k: int) -> Hits:
+def rescore(parts: Sequence[Vectors], queries: Tensor, query: np.ndarray, row: np.ndarray, k: int) -> Hits:
     """As `nearest`, but of these pairs of query [P] and row [P] alone."""
     rows, column = np.unique(row, return_inverse=True)
-    vectors, images = taken(parts, rows)
+    vectors, images = gather_rows(parts, rows)
     score = cosines(queries, torch.from_numpy(query), vectors, torch.from_numpy(column))
     good = np.isfinite(score)
     return ranked(Hits(query[good], row[good], images[column[good]], score[good]), k)[0]
 
 
-def taken(parts: Sequence[Vectors], rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+def gather_rows(parts: Sequence[Vectors], rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """(embeddings float32 [R, D], images [R]) of rows in ascending order, numbered through all parts."""
     ends = np.cumsum([len(part.images) for part in parts])
     shares = np.split(rows, np.searchsorted(rows, ends[:-1]))
@@ -191,38 +189,3 @@ def joined(hits: Sequence[Hits]) -> Hits:
 
 
 _NONE = Hits(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.int64, np.float32)))
-
-
-@torch.no_grad()
-def recall(image_embeddings: Tensor, text_embeddings: Tensor, text_images: Sequence[int]) -> dict[str, float]:
-    """How often image → text and text → image search find a match among the first 1, 5 and 10; and its median rank.
-
-    An image is found by any of its texts. Equal scores stand in row order, as in `search`: a model that gives the
-    same embedding to everything scores like chance.
-
-    Args:
-        image_embeddings: [N, D], of any norm.
-        text_embeddings: [M, D], of any norm.
-        text_images: [M], the image each text belongs to; images without a text are not asked for.
-    Returns:
-        `i2t_r1`, `i2t_r5`, `i2t_r10` as shares, `i2t_median` counted from 1, and the same for `t2i`.
-    """
-    images, texts = F.normalize(image_embeddings.float(), dim=1), F.normalize(text_embeddings.float(), dim=1)
-    owner = torch.as_tensor(text_images, device=images.device)
-    every = torch.arange(len(images), device=images.device)
-    to_text = [_ranks(images[part] @ texts.T, part[:, None] == owner) for part in owner.unique().split(QUERIES)]
-    by_text = zip(texts.split(QUERIES), owner.split(QUERIES), strict=True)
-    to_image = [_ranks(part @ images.T, own[:, None] == every) for part, own in by_text]
-    return _shares("i2t", torch.cat(to_text)) | _shares("t2i", torch.cat(to_image))
-
-
-def _ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """How many others come before the best of one's own, [Q]; scores and own are [Q, C]."""
-    best, place = scores.masked_fill(~own, -torch.inf).max(dim=1, keepdim=True)
-    earlier = torch.arange(scores.shape[1], device=scores.device) < place
-    return (~own & ((scores > best) | (scores == best) & earlier)).sum(dim=1)
-
-
-def _shares(name: str, ranks: Tensor) -> dict[str, float]:
-    found = {f"{name}_r{k}": (ranks < k).double().mean().item() for k in (1, 5, 10)}
-    return {**found, f"{name}_median": float(np.median(ranks.cpu().numpy())) + 1}

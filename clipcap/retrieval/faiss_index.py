@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.retrieval.exact import Hits, Vectors, among, joined, ranked, scales_of, taken
+from clipcap.retrieval.exact import Hits, Vectors, gather_rows, joined, ranked, rescore, scales_of
 
 Kind = Literal["ivf", "hnsw"]
 PER_LIST = 40  # rows of the sample for each list: faiss asks for 39
@@ -125,7 +125,7 @@ class Rescored:
             some = queries[first : first + TOGETHER]
 
             def find(wanted: int, some: Tensor = some) -> Hits:
-                return among(self.parts, some, *self._named(some, wanted), k)
+                return rescore(self.parts, some, *self._named(some, wanted), k)
 
             hits = _enough(find, len(some), k, self.images, self.rows)
             found.append(hits._replace(query=hits.query + first))
@@ -185,6 +185,6 @@ def sample_of(parts: Sequence[Vectors], size: int, seed: int = 0) -> Tensor:
     """Rows chosen at random, of norm 1: float32 [S, D]; those without a direction left out."""
     rows = sum(len(part.images) for part in parts)
     chosen = np.sort(np.random.default_rng(seed).choice(rows, min(size, rows), replace=False))
-    sample, _ = taken(parts, chosen)
+    sample, _ = gather_rows(parts, chosen)
     scales = scales_of(sample)
     return (sample * scales[:, None])[scales > 0]

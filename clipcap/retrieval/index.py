@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import FeatureMeta, Features, check_same_encoder, guess_encoder, read_features
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.features.files import read_features
 from clipcap.features.folder import read_texts
+from clipcap.models.encoders.names import guess_encoder
 from clipcap.retrieval.config import Tower
 from clipcap.retrieval.entries import Catalogue, FeatureCatalogue, StoredCatalogue
-from clipcap.retrieval.exact import Hits, Vectors, nearest, taken, unit
+from clipcap.retrieval.exact import Hits, Vectors, gather_rows, nearest, unit
 from clipcap.retrieval.faiss_index import Foreign, Rescored, read_faiss
 from clipcap.retrieval.parts import AGAIN, open_part
-from clipcap.runtime.files import standing
+from clipcap.runtime.files import current_path
 
 FORMAT_VERSION = 1
 CONFIG = "index.json"
@@ -66,7 +69,7 @@ class Index:
         Raises:
             ClipcapError: missing, truncated, damaged, or nothing of the kind.
         """
-        place = standing(Path(path))
+        place = current_path(Path(path))
         if (place / CONFIG).exists():
             index = _open_stored(place)
         elif (place / f"{tower}.index").exists():
@@ -127,7 +130,7 @@ class Index:
         row = self.catalogue.row_of(image_id)
         if row is None:
             raise ClipcapError(f"{self.path}: has no image {image_id!r}: the table of a search shows image ids")
-        return taken(self.parts, np.array([row]))[0][0]
+        return gather_rows(self.parts, np.array([row]))[0][0]
 
     def check_encoder(self, encoder: str | None, weights_id: str | None, dim: int, what: str) -> None:
         """Refuse queries of another encoder than the index was made with.

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.images.read import find_images, open_image
-from clipcap.models.encoders.load import Encoder, load_encoder
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.load import load_encoder
 from clipcap.retrieval.config import SearchConfig
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show

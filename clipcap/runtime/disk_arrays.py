@@ -93,13 +93,13 @@ def in_order(values: np.ndarray) -> np.ndarray:
 
 def where(mask: np.ndarray, value: bool = True) -> np.ndarray:
     """Where `mask`, bool [N], has this value: numbers from 0 to N − 1, int64, in a temporary file."""
-    found = Spool(np.int64)
+    found = GrowingArray(np.int64)
     for block in blocks(len(mask)):
         found.append(block.start + np.flatnonzero(mask[block] == value))
     return found.close()
 
 
-class Spool:
+class GrowingArray:
     """An array of a length not yet known, in a nameless temporary file."""
 
     def __init__(self, dtype: Any):

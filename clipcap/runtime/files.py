@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
-from clipcap.runtime.hub import one_line
+from clipcap.runtime.text import one_line
 
 _FULL = os.strerror(errno.ENOSPC)  # safetensors says it in words alone
 _TORCH = "inline_container.cc"  # torch's writer says where in its code it failed, and not why
@@ -92,7 +92,7 @@ def recover(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def standing(folder: Path) -> Path:
+def current_path(folder: Path) -> Path:
     """Where the content of `folder` lies, also after an interrupted replacement; changes nothing."""
     if folder.exists() or not folder.name:
         return folder
@@ -104,15 +104,17 @@ def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     """What stands in `parent` and is `wanted`; drafts and other hidden names are passed over."""
     names = {p.name for p in parent.iterdir()}
     names |= {name[1:-4] for name in names if name.startswith(".") and name.endswith((".new", ".old"))}
-    return [parent / name for name in sorted(names) if not name.startswith(".") and wanted(standing(parent / name))]
+    return [
+        parent / name for name in sorted(names) if not name.startswith(".") and wanted(current_path(parent / name))
+    ]
 
 
-def first_of(parent: Path, wanted: Callable[[Path], bool]) -> Path | None:
+def best_checkpoint_in(parent: Path, wanted: Callable[[Path], bool]) -> Path | None:
     """Where the checkpoint lies that `parent` is best known for, of all that are `wanted`; None where none is.
 
     `best` comes before `last`, that before the numbered ones, the highest of them first.
     """
-    return standing(max(found, key=_rank)) if (found := folders_in(parent, wanted)) else None
+    return current_path(max(found, key=_rank)) if (found := folders_in(parent, wanted)) else None
 
 
 def _rank(path: Path) -> tuple:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.text import one_line
 
 HUB_TIMEOUT_S = 5.0
 # What transformers lets through: files missing or not JSON, unknown kinds, damaged or misfitting weights.
@@ -112,9 +113,3 @@ def require_hub(name: str, what: str, flag: str) -> None:
         f"where there is a network and copy {os.path.join(constants.HF_HUB_CACHE, '')} here, "
         f"or pass {flag} FOLDER with its files"
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an exception of another library, in one line of bounded length."""
-    text = " ".join(str(error).split())
-    return (text or type(error).__name__)[:300]

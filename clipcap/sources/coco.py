@@ -8,10 +8,10 @@ from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import Photos, inside, photo_folders, require_folder
-from clipcap.options import SourceOptions
-from clipcap.runtime.messages import shown
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
 from clipcap.sources.collector import Collector, Source, split_name
-from clipcap.sources.record import ImageRef
+from clipcap.sources.config import SourceOptions
 from clipcap.sources.textfiles import read_json
 
 PHOTO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")

@@ -8,9 +8,10 @@ from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import in_natural_order
-from clipcap.options import SourceOptions
-from clipcap.runtime.messages import shown
-from clipcap.sources.record import ImageRef, Record
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
+from clipcap.sources.config import SourceOptions
+from clipcap.sources.record import Record
 from clipcap.sources.split import split_by_image
 
 _SPLITS = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}

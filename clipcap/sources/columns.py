@@ -7,7 +7,7 @@ import re
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name
-from clipcap.runtime.messages import shown
+from clipcap.runtime.text import shown
 from clipcap.sources.tables import Table
 
 _IMAGE_NAMES = "image file filename file_name image_path filepath file_path path image_file image_name img img_path"

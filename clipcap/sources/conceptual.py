@@ -9,11 +9,10 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import require_folder
-from clipcap.options import SourceOptions
-from clipcap.runtime.messages import shown
-from clipcap.runtime.text import as_cell, from_cell
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import as_cell, from_cell, shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.record import ImageRef
+from clipcap.sources.config import SourceOptions
 from clipcap.sources.textfiles import read_lines
 
 # The names the set is distributed under; its images go to folders called like the split.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import Photos, is_image_name, list_folder, photo_folders, require_folder, walk
-from clipcap.options import SourceOptions
-from clipcap.runtime.messages import shown
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
 from clipcap.sources import tars
 from clipcap.sources.collector import Collector, Source, caption_lines, caption_texts, split_name
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.record import ImageRef
+from clipcap.sources.config import SourceOptions
 from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 from clipcap.sources.textfiles import read_lines
 

@@ -14,7 +14,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import list_folder
 from clipcap.images.read import ImageError, check_image
 from clipcap.runtime.files import replaced_file
-from clipcap.runtime.messages import reason, shown
+from clipcap.runtime.text import reason, shown
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
 from clipcap.sources.http_client import GoneError, UnavailableError, WebClient
 

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from clipcap.images.read import ImageError, MissingImageError, check_image
-from clipcap.runtime.messages import shown
-from clipcap.runtime.text import in_short
+from clipcap.runtime.text import in_short, shown
 from clipcap.sources.collector import Source
 from clipcap.sources.record import Record
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import Photos, inside, photo_folders, require_folder
-from clipcap.options import SourceOptions
-from clipcap.runtime.messages import shown
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.record import ImageRef
+from clipcap.sources.config import SourceOptions
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
 

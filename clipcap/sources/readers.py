@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipcap.options import SourceOptions
 from clipcap.sources import coco, conceptual, custom, flickr8k, food
 from clipcap.sources.collector import Source
-from clipcap.sources.record import ImageRef, Record
+from clipcap.sources.config import SourceOptions
 
 READERS: dict[str, Callable[[SourceOptions], Source]] = {
     "food": food.read,
@@ -16,5 +15,3 @@ READERS: dict[str, Callable[[SourceOptions], Source]] = {
     "conceptual": conceptual.read,
     "custom": custom.read,
 }
-
-__all__ = ["READERS", "ImageRef", "Record", "Source"]

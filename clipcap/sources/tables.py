@@ -11,7 +11,7 @@ from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name
-from clipcap.runtime.messages import reason, shown
+from clipcap.runtime.text import reason, shown
 from clipcap.sources.textfiles import parse_json, read_json, read_lines
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for

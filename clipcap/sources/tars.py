@@ -12,9 +12,9 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name, natural_key
-from clipcap.runtime.messages import reason, shown
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import reason, shown
 from clipcap.sources.collector import Collector, caption_lines, caption_texts
-from clipcap.sources.record import ImageRef
 from clipcap.sources.textfiles import decode_lines, parse_json
 
 MAX_SHARDS = 1_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.runtime.messages import reason, shown
+from clipcap.runtime.text import reason, shown
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LoopOptions
-from clipcap.runtime.hub import one_line
+from clipcap.runtime.processes import alone
+from clipcap.runtime.text import one_line
+from clipcap.training.config import LoopOptions
 
 
 def make_accelerator(options: LoopOptions) -> Accelerator:
@@ -47,26 +47,6 @@ def _start_tracker(accelerator: Accelerator, tracker: str, options: LoopOptions)
         accelerator.init_trackers("clipcap", config=loggable(vars(options)))
     except Exception as error:  # a tracker's own errors: no account, no network, no space
         raise ClipcapError(f"--tracker {tracker} does not start: {one_line(error)}") from error
-
-
-def alone(processes: int) -> str | None:
-    """What to say where one process runs and the launcher was told to start more."""
-    if processes > 1 or not several_processes_asked_for():
-        return None
-    return (
-        "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
-        "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m clipcap …`"
-    )
-
-
-def several_processes_asked_for() -> bool:
-    """Whether the launcher was told to start more than one process, as far as its environment tells.
-
-    On CPU `accelerate launch --num_processes 2` starts a single one, without a word (accelerate 1.15); all it leaves
-    behind is the address for processes to meet at.
-    """
-    world = os.environ.get("WORLD_SIZE", "")
-    return int(world) > 1 if world.isdigit() else "MASTER_ADDR" in os.environ
 
 
 def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clipcap.features.files import Features
+from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks, scratch
 
 WINDOW = 1 << 18  # captions shuffled with each other
@@ -21,7 +21,7 @@ MOST_TOGETHER = 8  # captions behind one prefix; attention's arithmetic grows wi
 _CAPTION_BITS = 32  # of a sorted key (image, caption)
 
 
-class Order:
+class BatchOrder:
     """Which captions make up the optimiser steps of an epoch.
 
     Args:

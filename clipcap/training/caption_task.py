@@ -11,15 +11,16 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption, decode
-from clipcap.features.files import Features
-from clipcap.models.caption_model import ClipCaptionModel, max_positions
+from clipcap.features.feature_set import Features
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
 from clipcap.models.kernels.compile import compile_loss
-from clipcap.options import DecodeConfig
+from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
 from clipcap.training.config import TrainConfig
-from clipcap.training.dataset import IGNORE, Batch, made_ahead
+from clipcap.training.dataset import IGNORE, Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
 from clipcap.training.optimizer import trained_parameters
 
@@ -54,7 +55,7 @@ class CaptionTask(FeatureTask):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return made_ahead(self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
 
     def weight(self, batch: Batch) -> int:
         """Label tokens of a micro-batch."""

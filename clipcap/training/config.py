@@ -6,7 +6,48 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LONGEST_WARMUP, LoopOptions, ModelConfig, Recipe, at_least, option
+from clipcap.models.config import ModelConfig
+from clipcap.options import LARGEST_SEED, Recipe, at_least, option, within
+
+LONGEST_WARMUP = 5000  # steps, the original's
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """The training loop, whatever it trains."""
+
+    out_dir: str = option("checkpoints", "folder of the checkpoints")
+    prefix: str = option("clipcap", "name the checkpoints start with")
+    epochs: int = option(10, "passes over the data")
+    save_every: int = option(1, "epochs between numbered checkpoints")
+    save_steps: int = option(0, "also save `last` every this many optimiser steps (0: at epoch ends only)")
+    keep: int = option(0, "numbered checkpoints to keep (0: all)")
+    grad_accum: int = option(1, "batches per optimiser step")
+    warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
+    weight_decay: float = option(0.0, "AdamW weight decay")
+    grad_clip: float = option(0.0, "clip the gradient's L2 norm (0: off)")
+    schedule: Literal["linear", "plateau"] = option(
+        "linear", "learning rate after warm-up: down to 0 at the end, or halved after 2 epochs without a better one"
+    )
+    resume: bool = option(False, "continue the run in --out_dir from its `last` checkpoint")
+    patience: int = option(0, "stop after this many epochs without a better one (0: never)")
+    seed: int = option(42, "seed of initial weights, order and dropout")
+    tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "save_every", "grad_accum"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("save_steps", "keep", "patience", "weight_decay", "grad_clip"):
+            at_least(name, getattr(self, name), 0)
+        within("seed", self.seed, 0, LARGEST_SEED)
+        if self.warmup_steps is not None:
+            at_least("warmup_steps", self.warmup_steps, 0)
+        if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
+            raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    def warmup(self, total: int) -> int:
+        """Steps of warm-up of a run of `total` optimiser steps."""
+        return min(LONGEST_WARMUP, total // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 def of_checkpoint(name: str) -> Any:

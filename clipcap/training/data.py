@@ -10,8 +10,12 @@ import numpy as np
 from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features, Say, blocks, check_same_encoder, hashed, read_to_train, split_by_image
-from clipcap.models.encoders.openai_weights import is_resnet
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Features, hashed
+from clipcap.features.files import read_to_train
+from clipcap.features.split import split_by_image
+from clipcap.models.encoders.names import is_resnet
+from clipcap.runtime.disk_arrays import Say, blocks
 from clipcap.runtime.text import printable
 from clipcap.training.config import FeatureTraining
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features
+from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks
-from clipcap.training.batch_order import Order
-from clipcap.training.tokens import Recipe, tokenise
+from clipcap.training.batch_order import BatchOrder
+from clipcap.training.tokens import TokenRecipe, tokenise
 
 T = TypeVar("T")
 IGNORE = -100  # label of positions that count for nothing, as in torch
@@ -67,14 +67,16 @@ class CaptionDataset:
     truncated: int = field(init=False)
     tokens: np.ndarray = field(init=False)  # uint16 or int32, all captions one after the other
     starts: np.ndarray = field(init=False)  # int64 [M + 1]
-    order: Order = field(init=False)
+    order: BatchOrder = field(init=False)
 
     def __post_init__(self) -> None:
         if not len(self.features.captions):
             raise ClipcapError(f"{self.features.path}: holds no captions to train on")
-        found = tokenise(self.features.captions, Recipe(self.tokenizer, self.max_tokens, self.reference), self.say)
+        found = tokenise(
+            self.features.captions, TokenRecipe(self.tokenizer, self.max_tokens, self.reference), self.say
+        )
         self.tokens, self.starts, self.truncated = found.tokens, found.starts, found.truncated
-        self.order = Order(self.starts, self.features if self.share_prefix else None)
+        self.order = BatchOrder(self.starts, self.features if self.share_prefix else None)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -134,12 +136,12 @@ class CaptionDataset:
         """All captions, unshuffled."""
         return self.order.bucketed(size, None)
 
-    def windows(self, size: int, epoch: int, seed: int, parts: Parts, skip: int = 0) -> Iterator[list[Batch]]:
+    def windows(self, size: int, epoch: int, seed: int, parts: BatchShare, skip: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
         for captions in islice(self.steps(size, epoch, seed), skip, None):
             yield self.window(captions, parts)
 
-    def window(self, captions: np.ndarray, parts: Parts) -> list[Batch]:
+    def window(self, captions: np.ndarray, parts: BatchShare) -> list[Batch]:
         """This process's share of some captions; where there is none, a caption that counts for nothing."""
         return [self.batch(mine) if len(mine) else self._idle(captions) for mine in parts.of(captions)]
 
@@ -150,7 +152,7 @@ class CaptionDataset:
 
 
 @dataclass(frozen=True)
-class Parts:
+class BatchShare:
     """How a global batch is shared out: over processes, and over micro-batches of `micro` captions each."""
 
     rank: int
@@ -166,7 +168,7 @@ class Parts:
         return np.array_split(captions, self.chunks(len(captions)) * self.world)[self.rank :: self.world]
 
 
-def made_ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """The items, each made by a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)

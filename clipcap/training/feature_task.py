@@ -13,16 +13,17 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
+from clipcap.captioning.text import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
-from clipcap.features.files import Features
-from clipcap.models.caption_model import checkpoint_layers, max_positions
+from clipcap.features.feature_set import Features
 from clipcap.models.kernels.shared_prefix import can_share_prefix
-from clipcap.options import DecodeConfig
-from clipcap.runtime.text import collapsed, in_short, tidy
+from clipcap.models.language_model import checkpoint_layers, max_positions
+from clipcap.runtime.text import in_short
 from clipcap.training.config import FeatureTraining
-from clipcap.training.dataset import Batch, CaptionDataset, Parts
+from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 
 SHOWN = 3  # held-out captions printed each epoch
 DECODED_TOGETHER = 64
@@ -67,7 +68,7 @@ class FeatureTask(ABC):
         self.data = CaptionDataset(features, *how)
         self.val = CaptionDataset(val, *how) if val is not None else None
         self._unable_to_share = share_prefix and not shares
-        self.parts = Parts(accelerator.process_index, accelerator.num_processes, config.bs)
+        self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.grad_accum
         self._steps = self.data.count_steps(self.step_size)
         self._shown = self._images_to_caption()

@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
-from clipcap.options import LoopOptions
 from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
-from clipcap.runtime.hub import one_line
 from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.text import one_line
 from clipcap.training.accelerator import loggable, sum_over_processes
+from clipcap.training.config import LoopOptions
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.training.run_folder import LOG, check_best, check_numbered, numbered, some
+from clipcap.training.resume import check_best, check_numbered
+from clipcap.training.run_folder import LOG, numbered, shorten_list
 from clipcap.training.task import Batch, Task
 
 STATE = "training_state.pt"
@@ -169,9 +170,9 @@ class Loop:
             for names in (self.task.culprits, self.task.images)
         )
         if culprits:
-            why = f"of {some(culprits)}"
+            why = f"of {shorten_list(culprits)}"
         else:
-            batch = f"a batch with images {some(images)}; " if images else ""
+            batch = f"a batch with images {shorten_list(images)}; " if images else ""
             why = f"{batch}the run has diverged, try a lower learning rate or --grad_clip 1"
         last = self.path("last")
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been written"

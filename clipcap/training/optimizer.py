@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from clipcap.options import LoopOptions
+from clipcap.training.config import LoopOptions
 
 PLATEAU_EPOCHS = 2  # --schedule plateau: after so many epochs without a better one
 PLATEAU_FACTOR = 0.5  # the rate is so much of what it was

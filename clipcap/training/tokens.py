@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
-from clipcap.runtime.disk_arrays import Say, Spool, blocks, kept_arrays, scratch, write_arrays
+from clipcap.runtime.disk_arrays import GrowingArray, Say, blocks, kept_arrays, scratch, write_arrays
 
 TOGETHER = 10_000  # captions tokenised at a time
 MANY = 50_000  # captions from which a bar shows how far it is
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenizedCaptions:
     """The tokens of M captions, cut to a length."""
 
     tokens: np.ndarray  # uint16 or int32, all captions one after the other
@@ -32,7 +32,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TokenRecipe:
     """How captions become tokens.
 
     Args:
@@ -72,7 +72,7 @@ class Recipe:
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def tokenise(captions: Sequence[str], recipe: Recipe, say: Say) -> Tokens:
+def tokenise(captions: Sequence[str], recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
     """The tokens of captions; those of a feature folder are kept in it and found again.
 
     Args:
@@ -81,14 +81,14 @@ def tokenise(captions: Sequence[str], recipe: Recipe, say: Say) -> Tokens:
         say: takes a line where a folder cannot be written.
     """
     if isinstance(captions, StoredCaptions):
-        return _kept(captions, recipe, say)
+        return _cached(captions, recipe, say)
     base = getattr(captions, "base", None)
     if isinstance(captions, ChosenTexts) and isinstance(base, StoredCaptions) and not recipe.reference:
-        return _chosen(_kept(base, recipe, say), captions.numbers, recipe)
-    return _made(captions, recipe)
+        return _select(_cached(base, recipe, say), captions.numbers, recipe)
+    return _tokenize(captions, recipe)
 
 
-def _kept(captions: StoredCaptions, recipe: Recipe, say: Say) -> Tokens:
+def _cached(captions: StoredCaptions, recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
     """The tokens of a folder: one file for each recipe, made anew when the captions have changed."""
     name = recipe.fingerprint("")[:12]
     file = kept_arrays(
@@ -97,19 +97,19 @@ def _kept(captions: StoredCaptions, recipe: Recipe, say: Say) -> Tokens:
         partial(_write, captions, recipe),
         say if captions.kept else lambda line: None,  # it was said when the folder was opened
     )
-    return Tokens(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
+    return TokenizedCaptions(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
 
 
-def _write(captions: Sequence[str], recipe: Recipe, draft: BinaryIO, fingerprint: str) -> None:
-    made = _made(captions, recipe)
+def _write(captions: Sequence[str], recipe: TokenRecipe, draft: BinaryIO, fingerprint: str) -> None:
+    made = _tokenize(captions, recipe)
     arrays = [("tokens", made.tokens.dtype, [made.tokens]), ("starts", np.int64, [made.starts])]
     write_arrays(draft, arrays, {"fingerprint": fingerprint, "truncated": made.truncated})
 
 
-def _made(captions: Sequence[str], recipe: Recipe) -> Tokens:
+def _tokenize(captions: Sequence[str], recipe: TokenRecipe) -> TokenizedCaptions:
     """Tokenised, measured, then cut."""
     counts = scratch(len(captions), np.int32)
-    whole = Spool(recipe.dtype)
+    whole = GrowingArray(recipe.dtype)
     hidden = len(captions) < MANY
     with tqdm(total=len(captions), desc="tokenising", unit="captions", leave=False, disable=hidden) as bar:
         for part in blocks(len(captions), TOGETHER):
@@ -123,12 +123,12 @@ def _made(captions: Sequence[str], recipe: Recipe) -> Tokens:
     truncated = sum(int(np.count_nonzero(counts[block] > longest)) for block in blocks(len(counts)))
     if truncated:  # a cut caption loses its end-of-text token: it did not end there
         tokens = _cut(tokens, counts, longest)
-    return Tokens(tokens, _starts(len(counts), lambda block: counts[block].clip(max=longest)), truncated)
+    return TokenizedCaptions(tokens, _starts(len(counts), lambda block: counts[block].clip(max=longest)), truncated)
 
 
 def _cut(tokens: np.ndarray, counts: np.ndarray, longest: int) -> np.ndarray:
     """The first tokens of each caption."""
-    kept, start = Spool(tokens.dtype), 0
+    kept, start = GrowingArray(tokens.dtype), 0
     for block in blocks(len(counts)):
         own = counts[block].astype(np.int64)
         position = np.arange(own.sum()) - np.repeat(own.cumsum() - own, own)
@@ -145,17 +145,17 @@ def _starts(count: int, lengths: Callable[[slice], np.ndarray]) -> np.ndarray:
     return starts
 
 
-def _chosen(whole: Tokens, numbers: np.ndarray, recipe: Recipe) -> Tokens:
+def _select(whole: TokenizedCaptions, numbers: np.ndarray, recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of some of the captions."""
     starts = _starts(len(numbers), lambda block: whole.starts[numbers[block] + 1] - whole.starts[numbers[block]])
-    tokens, truncated = Spool(whole.tokens.dtype), 0
+    tokens, truncated = GrowingArray(whole.tokens.dtype), 0
     for block in blocks(len(numbers)):
         first, lengths = whole.starts[numbers[block]], np.diff(starts[block.start : block.stop + 1])
         places = np.arange(lengths.sum()) + np.repeat(first - lengths.cumsum() + lengths, lengths)
         tokens.append(whole.tokens[places])
         last = whole.tokens[first + lengths - 1]
         truncated += int(np.count_nonzero((lengths == recipe.max_tokens) & (last != recipe.end[0])))
-    return Tokens(tokens.close(), starts, truncated)
+    return TokenizedCaptions(tokens.close(), starts, truncated)
 
 
 def reference_max_length(counts: np.ndarray) -> int:

@@ -11,11 +11,12 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Features, check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel, parameter_report
 from clipcap.models.checkpoint import load_checkpoint
+from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import ModelConfig
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator

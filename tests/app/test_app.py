@@ -29,14 +29,15 @@ from clipcap.app import markup, server
 from clipcap.app.guard import Guard
 from clipcap.app.service import CaptionService
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.clip_gpt.checkpoint import save_clip_gpt
 from clipcap.clip_gpt.config import ClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.demo.plates import write_set
+from clipcap.features.config import ParseConfig
 from clipcap.features.parse import parse
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import DecodeConfig, ParseConfig
 from clipcap.runtime.bundled import DEMO
 
 MAX_MB, PLATES = 1, 6

@@ -12,10 +12,10 @@ from benchmarks.plain_decoding import PlainDecoding
 from benchmarks.speed.decode.arithmetic import decode_flops
 from benchmarks.speed.parse.arithmetic import encoder_flops
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.captioning.sampling import uniforms
-from clipcap.captioning.stepper import Stepper
-from clipcap.options import DecodeConfig
+from clipcap.captioning.stepper import CachedDecoder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_counted_decoding_is_what_is_computed(make_model, embeddings):
     model.lm.set_attn_implementation("eager")  # a fused one may go uncounted: so elsewhere too, below
     config = DecodeConfig(beam=True, beam_size=4, max_new_tokens=8)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        beam_search(Stepper(model, model.prefix(embeddings[:1])), config, [-1], [])
+        beam_search(CachedDecoder(model, model.prefix(embeddings[:1])), config, [-1], [])
     needed = decode_flops(model.config, model.lm.config, 8, 4)
     assert 0.9 * counter.get_total_flops() < needed < 1.05 * counter.get_total_flops()
 

@@ -14,8 +14,8 @@ from PIL import Image
 from support.road import draw_photos, save_captioner
 
 from clipcap import Captioner, ClipcapError
+from clipcap.captioning.config import DecodeConfig
 from clipcap.models.kernels.packed_linear import can_pack
-from clipcap.options import DecodeConfig
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from support import oracle
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.errors import ClipcapError
-from clipcap.options import DecodeConfig
 
 
 @pytest.fixture(scope="module")

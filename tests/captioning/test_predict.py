@@ -16,12 +16,13 @@ from PIL import Image
 from support.road import draw_photos, picture, run, save_captioner
 
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.demo.tiny import make_clip
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.original import export_reference
-from clipcap.options import DecodeConfig
 
 SHORT = ("--max_new_tokens", 8, "--device", "cpu")
 
@@ -194,7 +195,7 @@ def test_csv_has_a_line_per_image(caption, photos, expected, tmp_path):
 
 def test_captions_with_commas_and_quotes_survive_a_csv(tmp_path):
     from clipcap.captioning.decode import Caption
-    from clipcap.captioning.predict import csv_lines
+    from clipcap.captioning.outputs import csv_lines
 
     text = 'a "red", round\napple'
     lines = csv_lines("a,b.jpg", [Caption(text, [1], -1.0, -1.0, 0.25)], first=True)

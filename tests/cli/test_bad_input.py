@@ -13,7 +13,8 @@ from PIL import Image
 from support.road import draw_photos, draw_set, picture, run, save_captioner, write_captions
 
 from clipcap.demo.tiny import make_clip, make_gpt2
-from clipcap.features.files import FeatureMeta, read_features, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.models.encoders import openai_weights
 
 

@@ -21,21 +21,22 @@ from support.small import DIM, META, feature_file, flags, metrics, same, weights
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
 from clipcap.clip_gpt.config import ClipGptConfig, TrainClipGptConfig
 from clipcap.clip_gpt.dataset import PairDataset
 from clipcap.clip_gpt.embedding_loss import embedding_loss
 from clipcap.clip_gpt.model import ClipGPT
-from clipcap.clip_gpt.sequences import MARKS, ClipIn, ClipOut, Layout, Tokens, inside_brackets
+from clipcap.clip_gpt.sequences import MARKS, ClipIn, ClipOut, Layout, TokenSpan, inside_brackets
 from clipcap.clip_gpt.task import InterleavedTask
 from clipcap.clip_gpt.train import train_clip_gpt
 from clipcap.clip_gpt.write import continue_sequence, write_captions
 from clipcap.errors import ClipcapError
-from clipcap.features.files import FeatureMeta, read_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import DecodeConfig
-from clipcap.training.dataset import IGNORE, CaptionDataset, Parts
+from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
 
 GREEDY = DecodeConfig(greedy=True, max_new_tokens=40)
 
@@ -76,7 +77,7 @@ def reading(batch):
 
 
 MIXED = [
-    [ClipIn(0), Tokens([5, 6], learnt=False), Tokens([7, 8, 9])],
+    [ClipIn(0), TokenSpan([5, 6], learnt=False), TokenSpan([7, 8, 9])],
     ["a red apple", ClipOut(1), " and ", ClipIn(2), "two eggs", ClipIn(0), ClipOut(2), "tea"],
     ["soup"],
     [ClipOut(0)],
@@ -216,7 +217,7 @@ class TestModel:
     def test_what_is_too_long_or_too_wide_says_so(self, make_clip_gpt):
         model = make_clip_gpt()
         with pytest.raises(ClipcapError, match=r"129 positions: .* takes 128"):
-            model.logits(**reading(model.layout.batch([[Tokens([5] * 129)]], embeddings(1))))
+            model.logits(**reading(model.layout.batch([[TokenSpan([5] * 129)]], embeddings(1))))
         with pytest.raises(ClipcapError, match="are 16 wide, this model expects 32"):
             model.prefix(embeddings(2, 16))
 
@@ -224,7 +225,7 @@ class TestModel:
         """Every order of three pictures: each is named after it, and at the end the first one is to be drawn."""
         model, known = make_clip_gpt(), embeddings(3)
         names, layout = [" apple", " eggs", " tea"], model.layout
-        end = Tokens([layout.end])
+        end = TokenSpan([layout.end])
 
         def sequence(order, last=True):
             read = [segment for row in order for segment in (ClipIn(row), names[row])]
@@ -289,7 +290,7 @@ class TestSteps:
     def test_a_step_is_the_mean_over_tokens_plus_the_mean_over_embeddings(self, make_clip_gpt, data):
         model = make_clip_gpt()
         model.embedding_loss = "cosine"
-        [window] = self.pairs(model, data, text=0.5, embedding=3.0).windows(8, 0, 0, Parts(0, 1, 8))
+        [window] = self.pairs(model, data, text=0.5, embedding=3.0).windows(8, 0, 0, BatchShare(0, 1, 8))
         text, close, _ = model.losses(**inputs(window[0].sequences))
         tokens = int((window[0].sequences.labels != IGNORE).sum())
         torch.testing.assert_close(self.loss(model, [window]), 0.5 * text / tokens + 3.0 * close / 8)
@@ -300,8 +301,8 @@ class TestSteps:
         model = make_clip_gpt()
         model.embedding_loss, model.contrastive_temp = kind, 0.1
         pairs = self.pairs(model, data, many)
-        [whole] = pairs.windows(8, 0, 0, Parts(0, 1, 8))
-        split = [next(pairs.windows(8, 0, 0, Parts(rank, 3, 2))) for rank in range(3)]
+        [whole] = pairs.windows(8, 0, 0, BatchShare(0, 1, 8))
+        split = [next(pairs.windows(8, 0, 0, BatchShare(rank, 3, 2))) for rank in range(3)]
         assert len({len(window) for window in split}) == 1 < sum(map(len, split))
         torch.testing.assert_close(self.loss(model, split), self.loss(model, [whole]))
 
@@ -310,7 +311,7 @@ class TestSteps:
         model = make_clip_gpt()
         pairs = self.pairs(model, data, many)
         read, written = [], []
-        for window in pairs.windows(4, 0, 0, Parts(0, 1, 2 * many)):
+        for window in pairs.windows(4, 0, 0, BatchShare(0, 1, 2 * many)):
             for batch in window:
                 rows = batch.sequences
                 read += rows.embeddings[rows.clip_rows].tolist()

@@ -21,18 +21,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.dataset import Crops, Pairs, normalised
-from clipcap.contrastive.image_cache import HOLE, Pictures, square
+from clipcap.contrastive.dataset import Crops, ImageTextDataset, normalised
+from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache, square
 from clipcap.contrastive.loss import MAX_LOGIT_SCALE, ContrastiveModel, contrastive_loss
-from clipcap.contrastive.task import ContrastiveTask, train_contrastive
+from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
+from clipcap.contrastive.train import train_contrastive
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features
-from clipcap.models.encoders.load import clip_preprocess, load_encoder
+from clipcap.images.ref import ImageRef
+from clipcap.models.encoders.base import clip_preprocess
+from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import read_weights
-from clipcap.sources.readers import READERS, ImageRef, Record
+from clipcap.sources.readers import READERS
+from clipcap.sources.record import Record
 from clipcap.training.accelerator import make_accelerator
-from clipcap.training.dataset import Parts
+from clipcap.training.dataset import BatchShare
 
 SMALL = {
     "resolution": 32, "patch_size": 16, "vision_width": 64, "vision_layers": "1", "text_width": 64, "text_layers": 1,
@@ -70,10 +74,10 @@ def test_equal_captions_are_not_each_others_negatives():
 
 def test_a_hole_counts_for_nothing():
     images, texts = embeddings()
-    keys = torch.tensor([0, 1, HOLE, 3, HOLE, 5])
+    keys = torch.tensor([0, 1, NO_IMAGE, 3, NO_IMAGE, 5])
     loss = contrastive_loss(images, texts, keys, SCALE)
     loss.backward()
-    there = keys != HOLE
+    there = keys != NO_IMAGE
     torch.testing.assert_close(loss, contrastive_loss(images[there], texts[there], keys[there], SCALE))
     assert images.grad[~there].abs().max() == texts.grad[~there].abs().max() == 0
 
@@ -94,7 +98,7 @@ class _Twins(nn.Module):
 
 def _batch():
     images, texts = embeddings(count=7)
-    return images.detach(), texts.detach(), torch.tensor([0, 1, 2, 3, 1, HOLE, 6])
+    return images.detach(), texts.detach(), torch.tensor([0, 1, 2, 3, 1, NO_IMAGE, 6])
 
 
 def _half(rank, folder):
@@ -105,7 +109,7 @@ def _half(rank, folder):
         images, texts, keys = (
             torch.cat([images, images[:1]]),
             torch.cat([texts, texts[:1]]),
-            F.pad(keys, (0, 1), value=HOLE),
+            F.pad(keys, (0, 1), value=NO_IMAGE),
         )
     twins = _Twins()
     together = nn.parallel.DistributedDataParallel(twins)
@@ -211,9 +215,9 @@ def pairs_of(folder, cache_mb=0, seed=3):
     records = READERS["custom"](ContrastiveConfig(data_path=str(folder))).records
     towers = small_towers()
     crops = Crops(32, 0.7, False, towers.mean, towers.std)
-    pictures = Pictures(records, crops.side, "first", 0, cache_mb, torch.device("cpu"))
+    pictures = ImageCache(records, crops.side, "first", 0, cache_mb, torch.device("cpu"))
     pictures.fill(quiet=True)
-    return Pairs(records, towers, pictures, crops, seed), records
+    return ImageTextDataset(records, towers, pictures, crops, seed), records
 
 
 def seen(pairs, size, epoch, parts, skip=0):
@@ -227,7 +231,7 @@ def test_an_epoch_has_every_image_once_with_one_of_its_captions(photos):
     texts = [caption for record in records for caption in record.captions]
     chosen = []
     for epoch in range(6):
-        keys = [key for step in seen(pairs, 4, epoch, Parts(0, 1, 4)) for keys, _ in step for key in keys]
+        keys = [key for step in seen(pairs, 4, epoch, BatchShare(0, 1, 4)) for keys, _ in step for key in keys]
         assert sorted(key // 3 for key in keys) == list(range(11))
         chosen.append({key // 3: texts[key] for key in keys})
     assert len({captions[0] for captions in chosen}) > 1
@@ -237,19 +241,19 @@ def test_an_epoch_has_every_image_once_with_one_of_its_captions(photos):
 
 def test_batches_are_the_same_for_any_number_of_processes(photos):
     pairs, _ = pairs_of(photos)
-    one = seen(pairs, 8, 1, Parts(0, 1, 4))
-    halves = [seen(pairs, 8, 1, Parts(rank, 2, 2)) for rank in (0, 1)]
+    one = seen(pairs, 8, 1, BatchShare(0, 1, 4))
+    halves = [seen(pairs, 8, 1, BatchShare(rank, 2, 2)) for rank in (0, 1)]
     for step, first, second in zip(one, *halves, strict=True):
         for (keys, sums), (keys_0, sums_0), (keys_1, sums_1) in zip(step, first, second, strict=True):
             assert len(keys_0) == len(keys_1)
             both = dict(zip(keys_0 + keys_1, torch.cat([sums_0, sums_1]).tolist(), strict=True))
-            both.pop(HOLE, None)
+            both.pop(NO_IMAGE, None)
             assert both == pytest.approx(dict(zip(keys, sums.tolist(), strict=True)))
 
 
 def test_batches_go_on_where_a_run_was_interrupted(photos):
     pairs, _ = pairs_of(photos)
-    whole, rest = seen(pairs, 4, 2, Parts(0, 1, 4)), seen(pairs, 4, 2, Parts(0, 1, 4), skip=1)
+    whole, rest = seen(pairs, 4, 2, BatchShare(0, 1, 4)), seen(pairs, 4, 2, BatchShare(0, 1, 4), skip=1)
     assert [keys for step in whole[1:] for keys, _ in step] == [keys for step in rest for keys, _ in step]
     assert torch.equal(torch.cat([s for w in whole[1:] for _, s in w]), torch.cat([s for w in rest for _, s in w]))
 
@@ -257,15 +261,15 @@ def test_batches_go_on_where_a_run_was_interrupted(photos):
 def test_pictures_kept_in_memory_are_the_same(photos):
     (read, _), (kept, _) = pairs_of(photos), pairs_of(photos, cache_mb=10)
     assert read.pictures._cache is None and kept.pictures._cache is not None
-    first, second = (seen(pairs, 4, 0, Parts(0, 1, 4)) for pairs in (read, kept))
+    first, second = (seen(pairs, 4, 0, BatchShare(0, 1, 4)) for pairs in (read, kept))
     assert all(torch.equal(a[1], b[1]) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_worker_processes_give_the_same_pictures(photos):
     pairs, _ = pairs_of(photos)
-    alone = seen(pairs, 4, 0, Parts(0, 1, 4))
+    alone = seen(pairs, 4, 0, BatchShare(0, 1, 4))
     pairs.pictures.workers = 2
-    together = seen(pairs, 4, 0, Parts(0, 1, 4))
+    together = seen(pairs, 4, 0, BatchShare(0, 1, 4))
     assert [keys for step in alone for keys, _ in step] == [keys for step in together for keys, _ in step]
     assert all(
         torch.equal(a[1], b[1]) for x, y in zip(alone, together, strict=True) for a, b in zip(x, y, strict=True)
@@ -277,7 +281,7 @@ def test_the_middle_of_an_animation_can_be_taken(tmp_path):
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:], duration=100)
     records = [Record("x", ImageRef(tmp_path / "x.gif"), ("hello",))]
     for frame, expected in (("first", [255, 0, 0]), ("middle", [0, 255, 0])):
-        [shown] = Pictures(records, 32, frame, 0, 0, torch.device("cpu")).load([np.array([0])])
+        [shown] = ImageCache(records, 32, frame, 0, 0, torch.device("cpu")).load([np.array([0])])
         assert shown[0, 5, 5].tolist() == pytest.approx(expected, abs=3)
 
 
@@ -437,8 +441,8 @@ def test_unreadable_pictures_leave_the_loss_of_the_others(tmp_path):
     data = draw_set(tmp_path / "set", 9, 1)
     pairs, records = pairs_of(data)
     (data / "photo4.png").write_bytes(b"no picture")
-    [keys] = [keys for step in seen(pairs, 16, 0, Parts(0, 1, 16)) for keys, _ in step]
-    assert keys.count(HOLE) == 1 and sorted(keys)[1:] == [key for key in range(9) if key != 4]
+    [keys] = [keys for step in seen(pairs, 16, 0, BatchShare(0, 1, 16)) for keys, _ in step]
+    assert keys.count(NO_IMAGE) == 1 and sorted(keys)[1:] == [key for key in range(9) if key != 4]
     assert list(pairs.pictures.bad) == [4]
     assert records[4].image_id == "photo4.png"
 

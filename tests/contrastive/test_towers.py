@@ -16,7 +16,7 @@ from clipcap.contrastive.towers.make import make_towers
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import load_openai_clip
-from clipcap.sources.readers import Record
+from clipcap.sources.record import Record
 
 PHOTOS = [picture(i, size) for i, size in enumerate([(100, 80), (64, 64), (70, 140)])]
 SIZES = {"resolution": 64, "vision_width": 64, "vision_layers": "2", "text_width": 64, "text_layers": 2}

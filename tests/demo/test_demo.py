@@ -10,13 +10,13 @@ import torch
 from support.road import run
 
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.demo import build as building
 from clipcap.demo import run as running
 from clipcap.demo.facts import fact_shares, table
 from clipcap.demo.kitchen import passages, sentence
 from clipcap.demo.plates import captions, draw, scenes, write_set
 from clipcap.errors import ClipcapError
-from clipcap.options import DecodeConfig
 from clipcap.runtime.bundled import CAPTIONER, CLIP, FOLDER, LM
 
 PLATES = 60

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipcap.runtime.files import standing
+from clipcap.runtime.files import current_path
 from tests.faults.forked import Ended, Running
 
 IMAGES, OLDER_IMAGES = 40, 16
@@ -152,7 +152,7 @@ def digests(folder: Path, result: str) -> dict[str, str]:
 
 def standing_digests(folder: Path, result: str) -> dict[str, str]:
     """As a reader finds the result, also after an interrupted replacement."""
-    place = standing(folder / result)
+    place = current_path(folder / result)
     if not place.exists():
         return {}
     files = [place] if place.is_file() else [p for p in sorted(place.rglob("*")) if p.is_file()]

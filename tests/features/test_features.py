@@ -20,15 +20,12 @@ import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.features import folder_writer
-from clipcap.features.files import (
-    FeatureMeta,
-    check_same_encoder,
-    guess_encoder,
-    read_features,
-    split_by_image,
-    write_features,
-)
+from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.features.folder import ShardedRows
+from clipcap.features.split import split_by_image
+from clipcap.models.encoders.names import guess_encoder
 
 PLACES = f"{Path(__file__).parent} {Path(__file__).parents[1]}"
 IDS = ["a", "b", "c", "d", "e"]

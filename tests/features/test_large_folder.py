@@ -17,8 +17,10 @@ from sklearn.model_selection import train_test_split
 from support.small import META, feature_file
 
 from clipcap.errors import ClipcapError
-from clipcap.features.files import Content, read_features, read_to_train, rows_held_out, split_by_image, write_parts
+from clipcap.features.feature_set import Content
+from clipcap.features.files import read_features, read_to_train, write_parts
 from clipcap.features.large_folder import CACHE
+from clipcap.features.split import rows_held_out, split_by_image
 from clipcap.models.language_model import load_tokenizer
 from clipcap.runtime import disk_arrays
 from clipcap.runtime.disk_arrays import in_order, map_arrays, scratch

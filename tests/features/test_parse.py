@@ -22,14 +22,15 @@ from PIL import Image
 from support.road import REPO, draw_photos, draw_set, picture, run, start, write_captions
 
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.features.encode import encode_halving
 from clipcap.features.files import read_features
 from clipcap.features.parse import parse
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.read import open_image
 from clipcap.images.skipped import too_many
-from clipcap.models.encoders.load import OpenAIEncoder, load_encoder
-from clipcap.options import ParseConfig
+from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.openai import OpenAIEncoder
 
 IMAGES, BATCH = 11, 4  # two full batches and a rest
 

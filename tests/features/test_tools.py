@@ -20,7 +20,9 @@ from support.small import DIM, META, feature_file
 
 import clipcap
 from clipcap.features import folder_writer, tools
-from clipcap.features.files import Features, read_features, split_by_image, write_features
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features, write_features
+from clipcap.features.split import split_by_image
 from clipcap.runtime import disk_arrays
 
 TEXTS = [("one", "two"), ("three",), ("four", "five", "six"), ("seven",), ("eight",), ("nine", "ten"), ("eleven",)]

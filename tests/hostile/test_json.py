@@ -14,7 +14,8 @@ from clipcap.clip_gpt.checkpoint import save_clip_gpt
 from clipcap.clip_gpt.config import ClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
-from clipcap.features.files import FeatureMeta, read_features, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.models.language_model import load_lm, load_tokenizer
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import read_predictions, read_references
-from clipcap.features.files import FeatureMeta, read_features, write_features
-from clipcap.options import ParseConfig
+from clipcap.features.config import ParseConfig
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.sources.readers import READERS
 
 # Any Unicode, also what breaks lines, changes direction or is no character; but a byte-order mark begins a file.

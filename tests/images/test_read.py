@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 
 from clipcap.errors import ClipcapError
 from clipcap.images.read import MAX_PIXELS, ImageError, MissingImageError, check_image, find_images, open_image
-from clipcap.sources.record import ImageRef
+from clipcap.images.ref import ImageRef
 
 GREY = (np.arange(48 * 64).reshape(48, 64) % 256).astype(np.uint8)  # [H, W]
 

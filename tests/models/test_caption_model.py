@@ -3,7 +3,8 @@ import torch
 from support import oracle
 
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import IGNORE, head_is_plain, parameter_report
+from clipcap.models.caption_model import IGNORE, parameter_report
+from clipcap.models.language_model import head_is_plain
 
 
 def padded(token_lists):
@@ -93,7 +94,7 @@ def test_head_with_soft_capping_is_found_out_and_loss_stays_right():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     from clipcap.models.caption_model import ClipCaptionModel
-    from clipcap.options import ModelConfig
+    from clipcap.models.config import ModelConfig
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 301, "head_dim": 8}
@@ -112,7 +113,7 @@ def test_opt_whose_embeddings_are_narrower_than_its_states_works():
     from transformers import OPTConfig, OPTForCausalLM
 
     from clipcap.models.caption_model import ClipCaptionModel
-    from clipcap.options import ModelConfig
+    from clipcap.models.config import ModelConfig
 
     torch.manual_seed(0)
     config = OPTConfig(hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=2, ffn_dim=64, num_attention_heads=4,

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from support.small import feature_file, same
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import find_checkpoint, load_checkpoint, read_config, save_checkpoint
 from clipcap.models.original import export_reference, read_state_dict
-from clipcap.options import DecodeConfig
-from clipcap.runtime.files import recover, replaced_folder, standing
+from clipcap.runtime.files import current_path, recover, replaced_folder
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +236,8 @@ class TestReplacing:
         for source, target in [*steps, (tmp_path / left["new"], folder)][:renames]:
             source.rename(target)
         found = "old" if renames < 2 else "new"
-        assert (standing(folder) / "config.json").read_text() == found
-        assert find_checkpoint(folder) == find_checkpoint(tmp_path) == standing(folder)
+        assert (current_path(folder) / "config.json").read_text() == found
+        assert find_checkpoint(folder) == find_checkpoint(tmp_path) == current_path(folder)
         recover(folder)
         assert (folder / "config.json").read_text() == ("old" if renames == 0 else "new")
         assert [p.name for p in tmp_path.iterdir()] == ["run-last"]

@@ -16,10 +16,11 @@ from support.small import META, feature_file
 from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
+from clipcap.evaluation.metrics.recall import recall
 from clipcap.features.files import read_features, write_features
 from clipcap.images.grid import CELL, _font, picture_grid, wrapped
 from clipcap.retrieval import exact
-from clipcap.retrieval.exact import recall, search
+from clipcap.retrieval.exact import search
 from clipcap.training.curves import plot_curves
 
 

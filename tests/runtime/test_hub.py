@@ -16,7 +16,8 @@ from support.hub_stand_in import hub
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.language_model import load_lm, load_lm_config, load_tokenizer
-from clipcap.runtime.hub import fetch_repository, one_line
+from clipcap.runtime.hub import fetch_repository
+from clipcap.runtime.text import one_line
 
 
 def python(code: str, home, **environment) -> subprocess.CompletedProcess:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap.runtime.text import as_cell, collapsed, from_cell, in_short, printable, tidy
+from clipcap.captioning.text import collapsed, tidy
+from clipcap.runtime.text import as_cell, from_cell, in_short, printable
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.images.read import open_image
-from clipcap.options import ParseConfig
 from clipcap.sources import http_client
 from clipcap.sources.conceptual import FAILURES_FILE, FailureLog, known_failures
 from clipcap.sources.download import Summary, fetch_missing

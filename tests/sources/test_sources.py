@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from clipcap.errors import ClipcapError
+from clipcap.features.config import ParseConfig
 from clipcap.images.folders import natural_key
 from clipcap.images.read import open_image
-from clipcap.options import ParseConfig
+from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
-from clipcap.sources.readers import READERS, Source
+from clipcap.sources.readers import READERS
 from clipcap.sources.tars import expand_braces
 
 

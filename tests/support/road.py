@@ -15,9 +15,9 @@ from PIL import Image
 from clipcap.cli.main import main
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import save_checkpoint
+from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import ModelConfig
 
 REPO = Path(__file__).resolve().parents[2]
 

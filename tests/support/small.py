@@ -10,7 +10,8 @@ import torch
 from conftest import CAPTIONS
 from safetensors.torch import load_file
 
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.training.config import TrainConfig
 
 DIM = 32

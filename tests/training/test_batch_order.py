@@ -11,7 +11,7 @@ from support.small import feature_file
 from clipcap.features.files import read_features
 from clipcap.runtime import disk_arrays
 from clipcap.training import batch_order
-from clipcap.training.batch_order import MOST_TOGETHER, Order, shared_rows
+from clipcap.training.batch_order import MOST_TOGETHER, BatchOrder, shared_rows
 
 WINDOW, BLOCK = 64, 8
 
@@ -45,7 +45,7 @@ def many(request, tmp_path_factory):
     features = features_of(tmp_path_factory.mktemp("f"), request.param == "repeated")
     lengths = np.random.default_rng(0).integers(1, 40, len(features.captions))
     starts = np.concatenate([[0], lengths.cumsum()])
-    return Order(starts, None if request.param == "apart" else features)
+    return BatchOrder(starts, None if request.param == "apart" else features)
 
 
 @settings(max_examples=60, deadline=None)

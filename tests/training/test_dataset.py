@@ -15,7 +15,7 @@ from support.small import META, feature_file
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features, write_features
 from clipcap.models.language_model import load_tokenizer
-from clipcap.training.dataset import IGNORE, CaptionDataset, Parts
+from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
 from clipcap.training.tokens import reference_max_length
 
 
@@ -166,7 +166,7 @@ def test_order_depends_on_epoch_and_seed_alone(many):
 @pytest.mark.parametrize("size", [1, 7, 12, 200, 999])
 def test_processes_share_the_batches_of_one(many, size):
     def shared(world, micro):
-        per_rank = [list(many.windows(size, 0, 3, Parts(rank, world, micro))) for rank in range(world)]
+        per_rank = [list(many.windows(size, 0, 3, BatchShare(rank, world, micro))) for rank in range(world)]
         assert len({tuple(len(window) for window in windows) for windows in per_rank}) == 1  # ranks keep in step
         steps = []
         for windows in zip(*per_rank):
@@ -180,7 +180,7 @@ def test_processes_share_the_batches_of_one(many, size):
 
 
 def test_skipped_steps_are_the_first_ones(many):
-    parts = Parts(0, 1, 8)
+    parts = BatchShare(0, 1, 8)
     all_windows = list(many.windows(8, 0, 3, parts))
     for one, other in zip(all_windows[5:], many.windows(8, 0, 3, parts, skip=5), strict=True):
         assert np.array_equal(one[0].captions, other[0].captions)

@@ -14,15 +14,16 @@ import torch
 from conftest import CAPTIONS, REPO
 from support.small import DIM, META, feature_file, flags, metrics, options, run, same, weights
 
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.errors import ClipcapError
-from clipcap.features.files import FeatureMeta, read_features, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.models.checkpoint import load_checkpoint, read_config
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import DecodeConfig, LoopOptions
-from clipcap.training.accelerator import several_processes_asked_for
-from clipcap.training.config import TrainConfig
+from clipcap.runtime.processes import several_processes_asked_for
+from clipcap.training.config import LoopOptions, TrainConfig
 from clipcap.training.data import notes, one_caption_each, open_features
 from clipcap.training.run_folder import check_run_folder
 

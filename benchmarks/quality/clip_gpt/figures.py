@@ -20,15 +20,16 @@ from torch import Tensor
 
 from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.clip_gpt.config import TrainClipGptConfig
 from clipcap.clip_gpt.train import train_clip_gpt
 from clipcap.demo.tiny import make_gpt2
+from clipcap.evaluation.metrics.recall import recall
 from clipcap.evaluation.metrics.score import Scores, score
-from clipcap.features.files import Features, read_features, write_features
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features, write_features
 from clipcap.models.encoders.load import load_encoder
-from clipcap.options import DecodeConfig
-from clipcap.retrieval.exact import recall
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 

@@ -16,7 +16,7 @@ from transformers import ConvNextImageProcessor, DistilBertConfig, DistilBertMod
 from benchmarks.measure import machine
 from benchmarks.speed.train.bench import SHARED
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.task import train_contrastive
+from clipcap.contrastive.train import train_contrastive
 from clipcap.demo.tiny import make_tokenizer
 
 PIXELS, VOCABULARY, SEQUENCE = 96, 4000, 32

@@ -16,14 +16,15 @@ import torch
 
 from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.cli.main import main as clipcap
 from clipcap.demo.facts import table
 from clipcap.demo.plates import scenes
 from clipcap.demo.run import TRAIN_SEED, TRAINING, VAL_PICTURES, VAL_SEED
 from clipcap.evaluation.caption_files import references_of
 from clipcap.evaluation.metrics.score import Scores, score
-from clipcap.features.files import Features, read_features, write_features
-from clipcap.options import DecodeConfig
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features, write_features
 from clipcap.runtime.bundled import DEMO
 
 SHOWN = ("BLEU-4", "CIDEr-D")

@@ -12,11 +12,12 @@ import numpy as np
 
 from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.demo.run import VAL_PICTURES
 from clipcap.evaluation.caption_files import references_of
 from clipcap.evaluation.metrics.score import score
-from clipcap.features.files import Features, read_features
-from clipcap.options import DecodeConfig
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 

@@ -22,12 +22,13 @@ from transformers import GPT2LMHeadModel
 
 from benchmarks.measure import machine
 from benchmarks.speed.train.bench import SHARED
+from clipcap.captioning.text import tidy
 from clipcap.cli.main import main as main_of_clipcap
 from clipcap.demo.tiny import make_gpt2
+from clipcap.features.config import ParseConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import ParseConfig
-from clipcap.runtime.text import tidy
-from clipcap.sources.readers import READERS, Record
+from clipcap.sources.readers import READERS
+from clipcap.sources.record import Record
 
 PHOTOS = 16
 ENCODER = SHARED / "fixtures" / "openai-clip" / "tiny_vit_state_dict.pt"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from transformers import GPT2Config
 
 from benchmarks.speed.train.arithmetic import lm_linear_flops, mapper_flops
-from clipcap.options import ModelConfig
+from clipcap.models.config import ModelConfig
 
 
 def decode_flops(config: ModelConfig, gpt2: GPT2Config, tokens: int, hypotheses: int) -> float:

@@ -18,11 +18,12 @@ from benchmarks.measure import SIDES, Clock, Comparison, flags_of, forget_peak, 
 from benchmarks.plain_decoding import PlainDecoding
 from benchmarks.speed.decode.arithmetic import decode_bytes, decode_flops
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample, uniforms
-from clipcap.captioning.stepper import Stepper
+from clipcap.captioning.stepper import CachedDecoder
 from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.packed_linear import pack_for_rows
-from clipcap.options import DecodeConfig, ModelConfig
 
 TOKENS = 20
 MAPPERS = {
@@ -82,7 +83,7 @@ class Bench:
     @torch.inference_mode()
     def ids(self) -> list[list[int]]:
         """Ours: the best caption of each image. No token stops it."""
-        stepper = Stepper(self.model, self.model.prefix(self.embeddings))
+        stepper = CachedDecoder(self.model, self.model.prefix(self.embeddings))
         if self.config.beam:
             found = beam_search(stepper, self.config, [-1], [])
         else:

@@ -16,12 +16,12 @@ import torch
 from benchmarks.measure import Comparison, machine
 from benchmarks.speed.decode.bench import CASES, Bench
 from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.demo.drawing.draw import draw
 from clipcap.demo.plates import captions, scenes
 from clipcap.demo.run import VAL_SEED
 from clipcap.evaluation.metrics.score import cider
 from clipcap.models.kernels.int8 import quantised
-from clipcap.options import DecodeConfig
 from clipcap.runtime.bundled import DEMO
 
 

@@ -22,7 +22,8 @@ from clipcap.captioning.captioner import Captioner
 from clipcap.demo.plates import captions, scenes
 from clipcap.evaluation.config import EvaluateConfig
 from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, evaluate
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.runtime.bundled import DEMO
 
 

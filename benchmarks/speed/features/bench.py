@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Clock, Comparison, machine, peak_gib, table
-from clipcap.features.files import FeatureMeta, read_features, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 
 DIM, CAPTIONS, ROWS = 640, 5, 512
 KINDS = {"pickle": "f.pkl", "folder": "f"}

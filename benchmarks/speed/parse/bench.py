@@ -23,15 +23,18 @@ from torch import nn
 from benchmarks.measure import REPO, SIDES, Clock, Comparison, flags_of, machine, matmul_flops, peak_gib, table
 from benchmarks.speed.parse import plain
 from benchmarks.speed.parse.arithmetic import encoder_flops
+from clipcap.features.config import ParseConfig
 from clipcap.features.encode import cpu_threads, encode_batch, encode_missing
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.read import open_image
-from clipcap.models.encoders.load import Encoder, load_encoder
+from clipcap.images.ref import ImageRef
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import load_openai_clip
-from clipcap.options import ParseConfig
-from clipcap.sources.readers import READERS, Record
-from clipcap.sources.record import ImageRef
+from clipcap.sources.readers import READERS
+from clipcap.sources.record import Record
 
 SHARED = Path(os.environ.get("CLIPCAP_SHARED") or REPO.parent / "shared")
 # Sizes of the published encoders; of their text towers, which parsing does not use, one layer.

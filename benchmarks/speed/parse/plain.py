@@ -11,7 +11,7 @@ from clip.clip import _transform
 from PIL import Image
 from torch import Tensor, nn
 
-from clipcap.sources.readers import Record
+from clipcap.sources.record import Record
 
 
 @torch.no_grad()

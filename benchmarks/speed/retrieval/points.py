@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap.features.files import Content, FeatureMeta, write_parts
+from clipcap.features.feature_set import Content, FeatureMeta
+from clipcap.features.files import write_parts
 
 DIM, LATENT, CLUSTERS = 512, 64, 20_000
 SHARD = 100_000

@@ -30,10 +30,11 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.measure import REPO, Comparison, machine
 from benchmarks.speed.train.bench import CASES, SHARED, captions_of
-from clipcap.features.files import FeatureMeta, Features, read_to_train
+from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.features.files import read_to_train
 from clipcap.models.language_model import load_tokenizer
 from clipcap.runtime.disk_arrays import blocks
-from clipcap.training.dataset import CaptionDataset, Parts
+from clipcap.training.dataset import BatchShare, CaptionDataset
 
 WIDTH, EACH, SHARD = 640, 5, 100_000
 POOL = 1000  # different vectors in a shard: drawing them all would take longer than all the rest
@@ -114,7 +115,7 @@ def measure(folder: Path, epoch: bool) -> dict[str, float]:
         features = read_to_train(folder)
     with stage("tokens"):
         data = CaptionDataset(features, words, 67, share_prefix=True)
-    parts = Parts(0, 1, BATCH)
+    parts = BatchShare(0, 1, BATCH)
     with stage("first_batch"):
         next(data.windows(BATCH, 0, 0, parts))
     if epoch:

@@ -23,8 +23,8 @@ from benchmarks.speed.train.bench import MLP, SHARED, TRANSFORMER
 from clipcap.demo.drawing.draw import draw
 from clipcap.demo.plates import scenes
 from clipcap.images.read import open_image
-from clipcap.models.encoders.load import clip_preprocess
-from clipcap.options import ModelConfig
+from clipcap.models.config import ModelConfig
+from clipcap.models.encoders.base import clip_preprocess
 
 SETS = {"CC3M": 3.3e6, "CC12M": 12.4e6, "LAION-400M": 413e6}  # one caption an image
 WORLDS = {"1 GPU": 1, "8 × 8 GPUs": 64}

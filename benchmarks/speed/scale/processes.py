@@ -25,7 +25,8 @@ from safetensors.numpy import load_file
 
 from benchmarks.measure import REPO, machine
 from clipcap.demo.plates import captions, scenes
-from clipcap.features.files import FeatureMeta, write_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import write_features
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import TrainConfig
 from clipcap.training.dataset import IGNORE, Batch

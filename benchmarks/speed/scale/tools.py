@@ -22,7 +22,8 @@ from pathlib import Path
 from benchmarks.measure import REPO, machine
 from benchmarks.speed.scale.bench import WIDTH, Memory, write_set
 from clipcap.features import tools
-from clipcap.features.files import read_to_train, split_by_image
+from clipcap.features.files import read_to_train
+from clipcap.features.split import split_by_image
 
 SHARE, SEED = 0.1, 1
 

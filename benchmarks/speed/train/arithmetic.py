@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from transformers import GPT2Config
 
-from clipcap.options import ModelConfig
+from clipcap.models.config import ModelConfig
 
 
 def step_flops(config: ModelConfig, gpt2: GPT2Config, rows: Sequence[Sequence[int]]) -> float:

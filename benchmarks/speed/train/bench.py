@@ -35,12 +35,12 @@ from benchmarks.measure import (
 )
 from benchmarks.plain import PlainTraining
 from benchmarks.speed.train.arithmetic import plain_flops, step_bytes, step_flops
-from clipcap.features.files import FeatureMeta, Features
-from clipcap.models.caption_model import ClipCaptionModel, checkpoint_layers
+from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.compile import compile_loss
-from clipcap.models.language_model import load_tokenizer
-from clipcap.options import ModelConfig
-from clipcap.training.dataset import IGNORE, CaptionDataset, Parts
+from clipcap.models.language_model import checkpoint_layers, load_tokenizer
+from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
 from clipcap.training.optimizer import make_optimizer, trained_parameters
 
 SHARED = Path(os.environ.get("CLIPCAP_SHARED") or REPO.parent / "shared")
@@ -179,7 +179,7 @@ class Bench:
     def ours(self, steps: Sequence[np.ndarray]) -> int:
         """Steps of ours, as the training loop does them; the number of captions."""
         for captions in steps:
-            for batch in self.data.window(captions, Parts(0, 1, self.batch)):
+            for batch in self.data.window(captions, BatchShare(0, 1, self.batch)):
                 with self.autocast():
                     loss = self.model(**batch.inputs(self.device))
                 (loss / (batch.labels != IGNORE).sum()).backward()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.towers.base import PARTS, Part, Towers
-from clipcap.contrastive.towers.openai import OpenAITowers, loaded_towers, new_towers
-from clipcap.contrastive.towers.transformers_pair import TransformersTowers, dual_encoder_towers, paired_towers
-
-__all__ = ["PARTS", "OpenAITowers", "Part", "Towers", "TransformersTowers", "make_towers"]
+from clipcap.contrastive.towers.base import Towers
+from clipcap.contrastive.towers.openai import loaded_towers, new_towers
+from clipcap.contrastive.towers.transformers_pair import dual_encoder_towers, paired_towers
 
 
 def make_towers(config: ContrastiveConfig) -> Towers:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.load import CLIP_MEAN, CLIP_STD
+from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
 from clipcap.models.encoders.pooling import PAIR, image_features, max_text_tokens, text_features
 from clipcap.runtime.hub import load_pretrained
 

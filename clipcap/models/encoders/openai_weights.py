@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import CLIP, bundled
-from clipcap.runtime.files import first_of
-from clipcap.runtime.hub import one_line
+from clipcap.runtime.files import best_checkpoint_in
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
+from clipcap.runtime.text import one_line
 
 try:
     with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def load_openai_clip(name: str) -> nn.Module:
 
 def _folder_of_weights(path: Path) -> Path | None:
     """`path`, or the best checkpoint of the run whose folder it is."""
-    return path if (path / WEIGHTS).is_file() else first_of(path, lambda p: (p / WEIGHTS).is_file())
+    return path if (path / WEIGHTS).is_file() else best_checkpoint_in(path, lambda p: (p / WEIGHTS).is_file())
 
 
 def _named_weights(name: str) -> Path:
@@ -147,17 +147,3 @@ def tokenize(texts: Sequence[str], length: int) -> Tensor:
 def within_reach(text: str) -> str:
     """A text without what lies far behind its last token: a word of 100,000 letters takes the tokenizer minutes."""
     return text if len(text) <= LONGEST_TEXT else " ".join(text.split())[:LONGEST_TEXT]
-
-
-def is_resnet(name: str | None) -> bool | None:
-    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
-    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
-        try:
-            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
-        except ClipcapError:
-            return None
-    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
-    known = None if nameless else name.split("/")[0]
-    if known is None or known.startswith("hf:"):
-        return None
-    return known.removeprefix("open_clip:").startswith("RN")

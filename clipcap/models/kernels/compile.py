@@ -6,7 +6,7 @@ import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.runtime.hub import one_line
+from clipcap.runtime.text import one_line
 
 
 def compile_loss(model: ClipCaptionModel, device: torch.device) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipcap.runtime.safe_load.tensors import load_storage
-from clipcap.runtime.safe_load.unpickle import Named, Record, UnreadablePickle
+from clipcap.runtime.safe_load.unpickle import Named, PickledObject, UnreadablePickle
 
 _DTYPE = re.compile(r"[fiub][1248]|U\d+")
 _BUILTINS = ("builtins", "__builtin__")  # Python 3, Python 2
@@ -34,7 +34,7 @@ def rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_:
     return torch.as_strided(storage, size, stride, offset)  # checks the bounds itself
 
 
-def _scalar(dtype: Record, data: bytes | str) -> Any:
+def _scalar(dtype: PickledObject, data: bytes | str) -> Any:
     return np.frombuffer(_bytes(data), _dtype(dtype), count=1)[0].item()
 
 
@@ -45,8 +45,8 @@ def _bytes(data: bytes | bytearray | str = b"", encoding: str = "latin-1") -> by
     return data.encode("latin-1") if isinstance(data, str) else bytes(data)
 
 
-def _old_instance(cls: Named, *_: object) -> Record:
-    return Record(cls.name, ())
+def _old_instance(cls: Named, *_: object) -> PickledObject:
+    return PickledObject(cls.name, ())
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -68,7 +68,7 @@ INERT = re.compile(
 )
 
 
-def array_values(array: Record) -> np.ndarray | list:
+def array_values(array: PickledObject) -> np.ndarray | list:
     """The values of a pickled numpy array (objects as a flat list), or of a pandas array of strings."""
     if array.name.endswith("._frombuffer"):
         data, dtype, shape, order = array.args
@@ -81,18 +81,22 @@ def array_values(array: Record) -> np.ndarray | list:
     if array.name.endswith(".ArrowStringArray"):
         (description,) = array.state["_pa_array"].args
         return _arrow_strings(*description)
-    inner = next(part for part in array.state if isinstance(part, Record) and part.name.endswith("._reconstruct"))
+    inner = next(
+        part for part in array.state if isinstance(part, PickledObject) and part.name.endswith("._reconstruct")
+    )
     return array_values(inner)
 
 
-def _arrow_strings(kind: Record, count: int, _nulls: int, start: int, buffers: Sequence, *_: object) -> list[str]:
+def _arrow_strings(
+    kind: PickledObject, count: int, _nulls: int, start: int, buffers: Sequence, *_: object
+) -> list[str]:
     _, offsets, text = buffers
     widths = {"large_string": "<i8", "string": "<i4"}
     bounds = np.frombuffer(offsets, widths[kind.args[0]])[start : start + count + 1]
     return [text[a:b].decode("utf-8") for a, b in pairwise(bounds)]
 
 
-def _dtype(record: Record) -> np.dtype:
+def _dtype(record: PickledObject) -> np.dtype:
     code = record.args[0]
     if record.name != "numpy.dtype" or not _DTYPE.fullmatch(code):
         raise UnreadablePickle(f"holds numpy values of an unexpected kind ({str(code)[:20]})")
@@ -100,7 +104,7 @@ def _dtype(record: Record) -> np.dtype:
     return np.dtype(code).newbyteorder(byte_order)
 
 
-def row_fields(row: Record) -> dict[str, Any]:
+def row_fields(row: PickledObject) -> dict[str, Any]:
     """The labels and values of a pickled pandas Series."""
     manager = row.state.get("_mgr") or row.state["_data"]  # pandas 1.1 renamed it
     content = manager.state[-1]["0.14.1"]  # so pandas 0.14 to 3 name the layout

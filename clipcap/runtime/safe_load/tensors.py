@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipcap.runtime.safe_load.unpickle import Named, Record, UnreadablePickle, plain_data
+from clipcap.runtime.safe_load.unpickle import Named, PickledObject, UnreadablePickle, plain_data
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -91,7 +91,7 @@ def stored_member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def describe(reference: Record) -> tuple[torch.dtype, str, int]:
+def describe(reference: PickledObject) -> tuple[torch.dtype, str, int]:
     """(dtype, key, number of values) of a storage, from its persistent id."""
     kind, storage_class, key, _, count, *_ = reference.args
     if kind != "storage" or not isinstance(storage_class, Named) or type(count) is not int or count < 0:

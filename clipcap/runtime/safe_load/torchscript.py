@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipcap.runtime.safe_load.objects import rebuild_tensor
 from clipcap.runtime.safe_load.tensors import STORAGES, describe, stored_member, stored_values
-from clipcap.runtime.safe_load.unpickle import Record, UnreadablePickle, plain_data
+from clipcap.runtime.safe_load.unpickle import PickledObject, UnreadablePickle, plain_data
 
 _MOST_MODULES = 10_000  # OpenAI's largest has under 3,000
 _MODULE = r"__torch__(?:\.\w+)+"
@@ -54,7 +54,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         index = next(name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
         folder, storages = index.removesuffix("data.pkl"), {}
 
-        def tensor(reference: Record, *shape: Any) -> Tensor:
+        def tensor(reference: PickledObject, *shape: Any) -> Tensor:
             dtype, key, count = describe(reference)
             if key not in storages:  # one that several tensors share is read once
                 storages[key] = stored_values(memoryview(stored_member(archive, f"{folder}data/{key}")), dtype, count)
@@ -98,11 +98,11 @@ def _tensors(root: Any, declared: dict[str, set[str]]) -> dict[str, Tensor]:
         seen += 1
         if seen > _MOST_MODULES:  # one that holds itself has no end
             raise UnreadablePickle(f"holds more than {_MOST_MODULES:,} modules")
-        if not isinstance(module, Record) or not isinstance(module.state, dict):
+        if not isinstance(module, PickledObject) or not isinstance(module.state, dict):
             raise UnreadablePickle("holds a module without a state")
         own = declared.get(module.name, set())
         for name, value in module.state.items():
-            if isinstance(value, Record) and value.name in declared:
+            if isinstance(value, PickledObject) and value.name in declared:
                 pending.append((f"{prefix}{name}.", value))
             elif isinstance(value, Tensor) and name in own:
                 found[f"{prefix}{name}"] = value

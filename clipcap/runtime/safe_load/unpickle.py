@@ -28,7 +28,7 @@ class Named:
 
 
 @dataclass(slots=True, eq=False, repr=False)  # may hold itself, so neither compared nor printed
-class Record:
+class PickledObject:
     """An object as the pickle describes it: its class or function, arguments and state."""
 
     name: str
@@ -178,7 +178,7 @@ class _Machine:
 
     def _instance(self, module_and_name: str) -> None:
         args = tuple(self._since_mark())
-        self.stack.append(Record(self._named(*module_and_name.split(" ", 1)).name, args))
+        self.stack.append(PickledObject(self._named(*module_and_name.split(" ", 1)).name, args))
 
     def _reduce(self, _: None) -> None:
         args, function = self.stack.pop(), self.stack.pop()
@@ -189,16 +189,16 @@ class _Machine:
             self.handed += sum(len(arg) for arg in args if isinstance(arg, (bytes, bytearray, str)))
             if self.handed > 4 * self.position:
                 raise ValueError("the same bytes again and again")
-        self.stack.append(call(*args) if call else Record(function.name, args))
+        self.stack.append(call(*args) if call else PickledObject(function.name, args))
 
     def _build(self, _: None) -> None:
         state = self.stack.pop()
-        if type(self.stack[-1]) is not Record:
+        if type(self.stack[-1]) is not PickledObject:
             raise TypeError("gives a state to what has none")
         self.stack[-1].state = state
 
     def _persistent(self, _: None) -> None:
-        self.stack.append(Record("persistent id", self.stack.pop()))
+        self.stack.append(PickledObject("persistent id", self.stack.pop()))
 
     def _stop(self, _: None) -> None:
         self.result = self.stack.pop()

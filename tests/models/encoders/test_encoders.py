@@ -22,8 +22,10 @@ from clipcap.demo.tiny import END_OF_TEXT, make_clip, make_tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.encoders import openai_weights
-from clipcap.models.encoders.load import cut_ribbon, load_encoder
-from clipcap.models.encoders.openai_weights import is_resnet, tokenize, within_reach
+from clipcap.models.encoders.base import crop_extreme_aspect
+from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.names import is_resnet
+from clipcap.models.encoders.openai_weights import tokenize, within_reach
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]
@@ -91,9 +93,9 @@ def test_preprocessing_is_that_of_the_package(clip_file):
 
 
 def test_a_ribbon_is_cut_before_it_is_enlarged(clip_file):
-    assert cut_ribbon(Image.new("RGB", (100_000, 1))).size == (32, 1)
-    assert cut_ribbon(Image.new("RGB", (3, 5_000))).size == (3, 96)
-    assert cut_ribbon(Image.new("RGB", (320, 10))).size == (320, 10)
+    assert crop_extreme_aspect(Image.new("RGB", (100_000, 1))).size == (32, 1)
+    assert crop_extreme_aspect(Image.new("RGB", (3, 5_000))).size == (3, 96)
+    assert crop_extreme_aspect(Image.new("RGB", (320, 10))).size == (320, 10)
     assert load_encoder(str(clip_file), "cpu").preprocess(Image.new("RGB", (1, 100_000))).shape == (3, 64, 64)
 
 
@@ -275,7 +277,7 @@ def test_both_towers_equal_those_of_open_clip(name, open_clip_folder):
 
 
 def test_open_clip_weights_run_with_the_activation_they_were_trained_with(open_clip_folder):
-    from clipcap.models.encoders.load import _open_clip_parts
+    from clipcap.models.encoders.open_clip import _open_clip_parts
 
     assert _open_clip_parts("open_clip:ViT-B-32/openai") == ("ViT-B-32", "openai", True)
     assert _open_clip_parts("open_clip:ViT-B-32/laion2b_s34b_b79k")[2] is False

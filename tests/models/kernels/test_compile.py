@@ -20,8 +20,8 @@ from support.small import feature_file, flags, options, run, same, weights
 
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features
-from clipcap.models.caption_model import checkpoint_layers
 from clipcap.models.kernels.compile import compile_loss
+from clipcap.models.language_model import checkpoint_layers
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.dataset import CaptionDataset
 

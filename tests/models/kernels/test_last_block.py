@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from clipcap.models.caption_model import checkpoint_layers
 from clipcap.models.kernels.last_block import read_from
+from clipcap.models.language_model import checkpoint_layers
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import torch
 from support.small import feature_file
 
 from clipcap.features.files import read_features
-from clipcap.models.caption_model import ClipCaptionModel, checkpoint_layers
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.shared_prefix import can_share_prefix
-from clipcap.models.language_model import load_tokenizer
-from clipcap.options import ModelConfig
+from clipcap.models.language_model import checkpoint_layers, load_tokenizer
 from clipcap.training.dataset import CaptionDataset
 
 # Different numbers of captions, of different lengths: rows and captions are padded.

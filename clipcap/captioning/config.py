@@ -1,0 +1,116 @@
+"""Options of captioning: which captioner to load, how it decodes, where the captions go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipcap.errors import ClipcapError
+from clipcap.options import LARGEST_SEED, Recipe, at_least, option, within
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How captions are written (ClipCap, section 3.4)."""
+
+    beam: bool = option(False, "beam search instead of sampling")
+    beam_size: int = option(5, "beams of --beam")
+    greedy: bool = option(False, "always the most likely token (same as --temp 0)")
+    temp: float = option(
+        1.0,
+        "temperature of sampling: below 1 safer, above 1 wilder, 0 greedy (of --beam: of its scores; 0 counts as 1, "
+        "as in the original)",
+        aliases=("temperature",),
+    )
+    top_p: float = option(0.8, "sampling only: from the smallest set of tokens with this probability (1: all)")
+    top_k: int = option(0, "sampling only: from this many likeliest tokens (0: all)")
+    num_captions: int = option(1, "captions per image, best first")
+    max_new_tokens: int = option(67, "longest caption in tokens", aliases=("entry_length",))
+    min_new_tokens: int = option(0, "shortest caption in tokens")
+    repetition_penalty: float = option(1.0, "above 1: tokens already written become less likely")
+    stop_token: str | None = option(
+        None, "token that ends a caption, besides end-of-text (default: the checkpoint's; '.' for a .pt)"
+    )
+    prompt: str = option("", "words every caption starts with")
+    rerank: Literal["none", "clip"] = option("none", "clip: order captions by how well they fit the image")
+    seed: int | None = option(None, "repeat the same samples")
+    recipe: Recipe = option("default", "reference: raw text, stop at '.', sampling is greedy, as the original")
+
+    def __post_init__(self) -> None:
+        if self.beam and self.greedy:
+            raise ClipcapError("--beam and --greedy are two ways to decode: choose one")
+        for name in ("beam_size", "num_captions", "max_new_tokens"):
+            at_least(name, getattr(self, name), 1)
+        for name in ("temp", "top_k", "min_new_tokens"):
+            at_least(name, getattr(self, name), 0)
+        within("top_p", self.top_p, 0, 1)
+        if self.repetition_penalty <= 0:
+            raise ClipcapError(f"--repetition_penalty must be above 0, got {self.repetition_penalty}")
+        if self.beam and self.num_captions > self.beam_size:
+            raise ClipcapError(
+                f"--num_captions {self.num_captions} is more than --beam_size {self.beam_size}: "
+                f"raise --beam_size to {self.num_captions}"
+            )
+        if self.seed is not None:
+            within("seed", self.seed, 0, LARGEST_SEED)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ClipcapError(
+                f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.max_new_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which checkpoint to load, and what its file may not tell."""
+
+    load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
+    lm: str | None = option(
+        None, "language model of a .pt (default: gpt2), or where a folder that holds none finds its own now"
+    )
+    clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
+    normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder tells itself)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+
+
+@dataclass(frozen=True)
+class CaptionerOptions(LoadOptions):
+    """Which captioner to load, and how."""
+
+    num_heads: int | None = option(
+        None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder tells itself)"
+    )
+    dtype: Literal["float32", "int8"] = option(
+        "float32", "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ"
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_heads is not None:
+            at_least("num_heads", self.num_heads, 1)
+
+
+@dataclass(frozen=True)
+class CaptionConfig(LoadOptions, DecodeConfig):
+    """What to caption, and where the captions go."""
+
+    features: str | None = option(None, "caption the embeddings of a feature file instead of photos")
+    batch_size: int = option(16, "images decoded together")
+    out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
+    sidecar: bool = option(False, "write a .txt with the caption beside each photo")
+    overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("batch_size", self.batch_size, 1)
+        if self.out and not self.out.endswith((".jsonl", ".csv")):
+            raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
+        if self.sidecar and self.features:
+            raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
+
+
+@dataclass(frozen=True)
+class PredictConfig(CaptionerOptions, CaptionConfig):
+    """A captioner, and what it is to caption."""
+
+    def __post_init__(self) -> None:
+        CaptionerOptions.__post_init__(self)
+        CaptionConfig.__post_init__(self)

@@ -1,0 +1,41 @@
+"""Train a dual encoder on images and their captions: CLIP from scratch, or fine-tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerate.utils import set_seed
+
+from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.task import ContrastiveTask
+from clipcap.contrastive.towers.make import make_towers
+from clipcap.sources.readers import READERS
+from clipcap.training.accelerator import make_accelerator
+from clipcap.training.curves import plot_curves
+from clipcap.training.loop import Loop
+from clipcap.training.run_folder import LOG, check_run_folder
+
+
+def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
+    """Train on a source's images and captions.
+
+    Returns:
+        the folder of the `best` checkpoint: by recall@10 of the validation images, or by the training loss.
+    Raises:
+        ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
+            saved stays.
+    """
+    check_run_folder(config)
+    accelerator = make_accelerator(config)
+    source = READERS[source_name](config)
+    for note in source.notes:
+        accelerator.print(note)
+    set_seed(config.seed)
+    task = ContrastiveTask(config, make_towers(config), source.records, accelerator)
+    accelerator.print(task.describe())
+    task.decode()
+    loop = Loop(task, config, accelerator)
+    best = loop.fit()
+    if accelerator.is_main_process:
+        plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
+    return best

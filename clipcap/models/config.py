@@ -1,0 +1,33 @@
+"""What a captioner's checkpoint stores besides weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from clipcap.options import Recipe, at_least, option
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a checkpoint stores: the mapping network (ClipCap, section 3.3) and all else that captioning needs."""
+
+    mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
+    prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
+    prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
+    num_layers: int = option(8, "layers of the transformer mapper")
+    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
+    clip_dim: int = option(512, "width of the CLIP embedding")
+    num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    encoder: str | None = option(None, "encoder of the features it was trained on")
+    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
+    lm: str = option("gpt2", "causal language model: hub name or local folder")
+    tune: Literal["none", "lora", "full"] = option("none", "what was trained of the language model")
+    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
+    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
+    recipe: Recipe = option("default", "recipe it was trained with")
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_length", "prefix_length_clip", "num_layers", "clip_dim", "num_heads", "lora_rank"):
+            at_least(name, getattr(self, name), 1)

@@ -1,0 +1,127 @@
+"""What every frozen encoder is: the protocol, device and dtype, preprocessing, and the shared part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2 as transforms
+
+from clipcap.errors import ClipcapError
+from clipcap.models.encoders.openai_weights import OPENAI_URLS
+from clipcap.runtime.hub import absolute
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+RIBBON = 32  # images longer than this many times their width are cut
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Preprocess = Callable[[Image.Image], Tensor]
+
+
+class Encoder(Protocol):
+    """A frozen dual encoder. Embeddings are not normalised."""
+
+    name: str  # as given to --clip_model_type
+    weights_id: str  # fingerprint of the weights
+    dim: int  # D
+    device: torch.device
+    dtype: torch.dtype  # what it computes in
+    preprocess: Preprocess  # RGB image → [3, R, R]; can be sent to worker processes
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → clip_embedding float32 [B, D]; texts too long for the tower are cut."""
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ClipcapError: the device is not there.
+    """
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if device == "auto":
+        return torch.device(next(kind for kind, number in count.items() if number))
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in count:
+        raise ClipcapError(f"--device {device}: the devices are auto, cpu, cuda, cuda:N and mps")
+    if (place.index or 0) >= count[place.type]:
+        raise ClipcapError(
+            f"--device {device} is not there: PyTorch sees {count[place.type]} of kind {place.type} here; "
+            f"use --device auto"
+        )
+    return place
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on a GPU and float32 elsewhere."""
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def weights_id(module: nn.Module) -> str:
+    """Fingerprint of a network: names, shapes and a sample of every tensor, independent of dtype and device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        sample = tensor.detach().flatten()[:: max(1, tensor.numel() // 64)][:64]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def clip_preprocess(resolution: int) -> Preprocess:
+    """CLIP's own preprocessing: shorter side to `resolution` (bicubic), centre crop, scale, normalise."""
+    return transforms.Compose(
+        [
+            crop_extreme_aspect,
+            transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(resolution),
+            transforms.PILToTensor(),
+            transforms.ToDtype(torch.float32, scale=True),
+            transforms.Normalize(CLIP_MEAN, CLIP_STD),
+        ]
+    )
+
+
+def crop_extreme_aspect(image: Image.Image) -> Image.Image:
+    """The middle of an image far longer than wide; others as they are.
+
+    Preprocessing keeps the middle alone, but enlarges all of the image before: one of 1 x 100,000 pixels would
+    take 15 GB.
+    """
+    width, height = image.size
+    longest = RIBBON * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, width - left, height - top))
+
+
+class FrozenEncoder:
+    """What the encoders share: a frozen network, run without gradients in its dtype."""
+
+    def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
+        library, colon, place = name.rpartition(":")
+        # Stored with features and checkpoints. A folder here may be called RN50 without being meant.
+        self.name = name if name in OPENAI_URLS else library + colon + absolute(place)
+        self.device, self.dtype = device, dtype
+        self.weights_id = weights_id(network)
+        self.network = network.to(device).eval().requires_grad_(False)
+
+    def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        # Autocast and not .half(): OpenAI's visual tower fails in bfloat16 and LayerNorms stay exact.
+        reduced = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=reduced):
+            return function(*inputs).float()
+
+    def _width(self) -> int:
+        return self.encode_texts(["width"]).shape[1]

@@ -1,0 +1,42 @@
+"""Names and widths of encoders, and what a name or a file tells of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipcap.errors import ClipcapError
+from clipcap.models.encoders.openai_weights import OPENAI_URLS, read_weights
+
+WIDTHS = {
+    "RN50": 1024,
+    "RN101": 512,
+    "RN50x4": 640,
+    "RN50x16": 768,
+    "RN50x64": 1024,
+    "ViT-B/32": 512,
+    "ViT-B/16": 512,
+    "ViT-L/14": 768,
+    "ViT-L/14@336px": 768,
+}
+
+
+_LIKELIEST = {512: "ViT-B/32", 640: "RN50x4", 768: "ViT-L/14", 1024: "RN50"}
+
+
+def guess_encoder(dim: int) -> str | None:
+    """The encoder that features of this width most likely come from, for files that do not say."""
+    return _LIKELIEST.get(dim)
+
+
+def is_resnet(name: str | None) -> bool | None:
+    """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
+    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
+        try:
+            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
+        except ClipcapError:
+            return None
+    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
+    known = None if nameless else name.split("/")[0]
+    if known is None or known.startswith("hf:"):
+        return None
+    return known.removeprefix("open_clip:").startswith("RN")

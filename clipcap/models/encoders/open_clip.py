@@ -1,0 +1,74 @@
+"""Encoders of open_clip."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2 as transforms
+
+from clipcap.errors import ClipcapError
+from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.openai_weights import within_reach
+from clipcap.runtime.text import one_line
+
+
+class OpenClipEncoder(FrozenEncoder):
+    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`.
+
+    PRETRAINED is a tag of open_clip or a file; NAME may also be open_clip's own `hf-hub:USER/NAME` or
+    `local-dir:FOLDER`, which bring their weights.
+    """
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+        try:
+            import open_clip
+        except ImportError as error:
+            raise ClipcapError(f"{name} needs the open_clip package: pip install 'clipcap[open_clip]'") from error
+        architecture, pretrained, quick_gelu = _open_clip_parts(name)
+        logging_level = logging.root.manager.disable
+        logging.disable()  # open_clip logs what it then raises
+        try:
+            network, preprocess = open_clip.create_model_from_pretrained(
+                architecture, pretrained, precision="fp32", force_quick_gelu=quick_gelu
+            )
+            self._tokenize = open_clip.get_tokenizer(architecture)
+        except Exception as error:  # hub, file and shape errors come as many types
+            raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
+        finally:
+            logging.disable(logging_level)
+        super().__init__(name, network, device, dtype)
+        self.preprocess = transforms.Compose([crop_extreme_aspect, preprocess])
+        self.dim = self._width()
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+        return self._run(self.network.encode_image, pixels.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
+        tokens = self._tokenize([within_reach(text) for text in texts])  # [B, 77]
+        return self._run(self.network.encode_text, tokens.to(self.device))
+
+
+def _open_clip_parts(name: str) -> tuple[str, str | None, bool]:
+    """(architecture, weights, whether they were trained with the quick GELU) of `open_clip:NAME/PRETRAINED`."""
+    import open_clip
+
+    whole = name.removeprefix("open_clip:")
+    if whole.startswith(("hf-hub:", "local-dir:")):
+        return whole, None, False
+    architecture, _, pretrained = whole.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, 8, 0.4) or known[:8]
+        raise ClipcapError(f"{name}: open_clip has no model {architecture!r}; the nearest are {', '.join(near)}")
+    if not pretrained:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)[:8]) or "none, pass a file"
+        raise ClipcapError(f"{name}: which weights? open_clip:{architecture}/PRETRAINED, one of: {tags}")
+    # open_clip only warns where the architecture's GELU is not the one the weights were trained with.
+    quick_gelu = (open_clip.get_pretrained_cfg(architecture, pretrained) or {}).get("quick_gelu", False)
+    return architecture, pretrained, quick_gelu

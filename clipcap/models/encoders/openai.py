@@ -1,0 +1,39 @@
+"""Encoders of OpenAI's own clip package, by name or by a checkpoint in its format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+from clipcap.models.encoders.base import FrozenEncoder, clip_preprocess
+from clipcap.models.encoders.fast_image_tower import fast_image_tower
+from clipcap.models.encoders.openai_weights import load_openai_clip, tokenize
+
+
+class OpenAIEncoder(FrozenEncoder):
+    """OpenAI's own `clip` package, by name or by a checkpoint in its format."""
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+        network = load_openai_clip(name)
+        super().__init__(name, network, device, dtype)
+        self.dim = network.text_projection.shape[1]
+        self.preprocess = clip_preprocess(network.visual.input_resolution)
+        if device.type == "cpu" and dtype == torch.float32:
+            network.visual = fast_image_tower(network.visual)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+        return self._run(self.network.encode_image, pixels.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
+        tokens = tokenize(texts, self.network.context_length)  # [B, 77]
+        if tokens.max() >= self.network.vocab_size:
+            raise ClipcapError(
+                f"{self.name}: its text tower knows {self.network.vocab_size} tokens, CLIP's tokenizer has 49408: "
+                f"this checkpoint can encode images only"
+            )
+        return self._run(self.network.encode_text, tokens.to(self.device))

@@ -51,7 +51,7 @@ def run_caption(args: argparse.Namespace) -> int:
         from clipcap.captioning.predict import predict
         from clipcap.clip_gpt.captioner import load_captioner
 
-    return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
+    return 1 if predict(config, args.img, partial(load_captioner, config.load)) else 0
 
 
 def run_imagine(args: argparse.Namespace) -> int:

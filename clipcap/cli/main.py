@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from clipcap.captioning.config import CaptionerOptions, PredictConfig
+from clipcap.captioning.config import LoadConfig, PredictConfig
 from clipcap.cli import app_commands, clip_gpt_commands, retrieval_commands
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.contrastive.config import ContrastiveConfig
@@ -97,7 +97,7 @@ def build_parser() -> FlagParser:
     explain = _command(commands, "explain", run_explain, "nearest words of each prefix position")
     explain.add_argument("--img", required=True, help="a photo")
     explain.add_argument("--top", type=int, default=5, help="words per position (default: 5)")
-    add_flags(explain, CaptionerOptions)
+    add_flags(explain, LoadConfig)
 
     export = _command(commands, "export", run_export, "checkpoint → .pt of the original ClipCap")
     export.add_argument("checkpoint", help="a folder made by train, or a hub name")
@@ -166,13 +166,13 @@ def _add_features(command: FlagParser) -> None:
 def run_parse(args: argparse.Namespace) -> int:
     """`clipcap parse SOURCE`."""
     config = from_flags(ParseConfig, args)
-    if not config.data_path:
+    if not config.source.data_path:
         raise ClipcapError("--data_path is missing: the folder (or file) of the image-caption set")
     if getattr(args, "download", False):
         from clipcap.sources.conceptual import find_sets
         from clipcap.sources.download import fetch_missing
 
-        for tsv, folder in find_sets(config).values():
+        for tsv, folder in find_sets(config.source).values():
             print(fetch_missing(tsv, folder))
     with heavy_imports():
         from clipcap.features.parse import parse
@@ -200,12 +200,12 @@ def run_predict(args: argparse.Namespace) -> int:
         from clipcap.captioning.captioner import load_captioner
         from clipcap.captioning.predict import predict
 
-    return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
+    return 1 if predict(config, args.img, partial(load_captioner, config.load)) else 0
 
 
 def run_explain(args: argparse.Namespace) -> int:
     """`clipcap explain`."""
-    config = from_flags(CaptionerOptions, args)
+    config = from_flags(LoadConfig, args)
     if args.top < 1:
         raise ClipcapError(f"--top must be at least 1, got {args.top}")
     with heavy_imports():
@@ -248,7 +248,7 @@ def run_features(args: argparse.Namespace) -> int:
 def run_contrastive(args: argparse.Namespace) -> int:
     """`clipcap contrastive SOURCE`."""
     config = from_flags(ContrastiveConfig, args)
-    if not config.data_path:
+    if not config.source.data_path:
         raise ClipcapError("--data_path is missing: the folder (or file) of the image-caption set")
     with heavy_imports():
         from clipcap.contrastive.train import train_contrastive

@@ -23,10 +23,10 @@ def imagine(caption: str, config: ImagineConfig) -> list[Match]:
         ClipcapError: no CLIP-GPT, a bad index or another encoder's, or `out` cannot be written.
     """
     check_out(config.out)
-    index = Index.open(config.index, config.clip_model_type)
-    clip_gpt = load_captioner(config)
+    index = Index.open(config.index, config.load.clip_model_type)
+    clip_gpt = load_captioner(config.load)
     own = clip_gpt.model.config
-    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load_pt}")
+    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load.load_pt}")
     imagined = clip_gpt.imagine([caption])  # [1, D]
     [found] = index.search(imagined, config.k)
     show([caption], [found], config.out)

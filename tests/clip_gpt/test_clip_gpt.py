@@ -339,7 +339,7 @@ def settings(data, lm, out_dir, **changes) -> TrainClipGptConfig:
         "save_every": 9,
         **changes,
     }
-    return TrainClipGptConfig(data=str(data), lm=str(lm), out_dir=str(out_dir), **options)
+    return TrainClipGptConfig.of(data=str(data), lm=str(lm), out_dir=str(out_dir), **options)
 
 
 SIX = (  # of one length, so that steps mix them
@@ -492,7 +492,7 @@ class TestTraining:
         assert same(second.project_out.state_dict(), model.project_out.state_dict())
         other = feature_file(tmp_path / "f.pkl", meta=replace(META, encoder_weights_id="9" * 16))
         with pytest.raises(ClipcapError, match="embeddings were made with tiny-clip of weights 9"):
-            train_clip_gpt(replace(config, data=str(other), out_dir=str(tmp_path / "third")))
+            train_clip_gpt(config.with_options(data=str(other), out_dir=str(tmp_path / "third")))
 
     def test_captions_are_cut_where_several_do_not_fit_into_a_sequence(self, lm_folder, tmp_path, capsys):
         data = feature_file(tmp_path / "f.pkl", ["a red plate " * 10] * 8)
@@ -512,7 +512,7 @@ class TestTraining:
     )
     def test_options_at_odds_are_refused(self, options, message):
         with pytest.raises(ClipcapError, match=message):
-            TrainClipGptConfig(**options)
+            TrainClipGptConfig.of(**options)
 
 
 def original_folder(lm_folder, folder, resize=True):

@@ -152,29 +152,51 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise ClipcapError(f"--{name} must lie between {low} and {high}, got {value}")
 
 
-def add_flags(parser: argparse.ArgumentParser, config_class: type[Options], without: Collection[str] = ()) -> None:
+# The order of the groups in a command's help.
+GROUPS = ("data", "query", "index", "model", "training", "decoding", "scores", "page", "output", "machine")
+
+
+class HelpGroups:
+    """The titled groups of arguments in a command's help, made when they are first asked for."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parser = parser
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def __getitem__(self, title: str) -> argparse._ArgumentGroup:
+        if title not in self._groups:
+            self._groups[title] = self.parser.add_argument_group(title)
+        return self._groups[title]
+
+    def order(self) -> None:
+        """List the groups in the order of `GROUPS`, after argparse's own."""
+        own = {id(group): GROUPS.index(title) for title, group in self._groups.items()}
+        self.parser._action_groups.sort(key=lambda group: own.get(id(group), -1))
+
+
+def add_flags(groups: HelpGroups, config_class: type[Options], without: Collection[str] = ()) -> None:
     """One flag per option, but for those `without`; type, choices and help come from the field alone.
 
     A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
     """
     for name, flag in flags_of(config_class).items():
         if name not in without:
-            _add_flag(parser, flag)
+            _add_flag(groups[flag.group], flag)
 
 
-def _add_flag(parser: argparse.ArgumentParser, flag: Flag) -> None:
+def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     f = flag.field
     kind, choices = _flag_type(flag.hint)
     names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
     common: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS}
     text = (f.metadata["help"] + _default(f)).replace("%", "%%")
     if kind is not bool:
-        parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
+        group.add_argument(*names, type=kind, choices=choices, help=text, **common)
     elif f.default is True:  # turning it off is what one needs to know of
-        parser.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
+        group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
     else:
-        parser.add_argument(*names, action="store_true", help=text, **common)
-        parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+        group.add_argument(*names, action="store_true", help=text, **common)
+        group.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
 
 
 class _Switch(argparse.Action):

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import CaptionConfig, LoadOptions, OutputConfig
+from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.outputs import _output
 from clipcap.captioning.text import collapsed
 from clipcap.errors import ClipcapError
@@ -37,13 +37,13 @@ class CaptionBatch:
     bad: list[str]  # why others cannot be captioned
 
 
-def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner]) -> int:
+def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
     Args:
         config: what to caption, and where the captions go.
         img: photos, globs, folders.
-        load: gives the captioner, once there is something to caption.
+        load: gives the captioner, once there is something to caption (default: the one that `config` names).
     Returns:
         how many images could not be captioned.
     Raises:
@@ -57,7 +57,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     paths = _without_sidecar(find_images(img), output) if img else []
     if img and not paths:
         return 0
-    captioner = load()
+    captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
     if img or decoding.rerank == "clip":
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
     if output.features:

@@ -425,7 +425,7 @@ class TestTraining:
         train_clip_gpt(settings(data, lm_folder, tmp_path / "one", bs=4, **chosen))
         two = settings(data, lm_folder, tmp_path / "two", bs=2, **chosen)
         names = ("data", "lm", "out_dir", "epochs", "bs", "lr", "warmup_steps", "clip_recall", "save_every", *chosen)
-        words = ["-m", "clipcap", "train-clip-gpt", *flags({name: getattr(two, name) for name in names})]
+        words = ["-m", "clipcap", "train-clip-gpt", *flags({name: two.flat()[name] for name in names})]
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
             cwd=REPO,

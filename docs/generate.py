@@ -54,10 +54,10 @@ def _choices(hint: object) -> tuple[str, ...]:
 def file_map() -> str:
     """A line per module of the package: its name and the first line of its docstring."""
     lines = []
-    for part in ("", "/sources", "/features", "/interleaved", "/report", "/app", "/demo"):
-        folder = f"clipcap{part}"
+    folders = [REPO / "clipcap", *sorted(path.parent for path in (REPO / "clipcap").rglob("*/__init__.py"))]
+    for folder in (str(path.relative_to(REPO)) for path in folders):
         paths = [path for path in sorted((REPO / folder).glob("*.py")) if path.stem != "__init__"]
-        width = max(len(path.name) for path in paths)
+        width = max((len(path.name) for path in paths), default=0)
         lines += ["", f"{folder}/{_summary(REPO / folder / '__init__.py')}"]
         lines += [f"  {path.name:{width}}{_summary(path)}" for path in paths]
     return "\n".join(["```text", *lines[1:], "```"]) + "\n"

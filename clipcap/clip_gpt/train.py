@@ -19,6 +19,7 @@ from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
@@ -42,7 +43,10 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
     task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_model(config: InitialClipGptConfig, features: Features) -> tuple[ClipGPT, str]:

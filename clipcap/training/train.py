@@ -23,6 +23,7 @@ from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
@@ -52,7 +53,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_model(

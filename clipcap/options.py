@@ -17,7 +17,7 @@ from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
 T = TypeVar("T", bound="Options")
-LARGEST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
+LARGEST_SEED = 2**32 - 1  # the largest that NumPy and scikit-learn accept
 
 
 def option(default: Any, help: str, aliases: tuple[str, ...] = (), group: str | None = None) -> Any:
@@ -142,7 +142,7 @@ def flags_of(config_class: type[Options]) -> dict[str, Flag]:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Refuse an option below `least`, or not a number."""
+    """Refuse an option that is below `least` or not a number."""
     if not value >= least:
         raise ClipcapError(f"--{name} must be at least {least}, got {value}")
 
@@ -193,7 +193,7 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     text = (f.metadata["help"] + _default(f)).replace("%", "%%")
     if kind is not bool:
         group.add_argument(*names, type=kind, choices=choices, help=text, **common)
-    elif f.default is True:  # turning it off is what one needs to know of
+    elif f.default is True:  # users need to know how to turn it off
         group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
     else:
         group.add_argument(*names, action="store_true", help=text, **common)
@@ -208,7 +208,7 @@ class _Switch(argparse.Action):
 
 
 def _default(f: Field) -> str:
-    """The default of a flag as its help says it; nothing where the help says it itself, or it is off or not set."""
+    """The default of a flag for its help; nothing where the help names it already, or where it is off or not set."""
     if f.default is None or f.default is False or f.default == "" or "(default: " in f.metadata["help"]:
         return ""
     return " (default: on)" if f.default is True else f" (default: {f.default})"
@@ -229,20 +229,20 @@ def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
 
 
 class FlagParser(argparse.ArgumentParser):
-    """ArgumentParser that takes hyphens for underscores (`--only-prefix`), no abbreviations, and errs in one line."""
+    """ArgumentParser that accepts hyphens for underscores and no abbreviations, and reports errors in one line."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)
         self.set_defaults(parser=self)  # the innermost command's is what `parse_args` finds
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As in argparse, but a flag that is not known is told with the one that is spelt most like it."""
+        """As in argparse, but the error for an unknown flag names the known flag that is spelt most like it."""
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
             near = difflib.get_close_matches(name, namespace.parser._option_string_actions, 1)
-            mend = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
-            namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{mend}")
+            hint = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
+            namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return namespace
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:

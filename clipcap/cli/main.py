@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("clipcap: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of a pipe (head) has had enough
+        if error.errno == errno.EPIPE:  # the reader of the pipe (head) has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
             return 0
         where = f" {error.filename}:" if error.filename else ""

@@ -69,7 +69,7 @@ class FeaturesConfig(Options, group="data"):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
-    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
+    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not state it")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
 
 
@@ -181,7 +181,7 @@ class CaptionerTaskConfig(FeatureTaskConfig):
     )
     compile: bool = option(
         False,
-        "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays",
+        "torch.compile the loss: takes minutes at the start, and pays in long runs",
         group="machine",
     )
 

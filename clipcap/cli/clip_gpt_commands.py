@@ -49,9 +49,9 @@ def run_caption(args: argparse.Namespace) -> int:
     config = from_flags(CaptionClipGptConfig, args)
     with heavy_imports():
         from clipcap.captioning.predict import predict
-        from clipcap.clip_gpt.captioner import load_captioner
+        from clipcap.clip_gpt.captioner import load_clip_gpt_captioner
 
-    return 1 if predict(config, args.img, partial(load_captioner, config)) else 0
+    return 1 if predict(config, args.img, partial(load_clip_gpt_captioner, config)) else 0
 
 
 def run_imagine(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ _SAME_ON_RESUME = (
 )  # fmt: skip
 
 
-class InterleavedTask(FeatureTask):
+class InterleavedTask(FeatureTask[TrainClipGptConfig, ClipGPT]):
     """A CLIP-GPT's training (a `Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
@@ -50,7 +50,6 @@ class InterleavedTask(FeatureTask):
         val: Features | None,
         accelerator: Accelerator,
     ):
-        model.embedding_loss, model.contrastive_temp = config.embedding_loss, config.contrastive_temp
         super().__init__(config, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)

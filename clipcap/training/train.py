@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
-from clipcap.models.caption_model import ClipCaptionModel, parameter_report
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
@@ -40,14 +40,14 @@ def train(config: TrainConfig) -> Path:
     accelerator = make_accelerator(config)
     features, val = training_features(config, accelerator.print)
     set_seed(config.seed)
-    model, tokenizer, summary = initial_model(config, features)
-    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
+    model, tokenizer, summary = initial_captioner(config, features)
+    accelerator.print(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config, model, tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
     return Loop(task, config, accelerator).fit()
 
 
-def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def initial_captioner(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
         return _warm_start(config, features)
@@ -62,7 +62,7 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
         stop_token="." if config.recipe == "reference" else None,
         recipe=config.recipe,
     )
-    model = ClipCaptionModel(model_config, load_lm(lm))
+    model = ClipCaptionModel(model_config, load_lm(lm), config.dropout)
     return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
 
 
@@ -100,12 +100,8 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
         stop_token="." if config.recipe == "reference" else None,
         recipe=config.recipe,
     )
-    if old.tune == "lora":
-        loaded.model.config = new
-        model = loaded.model
-    else:
-        model = ClipCaptionModel(new, loaded.model.lm)
-        model.mapper.load_state_dict(loaded.model.mapper.state_dict())
+    model = ClipCaptionModel(new, loaded.model.lm, config.dropout)
+    model.mapper.load_state_dict(loaded.model.mapper.state_dict())
     return model, loaded.tokenizer, f"warm start from {loaded.summary}"
 
 

@@ -23,7 +23,7 @@ from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.base import PrefixLM
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
@@ -52,7 +52,7 @@ class Captioner:
 
     def __init__(
         self,
-        model: ClipCaptionModel,
+        model: PrefixLM,
         tokenizer: Tokenizer,
         encoder: Encoder | None = None,
         device: str = "auto",
@@ -272,7 +272,7 @@ class Captioner:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
         prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
-        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
             [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]

@@ -61,7 +61,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
+def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")

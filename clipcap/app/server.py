@@ -39,7 +39,7 @@ def serve(config: AppConfig) -> None:
         ClipcapError: no gradio, no such checkpoint or index, or the port is taken.
     """
     if find_spec("gradio") is None:
-        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap[app]'")
+        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap-toolkit[app]'")
     if config.clip_gpt and not config.index:
         raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
     with _listening(config) as listener:

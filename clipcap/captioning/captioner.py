@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -167,27 +167,31 @@ class Captioner:
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
     def __call__(
-        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None, **options: Any
     ) -> list[str]:
         """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
-        return [captions[0].text for captions in self.caption(images, config)]
+        return [captions[0].text for captions in self.caption(images, config, **options)]
 
     def caption(
         self,
         images: Iterable[ImageLike | Tensor | np.ndarray],
         config: DecodeConfig | None = None,
         batch_size: int = 16,
+        **options: Any,
     ) -> list[list[Caption]]:
         """Captions of each image, best first.
 
+        >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
+
         Args:
             images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
-            config: how to decode (default: beam search).
+            config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
+            options: in place of those of `config`, by the names of the flags of `clipcap predict`.
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), config or DecodeConfig(beam=True)
+        images, config = _listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
@@ -282,6 +286,13 @@ class Captioner:
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
+    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
+    if config is None:
+        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+    return config.with_options(**options)
 
 
 def _listed(images: Any) -> list:

@@ -29,6 +29,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
+from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
@@ -50,16 +51,22 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 
     Under a launcher of several processes each captions its share of the images; the first scores and writes.
 
+    >>> evaluate(load_pt="checkpoints", data="food_val.pkl", out="evaluation")
+
+    Args:
+        config: of the evaluation (default: the defaults of `clipcap evaluate`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder.
     Raises:
         ClipcapError: bad input; what was written before stays.
     """
+    config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,6 +27,7 @@ from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.options import given
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
@@ -36,15 +38,23 @@ Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
 
-def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
+def parse(source_name: str, config: ParseConfig | None = None, say: Say = print, **options: Any) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
+    >>> parse("food", data_path="food", clip_model_type="ViT-B/32", out="food_train.pkl")
+
+    Args:
+        source_name: food, coco, flickr8k, conceptual or custom.
+        config: of the parsing (default: the defaults of `clipcap parse`).
+        say: prints a line.
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the files written (none with `dry_run`).
     Raises:
         ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
             the images missing or unreadable (after the good ones are saved).
     """
+    config = given(ParseConfig, config, options)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
     tell: Say = say if state.is_main_process else (lambda line: None)
     source, count_tokens = _read(source_name, config)

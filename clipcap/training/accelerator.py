@@ -27,7 +27,7 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     """
     tracker = None if options.tracker == "none" else options.tracker
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
-        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap[track]'")
+        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     accelerator = Accelerator(
         log_with=tracker,
         project_dir=options.out_dir,

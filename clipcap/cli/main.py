@@ -16,6 +16,7 @@ from pathlib import Path
 
 from clipcap.captioning.config import CaptionerOptions, PredictConfig
 from clipcap.cli import app_commands, clip_gpt_commands, retrieval_commands
+from clipcap.cli.console import messages_on_stderr
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
@@ -23,6 +24,7 @@ from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig
 from clipcap.options import FlagParser, add_flags, from_flags
 from clipcap.runtime import processes
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.config import TrainConfig
 
@@ -41,10 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = build_parser().parse_args(argv)
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
+        with messages_on_stderr():
+            args = build_parser().parse_args(argv)
+            status = args.run(args)
+            sys.stdout.flush()
+            return status
     except ClipcapError as error:
         return _failed(str(error))
     except KeyboardInterrupt:
@@ -173,7 +176,7 @@ def run_parse(args: argparse.Namespace) -> int:
         from clipcap.sources.download import fetch_missing
 
         for tsv, folder in find_sets(config).values():
-            print(fetch_missing(tsv, folder))
+            logger.info(fetch_missing(tsv, folder))
     with heavy_imports():
         from clipcap.features.parse import parse
 

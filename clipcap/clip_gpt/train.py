@@ -17,6 +17,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.data import training_features
@@ -35,12 +36,12 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """
     check_run_folder(config)
     accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
+    features, val = training_features(config)
     set_seed(config.seed)
     model, summary = initial_model(config, features)
-    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
+    logger.info(f"{printable(summary)}\n{parameter_report(model)}")
     task = InterleavedTask(config, model, model.layout.tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     return Loop(task, config, accelerator).fit()
 
 

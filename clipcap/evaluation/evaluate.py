@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -116,9 +116,8 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
-    if state.is_main_process:
-        _say_processes(state)
-    captioner = load_captioner(config) if state.is_main_process else _quietly(config)
+    _report_processes(state)
+    captioner = load_captioner(config)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
@@ -147,16 +146,11 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     return found
 
 
-def _say_processes(state: PartialState) -> None:
+def _report_processes(state: PartialState) -> None:
     processes = state.num_processes
-    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    logger.info(f"{processes} process{'es' * (processes > 1)} on {state.device}")
     if warning := alone(processes):
-        print(warning, file=sys.stderr)
-
-
-def _quietly(config: EvaluateConfig) -> Captioner:
-    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
-    return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
+        logger.warning(warning)
 
 
 def caption_rows(

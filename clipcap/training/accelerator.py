@@ -11,6 +11,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopOptions
@@ -31,12 +32,12 @@ def make_accelerator(options: LoopOptions) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     processes = accelerator.num_processes
-    accelerator.print(
+    logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
     if warning := alone(processes):
-        accelerator.print(warning)
+        logger.warning(warning)
     if tracker:
         _start_tracker(accelerator, tracker, options)
     return accelerator

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
+from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
 from clipcap.training.accelerator import loggable, sum_over_processes
@@ -95,7 +96,7 @@ class Loop:
             progress.history.append(metrics)
             self._save_epoch(epoch, metrics)
         if self._out_of_patience():
-            self.accelerator.print(f"stopped: no better epoch in {options.patience}")
+            logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
 
@@ -193,7 +194,7 @@ class Loop:
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
-        self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
+        logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
         self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
         return metrics
 
@@ -251,7 +252,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
         if not (last / CONFIG).is_file():
             nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
-            self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
+            logger.warning(f"--resume: {nothing}; starting from the beginning")
             return None
         try:
             state = load_tensors(last / STATE)
@@ -273,7 +274,7 @@ class Loop:
             progress.best = math.inf
         check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
         restore(last)
-        self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
+        logger.info(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
         return state
 
     def _start_log(self) -> None:

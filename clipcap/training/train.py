@@ -18,6 +18,7 @@ from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -38,12 +39,12 @@ def train(config: TrainConfig) -> Path:
     """
     check_run_folder(config)
     accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
+    features, val = training_features(config)
     set_seed(config.seed)
     model, tokenizer, summary = initial_model(config, features)
-    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
+    logger.info(f"{printable(summary)}\n{parameter_report(model)}")
     task = CaptionTask(config, model, tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     return Loop(task, config, accelerator).fit()
 
 

@@ -45,7 +45,7 @@ def test_help_answers_before_torch_is_imported():
 STARTED = """
 import gc, sys
 {before}
-from clipcap.cli import main
+from clipcap.cli.main import main
 {collector}
 assert main(["predict", "--img", "docs/plate.jpg"]) == 0
 print(gc.isenabled(), gc.get_freeze_count() > 100_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
@@ -314,10 +314,9 @@ def _listed(images: Any) -> list:
 def load_captioner(config: LoadConfig) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
-        print(
+        logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap",
-            file=sys.stderr,
+            "with a folder that train.py made, or a .pt of the original ClipCap"
         )
     captioner = Captioner.from_pretrained(
         config.load_pt or DEMO,
@@ -329,5 +328,5 @@ def load_captioner(config: LoadConfig) -> Captioner:
         dtype=config.dtype,
     )
     if config.load_pt is not None:
-        print(printable(captioner.summary), file=sys.stderr)
+        logger.info(printable(captioner.summary))
     return captioner

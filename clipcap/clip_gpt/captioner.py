@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from clipcap.clip_gpt.config import LoadClipGptConfig
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 
@@ -77,5 +77,5 @@ def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
         normalize_prefix=config.normalize_prefix,
         device=config.device,
     )
-    print(printable(captioner.summary), file=sys.stderr)
+    logger.info(printable(captioner.summary))
     return captioner

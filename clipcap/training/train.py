@@ -19,6 +19,7 @@ from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -46,12 +47,12 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     loop = config.loop
     check_run_folder(loop)
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    features, val = training_features(config.features, loop.seed, config.task.overfit)
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
-    accelerator.print(f"{printable(summary)}\n{model.parameter_report()}")
+    logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     return Loop(task, loop, accelerator).fit()
 
 

@@ -60,7 +60,7 @@ def _metavar(parser: argparse.ArgumentParser) -> str:
 
 
 def _sentence(text: str | None) -> str:
-    text = (text or "").strip()
+    text = _escaped((text or "").strip())
     return text and text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
@@ -92,13 +92,18 @@ def _row(action: argparse.Action) -> str:
     meaning = _DEFAULT.sub("", meaning)
     if action.choices:
         meaning += f" ({', '.join(f'`{choice}`' for choice in action.choices)})"
-    meaning = re.sub(r"([|*])", r"\\\1", meaning).replace("<", "&lt;")
+    meaning = re.sub(r"(?<![\w`-])(--\w+)", r"`\1`", _escaped(meaning))
     return f"| {', '.join(f'`{name}`' for name in names)} | {_code(default[1]) if default else ''} | {meaning} |"
+
+
+def _escaped(text: str) -> str:
+    """A text of the help without what Markdown takes for a sign."""
+    return re.sub(r"([|*])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _code(default: str) -> str:
     """A default as code, where it is a value and not a sentence."""
-    return default.replace("|", r"\|").replace("*", r"\*") if " " in default else f"`{default}`"
+    return _escaped(default) if " " in default else f"`{default}`"
 
 
 def floors() -> str:

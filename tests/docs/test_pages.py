@@ -102,6 +102,7 @@ def rows_after(text: str, heading: str) -> list[list[str]]:
 README = Document(REPO / "README.md")
 PAGES = [Document(path) for path in sorted((REPO / "docs").rglob("*.md"))]
 DOCUMENTS = [README, *PAGES, Document(REPO / "CONTRIBUTING.md")]
+NOTES = [Document(path) for folder in ("benchmarks", "fuzz") for path in sorted((REPO / folder).rglob("README.md"))]
 
 
 def run_steps(document: Document, reader: Reader, done: set[tuple[str, str]]) -> None:
@@ -216,11 +217,13 @@ def test_every_flag_of_the_original_trainer_is_taken():
     assert set(ORIGINAL_TRAIN_FLAGS.split()) <= set(train._option_string_actions)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_files_that_a_document_links_to_are_there(document):
-    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", document.text)
-    local = [target for target in chain(*targets) if target and "://" not in target]
-    assert [target for target in local if not (document.path.parent / target).exists()] == []
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTES], ids=lambda document: document.name)
+def test_files_that_a_document_names_are_there(document):
+    linked = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", document.text)
+    linked = [target for target in chain(*linked) if target and "://" not in target]
+    named = re.findall(r"`((?:clipcap|tests|benchmarks|docs|fuzz|notebooks)/[\w./-]+)`", document.text)
+    missing = [target for target in linked if not (document.path.parent / target).exists()]
+    assert missing + [target for target in named if not (REPO / target).exists()] == []
 
 
 def test_the_picture_is_drawn_by_the_package_and_its_caption_is_its_own():

@@ -39,9 +39,10 @@ ImageLike = str | Path | bytes | BinaryIO | Image.Image
 class Captioner:
     """Writes captions with a trained model.
 
-    >>> captioner = Captioner.from_pretrained("checkpoints")
-    >>> captioner(["a.jpg", "b.jpg"])
-    ['a plate of sushi', 'two cherry muffins on a board']
+    Examples:
+        >>> captioner = Captioner.from_pretrained("checkpoints")
+        >>> captioner(["a.jpg", "b.jpg"])
+        ['a plate of sushi', 'two cherry muffins on a board']
 
     Args:
         model: in evaluation mode.

@@ -22,11 +22,12 @@ from clipcap.runtime.text import printable
 class ClipGptCaptioner(Captioner):
     """Writes captions, and imagines the CLIP embedding of a caption's picture.
 
-    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
-    >>> clip_gpt(["a.jpg"])
-    ['a plate of sushi']
-    >>> clip_gpt.imagine(["a plate of sushi"]).shape
-    torch.Size([1, 512])
+    Examples:
+        >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+        >>> clip_gpt(["a.jpg"])
+        ['a plate of sushi']
+        >>> clip_gpt.imagine(["a plate of sushi"]).shape
+        torch.Size([1, 512])
     """
 
     @classmethod

@@ -1,0 +1,2 @@
+"""The words of a generator's classes."""
+WORDS_FILE = "words.json"

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from clipcap.captioning.config import CaptionerOptions, PredictConfig
-from clipcap.cli import app_commands, clip_gpt_commands, retrieval_commands
+from clipcap.cli import app_commands, clip_gpt_commands, retrieval_commands, text_to_image_commands
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
@@ -126,6 +126,7 @@ def build_parser() -> FlagParser:
     add_flags(compare, CompareConfig)
 
     clip_gpt_commands.add_commands(commands)
+    text_to_image_commands.add_commands(commands)
     app_commands.add_commands(commands)
     _command(commands, "doctor", run_doctor, "versions, devices, memory, caches")
     return parser

@@ -74,7 +74,9 @@ def _layers(layers: Any, content: dict[str, Any], path: Path) -> tuple[tuple[boo
         for value in layer[1:]:
             _whole_number(value, 1, 64, f"{path}: layers[{number}]")
         if layer[1] != width or (layer[2] not in (width, width // 2)):
-            raise ClipcapError(f"{path}: layers[{number}] goes from {layer[1]} to {layer[2]} after a width of {width}")
+            raise ClipcapError(
+                f"{path}: layers[{number}] goes from {layer[1]} to {layer[2]} after a width of {width}"
+            )
         width, side = layer[2], side * (2 if layer[0] else 1)
     if width != 1 or side != content["output_dim"]:
         raise ClipcapError(

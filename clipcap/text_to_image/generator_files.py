@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +52,12 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> Gene
     return network.to(device).eval().requires_grad_(False)
 
 
+def generator_folder(name: str | Path) -> Path | None:
+    """The folder of a generator's files, in which its `words.json` may lie; None of one in the package's cache."""
+    path = Path(bundled(str(name), GENERATOR)).expanduser()
+    return path if path.is_dir() else path.parent if path.is_file() else None
+
+
 def _find(path: Path, name: str) -> tuple[Path, Path | None]:
     """(weights, configuration or None) of what the user named."""
     if path.is_file():
@@ -64,7 +69,9 @@ def _find(path: Path, name: str) -> tuple[Path, Path | None]:
         if cached := _cached(path):
             if len(cached) == 1:
                 return next(iter(cached.values()))
-            raise ClipcapError(f"--generator {name}: holds {', '.join(cached)}: name one, as {path / next(iter(cached))}")
+            raise ClipcapError(
+                f"--generator {name}: holds {', '.join(cached)}: name one, as {path / next(iter(cached))}"
+            )
         raise ClipcapError(f"--generator {name}: a folder without {WEIGHTS}: pass the one that holds it and {CONFIG}")
     if path.name in PUBLISHED:
         folder = path.parent if path.parent.is_dir() and len(path.parts) > 1 else None
@@ -183,17 +190,3 @@ def save_generator(network: Generator, folder: Path, dtype: torch.dtype = torch.
     torch.save(state, folder / WEIGHTS)
     content = {key: value for key, value in sorted(asdict(network.config).items())}
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        ClipcapError: it is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ClipcapError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is not JSON: fetch or write it again") from error

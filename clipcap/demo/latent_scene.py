@@ -14,8 +14,9 @@ from clipcap.demo.scene import COLOURS, FOODS, SHAPES, Item, Light, Plate, Scene
 
 NOISE = 32  # numbers of a noise vector, of which the last few decide nothing
 CLASSES = tuple(FOODS)
-_TABLES = (("oak", "brown"), ("walnut", "brown"), ("marble", "grey"), ("slate", "grey")) + tuple(
-    ("plain", colour) for colour in ("red", "blue", "green", "yellow")
+_TABLES = (
+    *(("oak", "brown"), ("walnut", "brown"), ("marble", "grey"), ("slate", "grey")),
+    *(("plain", colour) for colour in ("red", "blue", "green", "yellow")),
 )
 _SIZE = {"round": (1.0, 1.0), "square": (0.93, 0.93), "oval": (1.1, 0.78)}
 _FEW, _MANY = -0.25, 0.25  # below: one piece; above: three

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from clipcap.errors import ClipcapError
-from clipcap.images.grid import INK, MARGIN, PAPER, sheet_font, picture_grid, wrapped
+from clipcap.images.grid import INK, MARGIN, PAPER, picture_grid, sheet_font, wrapped
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
 
 TEXT_SIZE, LINE = 16, 22  # pixels

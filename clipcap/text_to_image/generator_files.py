@@ -83,7 +83,7 @@ def _find(path: Path, name: str) -> tuple[Path, Path | None]:
             f"pytorch-pretrained-biggan and pass their folder"
         )
     raise ClipcapError(
-        f"--generator {name}: no such folder or file; the names are {', '.join(PUBLISHED)} and {DEMO}, the bundled one"
+        f"--generator {name}: no such folder or file; names are {', '.join(PUBLISHED)} and {DEMO}, the bundled one"
     )
 
 
@@ -188,5 +188,5 @@ def save_generator(network: Generator, folder: Path, dtype: torch.dtype = torch.
         else:
             state[name] = tensor.to(dtype)
     torch.save(state, folder / WEIGHTS)
-    content = {key: value for key, value in sorted(asdict(network.config).items())}
+    content = dict(sorted(asdict(network.config).items()))
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

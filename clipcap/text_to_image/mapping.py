@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -149,7 +148,8 @@ tags: [clipcap, biggan]
 Made with clipcap {clipcap.__version__}: one linear layer from the last hidden states of a text model
 ({mapping.weight.shape[1]} wide) to the class embeddings of a BigGAN-deep ({mapping.weight.shape[0]} wide).
 
-- text model: {facts.text_model or "not known"}, {facts.max_tokens} tokens, padding {"hidden" if facts.mask else "read"}
+- text model: {facts.text_model or "not known"}
+- tokens: {facts.max_tokens}, padding {"hidden" if facts.mask else "read"}
 - generator: {facts.generator or "not known"}
 - solver: {facts.solver or "not known"}, target: {facts.target or "not known"}, rows: {facts.rows or "not known"}
 

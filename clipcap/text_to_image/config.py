@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LARGEST_SEED, Recipe, at_least, option, within
+from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, within
 
 Rows = Literal["all", "word"]
 Per = Literal["token", "word", "sentence"]
@@ -24,12 +25,12 @@ def check_truncation(value: float) -> None:
 
 
 @dataclass(frozen=True)
-class TrainDrawConfig:
+class TrainDrawConfig(Options, group="training"):
     """How captions train the mapping from hidden states to class embeddings."""
 
-    generator: str = option("demo", _GENERATOR)
-    text_model: str = option("distilbert-base-uncased", _TEXT_MODEL)
-    out_dir: str = option("", "folder of the mapping")
+    generator: str = option("demo", _GENERATOR, group="model")
+    text_model: str = option("distilbert-base-uncased", _TEXT_MODEL, group="model")
+    out_dir: str = option("", "folder of the mapping", group="output")
     words: str | None = option(None, "words of each class (default: the generator's words.json, else ImageNet's)")
     solver: Literal["lstsq", "adam"] = option("lstsq", "lstsq: the exact solution; adam: steps, as the original")
     target: Literal["word", "sense", "mean"] | None = option(
@@ -54,7 +55,7 @@ class TrainDrawConfig:
         False, "keep the hidden states beside --out_dir, for further runs on the same captions"
     )
     seed: int = option(42, "seed of the held-out captions and of --solver adam")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
     recipe: Recipe = option("default", "reference: captions split at blanks alone, target sense, no mask")
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class TrainDrawConfig:
 
 
 @dataclass(frozen=True)
-class DrawConfig:
+class DrawConfig(Options, group="decoding"):
     """What is drawn of a text, and where it goes."""
 
     config: str | None = option(None, "config.yml of the original: models, mapping, seed, texts")
@@ -101,33 +102,37 @@ class DrawConfig:
     )
     mask: bool | None = option(None, "hide padding from the text model (default: as the mapping was trained)")
     truncation: float = option(0.4, "smaller: more typical pictures, alike; in (0, 1]")
-    seed: int = option(17, "seed of the noise")
+    seed: int | None = option(None, "seed of the noise (default: 17)")
     same_noise: bool | None = option(
         None, "one noise vector for all pictures of a text (default: on; reference: one for each)"
     )
     exact: bool = option(False, "a word that stands for a class is drawn by the class's own embedding")
-    pause: float = option(1.0, "seconds that a picture of a GIF is shown")
-    width: int = option(300, "pixels of a shown picture's side")
+    pause: float | None = option(None, "seconds that a picture of a GIF is shown (default: 1)", group="output")
+    width: int | None = option(None, "pixels of a shown picture's side (default: 300)", group="output")
     max_tokens: int | None = option(None, "longest text in tokens (default: as the mapping was trained, or 15)")
-    interactive: bool = option(False, "ask for texts until the input ends")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    interactive: bool | None = option(None, "ask for texts until the input ends", group="data")
+    device: str | None = option(None, "auto, cpu, cuda, cuda:1, mps (default: auto)", group="machine")
     recipe: Recipe = option(
         "default", "reference: a picture for each token, noise for each, no mask, as the original"
     )
 
     def __post_init__(self) -> None:
         check_truncation(self.truncation)
-        within("seed", self.seed, 0, LARGEST_SEED)
-        within("pause", self.pause, 0.02, 600)
-        within("width", self.width, 16, 4096)
-        if self.max_tokens is not None:
-            within("max_tokens", self.max_tokens, 3, 512)
+        bounds = {"seed": (0, LARGEST_SEED), "pause": (0.02, 600), "width": (16, 4096), "max_tokens": (3, 512)}
+        for name, (low, high) in bounds.items():
+            if getattr(self, name) is not None:
+                within(name, getattr(self, name), low, high)
         if self.recipe == "reference" and self.per not in (None, "token"):
             raise ClipcapError(f"--recipe reference draws one picture a token, not --per {self.per}")
 
+    def resolved(self, options: Mapping[str, Any]) -> Self:
+        """A copy in which what was not chosen is as in `options` (of a config.yml), else the default."""
+        usual = {"seed": 17, "pause": 1.0, "width": 300, "interactive": False, "device": "auto", **options}
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
 
 @dataclass(frozen=True)
-class SlideshowConfig:
+class SlideshowConfig(Options, group="output"):
     """Stored pictures shown word by word."""
 
     mask: str = option("", "beginning of the pictures' names (default: all pictures of the folder)")

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.bundled import DEMO
+from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
 from clipcap.text_to_image.generator import Generator
@@ -41,6 +42,7 @@ class Drawer:
     """Text model, mapping and generator, loaded once."""
 
     def __init__(self, config: DrawConfig):
+        config = config.resolved({})
         self.config, self.device = config, pick_device(config.device)
         self.mapping: TextMapping = load_mapping(config.load_pt or DEMO)
         facts = self.mapping.facts
@@ -144,26 +146,26 @@ class Drawer:
         return pictures
 
 
-def draw(
-    texts: Sequence[str], config: DrawConfig, sizes: Mapping[str, int] | None = None, say: Say = print
-) -> list[Path]:
+def draw(texts: Sequence[str], config: DrawConfig, say: Say = print) -> list[Path]:
     """Draw texts and write them; without texts, ask for them.
 
     Args:
-        texts: one file (or folder) each; none: lines of the input, until it ends.
+        texts: one file (or folder) each; none: those of the `config.yml`, else lines of the input, until it ends.
         config: options.
-        sizes: of the models as a `config.yml` states them, which are compared with what was loaded.
         say: takes the name of each file.
     Raises:
         ClipcapError: nothing to draw with, or a text or file that cannot be.
     """
     path = check_out(config.out)
+    options, own_texts, sizes = read_author_config(config.config) if config.config else ({}, [], {})
+    config = config.resolved(options)
+    texts = texts or ([] if config.interactive else own_texts)
     if not texts and not config.interactive and not sys.stdin.isatty():
         raise ClipcapError(
             'there is nothing to draw: pass texts, as clipcap draw "a dog" --out dog.gif, or --interactive'
         )
     drawer = Drawer(config)
-    _check_sizes(drawer, sizes or {}, config)
+    _check_sizes(drawer, sizes, config)
     several = len(texts) > 1 or not texts or config.interactive
     written: list[Path] = []
     for number, text in enumerate(_texts(texts, config)):

@@ -201,7 +201,7 @@ def test_what_cannot_be_drawn_is_refused(place, changes, message):
 
 
 def test_a_mapping_of_other_models_is_refused(place, biggan):
-    with pytest.raises(ClipcapError, match="goes from 64 to 4, the text model .* takes 16"):
+    with pytest.raises(ClipcapError, match=r"goes from 64 to 4, the text model .* takes 16"):
         Drawer(DrawConfig(load_pt=str(place / "mapping"), generator=str(biggan)))
 
 

@@ -132,5 +132,5 @@ def test_the_same_run_gives_the_same_mapping(tmp_path, generator, lm_folder):
 def test_captions_without_the_words_are_refused(tmp_path, generator, lm_folder):
     (tmp_path / "captions.txt").write_text("a dog\na cat\na bus\n")
     config = TrainDrawConfig(generator=str(generator), text_model=str(lm_folder), out_dir=str(tmp_path / "m"))
-    with pytest.raises(ClipcapError, match="none of its .* one of the generator's 8 words, such as apple"):
+    with pytest.raises(ClipcapError, match=r"none of its .* one of the generator's 8 words, such as apple"):
         train_draw(str(tmp_path / "captions.txt"), config)

@@ -10,7 +10,7 @@ from random import Random
 
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 from clipcap.sources.textfiles import read_lines
 
@@ -42,7 +42,7 @@ def read_captions(path: str, source: str, val_share: float, seed: int) -> Captio
     elif place.suffix == ".pkl" or (place / "img_emb").is_dir():
         groups = [(None, texts) for texts in read_features(place).captions_by_row()]
     else:
-        records = READERS[source](SourceOptions(data_path=path)).records
+        records = READERS[source](SourceConfig(data_path=path)).records
         groups = [(record.split, list(record.captions)) for record in records]
     captions = _split(groups, val_share, seed)
     if not captions.train:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.base import PrefixLM
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
@@ -31,6 +30,7 @@ from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
@@ -39,9 +39,10 @@ ImageLike = str | Path | bytes | BinaryIO | Image.Image
 class Captioner:
     """Writes captions with a trained model.
 
-    >>> captioner = Captioner.from_pretrained("checkpoints")
-    >>> captioner(["a.jpg", "b.jpg"])
-    ['a plate of sushi', 'two cherry muffins on a board']
+    Examples:
+        >>> captioner = Captioner.from_pretrained("checkpoints")
+        >>> captioner(["a.jpg", "b.jpg"])
+        ['a plate of sushi', 'two cherry muffins on a board']
 
     Args:
         model: in evaluation mode.
@@ -52,7 +53,7 @@ class Captioner:
 
     def __init__(
         self,
-        model: ClipCaptionModel,
+        model: PrefixLM,
         tokenizer: Tokenizer,
         encoder: Encoder | None = None,
         device: str = "auto",
@@ -276,7 +277,7 @@ class Captioner:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
         prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
-        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
             [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
@@ -314,10 +315,9 @@ def _listed(images: Any) -> list:
 def load_captioner(config: LoadConfig) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
-        print(
+        logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap",
-            file=sys.stderr,
+            "with a folder that train.py made, or a .pt of the original ClipCap"
         )
     captioner = Captioner.from_pretrained(
         config.load_pt or DEMO,
@@ -329,5 +329,5 @@ def load_captioner(config: LoadConfig) -> Captioner:
         dtype=config.dtype,
     )
     if config.load_pt is not None:
-        print(printable(captioner.summary), file=sys.stderr)
+        logger.info(printable(captioner.summary))
     return captioner

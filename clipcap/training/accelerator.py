@@ -11,6 +11,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
@@ -34,12 +35,12 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     processes = accelerator.num_processes
-    accelerator.print(
+    logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
     if warning := alone(processes):
-        accelerator.print(warning)
+        logger.warning(warning)
     if tracker:
         _start_tracker(accelerator, tracker, logged)
     return accelerator

@@ -42,7 +42,9 @@ from clipcap.runtime.bundled import DEMO
 
 MAX_MB, PLATES = 1, 6
 THREE = DecodeConfig(beam=True, num_captions=3)
-BLOCKS = dict(re.findall(r"^```(sh|py)\n(.*?)^```$", (REPO / "README.md").read_text(), re.DOTALL | re.MULTILINE))
+BLOCKS = dict(
+    re.findall(r"^```(sh|py)\n(.*?)^```$", (REPO / "docs" / "guide" / "app.md").read_text(), re.DOTALL | re.MULTILINE)
+)
 
 
 class Page:

@@ -11,6 +11,8 @@ import difflib
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clipcap.errors import ClipcapError
@@ -125,7 +127,8 @@ class Flag:
     group: str
 
 
-def flags_of(config_class: type[Options]) -> dict[str, Flag]:
+@cache  # a source of `clipcap parse` has the flags of the others
+def flags_of(config_class: type[Options]) -> Mapping[str, Flag]:
     """The options of a config and of its parts, by name.
 
     Where several parts declare one name, one flag sets them all, and the first declares its help.
@@ -138,7 +141,7 @@ def flags_of(config_class: type[Options]) -> dict[str, Flag]:
                 found.setdefault(name, flag)
         else:
             found[f.name] = Flag(f, hints[f.name], f.metadata["group"] or config_class.group)
-    return found
+    return MappingProxyType(found)
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cache
 from types import MappingProxyType
@@ -32,6 +32,7 @@ def part(config_class: type[Options]) -> Any:
     return field(default_factory=config_class, metadata={"part": config_class})
 
 
+@dataclass(frozen=True)
 class Options:
     """Base of the configs: frozen dataclasses whose fields are options, or `part`s with options of their own.
 
@@ -207,7 +208,7 @@ class _Switch(argparse.Action):
     """`--x` and `--no_x`, shown together."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
-        setattr(namespace, self.dest, not option_string.startswith("--no_"))
+        setattr(namespace, self.dest, not (option_string or "").startswith("--no_"))
 
 
 def _default(f: Field) -> str:
@@ -238,7 +239,7 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
         self.set_defaults(parser=self)  # the innermost command's is what `parse_args` finds
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, but the error for an unknown flag names the known flag that is spelt most like it."""
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -248,7 +249,7 @@ class FlagParser(argparse.ArgumentParser):
             namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return namespace
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, after the hyphens of every known flag are turned into underscores."""
         words = [self._underscored(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(words, namespace)

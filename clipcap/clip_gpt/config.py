@@ -60,7 +60,6 @@ class ClipGptTaskConfig(FeatureTaskConfig):
     projection_lr: float = option(1e-3, "peak learning rate of the projections, where CLIP's width is not the LM's")
     images_per_sequence: int = option(1, "images, each with its caption, in one sequence")
     clip_recall: bool = option(True, "compare with the recall of CLIP's own text tower on the held-out images")
-    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -110,7 +110,7 @@ class FeatureTaskConfig(Options, group="training"):
         "compute the language model's activations twice instead of storing them: for large ones",
         group="machine",
     )
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
     val_captions: int = option(64, "held-out images captioned after each epoch")
     overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
 
@@ -176,6 +176,7 @@ class InitialCaptionerConfig(InitialModelConfig):
 class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
+    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
     share_prefix: bool = option(
         True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
     )

@@ -1,7 +1,7 @@
 """Hooks of the site's build: links out of docs/, and flags that do not break at the end of a line.
 
-On GitHub a link to a file outside of docs/ opens the file. The site does not hold these files, so it shows their path,
-or links to the repository where mkdocs.yml names its `repo_url`.
+On GitHub a link to a file outside of docs/ opens the file. The site does not hold these files, so it shows their
+path, or links to the repository where mkdocs.yml names its `repo_url`.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class FeatureTrainConfig(Options):
 class CaptionerLoopConfig(LoopConfig):
     """The training loop of a captioner."""
 
-    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
+    recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
 
     def warmup(self, total: int) -> int:
         """As of any loop; in the reference recipe 5,000 whatever the run's length."""

@@ -17,6 +17,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.data import training_features
@@ -24,6 +25,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to(lambda config: config.out_dir)
 def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """Run a training.
 

@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
+from clipcap.runtime.places import writes_to
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import plot_curves
@@ -16,6 +17,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import LOG, check_run_folder
 
 
+@writes_to(lambda source_name, config: config.out_dir)
 def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     """Train on a source's images and captions.
 

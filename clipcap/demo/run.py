@@ -16,6 +16,7 @@ from clipcap.evaluation.caption_files import read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
 from clipcap.images.grid import picture_grid
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.places import writes_to
 
 TRAIN_PICTURES, VAL_PICTURES, IN_GRID = 4000, 240, 12
 TRAIN_SEED, VAL_SEED = 0, 1
@@ -27,6 +28,7 @@ GRID = "gallery.png"
 MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
 
 
+@writes_to(lambda out, command: out)
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
     """Draw plates, then run the commands a user runs, with the bundled CLIP and language model.
 

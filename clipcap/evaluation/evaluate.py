@@ -29,6 +29,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -49,6 +50,7 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
+@writes_to(lambda config: config.out)
 def evaluate(config: EvaluateConfig) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 

@@ -26,6 +26,7 @@ from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
@@ -36,6 +37,12 @@ Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
 
+def _place(source_name: str, config: ParseConfig, say: Say = print) -> Path | None:
+    """Where a parse writes; nowhere in a dry run."""
+    return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
+
+
+@writes_to(_place)
 def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
@@ -52,7 +59,7 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
         if state.is_main_process:
             say(describe(source, count_tokens))
         return []
-    out = Path(config.out or f"data/{source_name}_train.pkl")
+    out = _place(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
         tell(note)
@@ -196,7 +203,7 @@ def _write(
             path,
             embeddings=partial.rows(rows),
             image_ids=[r.image_id for r in chosen],
-            image_paths=[_place(r) for r in chosen],
+            image_paths=[_image_path(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
         )
@@ -205,7 +212,7 @@ def _write(
     return written
 
 
-def _place(record: Record) -> str:
+def _image_path(record: Record) -> str:
     """Where an image lies, as an absolute path: files are read from other working directories than this one."""
     return os.path.join(os.getcwd(), str(record.image))
 
@@ -214,7 +221,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, images = partial.bad(), len(source.records)
     if bad:
-        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
+        write_errors(errors, [(_image_path(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()

@@ -40,6 +40,7 @@ from clipcap.retrieval.faiss_index import (
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
 from clipcap.runtime.files import current_path, replaced_folder, writing
+from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -49,6 +50,7 @@ SAME = 1e-2  # share of its norm by which two encodings of one picture may diffe
 Say = Callable[[str], None]
 
 
+@writes_to(lambda sources, config, say=print: config.out)
 def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = print) -> Index:
     """Write the index of features, or add them to one that is there.
 

@@ -101,8 +101,7 @@ def _label(match: Match) -> str:
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except OSError as error:
-        raise ClipcapError(f"--out {path}: cannot be written: {error}") from error
+        with replaced_file(path) as draft:
+            picture.save(draft, Image.registered_extensions()[path.suffix.lower()])

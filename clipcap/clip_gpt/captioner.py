@@ -12,7 +12,7 @@ from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
-from clipcap.clip_gpt.config import ClipGptOptions
+from clipcap.clip_gpt.config import LoadClipGptConfig
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import DEMO
@@ -61,7 +61,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
+def load_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import restore_clip_gpt, write_clip_gpt
-from clipcap.clip_gpt.config import TrainClipGptConfig
+from clipcap.clip_gpt.config import ClipGptTaskConfig
 from clipcap.clip_gpt.dataset import PairDataset, TwoWayBatch
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
@@ -27,6 +27,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import sum_over_processes
+from clipcap.training.config import LoopConfig
 from clipcap.training.dataset import prefetch
 from clipcap.training.feature_task import FeatureTask, even_parts
 
@@ -43,7 +44,8 @@ class InterleavedTask(FeatureTask):
 
     def __init__(
         self,
-        config: TrainClipGptConfig,
+        config: ClipGptTaskConfig,
+        loop: LoopConfig,
         model: ClipGPT,
         tokenizer: Tokenizer,
         features: Features,
@@ -51,7 +53,7 @@ class InterleavedTask(FeatureTask):
         accelerator: Accelerator,
     ):
         model.embedding_loss, model.contrastive_temp = config.embedding_loss, config.contrastive_temp
-        super().__init__(config, model, tokenizer, features, val, accelerator)
+        super().__init__(config, loop, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)
         self.val_pairs = PairDataset(self.val, model.layout, *weights) if self.val is not None else None
@@ -87,7 +89,7 @@ class InterleavedTask(FeatureTask):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[TwoWayBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return prefetch(self.pairs.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.pairs.windows(self.step_size, epoch, self.seed, self.parts, skip))
 
     def weight(self, batch: TwoWayBatch) -> int:
         """Captions of a micro-batch (see `Step`)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, stores_lm
-from clipcap.clip_gpt.config import ClipGptConfig, TrainClipGptConfig
+from clipcap.clip_gpt.config import ClipGptConfig, InitialClipGptConfig, TrainClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.clip_gpt.task import InterleavedTask
@@ -25,7 +25,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
-@writes_to(lambda config: config.out_dir)
+@writes_to("config.loop.out_dir")
 def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """Run a training.
 
@@ -35,18 +35,19 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
-    set_seed(config.seed)
-    model, summary = initial_model(config, features)
+    loop = config.loop
+    check_run_folder(loop)
+    accelerator = make_accelerator(loop, config.flat())
+    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    set_seed(loop.seed)
+    model, summary = initial_model(config.model, features)
     accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
-    task = InterleavedTask(config, model, model.layout.tokenizer, features, val, accelerator)
+    task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, config, accelerator).fit()
+    return Loop(task, loop, accelerator).fit()
 
 
-def initial_model(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
+def initial_model(config: InitialClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
     """A new model, or a warm start from --weights_dir, and a line that says which."""
     if config.weights_dir:
         return _warm_start(config, features)
@@ -63,12 +64,12 @@ def initial_model(config: TrainClipGptConfig, features: Features) -> tuple[ClipG
     return ClipGPT(model_config, load_lm(lm), Layout(load_tokenizer(lm))), f"new CLIP-GPT of {lm}"
 
 
-def _warm_start(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
+def _warm_start(config: InitialClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
     """A checkpoint's weights; what is trained of them follows this run's options."""
     loaded = load_clip_gpt(config.weights_dir, config.lm, normalize_prefix=config.normalize_prefix)
     model, old = loaded.model, loaded.model.config
     check_same_encoder(
-        features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, config.data,
+        features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, features.path,
         f"the checkpoint {loaded.path}",
     )  # fmt: skip
     if old.tune == "lora" and (config.tuning != "lora" or config.lora_rank not in (None, old.lora_rank)):

@@ -28,7 +28,7 @@ GRID = "gallery.png"
 MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
 
 
-@writes_to(lambda out, command: out)
+@writes_to("out")
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
     """Draw plates, then run the commands a user runs, with the bundled CLIP and language model.
 

@@ -56,7 +56,7 @@ class Evaluation:
         return bool(self.metrics.get("characters"))
 
 
-@writes_to(lambda folders, config: config.out)
+@writes_to("config.out")
 def compare(folders: Sequence[str], config: CompareConfig) -> str:
     """Which of several evaluations is better, and how sure that is: the first against each of the others.
 

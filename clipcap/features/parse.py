@@ -37,12 +37,12 @@ Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
 
-def _place(source_name: str, config: ParseConfig, say: Say = print) -> Path | None:
+def _output(source_name: str, config: ParseConfig) -> Path | None:
     """Where a parse writes; nowhere in a dry run."""
     return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
 
 
-@writes_to(_place)
+@writes_to(lambda given: _output(given["source_name"], given["config"]))
 def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
@@ -59,7 +59,7 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
         if state.is_main_process:
             say(describe(source, count_tokens))
         return []
-    out = _place(source_name, config)
+    out = _output(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
         tell(note)
@@ -88,11 +88,11 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
 
 def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | None]:
     """The source, its captions within --token_limit, and what counts tokens where that is to be had."""
-    source = READERS[source_name](config)
+    source = READERS[source_name](config.source)
     count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
     short = limit_tokens(source, config.token_limit, count_tokens)
     if not short.records:
-        where = config.captions or config.data_path
+        where = config.source.captions or config.source.data_path
         raise ClipcapError(
             f"{where}: every caption is longer than --token_limit {config.token_limit}: raise the limit"
         )
@@ -167,7 +167,7 @@ def stored_dtype(dtype: torch.dtype) -> torch.dtype:
 def fingerprint(records: Sequence[Record], encoder: Encoder, config: ParseConfig) -> str:
     """Identifies a command's work: encoder, captions, images and every flag that changes the file."""
     digest = hashlib.sha256()
-    flags = (config.batch_size, config.frame, config.recipe, clipcap.__version__)
+    flags = (config.batch_size, config.source.frame, config.recipe, clipcap.__version__)
     digest.update(repr((encoder.name, encoder.weights_id, str(encoder.dtype), *flags)).encode())
     for r in records:
         digest.update(repr((r.image_id, str(r.image), r.captions, r.split)).encode())
@@ -191,7 +191,7 @@ def _write(
         )
     bad = partial.bad()
     meta = FeatureMeta(
-        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.data_path}"
+        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.source.data_path}"
     )
     written = []
     for split, path in outputs.items():
@@ -235,9 +235,9 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     line = f"{skipped:,} of {images + source.without_caption:,} images skipped: {', '.join(kinds)}"
     if len(bad) == images:
         raise ClipcapError(f"{line}; none is left, nothing is written: mend --data_path or --images")
-    if too_many(len(bad), images, config.max_bad):
+    if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.max_bad} cannot be used: mend them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: mend them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
     tell(line)

@@ -112,7 +112,7 @@ def verify(path: str | Path, say: Say = print) -> bool:
     return not findings.faults
 
 
-@writes_to(lambda path, out, *_, **__: out)
+@writes_to("out")
 def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str | None, say: Say = print) -> None:
     """Write features anew, as a pickle or a folder.
 
@@ -131,7 +131,7 @@ def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str
     say(seen.written(Path(out)))
 
 
-@writes_to(lambda path, train_size, seed, out, *_, **__: out)
+@writes_to("out")
 def split(path: str | Path, train_size: float, seed: int, out: str | Path, say: Say = print) -> None:
     """Write NAME_train and NAME_val for `out` NAME: a share `train_size` of the images, and the rest."""
     if not 0 < train_size < 1:
@@ -158,7 +158,7 @@ def _chosen(parts: Iterable[Features], chosen: np.ndarray) -> Iterator[Features]
         start += part.num_images
 
 
-@writes_to(lambda paths, out, *_, **__: out)
+@writes_to("out")
 def merge(
     paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encoder: str | None, say: Say = print
 ) -> None:

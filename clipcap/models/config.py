@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clipcap.options import Recipe, at_least, option
+from clipcap.options import Options, Recipe, at_least, option
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Options, group="model"):
     """What a checkpoint stores: the mapping network (ClipCap, section 3.3) and all else that captioning needs."""
 
     mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")

@@ -16,8 +16,8 @@ from clipcap.runtime.places import writes_to
 GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}  # the one that the original builds
 
 
-@writes_to(lambda checkpoint, out, lm=None: out)
-def export(checkpoint: str, out: Path, lm: str | None = None) -> str:
+@writes_to("out")
+def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
     """Write a checkpoint as a `.pt` of the original.
 
     Args:
@@ -30,6 +30,7 @@ def export(checkpoint: str, out: Path, lm: str | None = None) -> str:
     Raises:
         ClipcapError: it cannot be read or written, or its language model is no GPT-2.
     """
+    out = Path(out)
     if out.is_dir():
         raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
     loaded = load_checkpoint(checkpoint, lm)

@@ -50,7 +50,7 @@ SAME = 1e-2  # share of its norm by which two encodings of one picture may diffe
 Say = Callable[[str], None]
 
 
-@writes_to(lambda sources, config, say=print: config.out)
+@writes_to("config.out")
 def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = print) -> Index:
     """Write the index of features, or add them to one that is there.
 

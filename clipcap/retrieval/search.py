@@ -19,7 +19,7 @@ from clipcap.retrieval.results import check_out, show
 from clipcap.runtime.places import writes_to
 
 
-@writes_to(lambda words, photos, config: config.out)
+@writes_to("config.out")
 def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
     """Print the pictures that are nearest to each query and, with `out`, write or draw them.
 

@@ -141,7 +141,7 @@ def best_checkpoint_in(parent: Path, wanted: Callable[[Path], bool]) -> Path | N
 
 
 def _rank(path: Path) -> tuple:
-    name = path.name.removesuffix(".pt")
+    name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", path.name)
     number = re.search(r"-(\d+)$", name)
     return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
 

@@ -6,9 +6,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import reduce, wraps
+from inspect import signature
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.text import shown
@@ -72,17 +73,21 @@ def sole_writer(path: str | Path) -> Iterator[None]:
             os.close(lock)
 
 
-def writes_to(place: Callable[P, str | Path | None]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def writes_to(place: str | Callable[[dict[str, Any]], Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a function be the sole writer of a place while it runs; of several processes of one run, the first locks.
 
     Args:
-        place: the place, from the arguments of the function; None where it writes nothing.
+        place: which argument names the place (`out`, or `config.out` of its attributes), or what gives it from the
+            arguments by name; a place that is empty or None is none.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        parameters = signature(function)
+
         @wraps(function)
         def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-            path = place(*args, **kwargs)
+            given = parameters.bind(*args, **kwargs).arguments
+            path = place(given) if callable(place) else _named(given, place)
             if not path or os.environ.get("RANK", "0") != "0":
                 return function(*args, **kwargs)
             with sole_writer(path):
@@ -91,6 +96,11 @@ def writes_to(place: Callable[P, str | Path | None]) -> Callable[[Callable[P, R]
         return alone
 
     return decorate
+
+
+def _named(arguments: dict[str, Any], name: str) -> Any:
+    argument, *attributes = name.split(".")
+    return reduce(getattr, attributes, arguments[argument])
 
 
 def _lock(name: Path, place: Path) -> int | None:

@@ -45,7 +45,7 @@ class _Job:
     numbers: list[int]
 
 
-@writes_to(lambda tsv, folder, **_: folder)
+@writes_to("folder")
 def fetch_missing(
     tsv: Path, folder: Path, *, threads: int = 16, timeout_s: float = 10, retries: int = 2, backoff_s: float = 1.0
 ) -> Summary:

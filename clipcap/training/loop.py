@@ -23,7 +23,7 @@ from clipcap.runtime.files import recover, replaced_file, replaced_folder, writi
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
 from clipcap.training.accelerator import loggable, sum_over_processes
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import check_best, check_numbered
 from clipcap.training.run_folder import LOG, numbered, shorten_list
@@ -55,11 +55,11 @@ class Loop:
 
     Args:
         task: what is trained; its model already holds the initial weights.
-        options: see `LoopOptions`.
+        options: see `LoopConfig`.
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator):
+    def __init__(self, task: Task, options: LoopConfig, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
         self.progress = Progress()

@@ -8,13 +8,13 @@ from pathlib import Path
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import folders_in
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 
 LOG = "metrics.jsonl"
 _CHECKPOINT = re.compile(r"(.+)-(?:last|best|\d{3,})")
 
 
-def check_run_folder(options: LoopOptions) -> None:
+def check_run_folder(options: LoopConfig) -> None:
     """Refuse a run that would replace another, before anything is written.
 
     A folder holds one run, whatever its prefix: there is one log. With `resume` a run begins anew where none has

@@ -17,18 +17,19 @@ from clipcap.models.caption_model import ClipCaptionModel, parameter_report
 from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.options import Recipe
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
-from clipcap.training.config import TrainConfig
+from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
-@writes_to(lambda config: config.out_dir)
+@writes_to("config.loop.out_dir")
 def train(config: TrainConfig) -> Path:
     """Run a training.
 
@@ -38,21 +39,24 @@ def train(config: TrainConfig) -> Path:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
-    set_seed(config.seed)
-    model, tokenizer, summary = initial_model(config, features)
+    loop = config.loop
+    check_run_folder(loop)
+    accelerator = make_accelerator(loop, config.flat())
+    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    set_seed(loop.seed)
+    model, tokenizer, summary = initial_model(config.model, features, loop.recipe)
     accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
-    task = CaptionTask(config, model, tokenizer, features, val, accelerator)
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, config, accelerator).fit()
+    return Loop(task, loop, accelerator).fit()
 
 
-def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def initial_model(
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe
+) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features)
+        return _warm_start(config, features, recipe)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -61,8 +65,8 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
-        stop_token="." if config.recipe == "reference" else None,
-        recipe=config.recipe,
+        stop_token="." if recipe == "reference" else None,
+        recipe=recipe,
     )
     model = ClipCaptionModel(model_config, load_lm(lm))
     return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
@@ -71,12 +75,14 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
 _SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
 
 
-def _given(config: TrainConfig) -> dict[str, Any]:
+def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
     """What the run's options say of the model; the rest is the checkpoint's, or by default."""
     return {name: value for name in (*_SIZES, "normalize_prefix") if (value := getattr(config, name)) is not None}
 
 
-def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def _warm_start(
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe
+) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
     loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
     old = loaded.model.config
@@ -84,7 +90,7 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ
     check_same_encoder(
         features.meta, features.dim, expected, old.encoder_weights_id, old.clip_dim,
-        config.data, f"the checkpoint {loaded.path}",
+        features.path, f"the checkpoint {loaded.path}",
     )  # fmt: skip
     _check_sizes(config, old)
     if old.tune == "lora" and config.tuning != "lora":
@@ -99,8 +105,8 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
         lm_stored=(old.lm_stored or old.tune == "full") and not _is_base(loaded.model, old.lm),
-        stop_token="." if config.recipe == "reference" else None,
-        recipe=config.recipe,
+        stop_token="." if recipe == "reference" else None,
+        recipe=recipe,
     )
     if old.tune == "lora":
         loaded.model.config = new
@@ -111,7 +117,7 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
     return model, loaded.tokenizer, f"warm start from {loaded.summary}"
 
 
-def _check_sizes(config: TrainConfig, old: ModelConfig) -> None:
+def _check_sizes(config: InitialCaptionerConfig, old: ModelConfig) -> None:
     """Refuse sizes that were asked for and are not the checkpoint's."""
     counting = ["mapping_type", "prefix_length"]
     if old.mapping_type == "transformer":

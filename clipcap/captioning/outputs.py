@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from clipcap.captioning.config import OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.places import sole_writer
 from clipcap.runtime.text import as_cell, printable
 
@@ -75,7 +75,7 @@ class LineFile:
 
 
 def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
-    return json.dumps(as_json(name, captions), ensure_ascii=False) + "\n"
+    return to_json(as_json(name, captions), ensure_ascii=False) + "\n"
 
 
 def as_json(name: str, captions: Sequence[Caption]) -> dict:

@@ -30,6 +30,7 @@ from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_fold
 from clipcap.runtime.bundled import CAPTIONER, bundled
 from clipcap.runtime.files import best_checkpoint_in, current_path, replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository, is_local
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite
 from clipcap.runtime.text import one_line
 
@@ -85,7 +86,7 @@ def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path
         content["lm_config"] = model.lm.config.to_dict()
     if stores_lm(config) or is_local(config.lm):
         tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
 from clipcap.training.accelerator import loggable, sum_over_processes
@@ -289,4 +289,4 @@ class Loop:
 
 
 def _json_line(metrics: Mapping[str, float]) -> str:
-    return json.dumps(metrics) + "\n"
+    return to_json(metrics) + "\n"

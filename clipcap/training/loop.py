@@ -27,6 +27,7 @@ from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import check_best, check_numbered
 from clipcap.training.run_folder import LOG, numbered, shorten_list
+from clipcap.training.run_state import canonical, check_state, restore
 from clipcap.training.task import Batch, Task
 
 STATE = "training_state.pt"
@@ -74,10 +75,10 @@ class Loop:
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
         self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
         if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
+            parts = {name: (getattr(self, name), state[name]) for name in ("optimizer", "scheduler")}
             if accelerator.scaler is not None and state["scaler"]:
-                accelerator.scaler.load_state_dict(state["scaler"])
+                parts["scaler"] = (accelerator.scaler, state["scaler"])
+            restore(parts, self.path("last") / STATE)
 
     def path(self, name: str | int) -> Path:
         """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
@@ -220,7 +221,7 @@ class Loop:
         if self.accelerator.is_main_process:
             with writing(folder), replaced_folder(folder) as draft:
                 if with_state:
-                    torch.save(self._state(), draft / STATE)
+                    torch.save(canonical(self._state()), draft / STATE)
                 self.task.write(draft, metrics)
         self.accelerator.wait_for_everyone()
 
@@ -255,7 +256,10 @@ class Loop:
             return None
         try:
             state = load_tensors(last / STATE)
+            check_state(state, last / STATE)
             progress, was = Progress(**state["progress"]), state["identity"]
+        except ClipcapError:
+            raise
         except Exception as error:
             raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error
         for name, now in self._identity().items():

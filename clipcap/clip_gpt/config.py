@@ -7,6 +7,7 @@ from typing import Literal
 
 from clipcap.captioning.config import CaptionConfig, LoadOptions
 from clipcap.errors import ClipcapError
+from clipcap.models.config import PrefixConfig, Tune
 from clipcap.options import Options, at_least, option, part
 from clipcap.training.config import FeatureTaskConfig, FeatureTrainConfig, InitialModelConfig, LoopConfig
 
@@ -14,23 +15,12 @@ EmbeddingLoss = Literal["mse", "cosine", "contrastive"]
 
 
 @dataclass(frozen=True)
-class ClipGptConfig(Options, group="model"):
+class ClipGptConfig(PrefixConfig):
     """What a checkpoint of CLIP-GPT stores besides weights."""
 
-    clip_dim: int = option(512, "width of the CLIP embedding")
     normalize_prefix: bool = option(True, "L2-normalise CLIP embeddings as they come in, and those to be predicted")
-    encoder: str | None = option(None, "encoder of the features it was trained on")
-    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
-    lm: str = option("gpt2", "causal language model: hub name or local folder")
-    tune: Literal["none", "lora", "full"] = option("full", "what was trained of the language model")
-    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
-    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    tune: Tune = option("full", "what was trained of the language model")
     prefix_length: int = option(7, "positions before a caption: those of `[CLIP IN] … [\\CLIP IN] Caption: [`")
-    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
-
-    def __post_init__(self) -> None:
-        for name in ("clip_dim", "lora_rank", "prefix_length"):
-            at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ def writes_to(place: str | Callable[[dict[str, Any]], Any]) -> Callable[[Callabl
 
         @wraps(function)
         def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = parameters.bind(*args, **kwargs).arguments
-            path = place(given) if callable(place) else _named(given, place)
+            bound = parameters.bind(*args, **kwargs)
+            bound.apply_defaults()
+            path = place(bound.arguments) if callable(place) else _named(bound.arguments, place)
             if not path or os.environ.get("RANK", "0") != "0":
                 return function(*args, **kwargs)
             with sole_writer(path):

@@ -12,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone, lost
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
@@ -28,7 +29,7 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     """
     tracker = None if options.tracker == "none" else options.tracker
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
-        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap[track]'")
+        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     try:
         accelerator = Accelerator(
             log_with=tracker,
@@ -40,12 +41,12 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
             raise
         raise ClipcapError(_refused_environment(error)) from error
     processes = accelerator.num_processes
-    accelerator.print(
+    logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
     if warning := alone(processes):
-        accelerator.print(warning)
+        logger.warning(warning)
     if tracker:
         _start_tracker(accelerator, tracker, logged)
     return accelerator

@@ -13,7 +13,7 @@ import clipcap
 from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_weights, tokenize
+from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_openai_weights, tokenize
 from clipcap.runtime.json_text import to_json
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
@@ -102,4 +102,4 @@ class OpenAITowers(Towers):
 
     def restore(self, folder: Path) -> None:
         """Take the weights of `clip.pt`."""
-        self.network.load_state_dict(build(read_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())
+        self.network.load_state_dict(build(read_openai_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())

@@ -7,7 +7,6 @@ of a small ViT); here the network is built by the same package, then given the f
 from __future__ import annotations
 
 import http.client
-import logging
 import os
 import socket
 import tempfile
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import CLIP, bundled
 from clipcap.runtime.files import best_checkpoint_in
+from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
 from clipcap.runtime.safe_load.unpickle import UnreadablePickle
 from clipcap.runtime.safe_load.weights import StoredWeights, check_finite, read_weights_file
@@ -46,7 +46,6 @@ LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 ANCHORS = ("visual.conv1.weight",)  # a tensor by which a prefix before all names is found
 _LONGEST_CONTEXT = 4096  # positions; OpenAI's have 77
-logger = logging.getLogger(__name__)
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
 
 
@@ -75,7 +74,7 @@ def load_openai_clip(name: str) -> nn.Module:
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
             f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
         )
-    return build(read_weights(path), path)
+    return build(read_openai_weights(path), path)
 
 
 def _folder_of_weights(path: Path) -> Path | None:
@@ -105,7 +104,7 @@ def _named_weights(name: str) -> Path:
     return path
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_openai_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint in OpenAI's format; runs no code from the file.
 
     Raises:
@@ -126,7 +125,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if INFORMATION[0] not in stored.tensors and _is_of_open_clip(stored, path):
             raise ClipcapError(f"{path}: {_open_clip_hint(path)}")
         if stored.note:
-            logger.info("%s: %s", path, stored.note)
+            logger.info(f"{path}: {stored.note}")
         state = stored.tensors
     return {name: tensor for name, tensor in state.items() if name not in INFORMATION}
 

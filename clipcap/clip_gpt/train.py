@@ -19,6 +19,7 @@ from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import write_curves
@@ -27,6 +28,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to("config.loop.out_dir")
 def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """Run a training.
 

@@ -10,6 +10,7 @@ from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import write_curves
@@ -17,6 +18,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to("config.loop.out_dir")
 def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     """Train on a source's images and captions.
 

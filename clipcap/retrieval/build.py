@@ -7,7 +7,6 @@ trained.index    faiss without rows, for the parts of an approximate index
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -40,7 +39,9 @@ from clipcap.retrieval.faiss_index import (
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
 from clipcap.runtime.files import current_path, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -49,6 +50,7 @@ NEAREST = (1, 10, 100)
 SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
 
 
+@writes_to("config.out")
 def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """Write the index of features, or add them to one that is there.
 
@@ -118,7 +120,7 @@ def _link(file: Path, copy: Path) -> None:
 
 
 def _save(draft: Path, content: dict[str, Any]) -> Index:
-    (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (draft / CONFIG).write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
     return Index.open(draft)
 
 

@@ -16,8 +16,10 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.retrieval.config import SearchConfig
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
+from clipcap.runtime.places import writes_to
 
 
+@writes_to("config.out")
 def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
     """Print the pictures that are nearest to each query and, with `out`, write or draw them.
 

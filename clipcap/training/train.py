@@ -20,6 +20,7 @@ from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -30,6 +31,7 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to(lambda called: given(TrainConfig, called["config"], called["options"]).loop.out_dir)
 def train(config: TrainConfig | None = None, **options: Any) -> Path:
     """Train a captioner.
 

@@ -265,7 +265,7 @@ class Captioner:
         texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
         scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
-        return sorted(scored, key=lambda c: -c.clip_score)
+        return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
 
     @torch.inference_mode()
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -275,7 +275,7 @@ class Captioner:
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
-            [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
+            [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from clipcap.models.kernels.switch import fast
+
 
 class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values [R, heads, L, width], R rows of hypotheses, as views of tensors with more room.
@@ -56,9 +58,9 @@ def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
 
 def expand(cache: Cache, repeats: int, room: int) -> None:
     """K rows for each row of a cache that holds the prefix, in place, with room for so many tokens."""
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
+    if fast() and all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers[:] = [PreallocatedLayer(layer, repeats, room) for layer in cache.layers]
-    else:  # sliding windows, recurrent states
+    else:  # sliding windows, recurrent states, or faster paths are off
         cache.batch_repeat_interleave(repeats)
 
 

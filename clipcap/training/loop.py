@@ -24,7 +24,7 @@ from clipcap.training.config import LoopOptions
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
-from clipcap.training.task import Batch, Task
+from clipcap.training.task import MicroBatch, Task
 
 
 class Loop:
@@ -36,7 +36,7 @@ class Loop:
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator):
+    def __init__(self, task: Task[Any], options: LoopOptions, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
         self.identity = run_identity(task, options, accelerator)
@@ -106,7 +106,7 @@ class Loop:
         step, every = self.progress.step, self.options.save_steps
         return bool(every) and step % every == 0 and step < per_epoch
 
-    def _step(self, window: list[Batch]) -> tuple[float, float]:
+    def _step(self, window: list[MicroBatch]) -> tuple[float, float]:
         """One optimiser step; the loss summed over the global batch, and what it was summed over."""
         accelerator = self.accelerator
         [weight] = sum_over_processes(accelerator, sum(self.task.weight(batch) for batch in window))
@@ -134,7 +134,7 @@ class Loop:
         if not all(p.isfinite().all() for p in self.task.model.parameters() if p.requires_grad):
             self._stop("the weights are not finite", [])
 
-    def _stop(self, what: str, window: list[Batch]) -> None:
+    def _stop(self, what: str, window: list[MicroBatch]) -> None:
         """End the run with an error that names images, those of all processes; what was saved stays.
 
         Args:

@@ -52,7 +52,7 @@ class RunState:
     scaler: dict[str, Any] | None  # of mixed precision in float16
 
 
-def run_identity(task: Task, options: LoopOptions, accelerator: Accelerator) -> dict[str, Any]:
+def run_identity(task: Task[Any], options: LoopOptions, accelerator: Accelerator) -> dict[str, Any]:
     """What decides the weights of a run, by name."""
     chosen = {name: getattr(options, name) for name in _SAME_ON_RESUME}
     launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
@@ -60,7 +60,7 @@ def run_identity(task: Task, options: LoopOptions, accelerator: Accelerator) -> 
 
 
 def resume(
-    task: Task, options: LoopOptions, accelerator: Accelerator, identity: Mapping[str, Any]
+    task: Task[Any], options: LoopOptions, accelerator: Accelerator, identity: Mapping[str, Any]
 ) -> RunState | None:
     """Load `last`: its weights into the task's model, the rest as the result.
 

@@ -33,9 +33,11 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+        ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → clip_embedding float32 [B, D]; texts too long for the tower are cut."""
+        ...
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipcap.models.kernels.packed_linear import PackedLinear, can_pack
+from clipcap.models.kernels.switch import fast
 
 QUICK_GELU = 1.702  # OpenAI's activation is x·sigmoid(1.702·x) = swish(1.702·x) / 1.702
 
@@ -25,6 +26,8 @@ def fast_image_tower(visual: nn.Module) -> nn.Module:
     Args:
         visual: in evaluation mode, in float32 on a CPU.
     """
+    if not fast():
+        return visual
     if hasattr(visual, "layer1"):
         fold_batch_norms(visual)
         return visual.to(memory_format=torch.channels_last)

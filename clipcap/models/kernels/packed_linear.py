@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
+from clipcap.models.kernels.switch import fast
+
 MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
 
 
@@ -38,6 +40,8 @@ class PackedLinear:
 
 def can_pack() -> bool:
     """Whether this torch and processor do it: tried, since the operations are those of torch's own compiler."""
+    if not fast():
+        return False
     x, weight, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.eye(5), torch.ones(5)
     try:
         swish, gelu = (PackedLinear(weight, bias, activation)(x) for activation in ("swish", "gelu"))
@@ -108,5 +112,5 @@ class _FeedForward:
 
 def _pays(x: Tensor) -> bool:
     """Whether a product of these rows [..., in] is one with packed weights."""
-    several = x.numel() > x.shape[-1]
-    return several and torch.is_inference_mode_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+    several = x.numel() > x.shape[-1] and torch.is_inference_mode_enabled()
+    return several and x.dtype == torch.float32 and x.device.type == "cpu" and fast()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
@@ -110,7 +111,7 @@ class Captioner:
         """
         if self._rounded:
             raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
-        return save_checkpoint(self.model, self.tokenizer, Path(folder))
+        return save_checkpoint(cast(ClipCaptionModel, self.model), self.tokenizer, Path(folder))  # others override it
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.

@@ -43,7 +43,10 @@ class TrainClipGptConfig(FeatureTraining):
         "L2-normalise CLIP embeddings as they come in, and those to be predicted (default: yes; with --weights_dir "
         "the checkpoint's)",
     )
-    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
+    # One more choice than its base: configs are frozen, so that nobody can set the base's field to it.
+    select: Literal["loss", "cider", "recall"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "loss", "what decides the `best` checkpoint"
+    )
     weights_dir: str | None = option(
         None, "warm start: a CLIP-GPT checkpoint folder, a folder holding one, or a GPT-2 folder in its layout"
     )

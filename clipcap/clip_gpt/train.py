@@ -48,7 +48,7 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
 def initial_clip_gpt(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
     """A new model, or a warm start from --weights_dir, and a line that says which."""
     if config.weights_dir:
-        return _warm_start(config, features)
+        return _warm_start(config, config.weights_dir, features)
     lm = config.lm or ClipGptConfig.lm
     model_config = ClipGptConfig(
         clip_dim=features.dim,
@@ -74,9 +74,9 @@ def _clip_gpt(config: TrainClipGptConfig, model: ClipGptConfig, lm: PreTrainedMo
     )
 
 
-def _warm_start(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
+def _warm_start(config: TrainClipGptConfig, weights: str, features: Features) -> tuple[ClipGPT, str]:
     """A checkpoint's weights; what is trained of them follows this run's options."""
-    loaded = load_clip_gpt(config.weights_dir, config.lm, normalize_prefix=config.normalize_prefix)
+    loaded = load_clip_gpt(weights, config.lm, normalize_prefix=config.normalize_prefix)
     model, old = loaded.model, loaded.model.config
     check_same_encoder(
         features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, config.data,

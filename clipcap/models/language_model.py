@@ -100,6 +100,16 @@ def output_head(lm: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, lm.get_output_embeddings())
 
 
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, none added."""
+    return list(cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id of the end-of-text token; `load_tokenizer` refuses a tokenizer without one."""
+    return cast(int, tokenizer.eos_token_id)
+
+
 def max_positions(lm: PreTrainedModel) -> int:
     """Longest sequence the language model takes."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
@@ -172,7 +182,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return get_peft_model(lm, config).get_base_model()
+            return cast(PreTrainedModel, get_peft_model(lm, config).get_base_model())
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

@@ -89,7 +89,7 @@ class Loop:
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step
                 torch.manual_seed((self.options.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index)
-                rate = self.scheduler.get_last_lr()[0]
+                rate = float(self.scheduler.get_last_lr()[0])
                 loss, weight = self._step(window)
                 progress.step += 1
                 progress.loss_sum += loss
@@ -159,7 +159,8 @@ class Loop:
         """Validate and report."""
         self._check_weights()
         progress = self.progress
-        metrics = {"epoch": epoch, "step": (epoch + 1) * self.task.steps_per_epoch()}
+        steps = (epoch + 1) * self.task.steps_per_epoch()
+        metrics: dict[str, float] = {"epoch": epoch, "step": steps}
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
         metrics |= self.task.validate()
@@ -171,7 +172,7 @@ class Loop:
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
         self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
-        self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
+        self._log({k: v for k, v in metrics.items() if k != "step"}, steps)
         return metrics
 
     def _save_epoch(self, epoch: int, metrics: dict[str, float]) -> None:

@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> Path:
 def initial_captioner(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features)
+        return _warm_start(config, config.weights_dir, features)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -74,9 +74,9 @@ def _given(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name in (*_SIZES, "normalize_prefix") if (value := getattr(config, name)) is not None}
 
 
-def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def _warm_start(config: TrainConfig, weights: str, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
-    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
+    loaded = load_checkpoint(weights, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ

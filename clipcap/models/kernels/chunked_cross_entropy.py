@@ -40,7 +40,9 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         inputs = (hidden, weight, bias)
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
-        of_hidden, of_weight, of_bias = (torch.zeros_like(x) if w else None for x, w in zip(inputs, wanted))
+        of_hidden, of_weight, of_bias = (
+            torch.zeros_like(x) if w and x is not None else None for x, w in zip(inputs, wanted)
+        )
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         if not len(hidden):
@@ -80,5 +82,8 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides its signature
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        [scale] = grad_outputs
         return *(None if g is None else g * scale.to(g) for g in ctx.saved_tensors), None, None

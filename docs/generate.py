@@ -7,35 +7,28 @@ Option tables come from the configs, the file map from the first line of each mo
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin
 
 from clipcap.app.config import AppConfig
-from clipcap.captioning.config import CaptionConfig, CaptionerOptions, DecodeConfig, LoadOptions, PredictConfig
+from clipcap.captioning.config import PredictConfig
 from clipcap.clip_gpt.config import TrainClipGptConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig
-from clipcap.sources.config import SourceOptions
-from clipcap.training.config import FeatureTraining, LoopOptions, TrainConfig
+from clipcap.options import Options, flags_of
+from clipcap.training.config import TrainConfig
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 _BLOCK = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def markdown_table(config_class: type, *declared_by: type) -> str:
-    """The flags of a config as a Markdown table: those that these classes declare, or that it does."""
-    hints = get_type_hints(config_class)
-    flags = {f.name: f for f in fields(config_class)}
-    owners = declared_by or [config_class]
-    names = dict.fromkeys(name for owner in owners for name in inspect.get_annotations(owner))
-    if declared_by and (lacking := flags.keys() - names):
-        raise ValueError(f"{config_class.__name__}: no class is named that declares {sorted(lacking)}")
-    rows = [_row(flags[name], _choices(hints[name])) for name in names]
+def markdown_table(config_class: type[Options]) -> str:
+    """The flags of a config as a Markdown table."""
+    rows = [_row(flag.field, _choices(flag.hint)) for flag in flags_of(config_class).values()]
     return "\n".join(["| flag | default | meaning |", "| --- | --- | --- |", *rows]) + "\n"
 
 
@@ -61,10 +54,10 @@ def _choices(hint: object) -> tuple[str, ...]:
 def file_map() -> str:
     """A line per module of the package: its name and the first line of its docstring."""
     lines = []
-    for part in ("", "/sources", "/features", "/interleaved", "/report", "/app", "/demo"):
-        folder = f"clipcap{part}"
+    folders = [REPO / "clipcap", *sorted(path.parent for path in (REPO / "clipcap").rglob("*/__init__.py"))]
+    for folder in (str(path.relative_to(REPO)) for path in folders):
         paths = [path for path in sorted((REPO / folder).glob("*.py")) if path.stem != "__init__"]
-        width = max(len(path.name) for path in paths)
+        width = max((len(path.name) for path in paths), default=0)
         lines += ["", f"{folder}/{_summary(REPO / folder / '__init__.py')}"]
         lines += [f"  {path.name:{width}}{_summary(path)}" for path in paths]
     return "\n".join(["```text", *lines[1:], "```"]) + "\n"
@@ -76,15 +69,13 @@ def _summary(path: Path) -> str:
 
 
 MAKERS: dict[str, Callable[[], str]] = {
-    "parse_options": lambda: markdown_table(ParseConfig, SourceOptions, ParseConfig),
-    "train_options": lambda: markdown_table(TrainConfig, FeatureTraining, TrainConfig, LoopOptions),
-    "predict_options": lambda: markdown_table(
-        PredictConfig, CaptionConfig, LoadOptions, CaptionerOptions, DecodeConfig
-    ),
+    "parse_options": lambda: markdown_table(ParseConfig),
+    "train_options": lambda: markdown_table(TrainConfig),
+    "predict_options": lambda: markdown_table(PredictConfig),
     "clip_gpt_options": lambda: markdown_table(TrainClipGptConfig),
     "evaluate_options": lambda: markdown_table(EvaluateConfig),
     "compare_options": lambda: markdown_table(CompareConfig),
-    "app_options": lambda: markdown_table(AppConfig, AppConfig, LoadOptions, CaptionerOptions),
+    "app_options": lambda: markdown_table(AppConfig),
     "file_map": file_map,
 }
 

@@ -44,7 +44,7 @@ def serve(config: AppConfig) -> None:
         raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
     with _listening(config) as listener:
         turn, max_pixels = Lock(), config.max_megapixels * 1_000_000
-        captioner = load_captioner(config)
+        captioner = load_captioner(config.load)
         _ = captioner.encoder  # what hinders it is to be known now, not at the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)
@@ -105,10 +105,15 @@ def _run(
 
 def _about(config: AppConfig, captioner: Captioner) -> str:
     """A line on the model, without the folders of this machine."""
-    if config.load_pt is None:
+    if config.load.load_pt is None:
         return "The bundled demo model, which knows drawn plates of food alone"
     own = captioner.model.config
-    parts = [config.load_pt, f"{own.mapping_type} mapper with a prefix of {own.prefix_length}", own.lm, own.encoder]
+    parts = [
+        config.load.load_pt,
+        f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
+        own.lm,
+        own.encoder,
+    ]
     return " · ".join(Path(part).name if os.path.exists(part) else part for part in parts)
 
 
@@ -122,7 +127,7 @@ def _searches(
     search = text_search(index, captioner, max_pixels, turn)
     if not config.clip_gpt:
         return search, None
-    clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.device)
+    clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)
     print(printable(clip_gpt.summary), file=sys.stderr)
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import CaptionerOptions, DecodeConfig
+from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
@@ -301,7 +301,7 @@ def _listed(images: Any) -> list:
         raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
 
 
-def load_captioner(config: CaptionerOptions) -> Captioner:
+def load_captioner(config: LoadConfig) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         print(

@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import CaptionConfig
+from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.outputs import _output
 from clipcap.captioning.text import collapsed
 from clipcap.errors import ClipcapError
@@ -37,38 +37,42 @@ class CaptionBatch:
     bad: list[str]  # why others cannot be captioned
 
 
-def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner]) -> int:
+def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
     Args:
         config: what to caption, and where the captions go.
         img: photos, globs, folders.
-        load: gives the captioner, once there is something to caption.
+        load: gives the captioner, once there is something to caption (default: the one that `config` names).
     Returns:
         how many images could not be captioned.
     Raises:
         ClipcapError: nothing to caption, or no checkpoint.
     """
-    if bool(img) == bool(config.features):
+    output, decoding = config.output, config.decode
+    if bool(img) == bool(output.features):
         raise ClipcapError("pass photos with --img, or a feature file with --features (one of the two)")
-    if config.sidecar and config.out:
+    if output.sidecar and output.out:
         raise ClipcapError("--sidecar and --out are two places for the captions: choose one")
-    paths = _without_sidecar(find_images(img), config) if img else []
+    paths = _without_sidecar(find_images(img), output) if img else []
     if img and not paths:
         return 0
-    captioner = load()
-    if img or config.rerank == "clip":
-        _ = captioner.encoder  # what hinders it is no fault of the first photo
-    batches = _of_features(captioner, config) if config.features else _of_photos(captioner, paths, config)
+    captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
+    if img or decoding.rerank == "clip":
+        _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    if output.features:
+        batches = _of_features(captioner, config.load, output)
+    else:
+        batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
     failed = 0
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
-    with _output(config, many=len(paths) != 1) as emit:
+    with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
                 print(f"clipcap: skipped {printable(reason)}", file=sys.stderr)
             failed += len(batch.bad)
-            if batch.names:
-                captions = captioner.caption_embeddings(batch.embeddings, config, batch.numbers)
+            if batch.names and batch.embeddings is not None:
+                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
                 if len(watched) < WATCHED:
@@ -89,7 +93,7 @@ def _warn_if_collapsed(captions: list[str]) -> None:
         )
 
 
-def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
+def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     """The photos to caption; with --sidecar those that have their .txt already are left out."""
     if not config.sidecar:
         return paths
@@ -106,9 +110,7 @@ def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfig) -> Iterator[CaptionBatch]:
-    upright = config.recipe != "reference"
-
+def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
     def read(path: Path) -> Tensor | str:
         try:
             return captioner.open(path, upright)
@@ -118,34 +120,35 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfi
             return f"{path}: cannot be preprocessed ({one_line(error)})"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for first in _starts(len(paths), config):
-            names = [str(path) for path in paths[first : first + config.batch_size]]
-            found = list(threads.map(read, paths[first : first + config.batch_size]))
+        for first in _starts(len(paths), batch_size):
+            names = [str(path) for path in paths[first : first + batch_size]]
+            found = list(threads.map(read, paths[first : first + batch_size]))
             good = [i for i, image in enumerate(found) if not isinstance(image, str)]
             yield CaptionBatch(
                 [first + i for i in good],
                 [names[i] for i in good],
-                captioner.embed([found[i] for i in good]) if good else None,
+                captioner.embed([image for image in found if not isinstance(image, str)]) if good else None,
                 [reason for reason in found if isinstance(reason, str)],
             )
 
 
-def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[CaptionBatch]:
+def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    features = read_features(config.features, encoder=config.clip_model_type)
+    path = str(output.features)
+    features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
         print(printable(features.encoder_note), file=sys.stderr)
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.features,
-        f"the checkpoint {config.load_pt}",
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
+        f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, config)
+    return _feature_batches(features, output.batch_size)
 
 
-def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[CaptionBatch]:
-    for first in _starts(features.num_images, config):
-        rows = range(first, min(first + config.batch_size, features.num_images))
+def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
+    for first in _starts(features.num_images, batch_size):
+        rows = range(first, min(first + batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
         embeddings = features.rows(rows)  # [B, D]
         finite = embeddings.isfinite().all(dim=1)  # [B]
@@ -154,7 +157,7 @@ def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[Capt
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
-def _starts(images: int, config: CaptionConfig) -> tqdm:
+def _starts(images: int, batch_size: int) -> tqdm:
     """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
-    starts = range(0, images, config.batch_size)
+    starts = range(0, images, batch_size)
     return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)

@@ -13,7 +13,7 @@ from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
-from clipcap.clip_gpt.config import ClipGptOptions
+from clipcap.clip_gpt.config import LoadClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
@@ -76,7 +76,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_clip_gpt_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
+def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")

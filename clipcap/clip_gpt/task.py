@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import restore_clip_gpt, write_clip_gpt
-from clipcap.clip_gpt.config import TrainClipGptConfig
+from clipcap.clip_gpt.config import ClipGptTaskConfig
 from clipcap.clip_gpt.dataset import PairDataset, TwoWayBatch
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
@@ -27,6 +27,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import reduced, sum_over_processes
+from clipcap.training.config import LoopConfig
 from clipcap.training.dataset import CaptionDataset, prefetch
 from clipcap.training.feature_task import FeatureTask, even_parts
 
@@ -38,19 +39,20 @@ _SAME_ON_RESUME = (
 )  # fmt: skip
 
 
-class InterleavedTask(FeatureTask[TrainClipGptConfig, ClipGPT]):
+class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     """A CLIP-GPT's training (a `Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
         self,
-        config: TrainClipGptConfig,
+        config: ClipGptTaskConfig,
+        loop: LoopConfig,
         model: ClipGPT,
         tokenizer: Tokenizer,
         features: Features,
         val: Features | None,
         accelerator: Accelerator,
     ):
-        super().__init__(config, model, tokenizer, features, val, accelerator)
+        super().__init__(config, loop, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)
         self.val_pairs = PairDataset(self.val, model.layout, *weights) if self.val is not None else None
@@ -86,7 +88,7 @@ class InterleavedTask(FeatureTask[TrainClipGptConfig, ClipGPT]):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[TwoWayBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return prefetch(self.pairs.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.pairs.windows(self.step_size, epoch, self.seed, self.parts, skip))
 
     def weight(self, batch: TwoWayBatch) -> int:
         """Captions of a micro-batch (see `Step`)."""

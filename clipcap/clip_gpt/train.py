@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from clipcap.clip_gpt.checkpoint import load_clip_gpt
-from clipcap.clip_gpt.config import ClipGptConfig, TrainClipGptConfig
+from clipcap.clip_gpt.config import ClipGptConfig, ClipGptTaskConfig, InitialClipGptConfig, TrainClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.clip_gpt.task import InterleavedTask
@@ -34,21 +34,24 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
-    set_seed(config.seed)
-    model, summary = initial_clip_gpt(config, features)
+    loop = config.loop
+    check_run_folder(loop)
+    accelerator = make_accelerator(loop, config.flat())
+    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    set_seed(loop.seed)
+    model, summary = initial_clip_gpt(config.model, config.task, features)
     accelerator.print(f"{printable(summary)}\n{model.parameter_report()}")
-    task = InterleavedTask(config, model, model.layout.tokenizer, features, val, accelerator)
+    task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     accelerator.print(task.describe())
-    return Loop(task, config, accelerator).fit()
+    return Loop(task, loop, accelerator).fit()
 
 
-def initial_clip_gpt(config: TrainClipGptConfig, features: Features) -> tuple[ClipGPT, str]:
+def initial_clip_gpt(
+    config: InitialClipGptConfig, task: ClipGptTaskConfig, features: Features
+) -> tuple[ClipGPT, str]:
     """A new model, or a warm start from --weights_dir, and a line that says which."""
     if config.weights_dir:
-        return _warm_start(config, config.weights_dir, features)
+        return _warm_start(config, config.weights_dir, task, features)
     lm = config.lm or ClipGptConfig.lm
     model_config = ClipGptConfig(
         clip_dim=features.dim,
@@ -59,27 +62,29 @@ def initial_clip_gpt(config: TrainClipGptConfig, features: Features) -> tuple[Cl
         tune=config.tuning,
         lora_rank=config.lora_rank or ClipGptConfig.lora_rank,
     )
-    return _clip_gpt(config, model_config, load_lm(lm), Layout(load_tokenizer(lm))), f"new CLIP-GPT of {lm}"
+    return _clip_gpt(task, model_config, load_lm(lm), Layout(load_tokenizer(lm))), f"new CLIP-GPT of {lm}"
 
 
-def _clip_gpt(config: TrainClipGptConfig, model: ClipGptConfig, lm: PreTrainedModel, layout: Layout) -> ClipGPT:
-    """A model that is trained with this run's losses and dropout."""
+def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel, layout: Layout) -> ClipGPT:
+    """A model that is trained with this task's losses and dropout."""
     return ClipGPT(
         model,
         lm,
         layout,
-        embedding_loss=config.embedding_loss,
-        contrastive_temp=config.contrastive_temp,
-        lm_dropout=config.dropout,
+        embedding_loss=task.embedding_loss,
+        contrastive_temp=task.contrastive_temp,
+        lm_dropout=task.dropout,
     )
 
 
-def _warm_start(config: TrainClipGptConfig, weights: str, features: Features) -> tuple[ClipGPT, str]:
+def _warm_start(
+    config: InitialClipGptConfig, weights: str, task: ClipGptTaskConfig, features: Features
+) -> tuple[ClipGPT, str]:
     """A checkpoint's weights; what is trained of them follows this run's options."""
     loaded = load_clip_gpt(weights, config.lm, normalize_prefix=config.normalize_prefix)
     model, old = loaded.model, loaded.model.config
     check_same_encoder(
-        features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, config.data,
+        features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, features.path,
         f"the checkpoint {loaded.path}",
     )  # fmt: skip
     if old.tune == "lora" and (config.tuning != "lora" or config.lora_rank not in (None, old.lora_rank)):
@@ -98,7 +103,7 @@ def _warm_start(config: TrainClipGptConfig, weights: str, features: Features) ->
     )
     for hook in model.token_hooks:
         hook.remove()
-    started = _clip_gpt(config, new, model.lm, model.layout)
+    started = _clip_gpt(task, new, model.lm, model.layout)
     started.project_in.load_state_dict(model.project_in.state_dict())
     started.project_out.load_state_dict(model.project_out.state_dict())
     return started, f"warm start from {loaded.summary}"

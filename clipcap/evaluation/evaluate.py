@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
 from clipcap.evaluation.config import EvaluateConfig
@@ -61,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     out = Path(config.out).expanduser()
     _check_folder(out)
-    state = PartialState(cpu=pick_device(config.device).type == "cpu")
+    state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
     found = _read(config) if config.predictions else _caption(config, state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
@@ -112,24 +113,24 @@ def _read(config: EvaluateConfig) -> Captioned:
 
 def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     """The captions of all images of a feature file; every process returns those of all."""
-    features = read_features(config.data, encoder=config.clip_model_type)
+    features = read_features(config.data, encoder=config.load.clip_model_type)
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
     if state.is_main_process:
         _say_processes(state)
-    captioner = load_captioner(config) if state.is_main_process else _quietly(config)
+    captioner = load_captioner(config.load) if state.is_main_process else _quietly(config.load)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
-        f"the checkpoint {config.load_pt}",
+        f"the checkpoint {config.load.load_pt}",
     )  # fmt: skip
     first_rows: dict[str, int] = {}
     for row, image in enumerate(features.image_ids):
         if str(image) in references:
             first_rows.setdefault(str(image), row)
     rows = list(first_rows.values())
-    captions = caption_rows(captioner, features, rows, config, state)
+    captions = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
     names = list(first_rows)
     found = Captioned(
         dict(zip(names, captions, strict=True)),
@@ -137,13 +138,13 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
         facts={
             "checkpoint": captioner.summary,
             "features": f"{features.path} ({features.meta.encoder or 'encoder not known'})",
-            "decoding": decoding_said(config),
+            "decoding": decoding_said(config.decode),
         },
         images={image: features.image_paths[row] for image, row in first_rows.items()},
-        epochs=_training_log(Path(config.load_pt)) if config.load_pt else [],
+        epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
     )
     if state.is_main_process:
-        _add_clip_scores(found, captioner, features, rows, config)
+        _add_clip_scores(found, captioner, features, rows, config.clip_score)
     return found
 
 
@@ -154,33 +155,38 @@ def _say_processes(state: PartialState) -> None:
         print(warning, file=sys.stderr)
 
 
-def _quietly(config: EvaluateConfig) -> Captioner:
+def _quietly(config: LoadConfig) -> Captioner:
     options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
     return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
 
 
 def caption_rows(
-    captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig, state: PartialState
+    captioner: Captioner,
+    features: Features,
+    rows: Sequence[int],
+    how: DecodeConfig,
+    batch_size: int,
+    state: PartialState,
 ) -> list[str]:
     """The best caption of each row, whichever process wrote it; samples depend on the row alone."""
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
     written: list[tuple[int, str]] = []
-    starts = range(0, len(mine), config.batch_size)
+    starts = range(0, len(mine), batch_size)
     hidden = True if not state.is_main_process or len(starts) == 1 else None
     for start in tqdm(starts, desc="captioning", unit="batch", disable=hidden):
-        places = mine[start : start + config.batch_size]
+        places = mine[start : start + batch_size]
         embeddings = features.rows([rows[place] for place in places])  # [B, D]
         if not embeddings.isfinite().all():
             bad = next(rows[p] for p, row in zip(places, embeddings) if not row.isfinite().all())
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        found = captioner.caption_embeddings(embeddings, replace(config, num_captions=1), list(places))
+        found = captioner.caption_embeddings(embeddings, replace(how, num_captions=1), list(places))
         written += [(place, captions[0].text) for place, captions in zip(places, found)]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 
 
-def decoding_said(config: EvaluateConfig) -> str:
+def decoding_said(config: DecodeConfig) -> str:
     """How captions are decoded, in words."""
     if config.beam:
         return f"beam search, {config.beam_size} beams"
@@ -207,9 +213,9 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _add_clip_scores(
-    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig
+    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], wanted: bool
 ) -> None:
-    if not config.clip_score:
+    if not wanted:
         found.notes.append(f"{CLIP_SCORE} skipped: asked to do without")
         return
     try:

@@ -81,11 +81,11 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
 
 def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | None]:
     """The source, its captions within --token_limit, and what counts tokens where that is to be had."""
-    source = READERS[source_name](config)
+    source = READERS[source_name](config.source)
     count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
     short = limit_tokens(source, config.token_limit, count_tokens)
     if not short.records:
-        where = config.captions or config.data_path
+        where = config.source.captions or config.source.data_path
         raise ClipcapError(
             f"{where}: every caption is longer than --token_limit {config.token_limit}: raise the limit"
         )
@@ -160,7 +160,7 @@ def stored_dtype(dtype: torch.dtype) -> torch.dtype:
 def fingerprint(records: Sequence[Record], encoder: Encoder, config: ParseConfig) -> str:
     """Identifies a command's work: encoder, captions, images and every flag that changes the file."""
     digest = hashlib.sha256()
-    flags = (config.batch_size, config.frame, config.recipe, clipcap.__version__)
+    flags = (config.batch_size, config.source.frame, config.recipe, clipcap.__version__)
     digest.update(repr((encoder.name, encoder.weights_id, str(encoder.dtype), *flags)).encode())
     for r in records:
         digest.update(repr((r.image_id, str(r.image), r.captions, r.split)).encode())
@@ -184,7 +184,7 @@ def _write(
         )
     bad = partial.bad()
     meta = FeatureMeta(
-        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.data_path}"
+        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.source.data_path}"
     )
     written = []
     for split, path in outputs.items():
@@ -228,9 +228,9 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     line = f"{skipped:,} of {images + source.without_caption:,} images skipped: {', '.join(kinds)}"
     if len(bad) == images:
         raise ClipcapError(f"{line}; none is left, nothing is written: mend --data_path or --images")
-    if too_many(len(bad), images, config.max_bad):
+    if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.max_bad} cannot be used: mend them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: mend them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
     tell(line)

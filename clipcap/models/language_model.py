@@ -33,7 +33,8 @@ def load_lm(name: str) -> PreTrainedModel:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
     options = {"config": load_lm_config(name), "dtype": torch.float32, "output_loading_info": True}
-    model, info = load_pretrained(AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", **options)
+    loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
+    model, info = load_pretrained(loader, bundled(name, LM), "language model", "--lm", **options)
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         lacking = min(info["missing_keys"])
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")

@@ -11,7 +11,7 @@ from clipcap.images.folders import Photos, inside, photo_folders, require_folder
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.collector import Collector, Source, split_name
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.textfiles import read_json
 
 PHOTO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
@@ -26,7 +26,7 @@ CAPTION_FILES = (
 )
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read COCO captions: --data_path is the folder (annotations/ within is looked into) or the JSON file."""
     root, files = _locate(config)
     photos = Photos(photo_folders(root, PHOTO_FOLDERS, config.images))
@@ -37,7 +37,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def _locate(config: SourceOptions) -> tuple[Path, list[Path]]:
+def _locate(config: SourceConfig) -> tuple[Path, list[Path]]:
     """(folder of the set, its caption files)."""
     path = Path(config.data_path)
     if path.is_file():

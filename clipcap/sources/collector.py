@@ -10,7 +10,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import in_natural_order
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.record import Record
 from clipcap.sources.split import split_by_image
 
@@ -101,7 +101,7 @@ class Collector:
         self._empty += texts.count("")
         entry.captions += filter(None, texts)
 
-    def finish(self, config: SourceOptions) -> Source:
+    def finish(self, config: SourceConfig) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
         self.note_count(self._empty, "empty caption", "dropped")
         images = self._images
@@ -118,7 +118,7 @@ class Collector:
             records.append(Record(key, entry.image, tuple(entry.captions), entry.split))
         return Source(self._name, self._split(records, config), self._notes, self._without_caption)
 
-    def _split(self, records: list[Record], config: SourceOptions) -> list[Record]:
+    def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:
         own = Counter(record.split for record in records)
         if config.train_size is None:
             return records

@@ -12,7 +12,7 @@ from clipcap.images.folders import require_folder
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import as_cell, from_cell, shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.textfiles import read_lines
 
 # The names the set is distributed under; its images go to folders called like the split.
@@ -21,7 +21,7 @@ FAILURES_FILE = "download_errors.csv"
 _URL_SCHEMES = ("http://", "https://")
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path: a TSV with its images beside it, or the folder that holds train and val.
 
     Images that the downloader found to be gone for good (`download_errors.csv`) are left out.
@@ -42,7 +42,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def find_sets(config: SourceOptions) -> dict[str, tuple[Path, Path]]:
+def find_sets(config: SourceConfig) -> dict[str, tuple[Path, Path]]:
     """(TSV, folder of its images) of each split, whether that folder is there yet or not."""
     path = Path(config.captions or config.data_path)
     if config.captions or path.is_file():

@@ -12,7 +12,7 @@ from clipcap.runtime.text import shown
 from clipcap.sources import tars
 from clipcap.sources.collector import Collector, Source, caption_lines, caption_texts, split_name
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 from clipcap.sources.textfiles import read_lines
 
@@ -20,7 +20,7 @@ PHOTO_FOLDERS = ("images", "photos", "dataset", "gifs")
 _USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path, whatever it is: a table, a folder, a tar or a pattern of tars."""
     collector = Collector("custom")
     path = config.captions or config.data_path
@@ -33,7 +33,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def _add_folder(collector: Collector, folder: Path, config: SourceOptions) -> None:
+def _add_folder(collector: Collector, folder: Path, config: SourceConfig) -> None:
     """A table in the folder comes first, then tars, then photos with texts."""
     names = list_folder(folder)[1]
     table = _pick_table(folder, names)
@@ -60,7 +60,7 @@ def _pick_table(folder: Path, names: list[str]) -> Path | None:
     return folder / (usual or tables)[0] if tables else None
 
 
-def _add_table(collector: Collector, path: Path, config: SourceOptions) -> None:
+def _add_table(collector: Collector, path: Path, config: SourceConfig) -> None:
     """Image names are relative to --images, else to the table's folder or its images/; full paths stay as they are.
 
     A column called `split` is the set's own split.

@@ -11,7 +11,7 @@ from clipcap.images.folders import Photos, inside, photo_folders, require_folder
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
 
@@ -21,7 +21,7 @@ SPLIT_LISTS = {"trainImages": "train", "devImages": "val", "testImages": "test"}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+)#[0-9]+\t(?P<caption>.*)", re.DOTALL)
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read a Flickr8k folder; where its split lists are there, only the images they name are taken."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else _caption_file(root)

@@ -9,11 +9,11 @@ from clipcap.images.folders import Photos, inside, photo_folders, require_folder
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.tables import read_table
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path/Captions.csv (or --captions); photos in dataset/ or images/ (or --images)."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else root / "Captions.csv"

@@ -17,19 +17,25 @@ from clipcap.features.split import split_by_image
 from clipcap.models.encoders.names import is_resnet
 from clipcap.runtime.disk_arrays import Say, blocks
 from clipcap.runtime.text import printable
-from clipcap.training.config import FeatureTraining
+from clipcap.training.config import FeaturesConfig
 
 COMPARED_TOGETHER = 8192  # embeddings
 SAME_COSINE = 0.999  # of one image encoded twice; float16 and other batches leave more than 0.9999
 
 
-def training_features(config: FeatureTraining, say: Say) -> tuple[Features, Features | None]:
-    """The features to train on, and those to validate on or None; what is not known of them is said.
+def training_features(config: FeaturesConfig, seed: int, overfit: int, say: Say) -> tuple[Features, Features | None]:
+    """The features to train on, and those to validate on or None; what is not known of them is printed.
+
+    Args:
+        config: where they lie.
+        seed: of the split, where --val is a share.
+        overfit: images of the self-test, 0 without it.
+        say: prints a line.
 
     Raises:
         ClipcapError: they cannot be read, are of different encoders, or not finite.
     """
-    features, val = open_features(config, say)
+    features, val = open_features(config, seed, overfit, say)
     if val is not None:
         check_finite(val)
     for line in notes(config, features, val):
@@ -37,7 +43,9 @@ def training_features(config: FeatureTraining, say: Say) -> tuple[Features, Feat
     return features, val
 
 
-def open_features(config: FeatureTraining, say: Say = print) -> tuple[Features, Features | None]:
+def open_features(
+    config: FeaturesConfig, seed: int = 42, overfit: int = 0, say: Say = print
+) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
     features = read_to_train(config.data, config.clip_model_type, say)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
@@ -47,14 +55,14 @@ def open_features(config: FeatureTraining, say: Say = print) -> tuple[Features, 
             f"--is_rn: {config.data} {'is taken for' if guessed else 'holds'} features of {features.meta.encoder} "
             f"({features.dim} wide), which is no ResNet: leave the flag out, or {mend}"
         )
-    if config.overfit:
-        few = one_caption_each(features, config.overfit)
+    if overfit:
+        few = one_caption_each(features, overfit)
         return few, few
     val = config.val or _sibling(config.data)
     if val is None:
         return features, None
     if _is_share(val):
-        return split_by_image(features, float(val), config.seed)
+        return split_by_image(features, float(val), seed)
     held_out = read_to_train(val, config.clip_model_type, say)
     meta = features.meta
     check_same_encoder(
@@ -64,7 +72,7 @@ def open_features(config: FeatureTraining, say: Say = print) -> tuple[Features, 
     return features, held_out
 
 
-def notes(config: FeatureTraining, features: Features, val: Features | None) -> list[str]:
+def notes(config: FeaturesConfig, features: Features, val: Features | None) -> list[str]:
     """Lines to print of the features: what is not known of them, and images that are both learnt and held out."""
     lines = [f.encoder_note for f in (features, val) if f is not None and f.encoder_note]
     if config.is_rn and is_resnet(features.meta.encoder) is None:
@@ -73,7 +81,7 @@ def notes(config: FeatureTraining, features: Features, val: Features | None) -> 
             f"warning: --is_rn cannot be checked: the encoder of {config.data} is {encoder}, which does not tell "
             f"whether it is a ResNet"
         )
-    shared = 0 if val is None or config.overfit else shared_images(features, val)
+    shared = 0 if val is None or val is features else shared_images(features, val)
     if val is not None and shared:
         lines.append(
             f"warning: {shared} of {len(np.unique(val.row_images))} images of {val.path} are in {config.data} too: "

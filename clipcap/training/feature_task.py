@@ -23,7 +23,7 @@ from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.text import in_short
-from clipcap.training.config import FeatureTraining
+from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 
 SHOWN = 3  # held-out captions printed each epoch
@@ -31,7 +31,7 @@ DECODED_TOGETHER = 64
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
 
 
-Config = TypeVar("Config", bound=FeatureTraining)
+Config = TypeVar("Config", bound=FeatureTaskConfig)
 Model = TypeVar("Model", bound=PrefixLM)
 
 
@@ -39,7 +39,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
     """A task (`clipcap.training.task.Task`) but for its model's own part: batches, losses, files.
 
     Args:
-        config: of the run.
+        config: what is learnt, and how.
+        loop: options of the training loop.
         model: with its initial weights.
         tokenizer: of its language model.
         features: to train on.
@@ -55,6 +56,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
     def __init__(
         self,
         config: Config,
+        loop: LoopConfig,
         model: Model,
         tokenizer: Tokenizer,
         features: Features,
@@ -64,7 +66,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
         reference: bool = False,
         share_prefix: bool = False,
     ):
-        self.config, self.model, self.tokenizer, self.accelerator = config, model, tokenizer, accelerator
+        self.config, self.seed, self.accelerator = config, loop.seed, accelerator
+        self.model, self.tokenizer = model, tokenizer
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)
@@ -73,7 +76,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         self.val = CaptionDataset(val, *how) if val is not None else None
         self._unable_to_share = share_prefix and not shares
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
-        self.step_size = config.bs * accelerator.num_processes * config.grad_accum
+        self.step_size = config.bs * accelerator.num_processes * loop.grad_accum
         self._steps = self.data.count_steps(self.step_size)
         self._shown = self._images_to_caption()
         if config.select == "cider":
@@ -181,7 +184,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
     def card_notes(self, metrics: Mapping[str, float]) -> str:
         """Lines for the card of a checkpoint: what it was trained on, and how well."""
         scores = "".join(f"- {name}: {value:.4g}\n" for name, value in metrics.items())
-        return f"- trained on {self.config.data}\n{scores}"
+        return f"- trained on {self.data.features.path}\n{scores}"
 
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from a checkpoint's weights."""

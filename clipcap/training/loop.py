@@ -20,7 +20,7 @@ from tqdm import tqdm
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
 from clipcap.training.accelerator import loggable, sum_over_processes
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
@@ -32,11 +32,11 @@ class Loop:
 
     Args:
         task: what is trained; its model already holds the initial weights.
-        options: see `LoopOptions`.
+        options: see `LoopConfig`.
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task[Any], options: LoopOptions, accelerator: Accelerator):
+    def __init__(self, task: Task[Any], options: LoopConfig, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
         self.identity = run_identity(task, options, accelerator)

@@ -16,7 +16,7 @@ from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import recover
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 from clipcap.training.run_folder import checkpoint_path, numbered
 from clipcap.training.task import Task
 
@@ -52,7 +52,7 @@ class RunState:
     scaler: dict[str, Any] | None  # of mixed precision in float16
 
 
-def run_identity(task: Task[Any], options: LoopOptions, accelerator: Accelerator) -> dict[str, Any]:
+def run_identity(task: Task[Any], options: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
     """What decides the weights of a run, by name."""
     chosen = {name: getattr(options, name) for name in _SAME_ON_RESUME}
     launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
@@ -60,7 +60,7 @@ def run_identity(task: Task[Any], options: LoopOptions, accelerator: Accelerator
 
 
 def resume(
-    task: Task[Any], options: LoopOptions, accelerator: Accelerator, identity: Mapping[str, Any]
+    task: Task[Any], options: LoopConfig, accelerator: Accelerator, identity: Mapping[str, Any]
 ) -> RunState | None:
     """Load `last`: its weights into the task's model, the rest as the result.
 
@@ -98,7 +98,7 @@ def _load_state(path: Path) -> RunState:
         raise ClipcapError(f"{path}: cannot resume from it: {one_line(error)[:160]}") from error
 
 
-def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], options: LoopOptions, warm_start: str) -> None:
+def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], options: LoopConfig, warm_start: str) -> None:
     """Refuse to go on with other data or options than the run has; `warm_start` is the flag for a new run."""
     for name, value in now.items():
         if was.get(name) == value:

@@ -104,7 +104,7 @@ def page(tmp_path_factory, captioner):
     pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap[app]'")
     folder = tmp_path_factory.mktemp("page")
     photos = sorted((write_set(folder / "plates", PLATES, seed=1) / "dataset").iterdir())
-    parse("food", ParseConfig(data_path=str(folder / "plates"), out=str(folder / "index"), clip_model_type=DEMO))
+    parse("food", ParseConfig.of(data_path=str(folder / "plates"), out=str(folder / "index"), clip_model_type=DEMO))
     encoder, lm = captioner.encoder, load_lm(DEMO)
     config = ClipGptConfig(clip_dim=encoder.dim, lm=DEMO, encoder=DEMO, encoder_weights_id=encoder.weights_id)
     save_clip_gpt(ClipGPT(config, lm, Layout(load_tokenizer(DEMO))), load_tokenizer(DEMO), folder / "clip_gpt")

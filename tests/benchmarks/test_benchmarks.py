@@ -90,5 +90,5 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_that_starts_it():
 def test_a_benchmark_that_fails_is_a_line_and_the_others_go_on(capsys):
     assert rows_of("no_such_one") == []
     assert capsys.readouterr().out.startswith(
-        "no_such_one: failed: ModuleNotFoundError: No module named 'benchmarks.no"
+        "no_such_one: failed: ModuleNotFoundError: No module named 'benchmarks.speed.no"
     )

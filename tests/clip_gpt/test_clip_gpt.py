@@ -340,7 +340,7 @@ def settings(data, lm, out_dir, **changes) -> TrainClipGptConfig:
         "save_every": 9,
         **changes,
     }
-    return TrainClipGptConfig(data=str(data), lm=str(lm), out_dir=str(out_dir), **options)
+    return TrainClipGptConfig.of(data=str(data), lm=str(lm), out_dir=str(out_dir), **options)
 
 
 SIX = (  # of one length, so that steps mix them
@@ -426,7 +426,7 @@ class TestTraining:
         train_clip_gpt(settings(data, lm_folder, tmp_path / "one", bs=4, **chosen))
         two = settings(data, lm_folder, tmp_path / "two", bs=2, **chosen)
         names = ("data", "lm", "out_dir", "epochs", "bs", "lr", "warmup_steps", "clip_recall", "save_every", *chosen)
-        words = ["-m", "clipcap", "train-clip-gpt", *flags({name: getattr(two, name) for name in names})]
+        words = ["-m", "clipcap", "train-clip-gpt", *flags({name: two.flat()[name] for name in names})]
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
             cwd=REPO,
@@ -493,7 +493,7 @@ class TestTraining:
         assert same(second.project_out.state_dict(), model.project_out.state_dict())
         other = feature_file(tmp_path / "f.pkl", meta=replace(META, encoder_weights_id="9" * 16))
         with pytest.raises(ClipcapError, match="embeddings were made with tiny-clip of weights 9"):
-            train_clip_gpt(replace(config, data=str(other), out_dir=str(tmp_path / "third")))
+            train_clip_gpt(config.with_options(data=str(other), out_dir=str(tmp_path / "third")))
 
     def test_captions_are_cut_where_several_do_not_fit_into_a_sequence(self, lm_folder, tmp_path, capsys):
         data = feature_file(tmp_path / "f.pkl", ["a red plate " * 10] * 8)
@@ -513,7 +513,7 @@ class TestTraining:
     )
     def test_options_at_odds_are_refused(self, options, message):
         with pytest.raises(ClipcapError, match=message):
-            TrainClipGptConfig(**options)
+            TrainClipGptConfig.of(**options)
 
 
 def original_folder(lm_folder, folder, resize=True):

@@ -219,7 +219,9 @@ HOLD_OUT = """
 import sys, threading, time
 from pathlib import Path
 import numpy as np
-from clipcap.features import Content, FeatureMeta, read_to_train, split_by_image, write_parts
+from clipcap.features.feature_set import Content, FeatureMeta
+from clipcap.features.files import read_to_train, write_parts
+from clipcap.features.split import split_by_image
 
 def parts():
     for start in range(0, int(sys.argv[2]), 10_000):

@@ -48,7 +48,7 @@ def parsing(tmp_path, photos, clip_file):
         defaults = {"data_path": str(photos), "clip_model_type": str(clip_file), "out": str(tmp_path / "f.pkl"),
                     "batch_size": BATCH, "device": "cpu", "workers": 0}  # fmt: skip
         said = []
-        written = parse("custom", ParseConfig(**{**defaults, **options}), said.append)
+        written = parse("custom", ParseConfig.of(**{**defaults, **options}), said.append)
         return (read_features(written[0]) if written else None), said
 
     return run_parse
@@ -296,13 +296,13 @@ def test_odd_pictures_work(tmp_path, clip_file):
     Image.new("RGB", (3000, 1), "red").save(folder / "ribbon.png")
     write_captions(folder, [(path.name, "odd") for path in folder.iterdir()])
     options = {"data_path": str(folder), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-    parse("custom", ParseConfig(out=str(tmp_path / "odd.pkl"), **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "odd.pkl"), **options), lambda line: None)
     features = read_features(tmp_path / "odd.pkl")
     row = {name: features.rows([i])[0] for i, name in enumerate(features.image_ids)}
     for odd, plain in (("turned.jpg", "upright.png"), ("cmyk.jpg", "rgb.png"), ("sixteen.png", "eight.png"),
                        ("palette.png", "colours.png")):  # fmt: skip
         torch.testing.assert_close(row[odd], row[plain], rtol=1e-5, atol=1e-5)
-    parse("custom", ParseConfig(out=str(tmp_path / "raw.pkl"), recipe="reference", **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "raw.pkl"), recipe="reference", **options), lambda line: None)
     raw = read_features(tmp_path / "raw.pkl")
     turned = list(raw.image_ids).index("turned.jpg")
     assert (raw.rows([turned])[0] - row["turned.jpg"]).norm() > 0.1  # the original leaves it lying
@@ -425,7 +425,7 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, clip_file):
     photos = draw_set(tmp_path / "many", 150, captions=1)
     whole, out = tmp_path / "whole.pkl", tmp_path / "f.pkl"
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-    parse("custom", ParseConfig(out=str(whole), batch_size=1, **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(whole), batch_size=1, **options), lambda line: None)
     for moment in (1, 40, 90):
         done = kill_after([start(*command(photos, clip_file, out, batch_size=1, workers=0))], out, moment)
         assert moment <= done < 150
@@ -462,7 +462,7 @@ def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file):
     assert err.count("\n") == 1
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
     said = []
-    parse("custom", ParseConfig(out=str(out), batch_size=1, **options), said.append)
+    parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options), said.append)
     assert any("going on where an earlier run stopped" in line for line in said)
 
 
@@ -476,7 +476,7 @@ def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
     try:
         options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
         with pytest.raises(ClipcapError, match=r"f\.pkl\.partial: another process is at work on it"):
-            parse("custom", ParseConfig(out=str(out), batch_size=1, **options), lambda line: None)
+            parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options), lambda line: None)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -503,7 +503,7 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file):
     photos, out = draw_set(tmp_path / "many", 400, captions=1), tmp_path / "f.pkl"
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0,
                "batch_size": BATCH}  # fmt: skip
-    parse("custom", ParseConfig(out=str(tmp_path / "whole.pkl"), **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "whole.pkl"), **options), lambda line: None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -513,7 +513,7 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file):
     done = kill_after(ranks, out, 4)
     assert 4 <= done < 100
     said = []
-    parse("custom", ParseConfig(out=str(out), **options), said.append)
+    parse("custom", ParseConfig.of(out=str(out), **options), said.append)
     assert f"going on where an earlier run stopped: {done} batches of 4 are done" in said
     assert out.read_bytes() == (tmp_path / "whole.pkl").read_bytes()
 

@@ -390,8 +390,9 @@ def test_what_is_not_there_or_taken_is_one_line(action, tmp_path, capsys):
 MEMORY = """
 import sys, threading, time
 import numpy as np
-from clipcap import feature_tools
-from clipcap.features import Content, FeatureMeta, folder_writer, verify, write_parts
+from clipcap.features import folder_writer, tools, verify
+from clipcap.features.feature_set import Content, FeatureMeta
+from clipcap.features.files import write_parts
 
 folder_writer.SHARD_ROWS = 2000
 where, shards = sys.argv[1], int(sys.argv[2])
@@ -414,10 +415,10 @@ seen = []
 write_parts(where + "/f", parts(), FeatureMeta(encoder="x", dtype="float16"))
 threading.Thread(target=watch, daemon=True).start()
 silent = lambda line: None
-assert feature_tools.verify(where + "/f", silent)
-feature_tools.convert(where + "/f", where + "/g", "float32", None, silent)
-feature_tools.split(where + "/g", 0.5, 1, where + "/h", silent)
-feature_tools.merge([where + "/h_train", where + "/h_val"], where + "/i", False, None, silent)
+assert tools.verify(where + "/f", silent)
+tools.convert(where + "/f", where + "/g", "float32", None, silent)
+tools.split(where + "/g", 0.5, 1, where + "/h", silent)
+tools.merge([where + "/h_train", where + "/h_val"], where + "/i", False, None, silent)
 print(max(seen))
 """
 

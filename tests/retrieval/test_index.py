@@ -254,7 +254,7 @@ def test_queries_that_do_not_fit_are_refused(tmp_path):
 
 MEMORY = """
 import sys, numpy as np, torch
-from clipcap.index import Index
+from clipcap.retrieval.index import Index
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
 queries = torch.randn(int(sys.argv[2]), 256)

@@ -23,7 +23,7 @@ from clipcap.models.checkpoint import load_checkpoint, read_config
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.processes import several_processes_asked_for
-from clipcap.training.config import LoopOptions, TrainConfig
+from clipcap.training.config import FeaturesConfig, LoopConfig, TrainConfig
 from clipcap.training.data import notes, one_caption_each, open_features
 from clipcap.training.run_folder import check_run_folder
 
@@ -181,10 +181,10 @@ def test_accumulated_batches_train_like_the_bigger_batch(data, lm_folder, tmp_pa
 
 
 def test_warm_up_is_bounded_by_a_share_of_the_run():
-    assert LoopOptions().warmup(200) == 20
-    assert LoopOptions().warmup(1_000_000) == 5000
-    assert TrainConfig(recipe="reference").warmup(200) == 5000
-    assert TrainConfig(warmup_steps=0, recipe="reference").warmup(200) == 0
+    assert LoopConfig().warmup(200) == 20
+    assert LoopConfig().warmup(1_000_000) == 5000
+    assert TrainConfig.of(recipe="reference").loop.warmup(200) == 5000
+    assert TrainConfig.of(warmup_steps=0, recipe="reference").loop.warmup(200) == 0
 
 
 def test_reference_recipe_is_stored_and_stops_at_full_stops(data, lm_folder, tmp_path):
@@ -266,20 +266,20 @@ class TestValidationSet:
 
     def test_the_sibling_of_a_train_file_is_taken(self, tmp_path):
         data = feature_file(tmp_path / "food_train.pkl")
-        assert open_features(TrainConfig(data=str(data)))[1] is None
+        assert open_features(FeaturesConfig(data=str(data)))[1] is None
         val = feature_file(tmp_path / "food_val.pkl", CAPTIONS[:2])
-        assert open_features(TrainConfig(data=str(data)))[1].path == val
+        assert open_features(FeaturesConfig(data=str(data)))[1].path == val
 
     def test_another_encoders_features_are_refused(self, data, tmp_path):
         other = FeatureMeta(encoder="RN50")
         val = feature_file(tmp_path / "val.pkl", meta=other)
         with pytest.raises(ClipcapError, match=r"val.pkl: embeddings were made with RN50, the training .* tiny-clip"):
-            open_features(TrainConfig(data=str(data), val=str(val)))
+            open_features(FeaturesConfig(data=str(data), val=str(val)))
 
     def test_a_guessed_encoder_refuses_nothing(self, tmp_path):
         data = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
         val = feature_file(tmp_path / "val.pkl", meta=META, dim=512)
-        features, held_out = open_features(TrainConfig(data=str(data), val=str(val)))
+        features, held_out = open_features(FeaturesConfig(data=str(data), val=str(val)))
         assert (features.meta.encoder, held_out.meta.encoder) == ("ViT-B/32", "tiny-clip")
 
     def test_what_is_neither_share_nor_file_is_refused(self, data):
@@ -289,12 +289,12 @@ class TestValidationSet:
             ("0,1", "0,1: no such feature"),
         ):
             with pytest.raises(ClipcapError, match=said):
-                open_features(TrainConfig(data=str(data), val=val))
+                open_features(FeaturesConfig(data=str(data), val=val))
 
 
 class TestImagesThatAreBothLearntAndHeldOut:
     def notes(self, data, val):
-        config = TrainConfig(data=str(data), val=str(val))
+        config = FeaturesConfig(data=str(data), val=str(val))
         return notes(config, *open_features(config))
 
     def test_are_counted(self, data, tmp_path):
@@ -333,26 +333,26 @@ class TestImagesThatAreBothLearntAndHeldOut:
         assert self.notes(*parts) == []
 
     def test_are_meant_in_the_overfit_self_test(self, data):
-        config = TrainConfig(data=str(data), overfit=4)
-        assert notes(config, *open_features(config)) == []
+        config = FeaturesConfig(data=str(data))
+        assert notes(config, *open_features(config, overfit=4)) == []
 
 
 def test_is_rn_is_checked_against_the_data(data, tmp_path):
     vit = feature_file(tmp_path / "vit.pkl", meta=FeatureMeta(encoder="ViT-B/32"), dim=512)
     resnet = feature_file(tmp_path / "rn.pkl", meta=FeatureMeta(encoder="RN50x4"), dim=640)
-    open_features(TrainConfig(data=str(resnet), is_rn=True))
+    open_features(FeaturesConfig(data=str(resnet), is_rn=True))
     with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is no ResNet"):
-        open_features(TrainConfig(data=str(vit), is_rn=True))
+        open_features(FeaturesConfig(data=str(vit), is_rn=True))
     old = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
     with pytest.raises(ClipcapError, match=r"taken for features of ViT-B/32 .*name the encoder by --clip_model_type"):
-        open_features(TrainConfig(data=str(old), is_rn=True))
-    open_features(TrainConfig(data=str(old), is_rn=True, clip_model_type="RN101"))
+        open_features(FeaturesConfig(data=str(old), is_rn=True))
+    open_features(FeaturesConfig(data=str(old), is_rn=True, clip_model_type="RN101"))
 
 
 @pytest.mark.parametrize("encoder", ["/gone/ViT.pt", "hf:somebody/encoder"])
 def test_is_rn_that_cannot_be_checked_is_said_so(tmp_path, encoder):
     data = feature_file(tmp_path / "f.pkl", meta=FeatureMeta(encoder=encoder))
-    config = TrainConfig(data=str(data), is_rn=True)
+    config = FeaturesConfig(data=str(data), is_rn=True)
     [said] = notes(config, *open_features(config))
     assert said.startswith(f"warning: --is_rn cannot be checked: the encoder of {data} is {encoder}, which does not")
 
@@ -385,12 +385,12 @@ class TestAFolderHoldsOneRun:
     def test_any_checkpoint_counts_also_in_the_middle_of_being_replaced(self, finished, tmp_path, name):
         shutil.copytree(finished / "clipcap-best", tmp_path / name)
         with pytest.raises(ClipcapError, match=r"holds a run already \(clipcap-\w+\)"):
-            check_run_folder(LoopOptions(out_dir=str(tmp_path)))
+            check_run_folder(LoopConfig(out_dir=str(tmp_path)))
 
     def test_and_so_does_the_log_alone(self, finished, tmp_path):
         shutil.copy(finished / "metrics.jsonl", tmp_path)
         with pytest.raises(ClipcapError, match=r"holds a run already \(metrics.jsonl\)"):
-            check_run_folder(LoopOptions(out_dir=str(tmp_path)))
+            check_run_folder(LoopConfig(out_dir=str(tmp_path)))
 
     @pytest.mark.parametrize("kept", [("clipcap-best",), ("clipcap-best", "metrics.jsonl"), ("metrics.jsonl",)])
     def test_a_run_whose_last_is_gone_is_not_begun_anew_in_its_place(self, finished, tmp_path, kept):
@@ -399,7 +399,7 @@ class TestAFolderHoldsOneRun:
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         with pytest.raises(ClipcapError, match=r"--resume: .* holds a run .*, but not the clipcap-last to go"):
-            check_run_folder(LoopOptions(out_dir=str(tmp_path), resume=True))
+            check_run_folder(LoopConfig(out_dir=str(tmp_path), resume=True))
 
     def test_other_files_and_half_a_first_checkpoint_are_no_run(self, finished, tmp_path):
         (tmp_path / "clipcap-best-notes").mkdir()
@@ -407,7 +407,7 @@ class TestAFolderHoldsOneRun:
         (tmp_path / "coco-009.pt").touch()
         (tmp_path / "metrics.jsonl").touch()
         shutil.copytree(finished / "clipcap-last", tmp_path / ".clipcap-last.draft")
-        check_run_folder(LoopOptions(out_dir=str(tmp_path)))
+        check_run_folder(LoopConfig(out_dir=str(tmp_path)))
 
 
 class TestWarmStart:

@@ -98,7 +98,7 @@ def main() -> None:
     if args.process:
         data, out = args.process
         options = {"prefix_length": 4, "dropout": False, "lr": 1e-3, "warmup_steps": 0, "bs": args.bs}
-        config = TrainConfig(data=str(data), out_dir=str(out / "run"), lm="demo", epochs=EPOCHS, **options)
+        config = TrainConfig.of(data=str(data), out_dir=str(out / "run"), lm="demo", epochs=EPOCHS, **options)
         return one_process(config, out / "log")
     print(machine())
     shutil.rmtree(args.folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
@@ -31,7 +31,7 @@ from clipcap.models.encoders.pooling import PAIR, image_features, max_text_token
 from clipcap.runtime.hub import load_pretrained
 
 
-def paired_towers(config: ContrastiveConfig) -> TransformersTowers:
+def paired_towers(config: TowersConfig) -> TransformersTowers:
     """An image and a text tower of transformers under new projections."""
     image_name, text_name = cast(str, config.vision_model), cast(str, config.text_model)  # both, or not this function
     vision = _tower(image_name, "--vision_model", "vision_config", CLIPVisionModel, config.from_scratch)
@@ -61,7 +61,7 @@ def _tower(name: str, flag: str, part: str, of_clip: type[PreTrainedModel], new:
     return load_pretrained(loader, name, "model", flag, config=config, dtype=torch.float32)
 
 
-def dual_encoder_towers(name: str, config: ContrastiveConfig) -> TransformersTowers:
+def dual_encoder_towers(name: str, config: TowersConfig) -> TransformersTowers:
     """A whole dual encoder of transformers, to be trained on."""
     place, flag = name.removeprefix("hf:"), "--clip_model_type hf:"
     network = load_pretrained(AutoModel, place, "encoder", flag, dtype=torch.float32)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from clipcap.models.kernels.switch import fast
 
-# torch 2.14's `linear_cross_entropy` with its chunked path holds less memory, but takes 1.9 to 2.6 times as long on one
-# CPU thread (768 → 50257, float32, gradient of the hidden states: 3.8 s against 2.1 s for 800 positions, 3.3 s against
-# 1.3 s for 500; peaks of 8 MB and 58 MB above the inputs at 800), and would need torch 2.13.
+# torch 2.14's `linear_cross_entropy` with its chunked path holds less memory, but takes 1.9 to 2.6 times as long on
+# one CPU thread (768 → 50257, float32, gradient of the hidden states: 3.8 s against 2.1 s for 800 positions, 3.3 s
+# against 1.3 s for 500; peaks of 8 MB and 58 MB above the inputs at 800), and would need torch 2.13.
 POSITIONS = 320  # at a time: enough for a large matrix product, 64 MB of logits for GPT-2
 
 

@@ -53,8 +53,7 @@ class Options:
         Raises:
             ClipcapError: an option is unknown; the message names the nearest.
         """
-        _check_names(cls, options)
-        return _build(cls, options)
+        return _build(cls, _by_name(cls, options))
 
     def with_options(self, **options: Any) -> Self:
         """A copy in which these options are replaced, by the names of their flags.
@@ -62,8 +61,7 @@ class Options:
         Raises:
             ClipcapError: an option is unknown; the message names the nearest.
         """
-        _check_names(type(self), options)
-        return _replaced(self, options)
+        return _replaced(self, _by_name(type(self), options))
 
     def flat(self) -> dict[str, Any]:
         """Every option by the name of its flag."""
@@ -75,14 +73,17 @@ class Options:
         return values
 
 
-def _check_names(config_class: type[Options], options: Collection[str]) -> None:
-    parts = [f.name for f in fields(config_class) if "part" in f.metadata]
-    known = [*flags_of(config_class), *parts]
+def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under their own names instead of their aliases; an unknown one is refused."""
+    flags = flags_of(config_class)
+    names = {name: name for name in (*flags, *(f.name for f in fields(config_class) if "part" in f.metadata))}
+    names |= {alias: name for name, flag in flags.items() for alias in flag.field.metadata["aliases"]}
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ClipcapError(f"{config_class.__name__} has no option {name!r}{hint}")
+    return {names[name]: value for name, value in options.items()}
 
 
 def _build(config_class: type[T], options: Mapping[str, Any]) -> T:

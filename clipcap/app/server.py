@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 EXAMPLES = "examples"  # their folder
@@ -39,7 +39,7 @@ def serve(config: AppConfig) -> None:
         ClipcapError: no gradio, no such checkpoint or index, or the port is taken.
     """
     if find_spec("gradio") is None:
-        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap[app]'")
+        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap-toolkit[app]'")
     if config.clip_gpt and not config.index:
         raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
     with _listening(config) as listener:
@@ -52,7 +52,7 @@ def serve(config: AppConfig) -> None:
             try:
                 _run(config, Path(folder), listener, service, _about(config, captioner), searches)
             except KeyboardInterrupt:
-                print("stopped", file=sys.stderr)
+                logger.info("stopped")
 
 
 def _listening(config: AppConfig) -> socket.socket:
@@ -93,7 +93,7 @@ def _run(
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):
-        print("other machines can reach this page: anybody there can use it", file=sys.stderr)
+        logger.warning("other machines can reach this page: anybody there can use it")
     stop = Event()
     Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
@@ -128,7 +128,7 @@ def _searches(
     if not config.clip_gpt:
         return search, None
     clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)
-    print(printable(clip_gpt.summary), file=sys.stderr)
+    logger.info(printable(clip_gpt.summary))
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")
     return search, PictureSearch(index, clip_gpt.imagine, max_pixels, turn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
@@ -69,7 +69,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
-                print(f"clipcap: skipped {printable(reason)}", file=sys.stderr)
+                logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
             if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
@@ -85,11 +85,10 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
 def _warn_if_collapsed(captions: list[str]) -> None:
     """Say on stderr where different images were given the same captions."""
     if different := collapsed(captions):
-        print(
-            f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
+        logger.warning(
+            f"only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
             f"images: the model hardly looks at them; it needs more training, or was trained with another "
-            f"--clip_model_type or --normalize_prefix than it is used with",
-            file=sys.stderr,
+            f"--clip_model_type or --normalize_prefix than it is used with"
         )
 
 
@@ -106,7 +105,7 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     wanted = [path for path in paths if config.overwrite or not path.with_suffix(".txt").exists()]
     if len(wanted) < len(paths):
         kept = len(paths) - len(wanted)
-        print(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)", file=sys.stderr)
+        logger.info(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)")
     return wanted
 
 
@@ -137,7 +136,7 @@ def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) 
     path = str(output.features)
     features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
-        print(printable(features.encoder_note), file=sys.stderr)
+        logger.info(printable(features.encoder_note))
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,

@@ -20,6 +20,7 @@ from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
+from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, TrainDrawConfig
 from clipcap.training.config import TrainConfig
 
 
@@ -213,6 +214,25 @@ COMMANDS = (
         (argument("caption", nargs="+", action=Joined, group="query", help="a caption of the picture"),),
         group="search",
         description="Words → the CLIP embedding that CLIP-GPT imagines → the pictures nearest to it.",
+    ),
+    Command(
+        "train-draw", "captions → a mapping that draws words", "clipcap.text_to_image.train:train_draw",
+        TrainDrawConfig,
+        (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
+        group="draw", prints="mapping: {}",
+        description="Captions with one class word each → a mapping from hidden states of a text model to class "
+        "embeddings of a BigGAN-deep.",
+    ),
+    Command(
+        "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
+        (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
+        group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
+    ),
+    Command(
+        "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",
+        SlideshowConfig, (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
+        group="draw", prints="{}",
+        description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
     ),
     Command(
         "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",

@@ -16,6 +16,7 @@ from typing import Any
 
 import clipcap
 from clipcap.cli.commands import COMMANDS, Command
+from clipcap.cli.console import messages_on_stderr
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.errors import ClipcapError
 from clipcap.options import FlagParser, HelpGroups, add_flags, from_flags
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = run(argv)
+        with messages_on_stderr():
+            status = run(argv)
         sys.stdout.flush()
         return status
     except ClipcapError as error:

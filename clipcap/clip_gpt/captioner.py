@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,17 +18,19 @@ from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 
 class ClipGptCaptioner(Captioner):
     """Writes captions, and imagines the CLIP embedding of a caption's picture.
 
-    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
-    >>> clip_gpt(["a.jpg"])
-    ['a plate of sushi']
-    >>> clip_gpt.imagine(["a plate of sushi"]).shape
-    torch.Size([1, 512])
+    Examples:
+        >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+        >>> clip_gpt(["a.jpg"])
+        ['a plate of sushi']
+        >>> clip_gpt.imagine(["a plate of sushi"]).shape
+        torch.Size([1, 512])
     """
 
     model: ClipGPT  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, by the constructor below
@@ -92,5 +93,5 @@ def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
         normalize_prefix=config.normalize_prefix,
         device=config.device,
     )
-    print(printable(captioner.summary), file=sys.stderr)
+    logger.info(printable(captioner.summary))
     return captioner

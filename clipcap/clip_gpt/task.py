@@ -25,6 +25,7 @@ from clipcap.evaluation.metrics.score import cider, cider_scorer
 from clipcap.features.feature_set import Features
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import reduced, sum_over_processes
 from clipcap.training.config import LoopConfig
@@ -58,7 +59,7 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
         self.val_pairs = PairDataset(self.val, model.layout, *weights) if self.val is not None else None
         if config.select == "recall" and val is None:
             raise ClipcapError("--select recall needs validation images: pass --val")
-        self.with_cider = _with_cider(accelerator)
+        self.with_cider = _with_cider()
         self.tower_recall = self._tower_recall(self.val) if config.clip_recall and self.val is not None else None
 
     def caption_limit(self) -> int:
@@ -149,7 +150,7 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
         images = len(np.unique(val.features.row_images))
         chance = "/".join(f"{min(k, images) / images:.3f}" for k in (1, 5, 10))
         tower = f", CLIP's own text tower {_shares(self.tower_recall)}" if self.tower_recall else ""
-        self.accelerator.print(
+        logger.info(
             f"  text to image recall@1/5/10 of {len(texts)} captions among {images} images: {_shares(scores)}{tower}"
             f", by chance {chance}"
         )
@@ -177,7 +178,7 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
             parts = [captions[i : i + TEXTS_TOGETHER] for i in range(0, len(captions), TEXTS_TOGETHER)]
             return self._text_to_image(torch.cat([encoder.encode_texts(part).float().cpu() for part in parts]), val)
         except ClipcapError as error:
-            self.accelerator.print(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
+            logger.info(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
             return None
 
     def score(self, metrics: Mapping[str, float]) -> float:
@@ -195,13 +196,13 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
         restore_clip_gpt(self.model, folder)
 
 
-def _with_cider(accelerator: Accelerator) -> bool:
+def _with_cider() -> bool:
     """Whether captions can be scored."""
     try:
         cider_scorer()
         return True
     except ClipcapError as error:
-        accelerator.print(f"note: held-out captions are not scored: {error}")
+        logger.info(f"note: held-out captions are not scored: {error}")
         return False
 
 

@@ -18,6 +18,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.data import training_features
@@ -37,12 +38,12 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     loop = config.loop
     check_run_folder(loop)
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    features, val = training_features(config.features, loop.seed, config.task.overfit)
     set_seed(loop.seed)
     model, summary = initial_clip_gpt(config.model, config.task, features)
-    accelerator.print(f"{printable(summary)}\n{model.parameter_report()}")
+    logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     return Loop(task, loop, accelerator).fit()
 
 

@@ -21,6 +21,7 @@ from clipcap.contrastive.towers.openai import OpenAITowers
 from clipcap.contrastive.validate import RecallValidation
 from clipcap.errors import ClipcapError
 from clipcap.images.skipped import too_many, write_errors
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.sources.record import Record
 from clipcap.training.dataset import BatchShare
@@ -111,7 +112,7 @@ class ContrastiveTask:
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.source.max_bad):
             raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
-        self.accelerator.print(printable(line))
+        logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Head, image and text tower, each with its learning rate; weight decay is for matrices only."""

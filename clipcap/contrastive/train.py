@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
+from clipcap.runtime.messages import logger
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import plot_curves
@@ -29,10 +30,10 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     accelerator = make_accelerator(config.loop, config.flat())
     source = READERS[source_name](config.source)
     for note in source.notes:
-        accelerator.print(note)
+        logger.info(note)
     set_seed(config.loop.seed)
     task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     task.decode()
     loop = Loop(task, config.loop, accelerator)
     best = loop.fit()

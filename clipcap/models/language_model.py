@@ -170,7 +170,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
+        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap-toolkit[lora]'") from error
     try:
         # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
         fan_in_fan_out = lm.config.model_type == "gpt2"

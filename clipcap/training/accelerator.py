@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
@@ -28,19 +29,19 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     """
     tracker = None if options.tracker == "none" else options.tracker
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
-        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap[track]'")
+        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     accelerator = Accelerator(
         log_with=tracker,
         project_dir=options.out_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     processes = accelerator.num_processes
-    accelerator.print(
+    logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
     if warning := alone(processes):
-        accelerator.print(warning)
+        logger.warning(warning)
     if tracker:
         _start_tracker(accelerator, tracker, logged)
     return accelerator

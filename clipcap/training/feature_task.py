@@ -22,6 +22,7 @@ from clipcap.features.feature_set import Features
 from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
@@ -66,12 +67,12 @@ class FeatureTask(ABC, Generic[Config, Model]):
         reference: bool = False,
         share_prefix: bool = False,
     ):
-        self.config, self.seed, self.accelerator = config, loop.seed, accelerator
-        self.model, self.tokenizer = model, tokenizer
+        self.config, self.seed, self.model = config, loop.seed, model
+        self.tokenizer, self.accelerator = tokenizer, accelerator
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)
-        how = (tokenizer, self.caption_limit(), reference, shares, accelerator.print)
+        how = (tokenizer, self.caption_limit(), reference, shares)
         self.data = CaptionDataset(features, *how)
         self.val = CaptionDataset(val, *how) if val is not None else None
         self._unable_to_share = share_prefix and not shares
@@ -160,12 +161,12 @@ class FeatureTask(ABC, Generic[Config, Model]):
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Print the first captions and a warning where they are all alike; score them."""
         for caption, wanted in list(zip(captions, references))[:SHOWN]:
-            self.accelerator.print(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
+            logger.info(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
         scores = {"distinct": distinct_share(captions)}
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
-            self.accelerator.print(
-                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+            logger.warning(
+                f"only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
                 f"model does not use the image yet ({mend})"
             )
         if self.config.overfit:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
+from clipcap.runtime.messages import logger
 from clipcap.training.accelerator import loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
@@ -72,7 +73,7 @@ class Loop:
             progress.history.append(metrics)
             self._save_epoch(epoch, metrics)
         if self._out_of_patience():
-            self.accelerator.print(f"stopped: no better epoch in {options.patience}")
+            logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
 
@@ -171,7 +172,7 @@ class Loop:
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
-        self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
+        logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
         self._log({k: v for k, v in metrics.items() if k != "step"}, steps)
         return metrics
 

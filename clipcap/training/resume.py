@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import recover
+from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
@@ -76,7 +77,7 @@ def resume(
     accelerator.wait_for_everyone()
     if not (last / CONFIG).is_file():
         nothing = f"no run in {options.out_dir} to go on with (no {last.name})"
-        accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
+        logger.warning(f"--resume: {nothing}; starting from the beginning")
         return None
     state = _load_state(last / STATE)
     _check_identity(state.identity, identity, options, task.warm_start(last))
@@ -85,7 +86,7 @@ def resume(
         progress.best = math.inf
     check_numbered(Path(options.out_dir), options.prefix, task.restore, progress.epoch)
     task.restore(last)
-    accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
+    logger.info(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
     return state
 
 

@@ -17,8 +17,9 @@ from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import Recipe
+from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -28,29 +29,35 @@ from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
-def train(config: TrainConfig) -> Path:
-    """Run a training.
+def train(config: TrainConfig | None = None, **options: Any) -> Path:
+    """Train a captioner.
 
+    >>> train(data="food_train.pkl", only_prefix=True, epochs=5)
+
+    Args:
+        config: of the run (default: the defaults of `clipcap train`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder of the `best` checkpoint.
     Raises:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
+    config = given(TrainConfig, config, options)
     loop = config.loop
     check_run_folder(loop)
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    features, val = training_features(config.features, loop.seed, config.task.overfit)
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
-    accelerator.print(f"{printable(summary)}\n{model.parameter_report()}")
+    logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     return Loop(task, loop, accelerator).fit()
 
 
 def initial_captioner(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool = True
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:

@@ -310,13 +310,13 @@ def words(chosen: dict) -> list[str]:
     return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
 
 
-def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys):
+def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys, messages):
     data = colour_set(tmp_path / "colours")
     best = trained(data, tmp_path / "out", epochs=20, bs=12)
     lines = metrics(tmp_path / "out")
     assert best == tmp_path / "out" / "clip-best" and len(lines) == 20
     assert lines[-1]["train_loss"] < 0.6 * lines[0]["train_loss"]
-    said = capsys.readouterr().out
+    said = "\n".join(messages())
     assert "validating on 12 images; by chance" in said
     with Image.open(tmp_path / "out" / "curves.png") as curves:
         assert curves.width > 1000
@@ -423,12 +423,12 @@ def test_a_plateau_halves_the_learning_rate(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("cache_mb", [0, 10])
-def test_pictures_that_cannot_be_read_are_left_out_and_named(cache_mb, tmp_path, capsys):
+def test_pictures_that_cannot_be_read_are_left_out_and_named(cache_mb, tmp_path, messages):
     data = draw_set(tmp_path / "set", 12, 2)
     (data / "photo3.png").write_bytes(b"no picture")
     (data / "photo7.png").unlink()
     trained(data, tmp_path / "out", max_bad=0.2, cache_mb=cache_mb)
-    out = capsys.readouterr().out
+    out = "\n".join(messages())
     assert out.count("images cannot be read") == 1
     assert f"2 of 12 images cannot be read ({tmp_path / 'out' / 'errors.csv'})" in out
     errors = (tmp_path / "out" / "errors.csv").read_text().splitlines()
@@ -465,9 +465,9 @@ def test_a_batch_without_contrast_is_refused(photos, tmp_path):
         trained(photos, tmp_path, bs=1)
 
 
-def test_without_validation_the_training_loss_decides(photos, tmp_path, capsys):
+def test_without_validation_the_training_loss_decides(photos, tmp_path, messages):
     trained(photos, tmp_path, train_size=None, epochs=2)
-    assert "no validation images: hold some out with --train_size" in capsys.readouterr().out
+    assert "no validation images: hold some out with --train_size" in "\n".join(messages())
     assert set(metrics(tmp_path)[0]) == {"epoch", "step", "train_loss"}
 
 
@@ -490,7 +490,7 @@ def test_two_processes_with_half_the_batch_train_as_one(photos, tmp_path):
         [*command, "contrastive", "custom", *flags], env=environment, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
-    assert "2 processes on cpu" in done.stdout
+    assert "2 processes on cpu" in done.stderr
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert line == pytest.approx(other, abs=1e-4)
     ours, theirs = (read_openai_weights(tmp_path / part / "clip-last" / "clip.pt") for part in ("one", "two"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device, weights_id
-from clipcap.runtime.disk_arrays import Say, kept_arrays, write_arrays
+from clipcap.runtime.disk_arrays import kept_arrays, write_arrays
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
@@ -25,6 +25,7 @@ from clipcap.text_to_image.solve import Rows, adam, least_squares, mean_square
 from clipcap.text_to_image.text_model import TextModel
 from clipcap.text_to_image.words import WordTable, load_words, words_of_generator
 
+Say = Callable[[str], None]
 BLOCK = 512  # captions read from disk at once
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.images.read import find_images, open_image
+from clipcap.images.read import find_images
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.retrieval.config import SearchConfig
 from clipcap.retrieval.index import Index, Match
@@ -72,8 +73,12 @@ def _read_embeddings(path: Path) -> Tensor:
 
 def _encoded(paths: Sequence[Path], encoder: Encoder) -> Tensor:
     """[Q, D], photo by photo."""
-    pixels = (encoder.preprocess(open_image(path))[None] for path in paths)  # [1, 3, R, R]
-    return torch.cat([encoder.encode_images(image) for image in pixels])
+    rows = []
+    for encoded in encode_images(encoder, paths, batch_size=1):
+        if encoded.bad:
+            raise ClipcapError(encoded.bad[0])
+        rows.append(encoded.embeddings)  # [1, D]
+    return torch.cat(rows)
 
 
 def _encoder(index: Index, config: SearchConfig) -> Encoder:

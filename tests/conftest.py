@@ -79,7 +79,7 @@ def tokenizer(lm_folder):
     return load_tokenizer(str(lm_folder))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(lm_folder):
     """Builds a caption model over the small GPT-2, in evaluation mode."""
     import torch

@@ -47,6 +47,7 @@ FLOORS = {
     "training": 8,
     "contrastive": 9,
     "clip_gpt": 9,
+    "text_to_image": 9,
     "demo": 10,
     "app": 11,
     "cli": 12,

@@ -49,6 +49,7 @@ class CaptionService:
         self._captioner = captioner
         self._max_pixels = max_pixels
         self._turn = turn
+        self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
         self.longest = max_positions(captioner.model.lm) - captioner.model.config.prefix_length
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
@@ -76,6 +77,8 @@ class CaptionService:
         rows: list[Row] = []
         table = ""
         for first in range(0, len(photos), TOGETHER):
+            if not self.is_awaited():
+                raise ClipcapError("nobody waits for these captions any more")
             chunk = photos[first : first + TOGETHER]
             read = [self._opened(photo) for photo in chunk]
             good = [photo for photo in read if isinstance(photo, Photo)]

@@ -20,6 +20,7 @@ from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
+from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, TrainDrawConfig
 from clipcap.training.config import TrainConfig
 
 
@@ -95,7 +96,7 @@ PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
 PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
 OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
 ENCODER = argument(
-    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not say it"
+    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not state it"
 )
 DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
 
@@ -156,7 +157,7 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "look into feature files, or make new ones of them", group="make features", metavar="ACTION",
+        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
         below=FEATURE_TOOLS,
     ),
     Command(
@@ -215,11 +216,30 @@ COMMANDS = (
         description="Words → the CLIP embedding that CLIP-GPT imagines → the pictures nearest to it.",
     ),
     Command(
-        "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",
+        "train-draw", "captions → a mapping that draws words", "clipcap.text_to_image.train:train_draw",
+        TrainDrawConfig,
+        (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
+        group="draw", prints="mapping: {}",
+        description="Captions with one class word each → a mapping from hidden states of a text model to class "
+        "embeddings of a BigGAN-deep.",
+    ),
+    Command(
+        "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
+        (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
+        group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
+    ),
+    Command(
+        "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",
+        SlideshowConfig, (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
+        group="draw", prints="{}",
+        description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
+    ),
+    Command(
+        "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",
         EvaluateConfig, group="evaluate",
     ),
     Command(
-        "compare", "evaluations: which is better, and how sure is that", "clipcap.evaluation.compare:compare",
+        "compare", "which evaluation is better, and how sure that is", "clipcap.evaluation.compare:compare",
         CompareConfig,
         (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
         group="evaluate", prints="{}",
@@ -237,6 +257,17 @@ COMMANDS = (
             argument("--lm", default=None, group="model", help="language model, where the checkpoint's is elsewhere"),
         ),
         group="other", prints="{}",
+    ),
+    Command(
+        "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",
+        arguments=(
+            argument("folder", metavar="FOLDER", group="model",
+                     help="folder of config.json and flax_model.msgpack, or a hub name"),
+            argument("--out", required=True, group="output", help="folder to write"),
+            argument("--tokenizer", default=None, group="model", help="tokenizer to store with it"),
+        ),
+        group="other", prints="encoder: hf:{}",
+        description="A hybrid CLIP of flax → a folder that hf: and AutoModel of transformers read.",
     ),
     Command("doctor", "versions, devices, memory, caches", "clipcap.cli.doctor:report", group="other", prints="{}"),
     Command(

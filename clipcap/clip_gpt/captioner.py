@@ -22,11 +22,12 @@ from clipcap.runtime.text import printable
 class ClipGptCaptioner(Captioner):
     """Writes captions, and imagines the CLIP embedding of a caption's picture.
 
-    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
-    >>> clip_gpt(["a.jpg"])
-    ['a plate of sushi']
-    >>> clip_gpt.imagine(["a plate of sushi"]).shape
-    torch.Size([1, 512])
+    Examples:
+        >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+        >>> clip_gpt(["a.jpg"])
+        ['a plate of sushi']
+        >>> clip_gpt.imagine(["a plate of sushi"]).shape
+        torch.Size([1, 512])
     """
 
     @classmethod
@@ -61,7 +62,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
+def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")

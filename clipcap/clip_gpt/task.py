@@ -40,7 +40,7 @@ _SAME_ON_RESUME = (
 )  # fmt: skip
 
 
-class InterleavedTask(FeatureTask):
+class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     """A CLIP-GPT's training (a `Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
@@ -53,7 +53,6 @@ class InterleavedTask(FeatureTask):
         val: Features | None,
         accelerator: Accelerator,
     ):
-        model.embedding_loss, model.contrastive_temp = config.embedding_loss, config.contrastive_temp
         super().__init__(config, loop, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)

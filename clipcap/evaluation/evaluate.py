@@ -28,8 +28,11 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
+from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -50,16 +53,23 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+@writes_to(lambda called: given(EvaluateConfig, called["config"], called["options"]).out)
+def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 
     Under a launcher of several processes each captions its share of the images; the first scores and writes.
 
+    >>> evaluate(load_pt="checkpoints", data="food_val.pkl", out="evaluation")
+
+    Args:
+        config: of the evaluation (default: the defaults of `clipcap evaluate`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder.
     Raises:
         ClipcapError: bad input; what was written before stays.
     """
+    config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
@@ -95,7 +105,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    text = to_json(content, ensure_ascii=False, indent=1) + "\n"
     with writing(path), replaced_file(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 

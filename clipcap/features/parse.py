@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,7 +27,9 @@ from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.options import given
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
@@ -36,22 +39,35 @@ from clipcap.sources.record import Record
 CountTokens = Callable[[str], int]
 
 
-def parse(source_name: str, config: ParseConfig) -> list[Path]:
+def _output(source_name: str, config: ParseConfig) -> Path | None:
+    """Where a parse writes; nowhere in a dry run."""
+    return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
+
+
+@writes_to(lambda called: _output(called["source_name"], given(ParseConfig, called["config"], called["options"])))
+def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
+    >>> parse("food", data_path="food", clip_model_type="ViT-B/32", out="food_train.pkl")
+
+    Args:
+        source_name: food, coco, flickr8k, conceptual or custom.
+        config: of the parsing (default: the defaults of `clipcap parse`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the files written (none with `dry_run`).
     Raises:
         ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
             the images missing or unreadable (after the good ones are saved).
     """
+    config = given(ParseConfig, config, options)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
     source, count_tokens = _read(source_name, config)
     if config.dry_run:
         if state.is_main_process:
             print(describe(source, count_tokens))
         return []
-    out = Path(config.out or f"data/{source_name}_train.pkl")
+    out = _output(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
         logger.info(note)
@@ -197,7 +213,7 @@ def _write(
             path,
             embeddings=partial.rows(rows),
             image_ids=[r.image_id for r in chosen],
-            image_paths=[_place(r) for r in chosen],
+            image_paths=[_image_path(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
         )
@@ -206,7 +222,7 @@ def _write(
     return written
 
 
-def _place(record: Record) -> str:
+def _image_path(record: Record) -> str:
     """Where an image lies, as an absolute path: files are read from other working directories than this one."""
     return os.path.join(os.getcwd(), str(record.image))
 
@@ -215,7 +231,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, images = partial.bad(), len(source.records)
     if bad:
-        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
+        write_errors(errors, [(_image_path(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
+from clipcap.models.base import IGNORE
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.training.batch_order import BatchOrder
 from clipcap.training.tokens import TokenRecipe, tokenise
 
 T = TypeVar("T")
-IGNORE = -100  # label of positions that count for nothing, as in torch
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import DecodeConfig
@@ -19,6 +19,7 @@ from clipcap.captioning.text import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features
+from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
@@ -31,7 +32,11 @@ DECODED_TOGETHER = 64
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
 
 
-class FeatureTask(ABC):
+Config = TypeVar("Config", bound=FeatureTaskConfig)
+Model = TypeVar("Model", bound=PrefixLM)
+
+
+class FeatureTask(ABC, Generic[Config, Model]):
     """A task (`clipcap.training.task.Task`) but for its model's own part: batches, losses, files.
 
     Args:
@@ -51,9 +56,9 @@ class FeatureTask(ABC):
 
     def __init__(
         self,
-        config: FeatureTaskConfig,
+        config: Config,
         loop: LoopConfig,
-        model: nn.Module,
+        model: Model,
         tokenizer: Tokenizer,
         features: Features,
         val: Features | None,
@@ -62,14 +67,8 @@ class FeatureTask(ABC):
         reference: bool = False,
         share_prefix: bool = False,
     ):
-        self.config, self.seed, self.model, self.tokenizer, self.accelerator = (
-            config,
-            loop.seed,
-            model,
-            tokenizer,
-            accelerator,
-        )
-        self.model.lm_dropout = config.dropout
+        self.config, self.seed, self.model = config, loop.seed, model
+        self.tokenizer, self.accelerator = tokenizer, accelerator
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)

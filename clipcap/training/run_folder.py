@@ -49,6 +49,12 @@ def check_run_folder(options: LoopConfig) -> None:
         )
 
 
+def checkpoint_path(options: LoopConfig, name: str | int) -> Path:
+    """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
+    name = name if isinstance(name, str) else f"{name:03d}"
+    return Path(options.out_dir) / f"{options.prefix}-{name}"
+
+
 def numbered(folder: Path, prefix: str) -> dict[int, Path]:
     """The numbered checkpoints of a run by their epoch, oldest first."""
     name = re.compile(re.escape(prefix) + r"-(\d{3,})")

@@ -35,8 +35,9 @@ from clipcap.clip_gpt.write import continue_sequence, write_captions
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features
+from clipcap.models.base import IGNORE
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
+from clipcap.training.dataset import BatchShare, CaptionDataset
 
 GREEDY = DecodeConfig(greedy=True, max_new_tokens=40)
 

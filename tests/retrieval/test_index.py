@@ -281,7 +281,7 @@ def test_memory_does_not_grow_with_the_index(tmp_path):
 
 @pytest.fixture
 def faiss():
-    return pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipcap[retrieval]'")
+    return pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipcap-toolkit[retrieval]'")
 
 
 @pytest.fixture
@@ -360,8 +360,8 @@ def test_without_faiss_an_index_is_exact_or_says_what_is_missing(crowd, tmp_path
     path = write(tmp_path / "f", crowd)
     index = build_index([path], IndexConfig(out=str(tmp_path / "index"), exact_up_to=10))
     said = messages()[0]
-    assert index.kind == "exact" and "searched exactly" in said and "clipcap[retrieval]" in said
-    with pytest.raises(ClipcapError, match=r"pip install 'clipcap\[retrieval\]'"):
+    assert index.kind == "exact" and "searched exactly" in said and "clipcap-toolkit[retrieval]" in said
+    with pytest.raises(ClipcapError, match=r"pip install 'clipcap-toolkit\[retrieval\]'"):
         build(path, tmp_path / "other", kind="ivf")
     assert not (tmp_path / "other").exists()
 

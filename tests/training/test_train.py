@@ -512,7 +512,7 @@ def test_a_tracker_that_is_not_installed_is_said_in_one_line(data, lm_folder, tm
         import wandb  # noqa: F401
     except ImportError:
         with pytest.raises(
-            ClipcapError, match=r"--tracker wandb: wandb is not installed: pip install 'clipcap\[track\]'"
+            ClipcapError, match=r"--tracker wandb: wandb is not installed: pip install 'clipcap-toolkit\[track\]'"
         ):
             run(data, lm_folder, tmp_path, tracker="wandb")
     else:

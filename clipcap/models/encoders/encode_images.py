@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from clipcap.images.read import ImageError, ImageSource, open_image
 from clipcap.models.encoders.base import Encoder
 from clipcap.runtime.text import one_line
+
+Frame = Literal["first", "middle"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,13 @@ class EncodedImages:
 
 
 def encode_images(
-    encoder: Encoder, images: Sequence[ImageSource], batch_size: int, *, upright: bool = True, threads: int = 1
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    batch_size: int,
+    *,
+    upright: bool = True,
+    frame: Frame = "first",
+    threads: int = 1,
 ) -> Iterator[EncodedImages]:
     """Decode and encode images, a batch at a time.
 
@@ -35,11 +45,12 @@ def encode_images(
         images: paths, bytes, open files or Pillow images, N.
         batch_size: images encoded together.
         upright: turn photos as their EXIF orientation says.
+        frame: which frame of an animation.
         threads: that decode; with more than one, no open file may be given twice.
     Returns:
         the batches in order; each is decoded when it is asked for.
     """
-    read = partial(_read, encoder, upright)
+    read = partial(_read, encoder, partial(open_image, upright=upright, frame=frame))
     with ExitStack() as stack:
         run = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
         for start in range(0, len(images), batch_size):
@@ -53,10 +64,10 @@ def encode_images(
             )
 
 
-def _read(encoder: Encoder, upright: bool, image: ImageSource) -> Tensor | str:
+def _read(encoder: Encoder, decode: Callable[[ImageSource], Image.Image], image: ImageSource) -> Tensor | str:
     """Pixels [3, R, R] of an image, or why there are none."""
     try:
-        picture = open_image(image, upright=upright)
+        picture = decode(image)
     except ImageError as error:
         return str(error)
     try:

@@ -56,10 +56,10 @@ def encode_images(
         for start in range(0, len(images), batch_size):
             found = list(run(read, images[start : start + batch_size]))  # of [3, R, R], or the reason
             good = [i for i, pixels in enumerate(found) if isinstance(pixels, Tensor)]
-            pixels = torch.stack([found[i] for i in good]) if good else None  # [B, 3, R, R]
+            tensors = [pixels for pixels in found if isinstance(pixels, Tensor)]  # of [3, R, R]
             yield EncodedImages(
                 [start + i for i in good],
-                None if pixels is None else encoder.encode_images(pixels),  # [B, D]
+                encoder.encode_images(torch.stack(tensors)) if good else None,  # [B, 3, R, R] -> [B, D]
                 [reason for reason in found if isinstance(reason, str)],
             )
 

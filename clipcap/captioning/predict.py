@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -21,8 +21,9 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.runtime.messages import logger
-from clipcap.runtime.text import one_line, printable
+from clipcap.runtime.text import printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
@@ -110,25 +111,11 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
 
 
 def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
-    def read(path: Path) -> Tensor | str:
-        try:
-            return captioner.open(path, upright)
-        except ClipcapError as error:
-            return str(error)
-        except Exception as error:  # one odd image must not end the run
-            return f"{path}: cannot be preprocessed ({one_line(error)})"
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for first in _starts(len(paths), batch_size):
-            names = [str(path) for path in paths[first : first + batch_size]]
-            found = list(threads.map(read, paths[first : first + batch_size]))
-            good = [i for i, image in enumerate(found) if not isinstance(image, str)]
-            yield CaptionBatch(
-                [first + i for i in good],
-                [names[i] for i in good],
-                captioner.embed([image for image in found if not isinstance(image, str)]) if good else None,
-                [reason for reason in found if isinstance(reason, str)],
-            )
+    threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
+    encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
+    for batch in _progress(encoded, batches):
+        names = [str(paths[number]) for number in batch.numbers]
+        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad)
 
 
 def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
@@ -146,7 +133,8 @@ def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) 
 
 
 def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
-    for first in _starts(features.num_images, batch_size):
+    starts = range(0, features.num_images, batch_size)
+    for first in _progress(starts, len(starts)):
         rows = range(first, min(first + batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
         embeddings = features.rows(rows)  # [B, D]
@@ -156,7 +144,6 @@ def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBat
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
-def _starts(images: int, batch_size: int) -> tqdm:
-    """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
-    starts = range(0, images, batch_size)
-    return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
+def _progress(batches: Iterable[Any], count: int) -> Iterable[Any]:
+    """The batches behind a progress bar, where there are several and a terminal to show it."""
+    return tqdm(batches, total=count, unit="batch", desc="captioning", disable=None if count > 1 else True)

@@ -258,6 +258,17 @@ COMMANDS = (
         ),
         group="other", prints="{}",
     ),
+    Command(
+        "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",
+        arguments=(
+            argument("folder", metavar="FOLDER", group="model",
+                     help="folder of config.json and flax_model.msgpack, or a hub name"),
+            argument("--out", required=True, group="output", help="folder to write"),
+            argument("--tokenizer", default=None, group="model", help="tokenizer to store with it"),
+        ),
+        group="other", prints="encoder: hf:{}",
+        description="A hybrid CLIP of flax → a folder that hf: and AutoModel of transformers read.",
+    ),
     Command("doctor", "versions, devices, memory, caches", "clipcap.cli.doctor:report", group="other", prints="{}"),
     Command(
         "completion", "a script that completes commands and flags in the shell",

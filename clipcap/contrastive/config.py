@@ -31,6 +31,7 @@ class TowersConfig(Options, group="model"):
     clip_model_type: str | None = option(
         None, "fine-tune this CLIP: an OpenAI name, a checkpoint in OpenAI's format, hf:NAME_OR_PATH"
     )
+    tokenizer: str | None = option(None, "tokenizer of an hf: CLIP whose folder has none")
     vision_model: str | None = option(None, "image tower of transformers, name or folder (with --text_model)")
     text_model: str | None = option(None, "text tower of transformers, name or folder (with --vision_model)")
     from_scratch: bool = option(False, "new weights in the architectures of --vision_model and --text_model")

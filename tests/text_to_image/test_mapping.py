@@ -105,7 +105,7 @@ def train(folder, generator, lm_folder, **changes):
     (folder / "captions.txt").write_text("\n".join([*CAPTIONS, "an empty plate", "an apple and a banana"]))
     options = {"generator": str(generator), "text_model": str(lm_folder), "out_dir": str(folder / "mapping")}
     lines: list[str] = []
-    place = train_draw(str(folder / "captions.txt"), TrainDrawConfig(**options | changes), lines.append)
+    place = train_draw(str(folder / "captions.txt"), TrainDrawConfig(**options | changes))
     return load_mapping(str(place)), lines
 
 

@@ -71,7 +71,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
             for reason in batch.bad:
                 logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
-            if batch.names:
+            if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
@@ -126,19 +126,20 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upr
             yield CaptionBatch(
                 [first + i for i in good],
                 [names[i] for i in good],
-                captioner.embed([found[i] for i in good]) if good else None,
+                captioner.embed([image for image in found if not isinstance(image, str)]) if good else None,
                 [reason for reason in found if isinstance(reason, str)],
             )
 
 
 def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    features = read_features(output.features, encoder=load.clip_model_type)
+    path = str(output.features)
+    features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
         logger.info(printable(features.encoder_note))
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, output.features,
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
     return _feature_batches(features, output.batch_size)

@@ -58,7 +58,7 @@ def initial_clip_gpt(
 ) -> tuple[ClipGPT, str]:
     """A new model, or a warm start from --weights_dir, and a line that says which."""
     if config.weights_dir:
-        return _warm_start(config, task, features)
+        return _warm_start(config, config.weights_dir, task, features)
     lm = config.lm or ClipGptConfig.lm
     model_config = ClipGptConfig(
         clip_dim=features.dim,
@@ -73,7 +73,7 @@ def initial_clip_gpt(
 
 
 def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel, layout: Layout) -> ClipGPT:
-    """A model that is trained with this run's losses and dropout."""
+    """A model that is trained with this task's losses and dropout."""
     return ClipGPT(
         model,
         lm,
@@ -84,9 +84,11 @@ def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel
     )
 
 
-def _warm_start(config: InitialClipGptConfig, task: ClipGptTaskConfig, features: Features) -> tuple[ClipGPT, str]:
+def _warm_start(
+    config: InitialClipGptConfig, weights: str, task: ClipGptTaskConfig, features: Features
+) -> tuple[ClipGPT, str]:
     """A checkpoint's weights; what is trained of them follows this run's options."""
-    loaded = load_clip_gpt(config.weights_dir, config.lm, normalize_prefix=config.normalize_prefix)
+    loaded = load_clip_gpt(weights, config.lm, normalize_prefix=config.normalize_prefix)
     model, old = loaded.model, loaded.model.config
     check_same_encoder(
         features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, features.path,

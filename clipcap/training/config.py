@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.models.config import ModelConfig
+from clipcap.models.config import ModelConfig, Tune
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 LONGEST_WARMUP = 5000  # steps, the original's
@@ -90,7 +90,7 @@ class InitialModelConfig(Options, group="model"):
             at_least("lora_rank", self.lora_rank, 1)
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tune:
         """What is trained of the language model: none, lora or full."""
         return self.tune or "full"
 
@@ -167,7 +167,7 @@ class InitialCaptionerConfig(InitialModelConfig):
             raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tune:
         """`tune` after --only_prefix and the default are applied: none, lora or full."""
         return "none" if self.only_prefix else super().tuning
 

@@ -67,7 +67,7 @@ def initial_captioner(
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features, recipe, dropout)
+        return _warm_start(config, config.weights_dir, features, recipe, dropout)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -92,10 +92,10 @@ def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
 
 
 def _warm_start(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool
+    config: InitialCaptionerConfig, weights: str, features: Features, recipe: Recipe, dropout: bool
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
-    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
+    loaded = load_checkpoint(weights, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ

@@ -22,6 +22,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import one_line, printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
@@ -37,6 +38,7 @@ class CaptionBatch:
     bad: list[str]  # why others cannot be captioned
 
 
+@writes_to("config.output.out")
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 

@@ -23,6 +23,7 @@ from clipcap.features.files import read_features
 from clipcap.images.read import find_images
 from clipcap.models.encoders.encode_images import encode_images
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
@@ -38,6 +39,7 @@ class CaptionBatch:
     bad: list[str]  # why others cannot be captioned
 
 
+@writes_to("config.output.out")
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 

@@ -11,9 +11,10 @@ _PUBLIC = {
     "ClipCaptionModel": "clipcap.models.caption_model",
     "ClipcapError": "clipcap.errors",
     "Features": "clipcap.features.feature_set",
+    "classify": "clipcap.classification.classify",
     "load_encoder": "clipcap.models.encoders.load",
 }
-__all__ = ["Captioner", "ClipCaptionModel", "ClipcapError", "Features", "__version__", "load_encoder"]
+__all__ = ["Captioner", "ClipCaptionModel", "ClipcapError", "Features", "__version__", "classify", "load_encoder"]
 
 
 def __getattr__(name: str) -> object:  # torch and transformers are imported when first needed

@@ -45,6 +45,7 @@ FLOORS = {
     "retrieval": 6,
     "evaluation": 7,
     "training": 8,
+    "classification": 8,
     "contrastive": 9,
     "clip_gpt": 9,
     "text_to_image": 9,

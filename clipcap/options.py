@@ -9,19 +9,136 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import Field, field, fields
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
+T = TypeVar("T", bound="Options")
 LARGEST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
 
 
-def option(default: Any, help: str, aliases: tuple[str, ...] = ()) -> Any:
-    """A config field with its meaning, and other names of its flag."""
-    return field(default=default, metadata={"help": help, "aliases": aliases})
+def option(default: Any, help: str, aliases: tuple[str, ...] = (), group: str | None = None) -> Any:
+    """A config field: its meaning, other names of its flag, and its group in `--help` (default: its class's)."""
+    return field(default=default, metadata={"help": help, "aliases": aliases, "group": group})
+
+
+def part(config_class: type[Options]) -> Any:
+    """A config field that holds a smaller config; the flags of both lie side by side on the command line."""
+    return field(default_factory=config_class, metadata={"part": config_class})
+
+
+class Options:
+    """Base of the configs: frozen dataclasses whose fields are options, or `part`s with options of their own.
+
+    >>> config = TrainConfig.of(data="train.pkl", epochs=3)  # the names of the flags, whatever part they lie in
+    >>> config.features.data, config.loop.epochs
+    ('train.pkl', 3)
+    >>> config.with_options(epochs=5).loop.epochs
+    5
+    """
+
+    group: ClassVar[str] = "data"  # where `--help` lists the options of this class
+
+    def __init_subclass__(cls, group: str | None = None, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.group = group or cls.group
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Build the config from options by the names of their flags, and from whole parts by theirs.
+
+        Raises:
+            ClipcapError: an option is unknown; the message names the nearest.
+        """
+        return _build(cls, _by_name(cls, options))
+
+    def with_options(self, **options: Any) -> Self:
+        """A copy in which these options are replaced, by the names of their flags.
+
+        Raises:
+            ClipcapError: an option is unknown; the message names the nearest.
+        """
+        return _replaced(self, _by_name(type(self), options))
+
+    def flat(self) -> dict[str, Any]:
+        """Every option by the name of its flag."""
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            for name, option in (value.flat() if "part" in f.metadata else {f.name: value}).items():
+                values.setdefault(name, option)
+        return values
+
+
+def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under their own names instead of their aliases; an unknown one is refused."""
+    flags = flags_of(config_class)
+    names = {name: name for name in (*flags, *(f.name for f in fields(config_class) if "part" in f.metadata))}
+    names |= {alias: name for name, flag in flags.items() for alias in flag.field.metadata["aliases"]}
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ClipcapError(f"{config_class.__name__} has no option {name!r}{hint}")
+    return {names[name]: value for name, value in options.items()}
+
+
+def _build(config_class: type[T], options: Mapping[str, Any]) -> T:
+    """A config from the options that belong to it or to its parts."""
+    values = {}
+    for f in fields(config_class):
+        if f.name in options:
+            values[f.name] = options[f.name]
+        elif "part" in f.metadata:
+            values[f.name] = _build(f.metadata["part"], options)
+    return config_class(**values)
+
+
+def _replaced(config: T, options: Mapping[str, Any]) -> T:
+    values = {}
+    for f in fields(config):
+        if f.name in options:
+            values[f.name] = options[f.name]
+        elif "part" in f.metadata:
+            values[f.name] = _replaced(getattr(config, f.name), options)
+    return replace(config, **values)
+
+
+def given(config_class: type[T], config: T | None, options: Mapping[str, Any]) -> T:
+    """The config that a function was called with: one, or options by keyword, or one with options over it.
+
+    Raises:
+        ClipcapError: an option is unknown; the message names the nearest.
+    """
+    return config_class.of(**options) if config is None else config.with_options(**options)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a command: the field that declares it, the field's type, and its group in `--help`."""
+
+    field: Field
+    hint: Any
+    group: str
+
+
+def flags_of(config_class: type[Options]) -> dict[str, Flag]:
+    """The options of a config and of its parts, by name.
+
+    Where several parts declare one name, one flag sets them all, and the first declares its help.
+    """
+    hints = get_type_hints(config_class)
+    found: dict[str, Flag] = {}
+    for f in fields(config_class):
+        if "part" in f.metadata:
+            for name, flag in flags_of(f.metadata["part"]).items():
+                found.setdefault(name, flag)
+        else:
+            found[f.name] = Flag(f, hints[f.name], f.metadata["group"] or config_class.group)
+    return found
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -36,29 +153,51 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise ClipcapError(f"--{name} must lie between {low} and {high}, got {value}")
 
 
-T = TypeVar("T")
+# The order of the groups in a command's help.
+GROUPS = ("data", "query", "index", "model", "training", "decoding", "scores", "page", "output", "machine")
 
 
-def add_flags(parser: argparse.ArgumentParser, config_class: type, without: Collection[str] = ()) -> None:
-    """One flag per field, but for those `without`; type, choices and help come from the field alone.
+class HelpGroups:
+    """The titled groups of arguments in a command's help, made when they are first asked for."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self.parser = parser
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def __getitem__(self, title: str) -> argparse._ArgumentGroup:
+        if title not in self._groups:
+            self._groups[title] = self.parser.add_argument_group(title)
+        return self._groups[title]
+
+    def order(self) -> None:
+        """List the groups in the order of `GROUPS`, after argparse's own."""
+        own = {id(group): GROUPS.index(title) for title, group in self._groups.items()}
+        self.parser._action_groups.sort(key=lambda group: own.get(id(group), -1))
+
+
+def add_flags(groups: HelpGroups, config_class: type[Options], without: Collection[str] = ()) -> None:
+    """One flag per option, but for those `without`; type, choices and help come from the field alone.
 
     A flag that is not given stays out of the namespace, so that `from_flags` can tell a choice from a default.
     """
-    hints = get_type_hints(config_class)
-    for f in fields(config_class):
-        if f.name in without:
-            continue
-        kind, choices = _flag_type(hints[f.name])
-        names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
-        common = {"dest": f.name, "default": argparse.SUPPRESS}
-        text = (f.metadata["help"] + _default(f)).replace("%", "%%")
-        if kind is not bool:
-            parser.add_argument(*names, type=kind, choices=choices, help=text, **common)
-        elif f.default is True:  # turning it off is what one needs to know of
-            parser.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
-        else:
-            parser.add_argument(*names, action="store_true", help=text, **common)
-            parser.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+    for name, flag in flags_of(config_class).items():
+        if name not in without:
+            _add_flag(groups[flag.group], flag)
+
+
+def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    f = flag.field
+    kind, choices = _flag_type(flag.hint)
+    names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
+    common: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS}
+    text = (f.metadata["help"] + _default(f)).replace("%", "%%")
+    if kind is not bool:
+        group.add_argument(*names, type=kind, choices=choices, help=text, **common)
+    elif f.default is True:  # turning it off is what one needs to know of
+        group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
+    else:
+        group.add_argument(*names, action="store_true", help=text, **common)
+        group.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
 
 
 class _Switch(argparse.Action):
@@ -84,10 +223,9 @@ def _flag_type(hint: Any) -> tuple[type, tuple | None]:
     return hint, None
 
 
-def from_flags(config_class: type[T], args: argparse.Namespace, **defaults: Any) -> T:
-    """Build a config from the flags that were given, over `defaults` of the calling command."""
-    given = {f.name: getattr(args, f.name) for f in fields(config_class) if hasattr(args, f.name)}
-    return config_class(**{**defaults, **given})
+def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
+    """Build a config from the flags that were given."""
+    return _build(config_class, {name: getattr(args, name) for name in flags_of(config_class) if hasattr(args, name)})
 
 
 class FlagParser(argparse.ArgumentParser):

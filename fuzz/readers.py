@@ -16,8 +16,8 @@ import atheris
 with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
     from clipcap.errors import ClipcapError
     from clipcap.evaluation.caption_files import read_predictions, read_references
-    from clipcap.features.config import ParseConfig
     from clipcap.sources.conceptual import FAILURES_FILE
+    from clipcap.sources.config import SourceConfig
     from clipcap.sources.readers import READERS as SOURCES
 
 ROOT = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
@@ -60,7 +60,7 @@ def one_input(data: bytes) -> None:
     try:
         if source:
             path = folder / name if name.startswith("t.") else folder
-            check(SOURCES[source](ParseConfig(data_path=str(path))).records)
+            check(SOURCES[source](SourceConfig(data_path=str(path))).records)
         else:
             read_references(folder / name), read_predictions(folder / name)
     except ClipcapError as error:

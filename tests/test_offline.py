@@ -20,7 +20,7 @@ _PROGRAM = """
 import json, os, signal, subprocess, sys, time, urllib.request
 subprocess.run([sys.executable, "-c", "import fcntl, socket, struct; s = socket.socket(); "
     "fcntl.ioctl(s, 0x8914, struct.pack('16sh22x', b'lo', 0x49))"], check=True)  # loopback up, for the page
-from clipcap.cli import main
+from clipcap.cli.main import main
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0, words
 page = subprocess.Popen([sys.executable, "-m", "clipcap", "app", "--port", "0", "--device", "cpu"],
@@ -63,7 +63,7 @@ def local(family: str, rest: str) -> bool:
 
 
 def test_the_main_road_and_the_page_run_without_a_network_and_connect_to_nobody(tmp_path):
-    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap[app]'")
+    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap-toolkit[app]'")
     needed("unshare", "--net", "true")
     needed("strace", "-f", "-e", "trace=connect", "true")
     log = tmp_path / "connections"

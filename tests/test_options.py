@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 
 import pytest
 
 from clipcap.captioning.config import DecodeConfig, PredictConfig
+from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
-from clipcap.options import FlagParser, add_flags, from_flags
+from clipcap.options import FlagParser, Options, add_flags, flags_of, from_flags, given, option, part
 from clipcap.training.config import TrainConfig
 
 
@@ -32,34 +34,33 @@ def test_no_flags_give_the_defaults():
 
 
 def test_every_option_is_a_flag_and_back():
-    config = TrainConfig(
+    config = TrainConfig.of(
         data="x.pkl", epochs=3, lr=1e-4, only_prefix=True, dropout=False, val="0.1", tune="none", warmup_steps=7
     )
     words = []
-    for f in fields(TrainConfig):
-        value = getattr(config, f.name)
+    for name, value in config.flat().items():
         if isinstance(value, bool):
-            words.append(f"--{f.name}" if value else f"--no_{f.name}")
+            words.append(f"--{name}" if value else f"--no_{name}")
         elif value is not None:
-            words.append(f"--{f.name}={value}")
+            words.append(f"--{name}={value}")
     assert parse(TrainConfig, *words) == config
 
 
 @pytest.mark.parametrize("words", [["--only-prefix"], ["--only_prefix"], ["--only-prefix", "--no-dropout"]])
 def test_hyphens_are_as_good_as_underscores(words):
     config = parse(TrainConfig, *words)
-    assert config.only_prefix and config.dropout == (len(words) == 1)
-    assert parse(TrainConfig, "--prefix-length=12", "--out-dir", "a-b").prefix_length == 12
-    assert parse(TrainConfig, "--out-dir", "a-b").out_dir == "a-b"
+    assert config.model.only_prefix and config.task.dropout == (len(words) == 1)
+    assert parse(TrainConfig, "--prefix-length=12", "--out-dir", "a-b").model.prefix_length == 12
+    assert parse(TrainConfig, "--out-dir", "a-b").loop.out_dir == "a-b"
 
 
 def test_flags_of_the_original_and_other_spellings():
-    assert parse(TrainConfig, "--batch_size", "7").bs == 7
-    config = parse(PredictConfig, "--entry_length", "9", "--temperature", "0.5")
+    assert parse(TrainConfig, "--batch_size", "7").task.bs == 7
+    config = parse(PredictConfig, "--entry_length", "9", "--temperature", "0.5").decode
     assert (config.max_new_tokens, config.temp) == (9, 0.5)
     original = "data out_dir prefix epochs save_every prefix_length prefix_length_clip bs only_prefix mapping_type"
     original += " num_layers is_rn normalize_prefix weights_dir"
-    assert set(original.split()) <= {f.name for f in fields(TrainConfig)}
+    assert set(original.split()) <= set(flags_of(TrainConfig))
 
 
 def test_what_argparse_refuses_names_flag_and_choices(capsys):
@@ -88,7 +89,7 @@ def test_what_argparse_refuses_names_flag_and_choices(capsys):
 )
 def test_impossible_values_are_refused(options, said):
     with pytest.raises(ClipcapError, match=said):
-        TrainConfig(**options)
+        TrainConfig.of(**options)
 
 
 @pytest.mark.parametrize(
@@ -106,28 +107,108 @@ def test_impossible_decoding_is_refused(options, said):
 
 
 def test_tuning_follows_only_prefix_unless_said():
-    assert TrainConfig().tuning == "full"
-    assert TrainConfig(only_prefix=True).tuning == "none"
-    assert TrainConfig(only_prefix=True, tune="none").tuning == "none"
-    assert TrainConfig(tune="lora").tuning == "lora"
+    assert TrainConfig().model.tuning == "full"
+    assert TrainConfig.of(only_prefix=True).model.tuning == "none"
+    assert TrainConfig.of(only_prefix=True, tune="none").model.tuning == "none"
+    assert TrainConfig.of(tune="lora").model.tuning == "lora"
 
 
 def test_what_a_checkpoint_stores_is_left_to_it_unless_said():
-    config = parse(TrainConfig)
+    config = parse(TrainConfig).model
     assert config.prefix_length is config.mapping_type is config.lm is config.normalize_prefix is None
-    assert parse(TrainConfig, "--prefix_length", "10").prefix_length == ModelConfig().prefix_length == 10
-    assert parse(TrainConfig, "--no_normalize_prefix").normalize_prefix is False
-    meaning = TrainConfig.__dataclass_fields__["prefix_length"].metadata["help"]
+    assert parse(TrainConfig, "--prefix_length", "10").model.prefix_length == ModelConfig().prefix_length == 10
+    assert parse(TrainConfig, "--no_normalize_prefix").model.normalize_prefix is False
+    meaning = flags_of(TrainConfig)["prefix_length"].field.metadata["help"]
     assert meaning.endswith("(default: 10; with --weights_dir the checkpoint's)")
 
 
 def test_every_field_has_a_meaning_and_help_shows_it(capsys):
     for config_class in (TrainConfig, PredictConfig, ModelConfig):
-        assert all(f.metadata["help"] for f in fields(config_class))
+        assert all(flag.field.metadata["help"] for flag in flags_of(config_class).values())
     with pytest.raises(SystemExit):
         parse(TrainConfig, "--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert "optimiser steps" in shown and "(default: 10)" in shown
+
+
+def test_a_config_is_built_and_changed_by_the_names_of_its_flags():
+    config = TrainConfig.of(data="x.pkl", epochs=3, lr=1e-4)
+    assert (config.features.data, config.loop.epochs, config.task.lr) == ("x.pkl", 3, 1e-4)
+    changed = config.with_options(epochs=5, only_prefix=True)
+    assert (changed.loop.epochs, changed.model.only_prefix, changed.features) == (5, True, config.features)
+    whole = PredictConfig.of(load_pt="run", decode=DecodeConfig(beam=True))
+    assert (whole.load.load_pt, whole.decode.beam) == ("run", True)
+    assert whole.with_options(**whole.flat()) == whole
+
+
+def test_options_over_a_config_or_instead_of_one():
+    assert given(DecodeConfig, None, {"beam": True}) == DecodeConfig(beam=True)
+    assert given(DecodeConfig, DecodeConfig(beam=True), {"num_captions": 3}) == DecodeConfig(
+        beam=True, num_captions=3
+    )
+
+
+@pytest.mark.parametrize("build", [TrainConfig.of, TrainConfig().with_options])
+def test_an_unknown_option_is_named_with_the_nearest(build):
+    with pytest.raises(ClipcapError, match="TrainConfig has no option 'epoch'; did you mean 'epochs'"):
+        build(epoch=3)
+
+
+def test_a_changed_config_is_checked_again():
+    with pytest.raises(ClipcapError, match="--epochs must be at least 1"):
+        TrainConfig().with_options(epochs=0)
+
+
+def test_a_flag_of_several_parts_sets_them_all():
+    config = parse(ContrastiveConfig, "--seed", "7")
+    assert config.loop.seed == config.source.seed == 7
+    assert ContrastiveConfig.of(seed=8).with_options(seed=9).source.seed == 9
+    assert "crops" in flags_of(ContrastiveConfig)["seed"].field.metadata["help"]  # the first part's
+
+
+def _declared(config_class, found=None) -> dict[str, list]:
+    """The fields that a config and its parts declare, by name."""
+    found = {} if found is None else found
+    for f in fields(config_class):
+        if "part" in f.metadata:
+            _declared(f.metadata["part"], found)
+        else:
+            found.setdefault(f.name, []).append(f)
+    return found
+
+
+import_module("clipcap.cli.main")  # and with it every config
+
+
+def _configs(base=Options) -> list[type[Options]]:
+    return [c for sub in base.__subclasses__() for c in (sub, *_configs(sub)) if c.__module__.startswith("clipcap.")]
+
+
+@pytest.mark.parametrize("config_class", _configs(), ids=lambda c: c.__name__)
+def test_parts_of_a_config_agree_on_the_flags_they_share(config_class):
+    declared = _declared(config_class)
+    for name, several in declared.items():
+        assert len({(f.default, f.metadata["aliases"], f.type) for f in several}) == 1, name
+    parts = {f.name for f in fields(config_class) if "part" in f.metadata}
+    assert not parts & declared.keys()  # `of` takes both by name
+
+
+@dataclass(frozen=True)
+class Inner(Options, group="model"):
+    size: int = option(1, "a size")
+    device: str = option("cpu", "a device", group="machine")
+
+
+@dataclass(frozen=True)
+class Outer(Options):
+    inner: Inner = part(Inner)
+    path: str = option("", "a path")
+
+
+def test_the_group_of_an_option_is_its_own_or_its_classes():
+    assert {name: flag.group for name, flag in flags_of(Outer).items()} == {
+        "size": "model", "device": "machine", "path": "data",
+    }  # fmt: skip
 
 
 def test_a_stored_model_configuration_comes_back():

@@ -19,6 +19,7 @@ MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
 EXTRAS = (
     "open_clip",
+    "pillow_heif",
     "peft",
     "pycocoevalcap",
     "tensorboard",
@@ -47,6 +48,7 @@ FLOORS = {
     "training": 8,
     "contrastive": 9,
     "clip_gpt": 9,
+    "text_to_image": 9,
     "demo": 10,
     "app": 11,
     "cli": 12,

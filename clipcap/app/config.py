@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap.captioning.config import CaptionerOptions
-from clipcap.options import at_least, option, within
+from clipcap.captioning.config import LoadConfig
+from clipcap.options import Options, at_least, option, part, within
 
 
 @dataclass(frozen=True)
-class AppConfig(CaptionerOptions):
+class AppConfig(Options, group="page"):
     """What the page offers, to whom, and how much of it."""
 
+    load: LoadConfig = part(LoadConfig)
     index: str | None = option(
         None, "a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
     )
@@ -23,7 +24,6 @@ class AppConfig(CaptionerOptions):
     max_photos: int = option(200, "most photos captioned in one go")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         within("port", self.port, 0, 65535)
         for name in ("max_mb", "max_megapixels", "max_photos"):
             at_least(name, getattr(self, name), 1)

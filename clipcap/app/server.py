@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 EXAMPLES = "examples"  # their folder
@@ -39,12 +39,12 @@ def serve(config: AppConfig) -> None:
         ClipcapError: no gradio, no such checkpoint or index, or the port is taken.
     """
     if find_spec("gradio") is None:
-        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap[app]'")
+        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap-toolkit[app]'")
     if config.clip_gpt and not config.index:
         raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
     with _listening(config) as listener:
         turn, max_pixels = Lock(), config.max_megapixels * 1_000_000
-        captioner = load_captioner(config)
+        captioner = load_captioner(config.load)
         _ = captioner.encoder  # what hinders it is to be known now, not at the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)
@@ -52,7 +52,7 @@ def serve(config: AppConfig) -> None:
             try:
                 _run(config, Path(folder), listener, service, _about(config, captioner), searches)
             except KeyboardInterrupt:
-                print("stopped", file=sys.stderr)
+                logger.info("stopped")
 
 
 def _listening(config: AppConfig) -> socket.socket:
@@ -93,7 +93,7 @@ def _run(
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):
-        print("other machines can reach this page: anybody there can use it", file=sys.stderr)
+        logger.warning("other machines can reach this page: anybody there can use it")
     stop = Event()
     Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
@@ -105,10 +105,15 @@ def _run(
 
 def _about(config: AppConfig, captioner: Captioner) -> str:
     """A line on the model, without the folders of this machine."""
-    if config.load_pt is None:
+    if config.load.load_pt is None:
         return "The bundled demo model, which knows drawn plates of food alone"
     own = captioner.model.config
-    parts = [config.load_pt, f"{own.mapping_type} mapper with a prefix of {own.prefix_length}", own.lm, own.encoder]
+    parts = [
+        config.load.load_pt,
+        f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
+        own.lm,
+        own.encoder,
+    ]
     return " · ".join(Path(part).name if os.path.exists(part) else part for part in parts)
 
 
@@ -122,8 +127,8 @@ def _searches(
     search = text_search(index, captioner, max_pixels, turn)
     if not config.clip_gpt:
         return search, None
-    clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.device)
-    print(printable(clip_gpt.summary), file=sys.stderr)
+    clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)
+    logger.info(printable(clip_gpt.summary))
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")
     return search, PictureSearch(index, clip_gpt.imagine, max_pixels, turn)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import CaptionerOptions, DecodeConfig
+from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.base import PrefixLM
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
@@ -31,6 +30,7 @@ from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
@@ -39,9 +39,10 @@ ImageLike = str | Path | bytes | BinaryIO | Image.Image
 class Captioner:
     """Writes captions with a trained model.
 
-    >>> captioner = Captioner.from_pretrained("checkpoints")
-    >>> captioner(["a.jpg", "b.jpg"])
-    ['a plate of sushi', 'two cherry muffins on a board']
+    Examples:
+        >>> captioner = Captioner.from_pretrained("checkpoints")
+        >>> captioner(["a.jpg", "b.jpg"])
+        ['a plate of sushi', 'two cherry muffins on a board']
 
     Args:
         model: in evaluation mode.
@@ -52,7 +53,7 @@ class Captioner:
 
     def __init__(
         self,
-        model: ClipCaptionModel,
+        model: PrefixLM,
         tokenizer: Tokenizer,
         encoder: Encoder | None = None,
         device: str = "auto",
@@ -167,27 +168,31 @@ class Captioner:
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
     def __call__(
-        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None, **options: Any
     ) -> list[str]:
         """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
-        return [captions[0].text for captions in self.caption(images, config)]
+        return [captions[0].text for captions in self.caption(images, config, **options)]
 
     def caption(
         self,
         images: Iterable[ImageLike | Tensor | np.ndarray],
         config: DecodeConfig | None = None,
         batch_size: int = 16,
+        **options: Any,
     ) -> list[list[Caption]]:
         """Captions of each image, best first.
 
+        >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
+
         Args:
             images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
-            config: how to decode (default: beam search).
+            config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
+            options: in place of those of `config`, by the names of the flags of `clipcap predict`.
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), config or DecodeConfig(beam=True)
+        images, config = _listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
@@ -272,7 +277,7 @@ class Captioner:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
         prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
-        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
             [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
@@ -282,6 +287,13 @@ class Captioner:
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
+    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
+    if config is None:
+        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+    return config.with_options(**options)
 
 
 def _listed(images: Any) -> list:
@@ -300,13 +312,12 @@ def _listed(images: Any) -> list:
         raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
 
 
-def load_captioner(config: CaptionerOptions) -> Captioner:
+def load_captioner(config: LoadConfig) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
-        print(
+        logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap",
-            file=sys.stderr,
+            "with a folder that train.py made, or a .pt of the original ClipCap"
         )
     captioner = Captioner.from_pretrained(
         config.load_pt or DEMO,
@@ -318,5 +329,5 @@ def load_captioner(config: CaptionerOptions) -> Captioner:
         dtype=config.dtype,
     )
     if config.load_pt is not None:
-        print(printable(captioner.summary), file=sys.stderr)
+        logger.info(printable(captioner.summary))
     return captioner

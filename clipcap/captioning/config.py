@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LARGEST_SEED, Recipe, at_least, option, within
+from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(Options, group="decoding"):
     """How captions are written (ClipCap, section 3.4)."""
 
     beam: bool = option(False, "beam search instead of sampling")
@@ -60,7 +60,7 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class LoadOptions:
+class LoadOptions(Options, group="model"):
     """Which checkpoint to load, and what its file may not tell."""
 
     load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
@@ -69,18 +69,20 @@ class LoadOptions:
     )
     clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
     normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder tells itself)")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 
 
 @dataclass(frozen=True)
-class CaptionerOptions(LoadOptions):
+class LoadConfig(LoadOptions):
     """Which captioner to load, and how."""
 
     num_heads: int | None = option(
         None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder tells itself)"
     )
     dtype: Literal["float32", "int8"] = option(
-        "float32", "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ"
+        "float32",
+        "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ",
+        group="machine",
     )
 
     def __post_init__(self) -> None:
@@ -89,17 +91,16 @@ class CaptionerOptions(LoadOptions):
 
 
 @dataclass(frozen=True)
-class CaptionConfig(LoadOptions, DecodeConfig):
-    """What to caption, and where the captions go."""
+class OutputConfig(Options, group="output"):
+    """What to caption beside photos, and where the captions go."""
 
-    features: str | None = option(None, "caption the embeddings of a feature file instead of photos")
-    batch_size: int = option(16, "images decoded together")
+    features: str | None = option(None, "caption the embeddings of a feature file instead of photos", group="data")
+    batch_size: int = option(16, "images decoded together", group="machine")
     out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
     sidecar: bool = option(False, "write a .txt with the caption beside each photo")
     overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         at_least("batch_size", self.batch_size, 1)
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
@@ -108,9 +109,16 @@ class CaptionConfig(LoadOptions, DecodeConfig):
 
 
 @dataclass(frozen=True)
-class PredictConfig(CaptionerOptions, CaptionConfig):
-    """A captioner, and what it is to caption."""
+class CaptionConfig(Options):
+    """Which model captions, how it decodes, and where the captions go."""
 
-    def __post_init__(self) -> None:
-        CaptionerOptions.__post_init__(self)
-        CaptionConfig.__post_init__(self)
+    load: LoadOptions = part(LoadOptions)
+    decode: DecodeConfig = part(DecodeConfig)
+    output: OutputConfig = part(OutputConfig)
+
+
+@dataclass(frozen=True)
+class PredictConfig(CaptionConfig):
+    """A captioner, and what it captions."""
+
+    load: LoadConfig = part(LoadConfig)

@@ -18,7 +18,7 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.base import PrefixLM
 from clipcap.models.language_model import max_positions
 
 
@@ -39,7 +39,7 @@ class Caption:
 
 @torch.inference_mode()
 def decode(
-    model: ClipCaptionModel,
+    model: PrefixLM,
     tokenizer: Tokenizer,
     clip_embedding: Tensor,
     config: DecodeConfig,
@@ -64,7 +64,7 @@ def decode(
 
 @torch.inference_mode()
 def continue_prefix(
-    model: ClipCaptionModel,
+    model: PrefixLM,
     tokenizer: Tokenizer,
     prefix: Tensor,
     config: DecodeConfig,
@@ -86,14 +86,14 @@ def continue_prefix(
     return _captions(found, tokenizer, prompt_ids, config)
 
 
-def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
+def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
     """Fill in what the checkpoint decides: the stop token; under the reference recipe, what the original does."""
     reference = config.recipe == "reference"
     config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
     if config.greedy or config.temp == 0:
         # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
         config = replace(config, greedy=not config.beam, temp=1.0)
-    vocabulary = model.lm.get_output_embeddings().out_features
+    vocabulary = model.head.out_features
     if config.beam and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if reference and not config.beam:
@@ -115,7 +115,7 @@ def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
     return stop if config.recipe == "reference" else [tokenizer.eos_token_id, *stop]
 
 
-def check_length(model: ClipCaptionModel, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse what would run past the language model's positions (transformers gives a bare IndexError)."""
     room = max_positions(model.lm) - prefix_length - prompt_tokens
     if max_new_tokens > room:

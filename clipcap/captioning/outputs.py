@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipcap.captioning.config import CaptionConfig
+from clipcap.captioning.config import OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, writing
@@ -21,7 +21,7 @@ Emit = Callable[[str, Sequence[Caption]], None]
 
 
 @contextmanager
-def _output(config: CaptionConfig, many: bool) -> Iterator[Emit]:
+def _output(config: OutputConfig, many: bool) -> Iterator[Emit]:
     """Where captions go. Files are written line by line, so that an interrupted run keeps what it has."""
     if config.sidecar:
         yield _write_sidecar

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import CaptionConfig
+from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.outputs import _output
 from clipcap.captioning.text import collapsed
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
-from clipcap.images.read import find_images
+from clipcap.images.read import REMARK, find_images, open_image
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
@@ -35,45 +35,59 @@ class CaptionBatch:
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
+    remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
-def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner]) -> int:
+def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
     Args:
         config: what to caption, and where the captions go.
         img: photos, globs, folders.
-        load: gives the captioner, once there is something to caption.
+        load: gives the captioner, once there is something to caption (default: the one that `config` names).
     Returns:
         how many images could not be captioned.
     Raises:
         ClipcapError: nothing to caption, or no checkpoint.
     """
-    if bool(img) == bool(config.features):
+    output, decoding = config.output, config.decode
+    if bool(img) == bool(output.features):
         raise ClipcapError("pass photos with --img, or a feature file with --features (one of the two)")
-    if config.sidecar and config.out:
+    if output.sidecar and output.out:
         raise ClipcapError("--sidecar and --out are two places for the captions: choose one")
-    paths = _without_sidecar(find_images(img), config) if img else []
+    paths = _without_sidecar(find_images(img), output) if img else []
     if img and not paths:
         return 0
-    captioner = load()
-    if img or config.rerank == "clip":
-        _ = captioner.encoder  # what hinders it is no fault of the first photo
-    batches = _of_features(captioner, config) if config.features else _of_photos(captioner, paths, config)
-    failed = 0
+    captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
+    if img or decoding.rerank == "clip":
+        _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    if output.features:
+        batches = _of_features(captioner, config.load, output)
+    else:
+        batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
+    failed = captioned = 0
+    remarks: Counter[str] = Counter()
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
-    with _output(config, many=len(paths) != 1) as emit:
+    with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
-                print(f"clipcap: skipped {printable(reason)}", file=sys.stderr)
+                logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
+            captioned += len(batch.names)
+            remarks.update(batch.remarks)
             if batch.names:
-                captions = captioner.caption_embeddings(batch.embeddings, config, batch.numbers)
+                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
                 if len(watched) < WATCHED:
                     rows = batch.embeddings.cpu().numpy()
                     watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+    for remark, count in remarks.items():
+        logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
+    if failed and len(paths) > 1:
+        logger.info(
+            f"{captioned:,} of {captioned + failed:,} images captioned, {failed:,} left out for the reasons above"
+        )
     _warn_if_collapsed(list(watched.values()))
     return failed
 
@@ -81,15 +95,14 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
 def _warn_if_collapsed(captions: list[str]) -> None:
     """Say on stderr where different images were given the same captions."""
     if different := collapsed(captions):
-        print(
-            f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
+        logger.warning(
+            f"only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
             f"images: the model hardly looks at them; it needs more training, or was trained with another "
-            f"--clip_model_type or --normalize_prefix than it is used with",
-            file=sys.stderr,
+            f"--clip_model_type or --normalize_prefix than it is used with"
         )
 
 
-def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
+def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     """The photos to caption; with --sidecar those that have their .txt already are left out."""
     if not config.sidecar:
         return paths
@@ -102,50 +115,50 @@ def _without_sidecar(paths: list[Path], config: CaptionConfig) -> list[Path]:
     wanted = [path for path in paths if config.overwrite or not path.with_suffix(".txt").exists()]
     if len(wanted) < len(paths):
         kept = len(paths) - len(wanted)
-        print(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)", file=sys.stderr)
+        logger.info(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)")
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], config: CaptionConfig) -> Iterator[CaptionBatch]:
-    upright = config.recipe != "reference"
-
-    def read(path: Path) -> Tensor | str:
+def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
+    def read(path: Path) -> tuple[Tensor, str | None] | str:
         try:
-            return captioner.open(path, upright)
+            image = open_image(path, upright=upright)
+            return captioner.encoder.preprocess(image), image.info.get(REMARK)
         except ClipcapError as error:
             return str(error)
         except Exception as error:  # one odd image must not end the run
             return f"{path}: cannot be preprocessed ({one_line(error)})"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for first in _starts(len(paths), config):
-            names = [str(path) for path in paths[first : first + config.batch_size]]
-            found = list(threads.map(read, paths[first : first + config.batch_size]))
+        for first in _starts(len(paths), batch_size):
+            names = [str(path) for path in paths[first : first + batch_size]]
+            found = list(threads.map(read, paths[first : first + batch_size]))
             good = [i for i, image in enumerate(found) if not isinstance(image, str)]
             yield CaptionBatch(
                 [first + i for i in good],
                 [names[i] for i in good],
-                captioner.embed([found[i] for i in good]) if good else None,
+                captioner.embed([found[i][0] for i in good]) if good else None,
                 [reason for reason in found if isinstance(reason, str)],
+                [found[i][1] for i in good if found[i][1]],
             )
 
 
-def _of_features(captioner: Captioner, config: CaptionConfig) -> Iterator[CaptionBatch]:
+def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    features = read_features(config.features, encoder=config.clip_model_type)
+    features = read_features(output.features, encoder=load.clip_model_type)
     if features.encoder_note:
-        print(printable(features.encoder_note), file=sys.stderr)
+        logger.info(printable(features.encoder_note))
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.features,
-        f"the checkpoint {config.load_pt}",
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, output.features,
+        f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, config)
+    return _feature_batches(features, output.batch_size)
 
 
-def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[CaptionBatch]:
-    for first in _starts(features.num_images, config):
-        rows = range(first, min(first + config.batch_size, features.num_images))
+def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
+    for first in _starts(features.num_images, batch_size):
+        rows = range(first, min(first + batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
         embeddings = features.rows(rows)  # [B, D]
         finite = embeddings.isfinite().all(dim=1)  # [B]
@@ -154,7 +167,7 @@ def _feature_batches(features: Features, config: CaptionConfig) -> Iterator[Capt
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
-def _starts(images: int, config: CaptionConfig) -> tqdm:
+def _starts(images: int, batch_size: int) -> tqdm:
     """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
-    starts = range(0, images, config.batch_size)
+    starts = range(0, images, batch_size)
     return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,21 +11,23 @@ from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
-from clipcap.clip_gpt.config import ClipGptOptions
+from clipcap.clip_gpt.config import LoadClipGptConfig
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 
 class ClipGptCaptioner(Captioner):
     """Writes captions, and imagines the CLIP embedding of a caption's picture.
 
-    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
-    >>> clip_gpt(["a.jpg"])
-    ['a plate of sushi']
-    >>> clip_gpt.imagine(["a plate of sushi"]).shape
-    torch.Size([1, 512])
+    Examples:
+        >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+        >>> clip_gpt(["a.jpg"])
+        ['a plate of sushi']
+        >>> clip_gpt.imagine(["a plate of sushi"]).shape
+        torch.Size([1, 512])
     """
 
     @classmethod
@@ -61,7 +62,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
+def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")
@@ -77,5 +78,5 @@ def load_captioner(config: ClipGptOptions) -> ClipGptCaptioner:
         normalize_prefix=config.normalize_prefix,
         device=config.device,
     )
-    print(printable(captioner.summary), file=sys.stderr)
+    logger.info(printable(captioner.summary))
     return captioner

@@ -62,7 +62,7 @@ def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
     content |= {CLIP_GPT: asdict(config)}
-    if stores_lm(config):
+    if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
     tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
@@ -83,15 +83,10 @@ def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> P
     return folder
 
 
-def stores_lm(config: ClipGptConfig) -> bool:
-    """Whether a checkpoint holds the whole language model."""
-    return config.lm_stored or config.tune == "full"
-
-
 def _stored(model: ClipGPT) -> dict[str, Tensor]:
     """The tensors a checkpoint holds; tied ones once."""
     own = model.state_dict()
-    if stores_lm(model.config):
+    if model.config.stores_lm:
         first = {tensor.data_ptr(): name for name, tensor in reversed(own.items())}
         return {name: tensor for name, tensor in own.items() if first[tensor.data_ptr()] == name}
     state = {k: v for k, v in own.items() if k.startswith("project_") or "lora_" in k}
@@ -173,11 +168,11 @@ def _load_native(
             f"{path}: was trained with normalize_prefix {config.normalize_prefix} and says so itself: leave out "
             f"--normalize_prefix"
         )
-    if lm is not None and stores_lm(config):
+    if lm is not None and config.stores_lm:
         raise ClipcapError(f"{path}: holds its own language model (from {config.lm}): leave out --lm {lm}")
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     tokenizer = load_tokenizer(str(path / TOKENIZER))
-    if stores_lm(config):
+    if config.stores_lm:
         try:
             lm_config = checked_lm_config(AutoConfig.for_model(**content["lm_config"]), str(path))
             base = AutoModelForCausalLM.from_config(lm_config).float()

@@ -7,35 +7,47 @@ from typing import Literal
 
 from clipcap.captioning.config import CaptionConfig, LoadOptions
 from clipcap.errors import ClipcapError
-from clipcap.options import at_least, option
-from clipcap.training.config import FeatureTraining
+from clipcap.models.config import PrefixConfig, Tune
+from clipcap.options import Options, at_least, option, part
+from clipcap.training.config import FeatureTaskConfig, FeatureTrainConfig, InitialModelConfig, LoopConfig
 
 EmbeddingLoss = Literal["mse", "cosine", "contrastive"]
 
 
 @dataclass(frozen=True)
-class ClipGptConfig:
+class ClipGptConfig(PrefixConfig):
     """What a checkpoint of CLIP-GPT stores besides weights."""
 
-    clip_dim: int = option(512, "width of the CLIP embedding")
     normalize_prefix: bool = option(True, "L2-normalise CLIP embeddings as they come in, and those to be predicted")
-    encoder: str | None = option(None, "encoder of the features it was trained on")
-    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
-    lm: str = option("gpt2", "causal language model: hub name or local folder")
-    tune: Literal["none", "lora", "full"] = option("full", "what was trained of the language model")
-    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
-    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    tune: Tune = option("full", "what was trained of the language model")
     prefix_length: int = option(7, "positions before a caption: those of `[CLIP IN] … [\\CLIP IN] Caption: [`")
-    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
-
-    def __post_init__(self) -> None:
-        for name in ("clip_dim", "lora_rank", "prefix_length"):
-            at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
-class TrainClipGptConfig(FeatureTraining):
-    """A training run of CLIP-GPT."""
+class ClipGptLoopConfig(LoopConfig):
+    """The training loop of CLIP-GPT."""
+
+    out_dir: str = option("checkpoints/clip_gpt", "folder of the checkpoints", group="output")
+    prefix: str = option("clip_gpt", "name the checkpoints start with", group="output")
+
+
+@dataclass(frozen=True)
+class InitialClipGptConfig(InitialModelConfig):
+    """The CLIP-GPT that a run starts from."""
+
+    normalize_prefix: bool | None = option(
+        None,
+        "L2-normalise CLIP embeddings as they come in, and those to be predicted (default: yes; with --weights_dir "
+        "the checkpoint's)",
+    )
+    weights_dir: str | None = option(
+        None, "warm start: a CLIP-GPT checkpoint folder, a folder holding one, or a GPT-2 folder in its layout"
+    )
+
+
+@dataclass(frozen=True)
+class ClipGptTaskConfig(FeatureTaskConfig):
+    """What a CLIP-GPT learns."""
 
     embedding_loss: EmbeddingLoss = option(
         "contrastive",
@@ -48,17 +60,7 @@ class TrainClipGptConfig(FeatureTraining):
     projection_lr: float = option(1e-3, "peak learning rate of the projections, where CLIP's width is not the LM's")
     images_per_sequence: int = option(1, "images and their captions that stand in one sequence")
     clip_recall: bool = option(True, "compare with the recall of CLIP's own text tower on the held-out images")
-    normalize_prefix: bool | None = option(
-        None,
-        "L2-normalise CLIP embeddings as they come in, and those to be predicted (default: yes; with --weights_dir "
-        "the checkpoint's)",
-    )
     select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
-    weights_dir: str | None = option(
-        None, "warm start: a CLIP-GPT checkpoint folder, a folder holding one, or a GPT-2 folder in its layout"
-    )
-    out_dir: str = option("checkpoints/clip_gpt", "folder of the checkpoints")
-    prefix: str = option("clip_gpt", "name the checkpoints start with")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +74,16 @@ class TrainClipGptConfig(FeatureTraining):
 
 
 @dataclass(frozen=True)
-class ClipGptOptions(LoadOptions):
+class TrainClipGptConfig(FeatureTrainConfig):
+    """A training run of CLIP-GPT."""
+
+    model: InitialClipGptConfig = part(InitialClipGptConfig)
+    task: ClipGptTaskConfig = part(ClipGptTaskConfig)
+    loop: ClipGptLoopConfig = part(ClipGptLoopConfig)
+
+
+@dataclass(frozen=True)
+class LoadClipGptConfig(LoadOptions):
     """Which CLIP-GPT to load, and what its files may not tell."""
 
     load_pt: str | None = option(
@@ -85,18 +96,21 @@ class ClipGptOptions(LoadOptions):
 
 
 @dataclass(frozen=True)
-class CaptionClipGptConfig(ClipGptOptions, CaptionConfig):
-    """A CLIP-GPT, and what it is to caption."""
+class CaptionClipGptConfig(CaptionConfig):
+    """A CLIP-GPT, and what it captions."""
+
+    load: LoadClipGptConfig = part(LoadClipGptConfig)
 
 
 @dataclass(frozen=True)
-class ImagineConfig(ClipGptOptions):
+class ImagineConfig(Options, group="query"):
     """A search for the pictures that CLIP-GPT imagines."""
 
+    load: LoadClipGptConfig = part(LoadClipGptConfig)
     index: str = option("", "where to look: features, an index made by `clipcap index`, or one of clip-retrieval")
-    k: int = option(5, "matches to show")
-    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png")
-    round_trip: bool = option(False, "also put the imagined embedding into words again")
+    k: int = option(5, "matches to show", group="output")
+    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png", group="output")
+    round_trip: bool = option(False, "also put the imagined embedding into words again", group="output")
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from clipcap.captioning.config import DecodeConfig
-from clipcap.clip_gpt.captioner import load_captioner
+from clipcap.clip_gpt.captioner import load_clip_gpt_captioner
 from clipcap.clip_gpt.config import ImagineConfig
+from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
 from clipcap.runtime.text import printable
@@ -22,11 +23,13 @@ def imagine(caption: str, config: ImagineConfig) -> list[Match]:
     Raises:
         ClipcapError: no CLIP-GPT, a bad index or another encoder's, or `out` cannot be written.
     """
+    if not caption.strip():
+        raise ClipcapError("the caption is empty: describe what the picture shows")
     check_out(config.out)
-    index = Index.open(config.index, config.clip_model_type)
-    clip_gpt = load_captioner(config)
+    index = Index.open(config.index, config.load.clip_model_type)
+    clip_gpt = load_clip_gpt_captioner(config.load)
     own = clip_gpt.model.config
-    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load_pt}")
+    index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load.load_pt}")
     imagined = clip_gpt.imagine([caption])  # [1, D]
     [found] = index.search(imagined, config.k)
     show([caption], [found], config.out)

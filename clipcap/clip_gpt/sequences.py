@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
-from clipcap.training.dataset import IGNORE
+from clipcap.models.base import IGNORE
 
 MARKS = ("[CLIP IN]", "[\\CLIP IN]", "[CLIP OUT]", "[\\CLIP OUT]")
 OPENING, CLOSING, STOPPED = "Caption: [", "]", "]."

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import restore_clip_gpt, write_clip_gpt
-from clipcap.clip_gpt.config import TrainClipGptConfig
+from clipcap.clip_gpt.config import ClipGptTaskConfig
 from clipcap.clip_gpt.dataset import PairDataset, TwoWayBatch
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
@@ -25,8 +25,10 @@ from clipcap.evaluation.metrics.score import cider, cider_scorer
 from clipcap.features.feature_set import Features
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import sum_over_processes
+from clipcap.training.config import LoopConfig
 from clipcap.training.dataset import prefetch
 from clipcap.training.feature_task import FeatureTask, even_parts
 
@@ -38,26 +40,26 @@ _SAME_ON_RESUME = (
 )  # fmt: skip
 
 
-class InterleavedTask(FeatureTask):
+class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     """A CLIP-GPT's training (a `Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
         self,
-        config: TrainClipGptConfig,
+        config: ClipGptTaskConfig,
+        loop: LoopConfig,
         model: ClipGPT,
         tokenizer: Tokenizer,
         features: Features,
         val: Features | None,
         accelerator: Accelerator,
     ):
-        model.embedding_loss, model.contrastive_temp = config.embedding_loss, config.contrastive_temp
-        super().__init__(config, model, tokenizer, features, val, accelerator)
+        super().__init__(config, loop, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)
         self.val_pairs = PairDataset(self.val, model.layout, *weights) if self.val is not None else None
         if config.select == "recall" and val is None:
             raise ClipcapError("--select recall needs validation images: pass --val")
-        self.with_cider = _with_cider(accelerator)
+        self.with_cider = _with_cider()
         self.tower_recall = self._tower_recall() if config.clip_recall and val is not None else None
 
     def caption_limit(self) -> int:
@@ -87,7 +89,7 @@ class InterleavedTask(FeatureTask):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[TwoWayBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return prefetch(self.pairs.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.pairs.windows(self.step_size, epoch, self.seed, self.parts, skip))
 
     def weight(self, batch: TwoWayBatch) -> int:
         """Captions of a micro-batch (see `Step`)."""
@@ -147,7 +149,7 @@ class InterleavedTask(FeatureTask):
         images = len(np.unique(self.val.features.row_images))
         chance = "/".join(f"{min(k, images) / images:.3f}" for k in (1, 5, 10))
         tower = f", CLIP's own text tower {_shares(self.tower_recall)}" if self.tower_recall else ""
-        self.accelerator.print(
+        logger.info(
             f"  text to image recall@1/5/10 of {len(texts)} captions among {images} images: {_shares(scores)}{tower}"
             f", by chance {chance}"
         )
@@ -175,7 +177,7 @@ class InterleavedTask(FeatureTask):
             parts = [captions[i : i + TEXTS_TOGETHER] for i in range(0, len(captions), TEXTS_TOGETHER)]
             return self._text_to_image(torch.cat([encoder.encode_texts(part).float().cpu() for part in parts]))
         except ClipcapError as error:
-            self.accelerator.print(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
+            logger.info(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
             return None
 
     def score(self, metrics: Mapping[str, float]) -> float:
@@ -193,13 +195,13 @@ class InterleavedTask(FeatureTask):
         restore_clip_gpt(self.model, folder)
 
 
-def _with_cider(accelerator: Accelerator) -> bool:
+def _with_cider() -> bool:
     """Whether captions can be scored."""
     try:
         cider_scorer()
         return True
     except ClipcapError as error:
-        accelerator.print(f"note: held-out captions are not scored: {error}")
+        logger.info(f"note: held-out captions are not scored: {error}")
         return False
 
 

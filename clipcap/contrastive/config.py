@@ -6,14 +6,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import at_least, option, within
-from clipcap.sources.config import SourceOptions
-from clipcap.training.config import LoopOptions
+from clipcap.options import Options, at_least, option, part, within
+from clipcap.sources.config import SourceConfig
+from clipcap.training.config import LoopConfig
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig(SourceOptions, LoopOptions):
-    """A training run of a dual encoder: which one, and on what."""
+class ContrastiveLoopConfig(LoopConfig):
+    """The training loop of a dual encoder."""
+
+    out_dir: str = option("checkpoints/clip", "folder of the checkpoints", group="output")
+    prefix: str = option("clip", "name the checkpoints start with", group="output")
+    epochs: int = option(30, "passes over the images, each time with another caption of each")
+    weight_decay: float = option(0.1, "AdamW weight decay (not of biases, norms and the temperature)")
+    grad_clip: float = option(1.0, "clip the gradient's L2 norm (0: off)")
+    keep: int = option(1, "numbered checkpoints to keep (0: all)", group="output")
+    seed: int = option(42, "seed of split, initial weights, order, crops and dropout")
+
+
+@dataclass(frozen=True)
+class TowersConfig(Options, group="model"):
+    """The dual encoder that a run starts from: one to fine-tune, two towers of transformers, or a new CLIP."""
 
     clip_model_type: str | None = option(
         None, "fine-tune this CLIP: an OpenAI name, a checkpoint in OpenAI's format, hf:NAME_OR_PATH"
@@ -29,6 +42,32 @@ class ContrastiveConfig(SourceOptions, LoopOptions):
     text_width: int = option(128, "width of a new CLIP's text tower")
     text_layers: int = option(4, "layers of a new CLIP's text tower")
     max_seq_length: int | None = option(None, "cut captions to this many tokens (default: what the text tower takes)")
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "resolution", "patch_size", "text_layers"):
+            at_least(name, getattr(self, name), 1)
+        # OpenAI's format has heads of width 64, and does not say so; a ResNet's attend over 32 times its width.
+        steps = {"vision_width": 2 if "," in self.vision_layers else 64, "text_width": 64}
+        for name, step in steps.items():
+            if getattr(self, name) < step or getattr(self, name) % step:
+                raise ClipcapError(f"--{name} must be a multiple of {step}, got {getattr(self, name)}")
+        if self.max_seq_length is not None:
+            at_least("max_seq_length", self.max_seq_length, 3)
+        if bool(self.vision_model) != bool(self.text_model):
+            raise ClipcapError("--vision_model and --text_model belong together: give both, or neither")
+        if self.clip_model_type and self.vision_model:
+            raise ClipcapError("--clip_model_type is a whole model: drop it, or --vision_model and --text_model")
+        if self.from_scratch and not self.vision_model:
+            raise ClipcapError("--from_scratch is for --vision_model and --text_model: a new CLIP is always so")
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(Options, group="training"):
+    """A training run of a dual encoder: which one, and on what."""
+
+    loop: ContrastiveLoopConfig = part(ContrastiveLoopConfig)  # first: its --seed is that of the source, too
+    source: SourceConfig = part(SourceConfig)
+    towers: TowersConfig = part(TowersConfig)
     freeze: Literal["none", "image", "text"] = option("none", "a tower that is not trained (its projection is)")
     head_lr: float | None = option(None, "learning rate of projections and temperature (1e-3, OpenAI's CLIP 1e-5)")
     image_lr: float | None = option(None, "of the image tower (new 1e-3, of transformers 1e-4, OpenAI's CLIP 1e-5)")
@@ -37,34 +76,13 @@ class ContrastiveConfig(SourceOptions, LoopOptions):
                      aliases=("batch_size",))  # fmt: skip
     crop: float = option(0.7, "smallest share of a picture that a random crop keeps (1: no augmentation)")
     flip: bool = option(False, "mirror half of the pictures (makes captions that name left and right wrong)")
-    cache_mb: int = option(2000, "keep decoded pictures in memory where they take at most this much (0: never)")
-    out_dir: str = option("checkpoints/clip", "folder of the checkpoints")
-    prefix: str = option("clip", "name the checkpoints start with")
-    epochs: int = option(30, "passes over the images, each time with another caption of each")
-    weight_decay: float = option(0.1, "AdamW weight decay (not of biases, norms and the temperature)")
-    grad_clip: float = option(1.0, "clip the gradient's L2 norm (0: off)")
-    keep: int = option(1, "numbered checkpoints to keep (0: all)")
-    seed: int = option(42, "seed of split, initial weights, order, crops and dropout")
+    cache_mb: int = option(
+        2000, "keep decoded pictures in memory where they take at most this much (0: never)", group="machine"
+    )
 
     def __post_init__(self) -> None:
-        SourceOptions.__post_init__(self)
-        LoopOptions.__post_init__(self)
-        for name in ("bs", "embed_dim", "resolution", "patch_size", "text_layers"):
-            at_least(name, getattr(self, name), 1)
+        at_least("bs", self.bs, 1)
         for name in ("head_lr", "image_lr", "text_lr"):
             at_least(name, getattr(self, name) or 0, 0)
-        # OpenAI's format has heads of width 64, and does not say so; a ResNet's attend over 32 times its width.
-        steps = {"vision_width": 2 if "," in self.vision_layers else 64, "text_width": 64}
-        for name, step in steps.items():
-            if getattr(self, name) < step or getattr(self, name) % step:
-                raise ClipcapError(f"--{name} must be a multiple of {step}, got {getattr(self, name)}")
-        if self.max_seq_length is not None:
-            at_least("max_seq_length", self.max_seq_length, 3)
         within("crop", self.crop, 0.05, 1)
         at_least("cache_mb", self.cache_mb, 0)
-        if bool(self.vision_model) != bool(self.text_model):
-            raise ClipcapError("--vision_model and --text_model belong together: give both, or neither")
-        if self.clip_model_type and self.vision_model:
-            raise ClipcapError("--clip_model_type is a whole model: drop it, or --vision_model and --text_model")
-        if self.from_scratch and not self.vision_model:
-            raise ClipcapError("--from_scratch is for --vision_model and --text_model: a new CLIP is always so")

@@ -21,6 +21,7 @@ from clipcap.contrastive.towers.openai import OpenAITowers
 from clipcap.contrastive.validate import RecallValidation
 from clipcap.errors import ClipcapError
 from clipcap.images.skipped import too_many, write_errors
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.sources.record import Record
 from clipcap.training.dataset import BatchShare
@@ -46,16 +47,20 @@ class ContrastiveTask:
         train = [record for record in records if record.split in ("train", None)]
         val = [record for record in records if record.split == "val"]
         if len(train) < 2:
-            raise ClipcapError(f"{config.data_path}: contrast needs two training images or more, here: {len(train)}")
+            raise ClipcapError(
+                f"{config.source.data_path}: contrast needs two training images or more, here: {len(train)}"
+            )
         if config.bs * accelerator.num_processes < 2:
             raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
-        self.pairs = ImageTextDataset(train, towers, self._pictures(train, crops.side), crops, config.seed)
+        self.pairs = ImageTextDataset(train, towers, self._pictures(train, crops.side), crops, config.loop.seed)
         if len(self.pairs.captions.tokens) < 2:
-            raise ClipcapError(f"{config.data_path}: all captions are the same: there is nothing to tell images by")
+            raise ClipcapError(
+                f"{config.source.data_path}: all captions are the same: there is nothing to tell images by"
+            )
         self.held_out = RecallValidation(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
-        self.step_size = config.bs * accelerator.num_processes * config.grad_accum
+        self.step_size = config.bs * accelerator.num_processes * config.loop.grad_accum
         self.model = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # torch has none for CPUs
@@ -64,7 +69,9 @@ class ContrastiveTask:
 
     def _pictures(self, records: Sequence[Record], side: int) -> ImageCache:
         config = self.config
-        return ImageCache(records, side, config.frame, config.workers, config.cache_mb, self.accelerator.device)
+        return ImageCache(
+            records, side, config.source.frame, config.source.workers, config.cache_mb, self.accelerator.device
+        )
 
     def describe(self) -> str:
         """What is trained on what, in three lines."""
@@ -98,14 +105,14 @@ class ContrastiveTask:
         if not new:
             return
         self._told.update(new)
-        errors, count = Path(self.config.out_dir) / "errors.csv", sum(len(p.records) for p in both)
+        errors, count = Path(self.config.loop.out_dir) / "errors.csv", sum(len(p.records) for p in both)
         if self.accelerator.is_main_process:
             errors.parent.mkdir(parents=True, exist_ok=True)
             write_errors(errors, list(found.items()))
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
-        if too_many(len(found), count, self.config.max_bad):
-            raise ClipcapError(f"{line}; more than --max_bad {self.config.max_bad}: mend them, or allow more")
-        self.accelerator.print(printable(line))
+        if too_many(len(found), count, self.config.source.max_bad):
+            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
+        logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Head, image and text tower, each with its learning rate; weight decay is for matrices only."""
@@ -142,12 +149,13 @@ class ContrastiveTask:
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
         data = [(record.image_id, record.captions) for record in self.pairs.pictures.records]
+        options = self.config.flat()
         sizes = [(name, tuple(tensor.shape)) for name, tensor in self.towers.network.state_dict().items()]
         return {
             "images": len(self.pairs),
             "checksum of images and captions": zlib.crc32(repr(data).encode()),
             "checksum of the model's sizes": zlib.crc32(repr(sizes).encode()),
-            **{name: getattr(self.config, name) for name in _SAME_ON_RESUME},
+            **{name: options[name] for name in _SAME_ON_RESUME},
         }
 
     def validate(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
+from clipcap.runtime.messages import logger
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import plot_curves
@@ -25,16 +26,16 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    source = READERS[source_name](config)
+    check_run_folder(config.loop)
+    accelerator = make_accelerator(config.loop, config.flat())
+    source = READERS[source_name](config.source)
     for note in source.notes:
-        accelerator.print(note)
-    set_seed(config.seed)
-    task = ContrastiveTask(config, make_towers(config), source.records, accelerator)
-    accelerator.print(task.describe())
+        logger.info(note)
+    set_seed(config.loop.seed)
+    task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator)
+    logger.info(task.describe())
     task.decode()
-    loop = Loop(task, config, accelerator)
+    loop = Loop(task, config.loop, accelerator)
     best = loop.fit()
     if accelerator.is_main_process:
         plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())

@@ -89,7 +89,7 @@ def _clip(work: Path, file: Path, share: float) -> dict[str, float]:
             writer.writerows(_pairs(work))
         train_contrastive(
             "custom",
-            ContrastiveConfig(
+            ContrastiveConfig.of(
                 data_path=str(work / "pairs.csv"), out_dir=str(run), embed_dim=128, resolution=64, vision_width=16,
                 vision_layers="1,1,1,1", text_width=64, text_layers=2, bs=512,
                 epochs=max(1, round(CLIP_EPOCHS * share)), head_lr=2e-3, image_lr=2e-3, text_lr=2e-3, crop=0.85,
@@ -125,7 +125,7 @@ def _mapper(work: Path, draft: Path) -> Path:
         if not (work / f"{split}.pkl").exists():
             parse(
                 "food",
-                ParseConfig(
+                ParseConfig.of(
                     data_path=str(work / split), clip_model_type=str(draft / CLIP), out=str(work / f"{split}.pkl")
                 ),
             )
@@ -141,7 +141,7 @@ def _mapper(work: Path, draft: Path) -> Path:
 
 def mapper_options(data: Path, val: Path, lm: str, out_dir: Path) -> TrainConfig:
     """How the bundled mapper is trained."""
-    return TrainConfig(
+    return TrainConfig.of(
         data=str(data), val=str(val), lm=lm, out_dir=str(out_dir), only_prefix=True, prefix_length=5,
         epochs=MAPPER_EPOCHS, save_every=MAPPER_EPOCHS, bs=64, lr=2e-3, weight_decay=0.01,
         resume=(out_dir / "clipcap-last").exists(),

@@ -131,12 +131,14 @@ def _rows(path: Path) -> Iterable[Any]:
 
 
 def _by_image(content: dict, path: Path) -> Iterator[dict[str, str]]:
-    """Rows of {image: caption}, or of {image: [caption]} with one each, as CLIPScore's and pycocoevalcap's results."""
+    """Rows of {image: caption}, or {image: [caption]} with one each, as CLIPScore's and pycocoevalcap's."""
     for image, caption in content.items():
         if isinstance(caption, list) and len(caption) == 1:
-            caption = caption[0]["caption"] if isinstance(caption[0], dict) and "caption" in caption[0] else caption[0]
+            caption = (
+                caption[0]["caption"] if isinstance(caption[0], dict) and "caption" in caption[0] else caption[0]
+            )
         if not isinstance(caption, str):
-            raise ClipcapError(f"{path}: expected {{image: caption}}, with one caption for '{in_short(str(image), 60)}'")
+            raise ClipcapError(f"{path}: expected {{image: caption}}, one caption for '{in_short(str(image), 60)}'")
         yield {"image": image, "caption": caption}
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipcap.captioning.config import CaptionerOptions, DecodeConfig
+from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.errors import ClipcapError
-from clipcap.options import at_least, option
+from clipcap.options import Options, at_least, option, part
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(CaptionerOptions, DecodeConfig):
+class EvaluateDecodeConfig(DecodeConfig):
+    """How captions are written to be scored: by beam search, which needs no luck."""
+
+    beam: bool = option(True, "beam search; --no_beam samples")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Options, group="data"):
     """What to score: a checkpoint on a feature file, or captions that are there already."""
 
+    load: LoadConfig = part(LoadConfig)
+    decode: EvaluateDecodeConfig = part(EvaluateDecodeConfig)
     data: str | None = option(None, "feature file with human captions: its images are captioned and scored")
     predictions: str | None = option(
         None, "captions to score instead: COCO results (.json), or what predict --out wrote"
@@ -20,17 +29,16 @@ class EvaluateConfig(CaptionerOptions, DecodeConfig):
     references: str | None = option(
         None, "their human captions: COCO annotations, {image: [captions]}, or a feature file"
     )
-    out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html")
+    out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html", group="output")
     train_data: str | None = option(None, "feature file trained on: tells the share of captions copied from it")
-    beam: bool = option(True, "beam search; --no_beam samples")
-    batch_size: int = option(16, "images decoded together")
-    characters: bool = option(False, "every character is a token: for scripts without spaces")
-    java: bool = option(True, "use Java where it is found (the COCO server's tokenizer, METEOR, SPICE)")
-    clip_score: bool = option(True, "also CLIPScore, by the encoder of the features")
+    batch_size: int = option(16, "images decoded together", group="machine")
+    characters: bool = option(False, "every character is a token: for scripts without spaces", group="scores")
+    java: bool = option(
+        True, "use Java where it is found (the COCO server's tokenizer, METEOR, SPICE)", group="scores"
+    )
+    clip_score: bool = option(True, "also CLIPScore, by the encoder of the features", group="scores")
 
     def __post_init__(self) -> None:
-        DecodeConfig.__post_init__(self)
-        CaptionerOptions.__post_init__(self)
         at_least("batch_size", self.batch_size, 1)
         if bool(self.data) == bool(self.predictions):
             raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")
@@ -41,8 +49,8 @@ class EvaluateConfig(CaptionerOptions, DecodeConfig):
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Options, group="output"):
     """Evaluations of the same images."""
 
     out: str | None = option(None, "also write a report with the captions of each picture side by side: NAME.html")
-    java: bool = option(True, "use Java where it is found")
+    java: bool = option(True, "use Java where it is found", group="scores")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
 from clipcap.evaluation.config import EvaluateConfig
@@ -28,7 +28,9 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
+from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -49,19 +51,25 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 
     Under a launcher of several processes each captions its share of the images; the first scores and writes.
 
+    >>> evaluate(load_pt="checkpoints", data="food_val.pkl", out="evaluation")
+
+    Args:
+        config: of the evaluation (default: the defaults of `clipcap evaluate`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder.
     Raises:
         ClipcapError: bad input; what was written before stays.
     """
+    config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
     _check_folder(out)
-    state = PartialState(cpu=pick_device(config.device).type == "cpu")
+    state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
     found = _read(config) if config.predictions else _caption(config, state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
@@ -112,24 +120,23 @@ def _read(config: EvaluateConfig) -> Captioned:
 
 def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     """The captions of all images of a feature file; every process returns those of all."""
-    features = read_features(config.data, encoder=config.clip_model_type)
+    features = read_features(config.data, encoder=config.load.clip_model_type)
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
-    if state.is_main_process:
-        _say_processes(state)
-    captioner = load_captioner(config) if state.is_main_process else _quietly(config)
+    _report_processes(state)
+    captioner = load_captioner(config.load)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
-        f"the checkpoint {config.load_pt}",
+        f"the checkpoint {config.load.load_pt}",
     )  # fmt: skip
     first_rows: dict[str, int] = {}
     for row, image in enumerate(features.image_ids):
         if str(image) in references:
             first_rows.setdefault(str(image), row)
     rows = list(first_rows.values())
-    captions = caption_rows(captioner, features, rows, config, state)
+    captions = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
     names = list(first_rows)
     found = Captioned(
         dict(zip(names, captions, strict=True)),
@@ -137,50 +144,50 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
         facts={
             "checkpoint": captioner.summary,
             "features": f"{features.path} ({features.meta.encoder or 'encoder not known'})",
-            "decoding": decoding_said(config),
+            "decoding": decoding_said(config.decode),
         },
         images={image: features.image_paths[row] for image, row in first_rows.items()},
-        epochs=_training_log(Path(config.load_pt)) if config.load_pt else [],
+        epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
     )
     if state.is_main_process:
-        _add_clip_scores(found, captioner, features, rows, config)
+        _add_clip_scores(found, captioner, features, rows, config.clip_score)
     return found
 
 
-def _say_processes(state: PartialState) -> None:
+def _report_processes(state: PartialState) -> None:
     processes = state.num_processes
-    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    logger.info(f"{processes} process{'es' * (processes > 1)} on {state.device}")
     if warning := alone(processes):
-        print(warning, file=sys.stderr)
-
-
-def _quietly(config: EvaluateConfig) -> Captioner:
-    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
-    return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
+        logger.warning(warning)
 
 
 def caption_rows(
-    captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig, state: PartialState
+    captioner: Captioner,
+    features: Features,
+    rows: Sequence[int],
+    how: DecodeConfig,
+    batch_size: int,
+    state: PartialState,
 ) -> list[str]:
     """The best caption of each row, whichever process wrote it; samples depend on the row alone."""
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
     written: list[tuple[int, str]] = []
-    starts = range(0, len(mine), config.batch_size)
+    starts = range(0, len(mine), batch_size)
     hidden = True if not state.is_main_process or len(starts) == 1 else None
     for start in tqdm(starts, desc="captioning", unit="batch", disable=hidden):
-        places = mine[start : start + config.batch_size]
+        places = mine[start : start + batch_size]
         embeddings = features.rows([rows[place] for place in places])  # [B, D]
         if not embeddings.isfinite().all():
             bad = next(rows[p] for p, row in zip(places, embeddings) if not row.isfinite().all())
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        found = captioner.caption_embeddings(embeddings, replace(config, num_captions=1), list(places))
+        found = captioner.caption_embeddings(embeddings, replace(how, num_captions=1), list(places))
         written += [(place, captions[0].text) for place, captions in zip(places, found)]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 
 
-def decoding_said(config: EvaluateConfig) -> str:
+def decoding_said(config: DecodeConfig) -> str:
     """How captions are decoded, in words."""
     if config.beam:
         return f"beam search, {config.beam_size} beams"
@@ -207,9 +214,9 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _add_clip_scores(
-    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig
+    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], wanted: bool
 ) -> None:
-    if not config.clip_score:
+    if not wanted:
         found.notes.append(f"{CLIP_SCORE} skipped: asked to do without")
         return
     try:

@@ -5,36 +5,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from clipcap.options import Recipe, at_least, option
-from clipcap.sources.config import SourceOptions
+from clipcap.options import Options, Recipe, at_least, option, part
+from clipcap.sources.config import SourceConfig
 
 
 @dataclass(frozen=True)
-class ParseConfig(SourceOptions):
+class ParseConfig(Options, group="model"):
     """How images and captions become a feature file."""
 
+    source: SourceConfig = part(SourceConfig)
     out: str | None = option(
         None,
         "feature file to write: NAME.pkl, or a folder NAME for memory-mapped shards; "
         "with several splits NAME_train, NAME_val, ...",
+        group="output",
     )
     clip_model_type: str = option(
         "ViT-B/32",
         "frozen encoder: an OpenAI name, a checkpoint in OpenAI's format, "
         "open_clip:NAME/PRETRAINED or hf:NAME_OR_PATH",
     )
-    lm: str = option("gpt2", "language model whose tokenizer counts --token_limit")
-    token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm")
-    batch_size: int = option(32, "images per encoder call", aliases=("bs",))
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    lm: str = option("gpt2", "language model whose tokenizer counts --token_limit", group="data")
+    token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm", group="data")
+    batch_size: int = option(32, "images per encoder call", aliases=("bs",), group="machine")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "auto", "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU"
+        "auto",
+        "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU",
+        group="machine",
     )
-    dry_run: bool = option(False, "report what the set holds and encode nothing")
+    dry_run: bool = option(False, "report what the set holds and encode nothing", group="output")
     recipe: Recipe = option("default", "reference: do not turn photos by their EXIF tag, as the original")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         at_least("batch_size", self.batch_size, 1)
         if self.token_limit is not None:
             at_least("token_limit", self.token_limit, 1)

@@ -67,7 +67,7 @@ class ImageBatches(Dataset):
 
     def _read(self, record: Record) -> tuple[Tensor, str | None]:
         upright = self.config.recipe != "reference"
-        image = open_image(record.image, upright=upright, frame=self.config.frame)
+        image = open_image(record.image, upright=upright, frame=self.config.source.frame)
         try:
             return self.preprocess(image), image.info.get(REMARK)
         except Exception as error:  # one odd image must not end the run
@@ -94,7 +94,7 @@ def encode_missing(
     batches = ImageBatches(records, mine, encoder.preprocess, config)
     try:
         with bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
-            for decoded in decoders(batches, config.workers, encoder.device):
+            for decoded in decoders(batches, config.source.workers, encoder.device):
                 encoded = _encode(decoded, encoder, threads, partial.dtype)
                 check_interrupts()
                 partial.write(decoded.batch, *encoded, decoded.remarks)

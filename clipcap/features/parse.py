@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -27,37 +28,44 @@ from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.options import given
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
 
-Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
 
-def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
+def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
+    >>> parse("food", data_path="food", clip_model_type="ViT-B/32", out="food_train.pkl")
+
+    Args:
+        source_name: food, coco, flickr8k, conceptual or custom.
+        config: of the parsing (default: the defaults of `clipcap parse`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the files written (none with `dry_run`).
     Raises:
         ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
             the images missing or unreadable (after the good ones are saved).
     """
+    config = given(ParseConfig, config, options)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
-    tell: Say = say if state.is_main_process else (lambda line: None)
     source, count_tokens = _read(source_name, config)
     if config.dry_run:
         if state.is_main_process:
-            say(describe(source, count_tokens))
+            print(describe(source, count_tokens))
         return []
     out = Path(config.out or f"data/{source_name}_train.pkl")
     outputs = output_paths(out, source.records)
     for note in source.notes:
-        tell(note)
-    encoder = _load_encoder(config, state, tell)
+        logger.info(note)
+    encoder = _load_encoder(config, state)
     partial = PartialRows(
         out,
         fingerprint(source.records, encoder, config),
@@ -70,23 +78,23 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
         partial.create()
     state.wait_for_everyone()
     if done := partial.done():
-        tell(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
+        logger.info(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
     encode_missing(partial, source.records, encoder, config, state)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
-    written = _write(partial, source, outputs, encoder, config, tell)
-    _report_bad(partial, source, errors_path(out, outputs), config, tell)
+    written = _write(partial, source, outputs, encoder, config)
+    _report_bad(partial, source, errors_path(out, outputs), config)
     return written
 
 
 def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | None]:
     """The source, its captions within --token_limit, and what counts tokens where that is to be had."""
-    source = READERS[source_name](config)
+    source = READERS[source_name](config.source)
     count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
     short = limit_tokens(source, config.token_limit, count_tokens)
     if not short.records:
-        where = config.captions or config.data_path
+        where = config.source.captions or config.source.data_path
         raise ClipcapError(
             f"{where}: every caption is longer than --token_limit {config.token_limit}: raise the limit"
         )
@@ -143,15 +151,18 @@ def errors_path(out: Path, outputs: Collection[Path]) -> Path:
     return out.with_name(f"{name.removesuffix('_train') if len(outputs) > 1 else name}_errors.csv")
 
 
-def _load_encoder(config: ParseConfig, state: PartialState, tell: Say) -> Encoder:
+def _load_encoder(config: ParseConfig, state: PartialState) -> Encoder:
     with state.local_main_process_first():  # where weights are to be downloaded, one process does
         encoder = load_encoder(
             config.clip_model_type, str(state.device) if config.device == "auto" else config.device, config.dtype
         )
-    processes = f"{state.num_processes} process{'es' * (state.num_processes > 1)} on {encoder.device}"
-    tell(f"{processes}, encoder {encoder.name}, {encoder.dim} wide, {str(encoder.dtype).removeprefix('torch.')}")
-    if warning := alone(state.num_processes):
-        tell(warning)
+    processes, dtype = state.num_processes, str(encoder.dtype).removeprefix("torch.")
+    logger.info(
+        f"{processes} process{'es' * (processes > 1)} on {encoder.device}, encoder {encoder.name}, "
+        f"{encoder.dim} wide, {dtype}"
+    )
+    if warning := alone(processes):
+        logger.warning(warning)
     return encoder
 
 
@@ -163,7 +174,7 @@ def stored_dtype(dtype: torch.dtype) -> torch.dtype:
 def fingerprint(records: Sequence[Record], encoder: Encoder, config: ParseConfig) -> str:
     """Identifies a command's work: encoder, captions, images and every flag that changes the file."""
     digest = hashlib.sha256()
-    flags = (config.batch_size, config.frame, config.recipe, clipcap.__version__)
+    flags = (config.batch_size, config.source.frame, config.recipe, clipcap.__version__)
     digest.update(repr((encoder.name, encoder.weights_id, str(encoder.dtype), *flags)).encode())
     for r in records:
         digest.update(repr((r.image_id, str(r.image), r.captions, r.split)).encode())
@@ -176,7 +187,6 @@ def _write(
     outputs: Mapping[str | None, Path],
     encoder: Encoder,
     config: ParseConfig,
-    tell: Say,
 ) -> list[Path]:
     """Write the feature file of each split; a split without a readable image gets none."""
     lacking = -(-len(source.records) // config.batch_size) - len(partial.done())
@@ -187,7 +197,7 @@ def _write(
         )
     bad = partial.bad()
     meta = FeatureMeta(
-        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.data_path}"
+        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.source.data_path}"
     )
     written = []
     for split, path in outputs.items():
@@ -204,7 +214,7 @@ def _write(
             meta=meta,
         )
         written.append(path)
-        tell(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
+        logger.info(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
     return written
 
 
@@ -218,7 +228,7 @@ def _counted(remarks: Iterable[str]) -> list[str]:
     return [f"{count:,} image{'s' * (count != 1)} {remark}" for remark, count in Counter(remarks).items()]
 
 
-def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig, tell: Say) -> None:
+def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, remarks, images = partial.bad(), partial.remarks().values(), len(source.records)
     if bad:
@@ -227,10 +237,10 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
     for line in _counted(remarks):
-        tell(line)
+        logger.info(line)
     skipped = len(bad) + sum(source.left_out.values())
     if not skipped:
-        tell("no image was missing or unreadable")
+        logger.info("no image was missing or unreadable")
         return
     missing = sum(reason == MISSING for reason in bad.values())
     kinds = [f"{missing:,} missing", f"{len(bad) - missing:,} unreadable" + f" (listed in {errors})" * bool(bad)]
@@ -238,9 +248,9 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     line = f"{skipped:,} of {source.seen:,} images skipped: {', '.join(kinds)}"
     if len(bad) == images:
         raise ClipcapError(f"{line}; none is left, nothing is written: correct --data_path or --images")
-    if too_many(len(bad), images, config.max_bad):
+    if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.max_bad} cannot be used: repair them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: repair them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
-    tell(line)
+    logger.info(line)

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.text import reason, shown
@@ -32,18 +32,6 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
     names = list(names)
     alike = len({_DIGIT.sub("0", name) for name in names}) <= 1
     return sorted(names) if alike else sorted(names, key=natural_key)
-
-
-def inside(name: str, origin: Path) -> str:
-    """`name`, after checking that it stays inside the folder it will be joined to.
-
-    Raises:
-        ClipcapError: it is empty, absolute, climbs out with `..` or holds a NUL; `origin` is the file it is from.
-    """
-    path = PureWindowsPath(name)  # knows both kinds of slash, and drives
-    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
-        raise ClipcapError(f"{shown(origin)}: '{shown(name)}' is not a file name inside the folder of the photos")
-    return name
 
 
 def require_folder(path: str | Path, flag: str) -> Path:

@@ -33,7 +33,7 @@ def picture_grid(
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
     width = 2 * MARGIN + columns * CELL + (columns - 1) * GAP
-    label_font, title_font = _font(LABEL_SIZE), _font(TITLE_SIZE)
+    label_font, title_font = sheet_font(LABEL_SIZE), sheet_font(TITLE_SIZE)
     titles = wrapped(title, title_font, width - 2 * MARGIN)
     wrapped_labels = [wrapped(label, label_font, CELL) for label in labels]
     rows = [range(i, min(i + columns, len(pictures))) for i in range(0, len(pictures), columns)]
@@ -77,8 +77,8 @@ def _place(
         image = open_image(picture)
     except ImageError as error:
         pen.rectangle((left, top, left + CELL - 1, top + CELL - 1), outline=PALE)
-        lines = wrapped(str(error).removeprefix(": "), _font(LABEL_SIZE), CELL - 2 * GAP)
-        _write(pen, (left + GAP, top + GAP), lines, _font(LABEL_SIZE), PALE)
+        lines = wrapped(str(error).removeprefix(": "), sheet_font(LABEL_SIZE), CELL - 2 * GAP)
+        _write(pen, (left + GAP, top + GAP), lines, sheet_font(LABEL_SIZE), PALE)
         return
     scale = CELL / max(image.size)
     image = image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.LANCZOS)
@@ -102,6 +102,6 @@ def _height(lines: int, size: float) -> int:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def sheet_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu, which comes with matplotlib and knows most alphabets."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -89,7 +89,7 @@ class Photos:
 
     def knows(self, name: str) -> bool:
         """Whether a name means a photo that is there."""
-        return bool(self._stays_inside(name) and self._lookup([name]) or self._loosely(name, count=False))
+        return bool((self._stays_inside(name) and self._lookup([name])) or self._loosely(name, count=False))
 
     def notes(self) -> list[str]:
         """What was done to find the photos, a line each."""

@@ -79,17 +79,12 @@ def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
     content |= {"model": asdict(config)}
-    if stores_lm(config):
+    if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
-    if stores_lm(config) or is_local(config.lm):
+    if config.stores_lm or is_local(config.lm):
         tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
-
-
-def stores_lm(config: ModelConfig) -> bool:
-    """Whether the checkpoint holds the whole language model."""
-    return config.lm_stored or config.tune == "full"
 
 
 def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
@@ -97,7 +92,7 @@ def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
         of_adapter = model.config.tune == "lora" and "lora_" in name
-        if name.startswith("mapper.") or stores_lm(model.config) or of_adapter:
+        if name.startswith("mapper.") or model.config.stores_lm or of_adapter:
             if tensor.data_ptr() not in seen:
                 state[name] = tensor
             seen.add(tensor.data_ptr())

@@ -15,7 +15,7 @@ from clipcap.runtime.hub import is_local
 GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}  # the one that the original builds
 
 
-def export(checkpoint: str, out: Path, lm: str | None = None) -> str:
+def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
     """Write a checkpoint as a `.pt` of the original.
 
     Args:
@@ -28,6 +28,7 @@ def export(checkpoint: str, out: Path, lm: str | None = None) -> str:
     Raises:
         ClipcapError: it cannot be read or written, or its language model is no GPT-2.
     """
+    out = Path(out)
     if out.is_dir():
         raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
     loaded = load_checkpoint(checkpoint, lm)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -91,6 +91,16 @@ def load_tokenizer(name: str) -> Tokenizer:
     return tokenizer
 
 
+def token_embeddings(lm: PreTrainedModel) -> nn.Embedding:
+    """Token ids → language-model inputs: a causal model of transformers has them, which its types do not say."""
+    return cast(nn.Embedding, lm.get_input_embeddings())
+
+
+def output_head(lm: PreTrainedModel) -> nn.Linear:
+    """Hidden states → logits: a linear layer, or what takes its place in int8."""
+    return cast(nn.Linear, lm.get_output_embeddings())
+
+
 def max_positions(lm: PreTrainedModel) -> int:
     """Longest sequence the language model takes."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
@@ -105,7 +115,7 @@ def head_is_plain(lm: PreTrainedModel) -> bool:
     Some models scale or cap them afterwards (Gemma, Cohere, Granite); tried on two random positions, since no
     attribute of transformers says so.
     """
-    weight, head = lm.get_input_embeddings().weight, lm.get_output_embeddings()
+    weight, head = token_embeddings(lm).weight, output_head(lm)
     probe = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)  # [1, 2, E]
     training = lm.training
     lm.eval()
@@ -149,15 +159,17 @@ def _checkpointed(forward: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
-    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place.
+    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place, where it has none yet.
 
     Raises:
         ClipcapError: peft is not installed, or does not know this kind of model.
     """
+    if any("lora_" in name for name, _ in lm.named_parameters()):
+        return lm
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
+        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap-toolkit[lora]'") from error
     try:
         # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
         fan_in_fan_out = lm.config.model_type == "gpt2"

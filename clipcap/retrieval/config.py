@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import at_least, option, within
+from clipcap.options import Options, at_least, option, within
 
 Tower = Literal["image", "text"]
 _TOWER = "which embeddings of a folder of clip-retrieval: of its images, or of its captions"
 
 
 @dataclass(frozen=True)
-class IndexConfig:
+class IndexConfig(Options, group="index"):
     """An index of features: where it goes, and how it is searched."""
 
     out: str = option("", "folder of the index")
@@ -35,19 +35,19 @@ class IndexConfig:
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Options, group="query"):
     """A search for pictures."""
 
     index: str = option("", "where to search: features, an index made by `clipcap index`, or one of clip-retrieval")
-    k: int = option(9, "matches to show")
-    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png")
+    k: int = option(9, "matches to show", group="output")
+    out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png", group="output")
     image_id: str | None = option(None, "search with the embedding of this image of the index")
     caption_id: int | None = option(None, "search with the text of this caption of the index, counted from 0")
     embedding: str | None = option(None, "search with the embeddings of NAME.npy: [D], or [queries, D]")
     exact: bool = option(False, "compare every row, also where the index is approximate")
     tower: Tower = option("image", _TOWER)
     clip_model_type: str | None = option(None, "encoder of the features, where it is elsewhere or they do not say")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)

@@ -12,6 +12,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.grid import PAPER, picture_grid
 from clipcap.retrieval.index import Match
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short, printable
 
 LABEL = 400  # characters of a caption below its picture
@@ -38,7 +39,7 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
             write_lines(queries, found, path)
         else:
             _write_picture(grid(queries, found), path)
-        print(f"wrote {printable(out)}")
+        logger.info(f"wrote {printable(out)}")
 
 
 def check_out(out: str | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 DEMO = "demo"
 FOLDER = Path(__file__).parents[1] / "demo" / "weights"
 CLIP, LM, CAPTIONER = "clip.pt", "gpt2", "captioner"  # in FOLDER
+GENERATOR, TEXT_MAPPING = "generator", "text_mapping"  # of text to picture, in FOLDER
 
 
 def bundled(name: str, part: str) -> str:

@@ -13,7 +13,7 @@ from clipcap.images.photos import Photos
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source, split_name
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import RowError
 from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in
 from clipcap.sources.rows import Part, add_row, add_table, is_true
@@ -35,7 +35,7 @@ CAPTION_FILES = (
 _FILE_NAMES = ("image", "filename", "imagepath", "filepath", "path", "imagefile", "img")
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read COCO captions: --data_path is the folder (annotations/ within is looked into) or the JSON file."""
     root, files = _locate(config)
     photos = Photos(photo_folders(root, PHOTO_FOLDERS, config.images))
@@ -47,7 +47,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def _locate(config: SourceOptions) -> tuple[Path, list[Path]]:
+def _locate(config: SourceConfig) -> tuple[Path, list[Path]]:
     """(folder of the set, its caption files)."""
     path = Path(config.data_path)
     if path.is_file():
@@ -148,7 +148,13 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
         where, name = names[image_id]
         captioned.add(image_id)
         add_row(
-            collector, where, photos, (posixpath.join(folder, name), name), f"{part.prefix}{image_id}", captions, part.split
+            collector,
+            where,
+            photos,
+            (posixpath.join(folder, name), name),
+            f"{part.prefix}{image_id}",
+            captions,
+            part.split,
         )
 
     captioned: set = set()

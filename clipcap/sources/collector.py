@@ -10,7 +10,7 @@ from clipcap.images.folders import in_natural_order
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults, RowError
 from clipcap.sources.names import SPLIT_WORDS
 from clipcap.sources.record import Record
@@ -118,7 +118,7 @@ class Collector:
         self._empty += texts.count("")
         entry.captions += filter(None, texts)
 
-    def finish(self, config: SourceOptions) -> Source:
+    def finish(self, config: SourceConfig) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
         for note in self.faults.notes():
             self.note(note)
@@ -146,7 +146,7 @@ class Collector:
         left_out = {reason: count for reason, count in self._left_out.items() if count}
         return Source(self._name, self._split(records, config), self._notes, left_out, self._unnamed)
 
-    def _split(self, records: list[Record], config: SourceOptions) -> list[Record]:
+    def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:
         own = Counter(record.split for record in records)
         if config.train_size is None:
             return records

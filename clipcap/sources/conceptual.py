@@ -12,7 +12,7 @@ from clipcap.images.folders import require_folder
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import as_cell, from_cell, shown
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults
 from clipcap.sources.textfiles import read_lines
 
@@ -22,7 +22,7 @@ FAILURES_FILE = "download_errors.csv"
 _URL_SCHEMES = ("http://", "https://")
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path: a TSV with its images beside it, or the folder that holds train and val.
 
     Images that the downloader found to be gone for good (`download_errors.csv`) are left out.
@@ -45,7 +45,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def find_sets(config: SourceOptions) -> dict[str, tuple[Path, Path]]:
+def find_sets(config: SourceConfig) -> dict[str, tuple[Path, Path]]:
     """(TSV, folder of its images) of each split, whether that folder is there yet or not."""
     path = Path(config.captions or config.data_path)
     if config.captions or path.is_file():
@@ -69,7 +69,7 @@ def image_name(number: int) -> str:
 def read_links(tsv: Path, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
     """(caption, url) of each row. CC12M, which has them the other way round, and a header line are understood.
 
-    Quotes are part of the caption: the set is distributed without any quoting. A broken row counts among `faults`, and
+    Quotes are part of the caption: the set is distributed without any quoting. A broken row counts among `faults` and
     keeps its number, with an empty caption: images are called by the number of their row.
     """
     faults = Faults() if faults is None else faults

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.options import LARGEST_SEED, at_least, option, within
+from clipcap.options import LARGEST_SEED, Options, at_least, option, within
 
 
 @dataclass(frozen=True)
-class SourceOptions:
+class SourceConfig(Options, group="data"):
     """An image-caption set on disk, and how its images are read."""
 
     data_path: str = option("", "folder (or file) of the image-caption set")
@@ -22,7 +22,9 @@ class SourceOptions:
         None, "share of the images to train on, the rest is val (sets without a split of their own)"
     )
     seed: int = option(42, "seed of the split")
-    workers: int | None = option(None, "processes that decode images (default: the cores, at most 8; on a CPU 1)")
+    workers: int | None = option(
+        None, "processes that decode images (default: the cores, at most 8; on a CPU 1)", group="machine"
+    )
     max_bad: float = option(0.05, "share of missing or unreadable images above which the run ends with an error")
     frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")
 

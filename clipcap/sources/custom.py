@@ -13,14 +13,14 @@ from clipcap.runtime.text import shown
 from clipcap.sources import coco, folder, tars
 from clipcap.sources.beside import add_pairs, pair
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
 from clipcap.sources.rows import Part, add_table
 from clipcap.sources.tables import read_table
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path, whatever it is: a table, a folder, a tar or a pattern of tars."""
     collector = Collector("custom")
     path = config.captions or config.data_path
@@ -33,7 +33,7 @@ def read(config: SourceOptions) -> Source:
     return collector.finish(config)
 
 
-def _add_folder(collector: Collector, root: Path, config: SourceOptions) -> None:
+def _add_folder(collector: Collector, root: Path, config: SourceConfig) -> None:
     """A table in the folder comes first, then tars, then photos with texts, then tables and tars further down."""
     inner = folder.only_folder(root)
     names = list_folder(inner)[1]
@@ -47,7 +47,7 @@ def _add_folder(collector: Collector, root: Path, config: SourceOptions) -> None
         _add_photos(collector, root, config)
 
 
-def _add_photos(collector: Collector, root: Path, config: SourceOptions) -> None:
+def _add_photos(collector: Collector, root: Path, config: SourceConfig) -> None:
     files = folder.photos_and_texts(root)
     pairs = pair(files, lambda name: folder.is_photo_in(root, name))
     captioned = sum(map(bool, pairs.texts.values()))
@@ -69,8 +69,8 @@ def _add_photos(collector: Collector, root: Path, config: SourceOptions) -> None
         collector.note(f"other files, not read: {others}")
 
 
-def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, config: SourceOptions) -> None:
-    """Image names are relative to --images, else to the table's folder or its images/; full paths stay as they are."""
+def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, config: SourceConfig) -> None:
+    """Image names are relative to --images, else to the table's folder or its images/; full paths are followed."""
     places: dict[tuple[Path, ...], Photos] = {}
     for one in tables:
         if not config.captions and one.path != Path(config.data_path):

@@ -148,7 +148,7 @@ def _row(
 def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[int, str]]) -> list[str] | None:
     """The cells of a row whose quoted cell holds line ends; None where the quote is a sign, and nothing is taken.
 
-    A quote that a caption happens to begin with would swallow the rows up to the next quote at an end of a line: lines
+    A quote that a caption happens to begin with would swallow the rows up to the next quote at a line's end: lines
     that are each a row by themselves are taken for rows.
     """
     delimiter, quote, width = layout.delimiter, layout.quote, len(layout.columns)
@@ -176,7 +176,7 @@ def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[
 
 
 def _alike(first: list[str], row: list[str], width: int, delimiter: str) -> bool:
-    """Whether a line is a row by itself: of the right width, with an image or a number where the first line has one."""
+    """Whether a line is a row by itself: of the right width, with an image or a number where the first has one."""
     if len(row) != width:
         return False
     marks = [

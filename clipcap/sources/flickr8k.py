@@ -14,7 +14,7 @@ from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.rows import add_row
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
@@ -29,7 +29,7 @@ SPLIT_LISTS = {"trainImages": "train", "devImages": "val", "testImages": "test"}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+)#[0-9]+\t(?P<caption>.*)", re.DOTALL)
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read a Flickr8k folder; where its split lists are there, only the images they name are taken."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else _caption_file(root)

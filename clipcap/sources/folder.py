@@ -73,7 +73,7 @@ def tables_below(folder: Path) -> list[CaptionTable]:
         ClipcapError: there are several that do not belong together.
     """
     found: list[CaptionTable] = []
-    for below, depth in _folders_below(folder):
+    for below in _folders_below(folder):
         relative = below.relative_to(folder).as_posix()
         split = next((SPLIT_WORDS[p.lower()] for p in relative.split("/") if p.lower() in SPLIT_WORDS), None)
         folders, names = list_folder(below)
@@ -93,15 +93,19 @@ def tables_below(folder: Path) -> list[CaptionTable]:
 
 def tars_below(folder: Path) -> list[Path]:
     """Tars in the folders below."""
-    places = [below for below, _ in _folders_below(folder)]
-    return [below / name for below in places for name in list_folder(below)[1] if tars.is_tar_pattern(name)]
+    return [
+        below / name
+        for below in _folders_below(folder)
+        for name in list_folder(below)[1]
+        if tars.is_tar_pattern(name)
+    ]
 
 
-def _folders_below(folder: Path) -> Iterator[tuple[Path, int]]:
+def _folders_below(folder: Path) -> Iterator[Path]:
     pending = [(folder / name, 1) for name in list_folder(folder)[0]]
     while pending:
         here, depth = pending.pop(0)
-        yield here, depth
+        yield here
         if depth < MAX_DEPTH:
             pending += [(here / name, depth + 1) for name in list_folder(here)[0]]
 
@@ -160,7 +164,9 @@ def only_folder(folder: Path) -> Path:
 
 def photos_and_texts(folder: Path) -> list[str]:
     """Every file below a folder but those that say what the set is, by its path from there with slashes."""
-    files = (path.relative_to(folder).as_posix() for path in walk(folder) if not _NO_CAPTIONS.fullmatch(path.name.lower()))
+    files = (
+        path.relative_to(folder).as_posix() for path in walk(folder) if not _NO_CAPTIONS.fullmatch(path.name.lower())
+    )
     return list(files)
 
 

@@ -10,12 +10,12 @@ from clipcap.images.photos import Photos
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.rows import add_row
 from clipcap.sources.tables import read_table
 
 
-def read(config: SourceOptions) -> Source:
+def read(config: SourceConfig) -> Source:
     """Read --data_path/Captions.csv (or --captions); photos in dataset/ or images/ (or --images)."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else root / "Captions.csv"

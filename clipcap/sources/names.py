@@ -22,8 +22,8 @@ CAPTION_NAMES = (
 CONVERSATIONS = ("conversations", "conversation", "messages", "dialog")
 # Folders of photos beside a table of captions.
 PHOTO_FOLDERS = (
-    "images image imgs img photos photo pictures pics pic dataset data gifs files jpg jpeg train2014 val2014 train2017 "
-    "val2017 flicker8k_dataset flickr8k_dataset flickr30k_images flickr30k-images"
+    "images image imgs img photos photo pictures pics pic dataset data gifs files jpg jpeg train2014 val2014 "
+    "train2017 val2017 flicker8k_dataset flickr8k_dataset flickr30k_images flickr30k-images"
 ).split()
 SPLIT_NAMES = ("split", "set", "subset", "setname", "partition", "phase", "datasplit", "splitname")
 UNUSABLE_FLAGS = ("isrejected", "isprecanned", "rejected", "precanned", "isspam")

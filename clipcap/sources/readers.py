@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from clipcap.sources import coco, conceptual, custom, flickr8k, food
 from clipcap.sources.collector import Source
-from clipcap.sources.config import SourceOptions
+from clipcap.sources.config import SourceConfig
 
-READERS: dict[str, Callable[[SourceOptions], Source]] = {
+READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "food": food.read,
     "coco": coco.read,
     "flickr8k": flickr8k.read,

@@ -77,7 +77,7 @@ def add_row(
     captions: list[str],
     split: str | None = None,
 ) -> None:
-    """Add the captions of a photo that goes by one of `names`; a name that cannot be a file's is a fault of the row."""  # fmt: skip
+    """Add the captions of a photo that goes by one of `names`; where none can be a file's, the row is at fault."""
     try:
         photo = ImageRef(photos.find(*names))
     except PhotoNameError as error:

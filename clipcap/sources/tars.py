@@ -72,7 +72,7 @@ def find_tars(pattern: str) -> list[Path]:
     return [Path(path) for path in sorted(set(found), key=natural_key)]
 
 
-def add_tars(collector: Collector, tars: list[Path], part: Part = Part()) -> None:
+def add_tars(collector: Collector, tars: list[Path], prefix: str = "") -> None:
     """Index every tar once: photos take the captions of the texts beside them, or of a table in the tar.
 
     Nothing is extracted: a record says at which byte of which tar its image lies.
@@ -83,7 +83,7 @@ def add_tars(collector: Collector, tars: list[Path], part: Part = Part()) -> Non
     totals: Counter[str] = Counter()
     for tar in tars:
         shard = os.path.relpath(tar.with_suffix(""), base)
-        own = Part(f"{part.prefix}{shard}/", part.split or (splits[tar] if several else None))
+        own = Part(f"{prefix}{shard}/", splits[tar] if several else None)
         _add_tar(collector, tar, own, totals)
     if totals:
         listed = ", ".join(f"{suffix} {count:,}" for suffix, count in totals.most_common(6))
@@ -137,8 +137,7 @@ def _is_picture(name: str, place: ImageRef) -> bool:
 
 def _is_table(name: str, members: dict[str, ImageRef]) -> bool:
     """Whether a member is a table of captions rather than one photo's caption."""
-    folder, leaf = posixpath.split(name)
-    stem, suffix = posixpath.splitext(leaf)
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
     if suffix.lower() not in (".csv", ".tsv", ".jsonl", ".json", ".txt"):
         return False
     return suffix.lower() in (".csv", ".tsv", ".jsonl") or stem.lower() in ("captions", "metadata", "annotations")

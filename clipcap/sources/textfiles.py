@@ -32,7 +32,7 @@ def read_lines(path: TextPlace) -> Iterator[str]:
     spreadsheets on old Macs write them, is split at its carriage returns.
 
     Raises:
-        ClipcapError: the file is missing, is no text, or is in another encoding (with the line and how to convert it).
+        ClipcapError: the file is missing, no text, or in another encoding (with the line and how to convert it).
     """
     try:
         with open_bytes(path) as file:

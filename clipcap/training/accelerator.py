@@ -11,40 +11,44 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import one_line
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 
 
-def make_accelerator(options: LoopOptions) -> Accelerator:
-    """Start accelerate and say how many processes there really are.
+def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelerator:
+    """Start accelerate and report how many processes there really are.
 
+    Args:
+        options: of the loop.
+        logged: all options of the run by name, for the tracker.
     Raises:
         ClipcapError: the tracker is not installed or does not start.
     """
     tracker = None if options.tracker == "none" else options.tracker
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
-        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap[track]'")
+        raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     accelerator = Accelerator(
         log_with=tracker,
         project_dir=options.out_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     processes = accelerator.num_processes
-    accelerator.print(
+    logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
         f"mixed precision {accelerator.mixed_precision}"
     )
     if warning := alone(processes):
-        accelerator.print(warning)
+        logger.warning(warning)
     if tracker:
-        _start_tracker(accelerator, tracker, options)
+        _start_tracker(accelerator, tracker, logged)
     return accelerator
 
 
-def _start_tracker(accelerator: Accelerator, tracker: str, options: LoopOptions) -> None:
+def _start_tracker(accelerator: Accelerator, tracker: str, logged: Mapping[str, Any]) -> None:
     try:
-        accelerator.init_trackers("clipcap", config=loggable(vars(options)))
+        accelerator.init_trackers("clipcap", config=loggable(logged))
     except Exception as error:  # a tracker's own errors: no account, no network, no space
         raise ClipcapError(f"--tracker {tracker} does not start: {one_line(error)}") from error
 

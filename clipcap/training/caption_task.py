@@ -14,33 +14,36 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.features.feature_set import Features
+from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
-from clipcap.training.config import TrainConfig
-from clipcap.training.dataset import IGNORE, Batch, prefetch
+from clipcap.training.config import CaptionerLoopConfig, CaptionerTaskConfig
+from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
 from clipcap.training.optimizer import trained_parameters
 
 
-class CaptionTask(FeatureTask):
+class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     """A captioner's training (`clipcap.training.task.Task`), of what any `FeatureTask` takes."""
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: CaptionerTaskConfig,
+        loop: CaptionerLoopConfig,
         model: ClipCaptionModel,
         tokenizer: Tokenizer,
         features: Features,
         val: Features | None,
         accelerator: Accelerator,
     ):
-        reference = config.recipe == "reference"
+        self.recipe = loop.recipe
+        reference = loop.recipe == "reference"
         share = config.share_prefix and not reference
         data = (tokenizer, features, val, accelerator)
-        super().__init__(config, model, *data, reference=reference, share_prefix=share)
+        super().__init__(config, loop, model, *data, reference=reference, share_prefix=share)
         if config.compile:
             compile_loss(model, accelerator.device)
 
@@ -55,7 +58,7 @@ class CaptionTask(FeatureTask):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return prefetch(self.data.windows(self.step_size, epoch, self.config.seed, self.parts, skip))
+        return prefetch(self.data.windows(self.step_size, epoch, self.seed, self.parts, skip))
 
     def weight(self, batch: Batch) -> int:
         """Label tokens of a micro-batch."""
@@ -76,7 +79,7 @@ class CaptionTask(FeatureTask):
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
         own = {"share_prefix": self.data.share_prefix, "num_heads": self.model.config.num_heads}
-        return {"recipe": self.config.recipe, **super().identity(), **own}
+        return {"recipe": self.recipe, **super().identity(), **own}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -90,7 +93,7 @@ class CaptionTask(FeatureTask):
                 loss += self.model(**batch.inputs(self.accelerator.device)).item()
                 weight += self.weight(batch)
         loss, weight = sum_over_processes(self.accelerator, loss, weight)
-        return {"val_loss": loss / max(weight, 1), **self.caption_held_out(recipe=self.config.recipe)}
+        return {"val_loss": loss / max(weight, 1), **self.caption_held_out(recipe=self.recipe)}
 
     def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
         """Captions of CLIP embeddings [N, D]."""

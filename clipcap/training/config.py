@@ -7,21 +7,23 @@ from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
-from clipcap.options import LARGEST_SEED, Recipe, at_least, option, within
+from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 LONGEST_WARMUP = 5000  # steps, the original's
 
 
 @dataclass(frozen=True)
-class LoopOptions:
+class LoopConfig(Options, group="training"):
     """The training loop, whatever it trains."""
 
-    out_dir: str = option("checkpoints", "folder of the checkpoints")
-    prefix: str = option("clipcap", "name the checkpoints start with")
+    out_dir: str = option("checkpoints", "folder of the checkpoints", group="output")
+    prefix: str = option("clipcap", "name the checkpoints start with", group="output")
     epochs: int = option(10, "passes over the data")
-    save_every: int = option(1, "epochs between numbered checkpoints")
-    save_steps: int = option(0, "also save `last` every this many optimiser steps (0: at epoch ends only)")
-    keep: int = option(0, "numbered checkpoints to keep (0: all)")
+    save_every: int = option(1, "epochs between numbered checkpoints", group="output")
+    save_steps: int = option(
+        0, "also save `last` every this many optimiser steps (0: at epoch ends only)", group="output"
+    )
+    keep: int = option(0, "numbered checkpoints to keep (0: all)", group="output")
     grad_accum: int = option(1, "batches per optimiser step")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
@@ -32,7 +34,7 @@ class LoopOptions:
     resume: bool = option(False, "continue the run in --out_dir from its `last` checkpoint")
     patience: int = option(0, "stop after this many epochs without a better one (0: never)")
     seed: int = option(42, "seed of initial weights, order and dropout")
-    tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to")
+    tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to", group="output")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "grad_accum"):
@@ -58,8 +60,8 @@ def of_checkpoint(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class FeatureTraining(LoopOptions):
-    """The training of a language model on CLIP embeddings and captions."""
+class FeaturesConfig(Options, group="data"):
+    """The features to train on, and those to validate on."""
 
     data: str = option("data/food_train.pkl", "feature file or folder to train on")
     val: str | None = option(
@@ -67,32 +69,25 @@ class FeatureTraining(LoopOptions):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
-    bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
-    lr: float = option(2e-5, "peak learning rate")
-    tune: Literal["none", "lora", "full"] | None = option(None, "what to train of the language model (default: full)")
-    lora_rank: int | None = of_checkpoint("lora_rank")
-    lm: str | None = of_checkpoint("lm")
     clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
-    normalize_prefix: bool | None = of_checkpoint("normalize_prefix")
-    dropout: bool = option(True, "use the language model's dropout while it is tuned")
-    max_tokens: int | None = option(None, "cut captions to this many tokens (default: what the model takes)")
+
+
+@dataclass(frozen=True)
+class InitialModelConfig(Options, group="model"):
+    """The model that a run starts from, and what it trains of the language model."""
+
     weights_dir: str | None = option(
         None, "warm start: a native checkpoint folder, a reference .pt, or a folder holding one"
     )
-    gradient_checkpointing: bool = option(
-        False, "compute the language model's activations twice instead of storing them: for large ones"
-    )
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
-    val_captions: int = option(64, "held-out images captioned after each epoch")
-    overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
+    lm: str | None = of_checkpoint("lm")
+    tune: Literal["none", "lora", "full"] | None = option(None, "what to train of the language model (default: full)")
+    lora_rank: int | None = of_checkpoint("lora_rank")
+    normalize_prefix: bool | None = of_checkpoint("normalize_prefix")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("bs", *(size for size in ("lora_rank", "max_tokens") if getattr(self, size) is not None)):
-            at_least(name, getattr(self, name), 1)
-        for name in ("lr", "val_captions", "overfit"):
-            at_least(name, getattr(self, name), 0)
+        if self.lora_rank is not None:
+            at_least("lora_rank", self.lora_rank, 1)
 
     @property
     def tuning(self) -> str:
@@ -101,8 +96,57 @@ class FeatureTraining(LoopOptions):
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeatureTraining):
-    """A training run of a captioner."""
+class FeatureTaskConfig(Options, group="training"):
+    """What a language model learns of CLIP embeddings and captions, and how it is validated."""
+
+    bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
+    lr: float = option(2e-5, "peak learning rate")
+    dropout: bool = option(True, "use the language model's dropout while it is tuned")
+    max_tokens: int | None = option(
+        None, "cut captions to this many tokens (default: what the model takes)", group="data"
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "compute the language model's activations twice instead of storing them: for large ones",
+        group="machine",
+    )
+    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    val_captions: int = option(64, "held-out images captioned after each epoch")
+    overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
+
+    def __post_init__(self) -> None:
+        at_least("bs", self.bs, 1)
+        if self.max_tokens is not None:
+            at_least("max_tokens", self.max_tokens, 1)
+        for name in ("lr", "val_captions", "overfit"):
+            at_least(name, getattr(self, name), 0)
+
+
+@dataclass(frozen=True)
+class FeatureTrainConfig(Options):
+    """A training run on CLIP embeddings and captions."""
+
+    features: FeaturesConfig = part(FeaturesConfig)
+    model: InitialModelConfig = part(InitialModelConfig)
+    task: FeatureTaskConfig = part(FeatureTaskConfig)
+    loop: LoopConfig = part(LoopConfig)
+
+
+@dataclass(frozen=True)
+class CaptionerLoopConfig(LoopConfig):
+    """The training loop of a captioner."""
+
+    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
+
+    def warmup(self, total: int) -> int:
+        """As of any loop; in the reference recipe 5,000 whatever the run's length."""
+        long = self.recipe == "reference" and self.warmup_steps is None
+        return LONGEST_WARMUP if long else super().warmup(total)
+
+
+@dataclass(frozen=True)
+class InitialCaptionerConfig(InitialModelConfig):
+    """The captioner that a run starts from: the sizes of its mapper, and what it trains of the language model."""
 
     only_prefix: bool = option(False, "train the mapper alone, the language model frozen (--tune none)")
     tune: Literal["none", "lora", "full"] | None = option(
@@ -113,13 +157,6 @@ class TrainConfig(FeatureTraining):
     prefix_length_clip: int | None = of_checkpoint("prefix_length_clip")
     num_layers: int | None = of_checkpoint("num_layers")
     num_heads: int | None = of_checkpoint("num_heads")
-    share_prefix: bool = option(
-        True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
-    )
-    compile: bool = option(
-        False, "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays"
-    )
-    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,7 +171,25 @@ class TrainConfig(FeatureTraining):
         """`tune` after --only_prefix and the default are applied: none, lora or full."""
         return "none" if self.only_prefix else super().tuning
 
-    def warmup(self, total: int) -> int:
-        """As of any loop; in the reference recipe 5,000 whatever the run's length."""
-        long = self.recipe == "reference" and self.warmup_steps is None
-        return LONGEST_WARMUP if long else super().warmup(total)
+
+@dataclass(frozen=True)
+class CaptionerTaskConfig(FeatureTaskConfig):
+    """What a captioner learns, and how."""
+
+    share_prefix: bool = option(
+        True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
+    )
+    compile: bool = option(
+        False,
+        "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays",
+        group="machine",
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig(FeatureTrainConfig):
+    """A training run of a captioner."""
+
+    model: InitialCaptionerConfig = part(InitialCaptionerConfig)
+    task: CaptionerTaskConfig = part(CaptionerTaskConfig)
+    loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

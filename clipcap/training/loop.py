@@ -1,4 +1,4 @@
-"""The training loop on accelerate: steps, schedule, checkpoints, resume. It does not know what it trains."""
+"""The training loop on accelerate: steps, schedule, checkpoints. It does not know what it trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,14 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
-from clipcap.models.checkpoint import CONFIG
-from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
-from clipcap.runtime.safe_load.torch_file import load_tensors
-from clipcap.runtime.text import one_line
+from clipcap.runtime.files import replaced_file, replaced_folder, writing
+from clipcap.runtime.messages import logger
 from clipcap.training.accelerator import loggable, sum_over_processes
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.training.resume import check_best, check_numbered
-from clipcap.training.run_folder import LOG, numbered, shorten_list
+from clipcap.training.resume import STATE, Progress, resume, run_identity
+from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
 from clipcap.training.task import Batch, Task
-
-STATE = "training_state.pt"
-# What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
-_SAME_ON_RESUME = (
-    "epochs", "grad_accum", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed",
-)  # fmt: skip
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored with `last`."""
-
-    epoch: int = 0
-    step: int = 0  # optimiser steps in this epoch
-    loss_sum: float = 0.0  # of this epoch so far
-    loss_weight: float = 0.0
-    best: float = math.inf
-    stale: int = 0  # epochs since the best
-    reductions: int = 0  # of the learning rate, with --schedule plateau
-    history: list[dict[str, float]] = field(default_factory=list)  # metrics of the finished epochs
 
 
 class Loop:
@@ -55,15 +33,16 @@ class Loop:
 
     Args:
         task: what is trained; its model already holds the initial weights.
-        options: see `LoopOptions`.
+        options: see `LoopConfig`.
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task, options: LoopOptions, accelerator: Accelerator):
+    def __init__(self, task: Task, options: LoopConfig, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
-        self.progress = Progress()
-        state = self._resume() if options.resume else None
+        self.identity = run_identity(task, options, accelerator)
+        state = resume(task, options, accelerator, self.identity) if options.resume else None
+        self.progress = Progress() if state is None else state.progress
         if accelerator.is_main_process:
             self._start_log()
         with warnings.catch_warnings():  # accelerate knows no other name for it yet
@@ -74,15 +53,14 @@ class Loop:
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
         self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
         if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            if accelerator.scaler is not None and state["scaler"]:
-                accelerator.scaler.load_state_dict(state["scaler"])
+            self.optimizer.load_state_dict(state.optimizer)
+            self.scheduler.load_state_dict(state.scheduler)
+            if accelerator.scaler is not None and state.scaler:
+                accelerator.scaler.load_state_dict(state.scaler)
 
     def path(self, name: str | int) -> Path:
         """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
-        name = name if isinstance(name, str) else f"{name:03d}"
-        return self.out_dir / f"{self.options.prefix}-{name}"
+        return checkpoint_path(self.options, name)
 
     def fit(self) -> Path:
         """Train to the last epoch, or until `patience` is spent."""
@@ -95,7 +73,7 @@ class Loop:
             progress.history.append(metrics)
             self._save_epoch(epoch, metrics)
         if self._out_of_patience():
-            self.accelerator.print(f"stopped: no better epoch in {options.patience}")
+            logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
 
@@ -193,7 +171,7 @@ class Loop:
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
-        self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
+        logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
         self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
         return metrics
 
@@ -228,53 +206,12 @@ class Loop:
         """All that a resumed run needs besides the weights."""
         scaler = self.accelerator.scaler
         return {
-            "identity": self._identity(),
+            "identity": self.identity,
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-
-    def _identity(self) -> dict[str, Any]:
-        """What decides the weights of this run, by name."""
-        options = {name: getattr(self.options, name) for name in _SAME_ON_RESUME}
-        accelerator = self.accelerator
-        launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
-        return {**options, **launched, **self.task.identity()}
-
-    def _resume(self) -> dict[str, Any] | None:
-        """Load `last`; None where the run has not saved one yet, and starts from the beginning."""
-        last = self.path("last")
-        if self.accelerator.is_main_process:
-            for path in (last, self.path("best")):  # numbered ones of an interrupted epoch are written again
-                recover(path)
-        self.accelerator.wait_for_everyone()
-        if not (last / CONFIG).is_file():
-            nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
-            self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
-            return None
-        try:
-            state = load_tensors(last / STATE)
-            progress, was = Progress(**state["progress"]), state["identity"]
-        except Exception as error:
-            raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error
-        for name, now in self._identity().items():
-            if was.get(name) != now:
-                mend = "give the same data and options, or start anew in another --out_dir"
-                if name == "epochs" and now > was.get(name, now):  # the schedule has led to the end it knew of
-                    mend = f"to train on, begin another from its weights: {self.task.warm_start(last)} --out_dir NEW"
-                if name == "processes":
-                    mend = f"start {was.get(name)} again, or begin anew in another --out_dir"
-                raise ClipcapError(
-                    f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
-                )
-        self.progress, restore, left = progress, self.task.restore, self.options.epochs - progress.epoch
-        if progress.best < math.inf and not check_best(self.path("best"), last, restore, left):
-            progress.best = math.inf
-        check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
-        restore(last)
-        self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
-        return state
 
     def _start_log(self) -> None:
         """`metrics.jsonl` holds the finished epochs: none of a new run, those before `last` of a resumed one."""

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 
 PLATEAU_EPOCHS = 2  # --schedule plateau: after so many epochs without a better one
 PLATEAU_FACTOR = 0.5  # the rate is so much of what it was
@@ -28,7 +28,7 @@ def make_optimizer(groups: list[dict[str, Any]], weight_decay: float) -> torch.o
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, options: LoopOptions, total: int, reductions: Callable[[], int]
+    optimizer: torch.optim.Optimizer, options: LoopConfig, total: int, reductions: Callable[[], int]
 ) -> LambdaLR:
     """Linear warm-up, then straight down to 0 at the last of `total` steps, or a plateau lowered by `reductions`."""
     warmup = options.warmup(total)

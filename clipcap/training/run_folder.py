@@ -8,13 +8,13 @@ from pathlib import Path
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
 from clipcap.runtime.files import folders_in
-from clipcap.training.config import LoopOptions
+from clipcap.training.config import LoopConfig
 
 LOG = "metrics.jsonl"
 _CHECKPOINT = re.compile(r"(.+)-(?:last|best|\d{3,})")
 
 
-def check_run_folder(options: LoopOptions) -> None:
+def check_run_folder(options: LoopConfig) -> None:
     """Refuse a run that would replace another, before anything is written.
 
     A folder holds one run, whatever its prefix: there is one log. With `resume` a run begins anew where none has
@@ -47,6 +47,12 @@ def check_run_folder(options: LoopOptions) -> None:
             f"--resume: {folder} holds a run ({there}), but not the {last} to go on from: bring it back, or choose "
             f"another --out_dir"
         )
+
+
+def checkpoint_path(options: LoopConfig, name: str | int) -> Path:
+    """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
+    name = name if isinstance(name, str) else f"{name:03d}"
+    return Path(options.out_dir) / f"{options.prefix}-{name}"
 
 
 def numbered(folder: Path, prefix: str) -> dict[int, Path]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
-from clipcap.runtime.disk_arrays import GrowingArray, Say, blocks, kept_arrays, scratch, write_arrays
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, kept_arrays, scratch, write_arrays
 
 TOGETHER = 10_000  # captions tokenised at a time
 MANY = 50_000  # captions from which a bar shows how far it is
@@ -72,30 +72,29 @@ class TokenRecipe:
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def tokenise(captions: Sequence[str], recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
+def tokenise(captions: Sequence[str], recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of captions; those of a feature folder are kept in it and found again.
 
     Args:
         captions: M texts.
         recipe: how they become tokens.
-        say: takes a line where a folder cannot be written.
     """
     if isinstance(captions, StoredCaptions):
-        return _cached(captions, recipe, say)
+        return _cached(captions, recipe)
     base = getattr(captions, "base", None)
     if isinstance(captions, ChosenTexts) and isinstance(base, StoredCaptions) and not recipe.reference:
-        return _select(_cached(base, recipe, say), captions.numbers, recipe)
+        return _select(_cached(base, recipe), captions.numbers, recipe)
     return _tokenize(captions, recipe)
 
 
-def _cached(captions: StoredCaptions, recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
+def _cached(captions: StoredCaptions, recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of a folder: one file for each recipe, made anew when the captions have changed."""
     name = recipe.fingerprint("")[:12]
     file = kept_arrays(
         captions.cache / f"tokens-{name}.arrays",
         recipe.fingerprint(captions.fingerprint),
         partial(_write, captions, recipe),
-        say if captions.kept else lambda line: None,  # it was said when the folder was opened
+        quiet=not captions.kept,  # the note came when the folder was opened
     )
     return TokenizedCaptions(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
 

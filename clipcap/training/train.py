@@ -13,44 +13,55 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
-from clipcap.models.caption_model import ClipCaptionModel, parameter_report
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
-from clipcap.training.config import TrainConfig
+from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
-def train(config: TrainConfig) -> Path:
-    """Run a training.
+def train(config: TrainConfig | None = None, **options: Any) -> Path:
+    """Train a captioner.
 
+    >>> train(data="food_train.pkl", only_prefix=True, epochs=5)
+
+    Args:
+        config: of the run (default: the defaults of `clipcap train`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder of the `best` checkpoint.
     Raises:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
-    check_run_folder(config)
-    accelerator = make_accelerator(config)
-    features, val = training_features(config, accelerator.print)
-    set_seed(config.seed)
-    model, tokenizer, summary = initial_model(config, features)
-    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
-    task = CaptionTask(config, model, tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
-    return Loop(task, config, accelerator).fit()
+    config = given(TrainConfig, config, options)
+    loop = config.loop
+    check_run_folder(loop)
+    accelerator = make_accelerator(loop, config.flat())
+    features, val = training_features(config.features, loop.seed, config.task.overfit)
+    set_seed(loop.seed)
+    model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
+    logger.info(f"{printable(summary)}\n{model.parameter_report()}")
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
+    logger.info(task.describe())
+    return Loop(task, loop, accelerator).fit()
 
 
-def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def initial_captioner(
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool = True
+) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features)
+        return _warm_start(config, features, recipe, dropout)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -59,22 +70,24 @@ def initial_model(config: TrainConfig, features: Features) -> tuple[ClipCaptionM
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
-        stop_token="." if config.recipe == "reference" else None,
-        recipe=config.recipe,
+        stop_token="." if recipe == "reference" else None,
+        recipe=recipe,
     )
-    model = ClipCaptionModel(model_config, load_lm(lm))
+    model = ClipCaptionModel(model_config, load_lm(lm), dropout)
     return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
 
 
 _SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
 
 
-def _given(config: TrainConfig) -> dict[str, Any]:
+def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
     """What the run's options say of the model; the rest is the checkpoint's, or by default."""
     return {name: value for name in (*_SIZES, "normalize_prefix") if (value := getattr(config, name)) is not None}
 
 
-def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionModel, Tokenizer, str]:
+def _warm_start(
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool
+) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
     loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
     old = loaded.model.config
@@ -82,7 +95,7 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ
     check_same_encoder(
         features.meta, features.dim, expected, old.encoder_weights_id, old.clip_dim,
-        config.data, f"the checkpoint {loaded.path}",
+        features.path, f"the checkpoint {loaded.path}",
     )  # fmt: skip
     _check_sizes(config, old)
     if old.tune == "lora" and config.tuning != "lora":
@@ -97,19 +110,15 @@ def _warm_start(config: TrainConfig, features: Features) -> tuple[ClipCaptionMod
         encoder_weights_id=features.meta.encoder_weights_id,
         tune=config.tuning,
         lm_stored=(old.lm_stored or old.tune == "full") and not _is_base(loaded.model, old.lm),
-        stop_token="." if config.recipe == "reference" else None,
-        recipe=config.recipe,
+        stop_token="." if recipe == "reference" else None,
+        recipe=recipe,
     )
-    if old.tune == "lora":
-        loaded.model.config = new
-        model = loaded.model
-    else:
-        model = ClipCaptionModel(new, loaded.model.lm)
-        model.mapper.load_state_dict(loaded.model.mapper.state_dict())
+    model = ClipCaptionModel(new, loaded.model.lm, dropout)
+    model.mapper.load_state_dict(loaded.model.mapper.state_dict())
     return model, loaded.tokenizer, f"warm start from {loaded.summary}"
 
 
-def _check_sizes(config: TrainConfig, old: ModelConfig) -> None:
+def _check_sizes(config: InitialCaptionerConfig, old: ModelConfig) -> None:
     """Refuse sizes that were asked for and are not the checkpoint's."""
     counting = ["mapping_type", "prefix_length"]
     if old.mapping_type == "transformer":

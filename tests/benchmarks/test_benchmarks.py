@@ -14,7 +14,8 @@ from benchmarks.measure import peak_gib
 from benchmarks.plain import PlainTraining
 from benchmarks.speed.train.arithmetic import plain_flops, step_flops
 from clipcap.features.files import read_features
-from clipcap.training.dataset import IGNORE, CaptionDataset
+from clipcap.models.base import IGNORE
+from clipcap.training.dataset import CaptionDataset
 
 # Of one length each, so that nothing is padded and what must be computed is what is computed.
 CAPTIONS = [("a red apple on a plate", "two fried eggs on a plate"), ("three cookies and a tea", "a bowl of soup.")]
@@ -89,5 +90,5 @@ def test_the_peak_of_a_process_is_not_that_of_the_one_that_starts_it():
 def test_a_benchmark_that_fails_is_a_line_and_the_others_go_on(capsys):
     assert rows_of("no_such_one") == []
     assert capsys.readouterr().out.startswith(
-        "no_such_one: failed: ModuleNotFoundError: No module named 'benchmarks.no"
+        "no_such_one: failed: ModuleNotFoundError: No module named 'benchmarks.speed.no"
     )

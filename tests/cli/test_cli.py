@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import runpy
@@ -14,11 +13,12 @@ import pytest
 import torch
 from support.road import REPO, draw_photos, draw_set, run, save_captioner, start
 
-from clipcap.cli.main import SOURCES, build_parser, main
+from clipcap.cli.commands import COMMANDS, SOURCES
+from clipcap.cli.main import build_parser, main
 from clipcap.errors import ClipcapError
 from clipcap.sources.readers import READERS
 
-COMMANDS = tuple(next(a.choices for a in build_parser()._actions if a.dest == "command"))
+NAMES = tuple(command.name for command in COMMANDS)
 
 
 def python(code, **environment):
@@ -28,7 +28,7 @@ def python(code, **environment):
 
 
 def test_help_answers_before_torch_is_imported():
-    pages = [["--help"], *([command, "--help"] for command in COMMANDS), *(["parse", s, "--help"] for s in SOURCES)]
+    pages = [["--help"], *([command, "--help"] for command in NAMES), *(["parse", s, "--help"] for s in SOURCES)]
     done = python(
         "import sys\nfrom clipcap.cli.main import main\n"
         f"for page in {pages}:\n"
@@ -38,14 +38,14 @@ def test_help_answers_before_torch_is_imported():
         PYTHONIOENCODING="ascii",  # and where the terminal knows no arrows
     )
     assert done.returncode == 0, done.stderr
-    for command in COMMANDS:
+    for command in NAMES:
         assert command in done.stdout
 
 
 STARTED = """
 import gc, sys
 {before}
-from clipcap.cli import main
+from clipcap.cli.main import main
 {collector}
 assert main(["predict", "--img", "docs/plate.jpg"]) == 0
 print(gc.isenabled(), gc.get_freeze_count() > 100_000)
@@ -118,10 +118,10 @@ def test_help_tells_defaults_that_are_zero_and_how_to_turn_off_what_is_on(capsys
 
 
 def fail(error):
-    def run_command(args: argparse.Namespace) -> int:
+    def report() -> str:
         raise error
 
-    return run_command
+    return report
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def fail(error):
     ],
 )  # fmt: skip
 def test_every_failure_is_one_line(error, status, line, capsys, monkeypatch):
-    monkeypatch.setattr("clipcap.cli.main.run_doctor", fail(error))
+    monkeypatch.setattr("clipcap.cli.doctor.report", fail(error))
     assert run(capsys, "doctor") == (status, [], [line])
 
 
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr("clipcap.cli.main.run_doctor", fail(RuntimeError("a bug")))
+    monkeypatch.setattr("clipcap.cli.doctor.report", fail(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         main(["doctor"])
 
@@ -232,7 +232,7 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
     words = ["parse", "custom", "--data_path", draw_set(tmp_path / "set", 2), "--out", tmp_path / "f.pkl"]
     status, _, err = run(capsys, *words, "--clip_model_type", "open_clip:ViT-B-32/openai")
     assert status == 1
-    assert err[-1].endswith("needs the open_clip package: pip install 'clipcap[open_clip]'")
+    assert err[-1].endswith("needs the open_clip package: pip install 'clipcap-toolkit[open_clip]'")
 
 
 def test_a_repeated_img_adds_photos():

@@ -9,7 +9,7 @@ from conftest import CAPTIONS
 from support.road import picture
 from support.towers_small import SIDE, clip_of_transformers, text_tower, vision_tower
 
-from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.dataset import Captions, normalised
 from clipcap.contrastive.image_cache import square
 from clipcap.contrastive.towers.make import make_towers
@@ -25,7 +25,7 @@ LONG = " ".join(["apple"] * 100)
 
 def towers(seed=0, **options):
     torch.manual_seed(seed)
-    return make_towers(ContrastiveConfig(**{**SIZES, **options})).eval()
+    return make_towers(TowersConfig(**{**SIZES, **options})).eval()
 
 
 def stored(model, folder):

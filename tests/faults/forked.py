@@ -16,8 +16,9 @@ from pathlib import Path
 from clipcap.cli.main import main
 
 PATIENCE_S = 120.0  # a run that takes longer hangs
-HEAVY = ("parsing", "training", "evaluation", "indexing", "searching", "prediction", "contrastive", "feature_tools",
-         "interleaved.training", "interleaved.writing")  # fmt: skip
+HEAVY = ("features.parse", "features.tools", "training.train", "evaluation.evaluate", "retrieval.build",
+         "retrieval.search", "captioning.predict", "contrastive.train",
+         "clip_gpt.train", "clip_gpt.write")  # fmt: skip
 
 
 @dataclass(frozen=True)

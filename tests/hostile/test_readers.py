@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import read_predictions, read_references
-from clipcap.features.config import ParseConfig
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 
 # Any Unicode, also what breaks lines, changes direction or is no character; but a byte-order mark begins a file.
@@ -45,7 +45,7 @@ def clean(text: str) -> str:
 def records(source: str, path: Path) -> dict[str, tuple[str, ...]] | None:
     """Captions by image id; None where the reader refuses in one line."""
     try:
-        found = READERS[source](ParseConfig(data_path=str(path))).records
+        found = READERS[source](SourceConfig(data_path=str(path))).records
     except ClipcapError as error:
         assert "\n" not in str(error)
         return None

@@ -16,7 +16,7 @@ TENSORS = """
 import glob, os, signal, socket, sys, tempfile
 import torch
 from torch.utils.data import Dataset
-from clipcap.decoders import decoders
+from clipcap.images.workers import decoders
 
 class Tensors(Dataset):
     def __len__(self):

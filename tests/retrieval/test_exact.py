@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.recall import recall
 from clipcap.features.files import read_features, write_features
-from clipcap.images.grid import CELL, _font, picture_grid, wrapped
+from clipcap.images.grid import CELL, picture_grid, sheet_font, wrapped
 from clipcap.retrieval import exact
 from clipcap.retrieval.exact import search
 from clipcap.training.curves import plot_curves
@@ -146,7 +146,7 @@ def test_recall_is_the_same_in_parts(monkeypatch):
 
 def test_lines_are_no_wider_than_asked_and_lose_no_letter():
     text = "two slices of bread on a very-long-plate-whose-name-does-not-fit-on-one-line with jam"
-    font = _font(15)
+    font = sheet_font(15)
     lines = wrapped(text, font, 120)
     assert all(font.getlength(line) <= 120 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")

@@ -61,7 +61,7 @@ def test_what_the_hub_refuses_is_one_line(make_model, tokenizer, tmp_path):
     folder = save_checkpoint(make_model(), tokenizer, tmp_path / "run-best")
     code = f"""
 from clipcap import Captioner, ClipcapError
-from clipcap.checkpoint import load_checkpoint
+from clipcap.models.checkpoint import load_checkpoint
 captioner = Captioner.from_pretrained({str(folder)!r})
 for what in (lambda: captioner.push_to_hub("someone/food", token="wrong"), lambda: load_checkpoint("someone/absent")):
     try:

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from clipcap.errors import ClipcapError
-from clipcap.features.config import ParseConfig
 from clipcap.images.read import open_image
 from clipcap.sources import http_client
 from clipcap.sources.conceptual import FAILURES_FILE, FailureLog, known_failures
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.download import Summary, fetch_missing
 from clipcap.sources.readers import READERS
 
@@ -249,6 +249,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path, download):
 
 def test_the_reader_leaves_out_what_is_gone_for_good(tmp_path, download):
     download("/good/a", "/missing/b", "/good/c")
-    source = READERS["conceptual"](ParseConfig(data_path=str(tmp_path / "images.tsv")))
+    source = READERS["conceptual"](SourceConfig(data_path=str(tmp_path / "images.tsv")))
     assert [record.image_id for record in source.records] == ["00000000", "00000002"]
     assert "1 image left out: gone for good" in source.notes[0]

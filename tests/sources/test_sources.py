@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from clipcap.errors import ClipcapError
-from clipcap.features.config import ParseConfig
 from clipcap.images.folders import natural_key
 from clipcap.images.read import open_image
 from clipcap.sources.collector import Source
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import READERS
 from clipcap.sources.tars import expand_braces
 
 
 def read(name: str, path: Path | str, **options) -> Source:
-    return READERS[name](ParseConfig(data_path=str(path), **{key: _plain(value) for key, value in options.items()}))
+    return READERS[name](SourceConfig(data_path=str(path), **{key: _plain(value) for key, value in options.items()}))
 
 
 def _plain(value):

@@ -32,9 +32,9 @@ def attack(instruction: str, function: str, canary: Path) -> bytes:
         "STACK_GLOBAL": _text(module) + _text(name) + b"\x93" + args + b"R",
         "INST": b"(" + items + f"i{module}\n{name}\n".encode(),
         "OBJ": b"(" + named + items + b"o",
-        "NEWOBJ": b"cattacks\nMaker\n" + args + b"\x81",
-        "NEWOBJ_EX": b"cattacks\nMaker\n" + args + b"}\x92",
-        "BUILD": b"cattacks\nEmpty\n)\x81}"
+        "NEWOBJ": b"csupport.attacks\nMaker\n" + args + b"\x81",
+        "NEWOBJ_EX": b"csupport.attacks\nMaker\n" + args + b"}\x92",
+        "BUILD": b"csupport.attacks\nEmpty\n)\x81}"
         + _text("__setstate__")
         + named
         + b"sb"

@@ -42,7 +42,7 @@ def run(data: Path, lm: Path, out_dir: Path, **changes) -> Path:
     """A short run in this process; returns its output folder."""
     from clipcap.training.train import train
 
-    train(TrainConfig(**options(data, lm, out_dir, **changes)))
+    train(TrainConfig.of(**options(data, lm, out_dir, **changes)))
     return Path(out_dir)
 
 

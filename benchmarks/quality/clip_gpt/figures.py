@@ -64,7 +64,7 @@ def main() -> None:
     captions: dict[str, list[str]] = {}
     for name, data in ((MODEL, args.train), (SHUFFLED, mixed)):
         folder = args.out / name.replace(" ", "_")
-        config = TrainClipGptConfig(data=str(data), out_dir=str(folder), **loop, **own)
+        config = TrainClipGptConfig.of(data=str(data), out_dir=str(folder), **loop, **own)
         figures[name] = timed(folder, lambda config=config: train_clip_gpt(config))
         model = ClipGptCaptioner.from_pretrained(folder)
         figures[name] |= found(held_out, in_parts(model.imagine, held_out.captions))
@@ -75,7 +75,7 @@ def main() -> None:
     figures[CAPTIONER], captioner = {}, args.captioner
     if captioner is None:
         captioner = args.out / "captioner"
-        config = TrainConfig(data=str(args.train), out_dir=str(captioner), only_prefix=bool(args.lm), **loop)
+        config = TrainConfig.of(data=str(args.train), out_dir=str(captioner), only_prefix=bool(args.lm), **loop)
         figures[CAPTIONER] = timed(captioner, lambda: train(config))
     captions[CAPTIONER] = written(Captioner.from_pretrained(captioner), held_out)
     figures[COMMON] = {}

@@ -55,7 +55,7 @@ def trained(name: str, options: dict, epochs: int, out: Path) -> list[dict[str, 
     run = out / name
     if not (run / "clip-best").exists():
         rates = {"head_lr": 1e-3, "image_lr": 1e-3, "text_lr": 1e-3}
-        config = ContrastiveConfig(data_path=str(FLICKR8K), out_dir=str(run), epochs=epochs, save_every=epochs,
+        config = ContrastiveConfig.of(data_path=str(FLICKR8K), out_dir=str(run), epochs=epochs, save_every=epochs,
                                    flip=True, **rates, **options)  # fmt: skip
         train_contrastive("flickr8k", config)
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -53,7 +53,7 @@ def main() -> None:
                 if warmup is not None:
                     loop["warmup_steps"] = round(warmup * steps)
                 model = {"only_prefix": True, "prefix_length": PREFIX}
-                train(TrainConfig(**data, **loop, **chosen, **model, out_dir=str(out)))
+                train(TrainConfig.of(**data, **loop, **chosen, **model, out_dir=str(out)))
             report(name, seed, out, held_out)
 
 

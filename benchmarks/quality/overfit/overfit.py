@@ -25,8 +25,8 @@ from benchmarks.speed.train.bench import SHARED
 from clipcap.captioning.text import tidy
 from clipcap.cli.main import main as main_of_clipcap
 from clipcap.demo.tiny import make_gpt2
-from clipcap.features.config import ParseConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
 
@@ -107,7 +107,7 @@ def choose_photos(out: Path) -> Photos:
 
 def flickr8k(split: str) -> list[Record]:
     """Its records whose photo is there."""
-    records = READERS["flickr8k"](ParseConfig(data_path=str(FLICKR8K))).records
+    records = READERS["flickr8k"](SourceConfig(data_path=str(FLICKR8K))).records
     return [record for record in records if record.split == split and record.image.path.is_file()]
 
 

@@ -47,9 +47,9 @@ def compare(images: int, java: bool, clock: Clock = time.perf_counter) -> Compar
         data, out = Path(folder) / "f.pkl", Path(folder) / "evaluation"
         write(data, images)
         options = {"java": java, "clip_score": False, "device": "cpu"}
-        whole = EvaluateConfig(data=str(data), out=str(out), **options)
+        whole = EvaluateConfig.of(data=str(data), out=str(out), **options)
         files = {"predictions": str(out / PREDICTIONS), "references": str(out / REFERENCES)}
-        scoring = EvaluateConfig(**files, out=str(Path(folder) / "scored"), **options)
+        scoring = EvaluateConfig.of(**files, out=str(Path(folder) / "scored"), **options)
         seconds = []
         for config in (whole, scoring):  # with the bundled model, and of the captions that it wrote
             start = clock()

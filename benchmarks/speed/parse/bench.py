@@ -33,6 +33,7 @@ from clipcap.images.ref import ImageRef
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import load_openai_clip
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
 
@@ -66,7 +67,7 @@ def photos(folder: Path) -> list[Record]:
     """80 COCO photos of five captions each; where they are absent, drawn plates of a COCO photo's size."""
     found = SHARED / "data" / "coco_mini"
     if found.is_dir():
-        records = READERS["coco"](ParseConfig(data_path=str(found))).records
+        records = READERS["coco"](SourceConfig(data_path=str(found))).records
     else:
         from clipcap.demo.drawing.draw import draw
         from clipcap.demo.plates import captions, scenes
@@ -83,7 +84,7 @@ class Bench:
     """Ours and the plain baseline with the same weights, on the same photos."""
 
     def __init__(self, name: str, folder: Path):
-        self.folder, self.config = folder, ParseConfig(max_bad=0.0)
+        self.folder, self.config = folder, ParseConfig.of(max_bad=0.0)
         self.weights = str(random_weights(name, folder))
         self.records = photos(folder)
         self.state = PartialState(cpu=True)

@@ -27,9 +27,10 @@ from benchmarks.measure import REPO, machine
 from clipcap.demo.plates import captions, scenes
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
+from clipcap.models.base import IGNORE
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import TrainConfig
-from clipcap.training.dataset import IGNORE, Batch
+from clipcap.training.dataset import Batch
 from clipcap.training.loop import Loop
 from clipcap.training.train import train
 
@@ -97,7 +98,7 @@ def main() -> None:
     if args.process:
         data, out = args.process
         options = {"prefix_length": 4, "dropout": False, "lr": 1e-3, "warmup_steps": 0, "bs": args.bs}
-        config = TrainConfig(data=str(data), out_dir=str(out / "run"), lm="demo", epochs=EPOCHS, **options)
+        config = TrainConfig.of(data=str(data), out_dir=str(out / "run"), lm="demo", epochs=EPOCHS, **options)
         return one_process(config, out / "log")
     print(machine())
     shutil.rmtree(args.folder, ignore_errors=True)

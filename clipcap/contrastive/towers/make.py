@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Towers
 from clipcap.contrastive.towers.openai import loaded_towers, new_towers
 from clipcap.contrastive.towers.transformers_pair import dual_encoder_towers, paired_towers
 
 
-def make_towers(config: ContrastiveConfig) -> Towers:
+def make_towers(config: TowersConfig) -> Towers:
     """The model that the options name, with its initial weights.
 
     Raises:

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor, nn
 
 import clipcap
-from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_weights, tokenize
+from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_openai_weights, tokenize
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
 
 
-def new_towers(config: ContrastiveConfig) -> OpenAITowers:
+def new_towers(config: TowersConfig) -> OpenAITowers:
     """A CLIP with random weights."""
     return OpenAITowers(new_clip(config), CONTEXT_LENGTH, (1e-3, 1e-3, 1e-3))
 
 
-def loaded_towers(name: str, config: ContrastiveConfig) -> OpenAITowers:
+def loaded_towers(name: str, config: TowersConfig) -> OpenAITowers:
     """A CLIP by name or file, to be fine-tuned."""
     network = load_openai_clip(name)
     return OpenAITowers(network, config.max_seq_length or network.context_length, (1e-5, 1e-5, 1e-5))
 
 
-def new_clip(config: ContrastiveConfig) -> nn.Module:
+def new_clip(config: TowersConfig) -> nn.Module:
     """A CLIP of OpenAI's architecture with random weights.
 
     Sizes are limited to what can be read off the weights again: heads of width 64, a ResNet's input in steps of 32.
@@ -102,4 +102,4 @@ class OpenAITowers(Towers):
 
     def restore(self, folder: Path) -> None:
         """Take the weights of `clip.pt`."""
-        self.network.load_state_dict(build(read_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())
+        self.network.load_state_dict(build(read_openai_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
@@ -30,7 +30,7 @@ from clipcap.models.encoders.pooling import PAIR, image_features, max_text_token
 from clipcap.runtime.hub import load_pretrained
 
 
-def paired_towers(config: ContrastiveConfig) -> TransformersTowers:
+def paired_towers(config: TowersConfig) -> TransformersTowers:
     """An image and a text tower of transformers under new projections."""
     vision = _tower(config.vision_model, "--vision_model", "vision_config", CLIPVisionModel, config.from_scratch)
     text = _tower(config.text_model, "--text_model", "text_config", CLIPTextModel, config.from_scratch)
@@ -59,7 +59,7 @@ def _tower(name: str, flag: str, part: str, of_clip: type[PreTrainedModel], new:
     return load_pretrained(loader, name, "model", flag, config=config, dtype=torch.float32)
 
 
-def dual_encoder_towers(name: str, config: ContrastiveConfig) -> TransformersTowers:
+def dual_encoder_towers(name: str, config: TowersConfig) -> TransformersTowers:
     """A whole dual encoder of transformers, to be trained on."""
     place, flag = name.removeprefix("hf:"), "--clip_model_type hf:"
     network = load_pretrained(AutoModel, place, "encoder", flag, dtype=torch.float32)

@@ -17,7 +17,7 @@ from clipcap.runtime.text import one_line
 
 
 class OpenClipEncoder(FrozenEncoder):
-    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`.
+    """open_clip (`pip install 'clipcap-toolkit[open_clip]'`): `open_clip:NAME/PRETRAINED`.
 
     PRETRAINED is a tag of open_clip or a file; NAME may also be open_clip's own `hf-hub:USER/NAME` or
     `local-dir:FOLDER`, which bring their weights.
@@ -27,7 +27,9 @@ class OpenClipEncoder(FrozenEncoder):
         try:
             import open_clip
         except ImportError as error:
-            raise ClipcapError(f"{name} needs the open_clip package: pip install 'clipcap[open_clip]'") from error
+            raise ClipcapError(
+                f"{name} needs the open_clip package: pip install 'clipcap-toolkit[open_clip]'"
+            ) from error
         architecture, pretrained, quick_gelu = _open_clip_parts(name)
         logging_level = logging.root.manager.disable
         logging.disable()  # open_clip logs what it then raises

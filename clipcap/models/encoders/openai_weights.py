@@ -68,7 +68,7 @@ def load_openai_clip(name: str) -> nn.Module:
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
             f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
         )
-    return build(read_weights(path), path)
+    return build(read_openai_weights(path), path)
 
 
 def _folder_of_weights(path: Path) -> Path | None:
@@ -98,7 +98,7 @@ def _named_weights(name: str) -> Path:
     return path
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_openai_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint in OpenAI's format; runs no code from the file.
 
     Raises:

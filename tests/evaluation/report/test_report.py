@@ -146,7 +146,11 @@ def test_a_report_that_cannot_be_written_leaves_what_was_there(tmp_path):
 def test_style_script_and_template_ship_with_the_package():
     project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["clipcap.evaluation.report"]
-    files = [path.name for path in (REPO / "clipcap" / "report").iterdir() if path.is_file() and path.suffix != ".py"]
+    files = [
+        path.name
+        for path in (REPO / "clipcap" / "evaluation" / "report").iterdir()
+        if path.is_file() and path.suffix != ".py"
+    ]
     assert len(files) >= 3
     assert [name for name in files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
 

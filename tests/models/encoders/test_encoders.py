@@ -244,7 +244,7 @@ def test_a_missing_model_of_transformers_says_where_to_place_it(name, said):
 def open_clip_folder(tmp_path_factory):
     """A tiny model in open_clip's own layout, and the network itself."""
     open_clip = pytest.importorskip(
-        "open_clip", reason="open_clip is not installed: pip install 'clipcap[open_clip]'"
+        "open_clip", reason="open_clip is not installed: pip install 'clipcap-toolkit[open_clip]'"
     )
     folder = tmp_path_factory.mktemp("open_clip")
     config = {

@@ -1,0 +1,268 @@
+"""The table of commands: to add one, add a row here, and a config for its options.
+
+A row names the function that does the work. The function gets the command's config as `config`, and each further
+argument of the command by its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipcap.app.config import AppConfig
+from clipcap.captioning.config import LoadConfig, PredictConfig
+from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
+from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.evaluation.config import CompareConfig, EvaluateConfig
+from clipcap.features.config import ParseConfig
+from clipcap.options import Options
+from clipcap.retrieval.config import IndexConfig, SearchConfig
+from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, TrainDrawConfig
+from clipcap.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a command that is no option of its config, as `ArgumentParser.add_argument` takes it."""
+
+    names: tuple[str, ...]
+    group: str
+    settings: Mapping[str, Any]
+
+
+def argument(*names: str, group: str = "data", **settings: Any) -> Argument:
+    """An argument, listed under `group` in the command's help."""
+    return Argument(names, group, settings)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, or a group of commands below one name.
+
+    Attributes:
+        name: what the user types.
+        help: one line for the list of commands; with a full stop, what the command's own help says first.
+        run: "module:function".
+        config: whose options become the command's flags.
+        arguments: of the command besides its options.
+        group: under which `clipcap --help` lists it.
+        constants: further arguments of the function.
+        without: options of `config` that the command does not take.
+        required: options that have to be given, and what they are.
+        prints: a line for the function's result, printed by the first process alone.
+        failed: whether the command ends with status 1, from the function's result.
+        below: the commands below this name, and what `metavar` calls them.
+    """
+
+    name: str
+    help: str
+    run: str = ""
+    config: type[Options] | None = None
+    arguments: tuple[Argument, ...] = ()
+    group: str = ""
+    description: str = ""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
+    required: Mapping[str, str] = field(default_factory=dict)
+    prints: str = ""
+    failed: Callable[[Any], bool] = lambda result: False
+    below: tuple[Command, ...] = ()
+    metavar: str = ""
+
+
+class Joined(argparse.Action):
+    """Several words of the command line as one text."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        """Store the words with a blank between them."""
+        setattr(namespace, self.dest, " ".join(values).strip())
+
+
+SOURCES = {
+    "food": "the Kaggle food set: Captions.csv and <Index>.jpg",
+    "coco": "COCO captions: official, Karpathy's, or the original's train_caption.json",
+    "flickr8k": "Flickr8k: captions.txt or Flickr8k.token.txt with its split lists",
+    "conceptual": "Conceptual Captions: the TSV and a folder of downloaded images",
+    "custom": "your own: CSV, TSV, JSON, JSON Lines, Parquet, x.jpg + x.txt, webdataset tars",
+}
+DATA_PATH = {"data_path": "the folder (or file) of the image-caption set"}
+FEATURE_FILE = "feature file: NAME.pkl or a folder"
+
+IMG = argument("--img", nargs="+", action="extend", default=[], help="photos, globs or folders (recursive)")
+PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
+PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
+OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
+ENCODER = argument(
+    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not say it"
+)
+DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
+
+
+def _parse(source: str, text: str) -> Command:
+    """`clipcap parse SOURCE`."""
+    common: dict[str, Any] = {"config": ParseConfig, "description": f"Feature file of {text}.", "required": DATA_PATH}
+    if source == "conceptual":
+        return Command(source, text, "clipcap.cli.conceptual:parse_conceptual", arguments=(DOWNLOAD,), **common)
+    return Command(source, text, "clipcap.features.parse:parse", constants={"source_name": source}, **common)
+
+
+def _contrastive(source: str, text: str) -> Command:
+    """`clipcap contrastive SOURCE`."""
+    return Command(
+        source, text, "clipcap.contrastive.train:train_contrastive", ContrastiveConfig,
+        description=f"Train or fine-tune a dual encoder on {text}.", constants={"source_name": source},
+        required=DATA_PATH, prints="encoder: {}",
+    )  # fmt: skip
+
+
+FEATURE_TOOLS = (
+    Command(
+        "info", "what a feature file is and holds", "clipcap.features.tools:info", arguments=(PATH,), prints="{}",
+    ),
+    Command(
+        "verify", "read all of it and report what is wrong", "clipcap.features.tools:verify", arguments=(PATH,),
+        failed=operator.not_,
+    ),
+    Command(
+        "merge", "several files of one encoder → one", "clipcap.features.tools:merge",
+        arguments=(
+            PATHS, OUT, ENCODER,
+            argument("--prefix_ids", action="store_true", help="set a file's name before its image ids"),
+        ),
+    ),
+    Command(
+        "split", "NAME_train and NAME_val, split by image", "clipcap.features.tools:split",
+        arguments=(
+            PATH, OUT,
+            argument("--train_size", type=float, default=0.9, help="share of the images (default: 0.9)"),
+            argument("--seed", type=int, default=42, help="seed of the split (default: 42)"),
+        ),
+    ),
+    Command(
+        "convert", "a pickle ↔ a folder, or other numbers", "clipcap.features.tools:convert",
+        arguments=(
+            PATH, OUT, ENCODER,
+            argument("--dtype", choices=("float16", "float32"), default=None, group="output",
+                     help="numbers to store"),
+        ),
+    ),
+)  # fmt: skip
+
+COMMANDS = (
+    Command(
+        "parse", "images and captions → feature file", group="make features", metavar="SOURCE",
+        description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
+    ),
+    Command(
+        "features", "look into feature files, or make new ones of them", group="make features", metavar="ACTION",
+        below=FEATURE_TOOLS,
+    ),
+    Command(
+        "train", "feature file → captioner", "clipcap.training.train:train", TrainConfig,
+        group="train", prints="checkpoint: {}",
+    ),
+    Command(
+        "train-clip-gpt", "feature file → CLIP-GPT", "clipcap.clip_gpt.train:train_clip_gpt", TrainClipGptConfig,
+        group="train", prints="checkpoint: {}",
+        description="Feature file → CLIP-GPT, which captions images and imagines pictures.",
+    ),
+    Command(
+        "contrastive", "images and captions → a CLIP of your own", group="train", metavar="SOURCE",
+        below=tuple(_contrastive(*source) for source in SOURCES.items()),
+    ),
+    Command(
+        "predict", "photos or features → captions", "clipcap.captioning.predict:predict", PredictConfig, (IMG,),
+        group="caption", failed=bool,
+    ),
+    Command(
+        "caption-clip-gpt", "captions by CLIP-GPT", "clipcap.clip_gpt.predict:predict_clip_gpt", CaptionClipGptConfig,
+        (IMG,), group="caption", failed=bool, description="Photos or features → captions by CLIP-GPT.",
+        without=frozenset({"recipe"}),  # it is the original ClipCap's
+    ),
+    Command(
+        "app", "a web page that captions photos", "clipcap.app.server:serve", AppConfig, group="caption",
+        description="A web page that captions photos, for this machine alone unless --host says otherwise.",
+    ),
+    Command(
+        "explain", "nearest words of each prefix position", "clipcap.captioning.explain:explain", LoadConfig,
+        (
+            argument("--img", required=True, help="a photo"),
+            argument("--top", type=int, default=5, group="output", help="words per position (default: 5)"),
+        ),
+        group="caption", prints="{}",
+    ),
+    Command(
+        "index", "features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
+        (argument("sources", nargs="+", metavar="FEATURES", help="feature files and folders of one encoder"),),
+        group="search", description="Features → an index of them, which answers faster and can be added to.",
+    ),
+    Command(
+        "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find", SearchConfig,
+        (
+            argument("words", nargs="*", metavar="WORDS", action=Joined, default="", group="query",
+                     help="what to look for"),
+            argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[], group="query",
+                     help="photos to look for, globs or folders"),
+        ),
+        group="search", description="Words, photos, images of the index or embeddings → the nearest pictures.",
+    ),
+    Command(
+        "imagine", "words → the pictures CLIP-GPT imagines", "clipcap.clip_gpt.imagine:imagine", ImagineConfig,
+        (argument("caption", nargs="+", action=Joined, group="query", help="a caption of the picture"),),
+        group="search",
+        description="Words → the CLIP embedding that CLIP-GPT imagines → the pictures nearest to it.",
+    ),
+    Command(
+        "train-draw", "captions → a mapping that draws words", "clipcap.text_to_image.train:train_draw",
+        TrainDrawConfig,
+        (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
+        group="draw", prints="mapping: {}",
+        description="Captions with one class word each → a mapping from hidden states of a text model to class "
+        "embeddings of a BigGAN-deep.",
+    ),
+    Command(
+        "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
+        (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
+        group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
+    ),
+    Command(
+        "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",
+        SlideshowConfig, (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
+        group="draw", prints="{}",
+        description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
+    ),
+    Command(
+        "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",
+        EvaluateConfig, group="evaluate",
+    ),
+    Command(
+        "compare", "evaluations: which is better, and how sure is that", "clipcap.evaluation.compare:compare",
+        CompareConfig,
+        (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
+        group="evaluate", prints="{}",
+    ),
+    Command(
+        "demo", "every step on drawn pictures, without network or GPU", "clipcap.cli.demo:demo", group="other",
+        arguments=(argument("--out", default="demo_out", group="output",
+                            help="folder for everything (default: demo_out)"),),
+    ),
+    Command(
+        "export", "checkpoint → .pt of the original ClipCap", "clipcap.models.export:export",
+        arguments=(
+            argument("checkpoint", group="model", help="a folder made by train, or a hub name"),
+            argument("--out", required=True, group="output", help=".pt file to write"),
+            argument("--lm", default=None, group="model", help="language model, where the checkpoint's is elsewhere"),
+        ),
+        group="other", prints="{}",
+    ),
+    Command("doctor", "versions, devices, memory, caches", "clipcap.cli.doctor:report", group="other", prints="{}"),
+    Command(
+        "completion", "a script that completes commands and flags in the shell",
+        "clipcap.cli.completion:completion", group="other", prints="{}",
+        description='Prints the script; bash: eval "$(clipcap completion bash)".',
+        arguments=(argument("shell", choices=("bash", "zsh", "fish"), group="output", help="your shell"),),
+    ),
+)  # fmt: skip

@@ -1,0 +1,17 @@
+"""`clipcap parse conceptual`: the one source whose images may have to be downloaded first."""
+
+from __future__ import annotations
+
+from clipcap.features.config import ParseConfig
+from clipcap.features.parse import parse
+from clipcap.runtime.messages import logger
+from clipcap.sources.conceptual import find_sets
+from clipcap.sources.download import fetch_missing
+
+
+def parse_conceptual(config: ParseConfig, download: bool) -> None:
+    """Write the feature files, after the images that are missing were downloaded where that is asked for."""
+    if download:
+        for tsv, folder in find_sets(config.source).values():
+            logger.info(fetch_missing(tsv, folder))
+    parse("conceptual", config)

@@ -30,7 +30,7 @@ SUFFIXES = {
 NO_SIGNATURE = ("TGA",)  # any bytes may pass for one: tried for its own suffixes alone
 
 _CONVERT = "convert it, with ImageMagick for example: magick '{name}' '{stem}.jpg'"
-HEIF_HINT = "HEIC needs an extra: pip install 'clipcap[heic]'; or " + _CONVERT
+HEIF_HINT = "HEIC is read with pillow-heif installed (pip install pillow-heif); or " + _CONVERT
 _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
 # Pictures that people have and that are not read: what to do instead, by suffix.
 HINTS = {
@@ -104,6 +104,8 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return "a video, not an image: take a frame out of it"
     found = suffix_of(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
+    if "HEIF" in kinds and {found, own} & set(SUFFIXES["HEIF"]):
+        return "damaged, or HEIC of a kind that is not read"
     for suffix in (found, own):
         if suffix in HINTS:
             return HINTS[suffix].format(name=name, stem=stem)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Event, Lock, Thread
 
+from clipcap.app.calls import Calls
 from clipcap.app.config import AppConfig
 from clipcap.app.guard import Guard, is_loopback
+from clipcap.app.log import SafeStream, hide_cancelled_requests
 from clipcap.app.page import STYLE, build_page, theme
 from clipcap.app.service import CaptionService, PictureSearch, text_search
 from clipcap.captioning.captioner import Captioner, load_captioner
@@ -79,6 +83,7 @@ def _run(
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
+    from gradio.context import LocalContext
 
     examples = _draw_examples(folder / EXAMPLES)
     gr.set_static_paths(folder / EXAMPLES)
@@ -89,7 +94,10 @@ def _run(
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
         footer_links=["api"], theme=theme(), css_paths=STYLE,
     )  # fmt: skip
-    guard = Guard(app, folder, config.host, max_upload=config.max_photos * config.max_mb * 1_000_000)
+    calls = Calls(page)
+    service.is_awaited = lambda: calls.is_awaited(LocalContext.event_id.get())
+    max_upload = config.max_photos * config.max_mb * 1_000_000
+    guard = Guard(app, folder, config.host, max_upload, calls)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):
@@ -97,8 +105,10 @@ def _run(
     stop = Event()
     Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    hide_cancelled_requests()
     try:
-        uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
+        with redirect_stderr(SafeStream(sys.stderr)):
+            uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
     finally:
         stop.set()
 

@@ -96,7 +96,7 @@ PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
 PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
 OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
 ENCODER = argument(
-    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not say it"
+    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not state it"
 )
 DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
 
@@ -157,7 +157,7 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "look into feature files, or make new ones of them", group="make features", metavar="ACTION",
+        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
         below=FEATURE_TOOLS,
     ),
     Command(
@@ -235,11 +235,11 @@ COMMANDS = (
         description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
     ),
     Command(
-        "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",
+        "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",
         EvaluateConfig, group="evaluate",
     ),
     Command(
-        "compare", "evaluations: which is better, and how sure is that", "clipcap.evaluation.compare:compare",
+        "compare", "which evaluation is better, and how sure that is", "clipcap.evaluation.compare:compare",
         CompareConfig,
         (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
         group="evaluate", prints="{}",
@@ -257,6 +257,17 @@ COMMANDS = (
             argument("--lm", default=None, group="model", help="language model, where the checkpoint's is elsewhere"),
         ),
         group="other", prints="{}",
+    ),
+    Command(
+        "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",
+        arguments=(
+            argument("folder", metavar="FOLDER", group="model",
+                     help="folder of config.json and flax_model.msgpack, or a hub name"),
+            argument("--out", required=True, group="output", help="folder to write"),
+            argument("--tokenizer", default=None, group="model", help="tokenizer to store with it"),
+        ),
+        group="other", prints="encoder: hf:{}",
+        description="A hybrid CLIP of flax → a folder that hf: and AutoModel of transformers read.",
     ),
     Command("doctor", "versions, devices, memory, caches", "clipcap.cli.doctor:report", group="other", prints="{}"),
     Command(

@@ -39,6 +39,7 @@ from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.text import one_line
 
 MADE_BY = "a folder made by `clipcap train-clip-gpt`"
@@ -65,7 +66,7 @@ def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str
     if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
     tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(config, note), encoding="utf-8")
 
 

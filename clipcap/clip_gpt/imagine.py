@@ -8,11 +8,13 @@ from clipcap.clip_gpt.config import ImagineConfig
 from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 ROUND_TRIP = DecodeConfig(beam=True)
 
 
+@writes_to("config.out")
 def imagine(caption: str, config: ImagineConfig) -> list[Match]:
     """Print the pictures that are nearest to what a caption describes and, with `out`, write or draw them.
 

@@ -19,13 +19,16 @@ from clipcap.features.feature_set import Features
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to("config.loop.out_dir")
 def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     """Run a training.
 
@@ -44,7 +47,10 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     logger.info(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_clip_gpt(

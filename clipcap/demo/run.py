@@ -17,6 +17,7 @@ from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
 from clipcap.images.grid import picture_grid
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 
 TRAIN_PICTURES, VAL_PICTURES, IN_GRID = 4000, 240, 12
 TRAIN_SEED, VAL_SEED = 0, 1
@@ -28,6 +29,7 @@ GRID = "gallery.png"
 MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
 
 
+@writes_to("out")
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
     """Draw plates, then run the commands a user runs, with the bundled CLIP and language model.
 

@@ -30,7 +30,9 @@ from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
 from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -51,6 +53,7 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
+@writes_to(lambda called: given(EvaluateConfig, called["config"], called["options"]).out)
 def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 
@@ -102,7 +105,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    text = to_json(content, ensure_ascii=False, indent=1) + "\n"
     with writing(path), replaced_file(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 

@@ -30,6 +30,7 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import given
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
@@ -39,6 +40,12 @@ from clipcap.sources.record import Record
 CountTokens = Callable[[str], int]
 
 
+def _output(source_name: str, config: ParseConfig) -> Path | None:
+    """Where a parse writes; nowhere in a dry run."""
+    return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
+
+
+@writes_to(lambda called: _output(called["source_name"], given(ParseConfig, called["config"], called["options"])))
 def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
@@ -61,7 +68,7 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
         if state.is_main_process:
             print(describe(source, count_tokens))
         return []
-    out = Path(config.out or f"data/{source_name}_train.pkl")
+    out = _output(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
         logger.info(note)
@@ -209,7 +216,7 @@ def _write(
             path,
             embeddings=partial.rows(rows),
             image_ids=[r.image_id for r in chosen],
-            image_paths=[_place(r) for r in chosen],
+            image_paths=[_image_path(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
         )
@@ -218,7 +225,7 @@ def _write(
     return written
 
 
-def _place(record: Record) -> str:
+def _image_path(record: Record) -> str:
     """Where an image lies, as an absolute path: files are read from other working directories than this one."""
     return os.path.join(os.getcwd(), str(record.image))
 
@@ -232,7 +239,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, remarks, images = partial.bad(), partial.remarks().values(), len(source.records)
     if bad:
-        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
+        write_errors(errors, [(_image_path(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()

@@ -21,6 +21,7 @@ from clipcap.features.verify import find_faults
 from clipcap.options import LARGEST_SEED, within
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 Dtype = Literal["float16", "float32"]
@@ -113,6 +114,7 @@ def verify(path: str | Path) -> bool:
     return not findings.faults
 
 
+@writes_to("out")
 def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str | None) -> None:
     """Write features anew, as a pickle or a folder.
 
@@ -130,6 +132,7 @@ def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str
     logger.info(seen.written(Path(out)))
 
 
+@writes_to("out")
 def split(path: str | Path, train_size: float, seed: int, out: str | Path) -> None:
     """Write NAME_train and NAME_val for `out` NAME: a share `train_size` of the images, and the rest."""
     if not 0 < train_size < 1:
@@ -156,6 +159,7 @@ def _chosen(parts: Iterable[Features], chosen: np.ndarray) -> Iterator[Features]
         start += part.num_images
 
 
+@writes_to("out")
 def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encoder: str | None) -> None:
     """Write the features of several files as one, in their order.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file
+from clipcap.runtime.json_text import to_json
 
 try:
     import fcntl
@@ -147,7 +148,7 @@ class PartialRows:
             with (self.folder / f"done-{self.rank}.jsonl").open("a+b") as log:
                 torn = log.tell() and _last_byte(log) != b"\n"
                 entry = {"batch": batch, "bad": list(bad)} | ({"remarks": list(remarks)} if remarks else {})
-                line = json.dumps(entry).encode()
+                line = to_json(entry).encode()
                 log.write(b"\n" * bool(torn) + line + b"\n")
                 _to_disk(log)
 

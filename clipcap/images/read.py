@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key, walk
 from clipcap.images.kinds import NO_SIGNATURE, SIGNATURE_BYTES, SUFFIXES, is_image_name, suffix_of, why_unread
+from clipcap.images.memory import in_turn, middle_frame
 from clipcap.images.png import without_png_metadata
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
@@ -86,7 +87,7 @@ def open_image(
     """
     with _opened(source, max_pixels) as image:
         if frame == "middle" and not isinstance(source, Image.Image) and image.format in ANIMATIONS:
-            image.seek(getattr(image, "n_frames", 1) // 2)
+            image.seek(middle_frame(image))
         image.load()
         turn = _UPRIGHT.get(_orientation(image)) if upright else None  # before the EXIF data is lost
         rgb, remark = _to_rgb(image)
@@ -118,7 +119,8 @@ def _opened(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image
             image = stream if isinstance(stream, Image.Image) else _identified(stream, where)
             if image.width * image.height > max_pixels:
                 raise ImageError(where, _too_large(max_pixels))
-            yield image
+            with in_turn(image.width * image.height):
+                yield image
     except ClipcapError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:

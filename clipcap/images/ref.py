@@ -76,10 +76,12 @@ def _row_group(path: str, column: str, number: int) -> Any:
     """A column of a row group, decoded; the one before is kept, as a batch may reach from one into the next."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        group = file.metadata.row_group(number)
-        chunks = [group.column(i) for i in range(group.num_columns)]
-        mine = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+    metadata = pyarrow.parquet.read_metadata(path)
+    group = metadata.row_group(number)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    mine = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
+    words = [chunk.path_in_schema for chunk in mine]
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=words) as file:  # a picture that repeats is there once
         size, packed = (sum(getattr(c, f"total_{k}_size") for c in mine) for k in ("uncompressed", "compressed"))
         if size > min(MAX_ROW_GROUP_BYTES, _MAX_GAIN * packed + 2**20):
             raise ValueError(f"row group {number + 1} holds {size:,} bytes in {packed:,}: write smaller row groups")

@@ -14,7 +14,7 @@ from clipcap.models.kernels.chunked_cross_entropy import head_loss
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
 from clipcap.models.language_model import max_positions
-from clipcap.models.mapper import MLP, TransformerMapper
+from clipcap.models.mapper import make_mapper
 
 
 class ClipCaptionModel(PrefixLM[ModelConfig]):
@@ -35,17 +35,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                 f"--prefix_length {config.prefix_length} leaves no room for a caption: {config.lm} takes "
                 f"{max_positions(lm)} positions"
             )
-        if config.mapping_type == "mlp":
-            self.mapper = MLP(config.clip_dim, embed_dim, config.prefix_length)
-        else:
-            self.mapper = TransformerMapper(
-                config.clip_dim,
-                embed_dim,
-                config.prefix_length,
-                config.prefix_length_clip,
-                config.num_layers,
-                config.num_heads,
-            )
+        self.mapper = make_mapper(config, embed_dim)
 
     def prefix(self, clip_embedding: Tensor) -> Tensor:
         """Map CLIP embeddings to language-model inputs.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -18,10 +21,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from clipcap.errors import ClipcapError
-from clipcap.models.limits import checked_lm_config
+from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
 from clipcap.runtime.bundled import LM, bundled
-from clipcap.runtime.hub import load_pretrained
+from clipcap.runtime.hub import cached_folder, load_pretrained
+from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
+
+ADAPTER = "adapter_config.json"  # of peft
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -33,17 +39,74 @@ def load_lm(name: str) -> PreTrainedModel:
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
-    options = {"config": load_lm_config(name), "dtype": torch.float32, "output_loading_info": True}
+    if adapted := _adapted(name):
+        return _with_adapter(load_lm(adapted), Path(name).expanduser())
+    config = load_lm_config(name)
+    if (stored := _stored_parameters(bundled(name, LM))) is not None:
+        check_parameter_count(config, stored, f"--lm {name}")
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     model, info = load_pretrained(AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", **options)
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         lacking = min(info["missing_keys"])
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
+    for part, parameter in model.named_parameters():
+        if not is_finite(parameter):
+            raise ClipcapError(
+                f"--lm {name}: {part} holds NaN or infinity: the weights are damaged, fetch them again"
+            )
     return model
+
+
+def _stored_parameters(name: str) -> int | None:
+    """How many numbers the weights of a language model hold, at most; None where they are not on this machine."""
+    folder = cached_folder(name)
+    if folder is None:
+        return None
+    count, files = 0, sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+        except (OSError, SafetensorError):  # loading it will say what is wrong
+            return None
+    if not files:
+        count = sum(file.stat().st_size for file in folder.glob("*.bin"))
+    return count or None
+
+
+def _adapted(name: str) -> str | None:
+    """The language model that a folder of peft adapts; None where it is no such folder."""
+    path = Path(name).expanduser() / ADAPTER
+    if not path.is_file() or path.with_name("config.json").is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ClipcapError(f"{path}: is no configuration of a peft adapter: save the adapter again") from error
+    if not isinstance(base, str) or Path(base).expanduser().resolve() == path.parent.resolve():
+        raise ClipcapError(f"{path}: does not say which language model it adapts (base_model_name_or_path)")
+    if _adapted(base):
+        raise ClipcapError(f"{path}: adapts {base}, an adapter itself: merge that one into its model first")
+    return base
+
+
+def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The language model with the adapter's changes added to its weights."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap[lora]'") from error
+    try:
+        return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
+    except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
+        raise ClipcapError(
+            f"--lm {folder}: its adapter does not fit the language model: {one_line(error)}"
+        ) from error
 
 
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
-    config = load_pretrained(AutoConfig, bundled(name, LM), "language model", "--lm")
+    config = load_pretrained(AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
@@ -56,12 +119,15 @@ def load_lm_config(name: str) -> PretrainedConfig:
     return config
 
 
-def lm_of(config: PretrainedConfig, path: Path) -> PreTrainedModel:
-    """A language model with random weights, of a configuration that stands in the file at `path`.
+def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> PreTrainedModel:
+    """A language model with random weights, of the configuration in the file at `path`.
 
+    Args:
+        stored: the tensors beside it, of which the language model's are some.
     Raises:
-        ClipcapError: transformers cannot make one of it.
+        ClipcapError: transformers cannot make one of it, or it is far larger than what is stored.
     """
+    check_network_size(config, stored, path)
     try:
         return AutoModelForCausalLM.from_config(config)
     except Exception as error:  # of nonsense transformers lets through almost anything
@@ -81,11 +147,15 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.
     """
+    if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
+        name = base
     tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"
         )
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token  # as GPT-2s with BERT's tokenizer are trained
     if tokenizer.eos_token_id is None:
         raise ClipcapError(f"{name}: its tokenizer has no end-of-text token (eos_token in tokenizer_config.json)")
     return tokenizer

@@ -7,7 +7,6 @@ trained.index    faiss without rows, for the parts of an approximate index
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.features.files import read_parts
+from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
@@ -40,7 +40,9 @@ from clipcap.retrieval.faiss_index import (
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
 from clipcap.runtime.files import current_path, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -49,6 +51,7 @@ NEAREST = (1, 10, 100)
 SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
 
 
+@writes_to("config.out")
 def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """Write the index of features, or add them to one that is there.
 
@@ -59,7 +62,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """
     out, started = Path(config.out), time.perf_counter()
     _check_place(out, config.append)
-    parts = [read_parts(source, config.clip_model_type, config.tower) for source in sources]
+    parts = [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
         content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
@@ -78,6 +81,13 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     for line in _said(index, content, time.perf_counter() - started):
         logger.info(line)
     return index
+
+
+def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:
+    """The features of a source; for texts, those that it holds, else its captions encoded now."""
+    if config.tower == "text" and not holds_texts(source):
+        return CaptionParts(source, config.clip_model_type)
+    return read_parts(source, config.clip_model_type, config.tower)
 
 
 def _check_place(out: Path, append: bool) -> None:
@@ -118,7 +128,7 @@ def _link(file: Path, copy: Path) -> None:
 
 
 def _save(draft: Path, content: dict[str, Any]) -> Index:
-    (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (draft / CONFIG).write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
     return Index.open(draft)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.grid import PAPER, picture_grid
 from clipcap.retrieval.index import Match
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short, printable
 
@@ -54,10 +54,12 @@ def check_out(out: str | None) -> None:
 
 def table(matches: Sequence[Match]) -> str:
     """Rank, cosine, image id, beginning of the first caption and path of each match, in columns."""
-    lines = [("rank", "score", "image", "caption", "path")]
+    shares = [match.probability for match in matches if match.probability is not None]
+    lines = [("rank", "score", *["probability"] * bool(shares), "image", "caption", "path")]
     for rank, match in enumerate(matches, 1):
         texts = (printable(match.image_id), in_short(match.caption), printable(match.path or ""))
-        lines.append((str(rank), f"{match.score:.3f}", *texts))
+        share = () if match.probability is None else (f"{match.probability:.4f}",)
+        lines.append((str(rank), f"{match.score:.3f}", *share, *texts))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -70,11 +72,13 @@ def write_lines(queries: Sequence[str], found: Sequence[Sequence[Match]], path: 
     for query, matches in zip(queries, found, strict=True):
         for rank, match in enumerate(matches, 1):
             head = {"query": query, "rank": rank, "score": match.score}
+            if match.probability is not None:
+                head["probability"] = match.probability
             lines.append({**head, "image_id": match.image_id, "caption": match.caption, "path": match.path})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft, open(draft, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.writelines(to_json(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def grid(queries: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Image:
@@ -102,8 +106,7 @@ def _label(match: Match) -> str:
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except OSError as error:
-        raise ClipcapError(f"--out {path}: cannot be written: {error}") from error
+        with replaced_file(path) as draft:
+            picture.save(draft, Image.registered_extensions()[path.suffix.lower()])

@@ -18,7 +18,7 @@ from clipcap.sources.textfiles import TextPlace
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for
 MAX_CELL_CHARACTERS = 131_072
-_PARQUET_ROWS = 256  # read at a time: rows may hold pictures
+_PICTURES = 64  # of a Parquet file, read at a time
 _SAVE_AS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "a spreadsheet: save it as CSV in UTF-8"),
     **dict.fromkeys(
@@ -142,17 +142,18 @@ def _read_parquet(path: TextPlace, _: Faults) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    from clipcap.runtime.safe_load.parquet import read_batches
+
     if not isinstance(path, Path):
         raise ClipcapError(f"{shown(path)}: Parquet inside a tar is not read: unpack the tar")
 
     def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:
         number = 0
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                    for row in batch.select(wanted).to_pylist():
-                        number += 1
-                        yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
+            for batch in read_batches(path, wanted, _PICTURES if set(wanted) & set(images) else 2**16):
+                for row in batch.select(wanted).to_pylist():
+                    number += 1
+                    yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise ClipcapError(f"{shown(path)}: damaged Parquet file ({reason(error)})") from error
 
@@ -162,9 +163,8 @@ def _read_parquet(path: TextPlace, _: Faults) -> Table:
         raise ClipcapError(f"{shown(path)}: no such file") from error
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ClipcapError(f"{shown(path)}: not a Parquet file ({reason(error)})") from error
-    return Table(
-        path, schema.names, read, tuple(name for name in schema.names if _holds_images(schema.field(name).type))
-    )
+    images = tuple(name for name in schema.names if _holds_images(schema.field(name).type))
+    return Table(path, schema.names, read, images)
 
 
 def _holds_images(kind: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.messages import logger
-from clipcap.runtime.processes import alone
+from clipcap.runtime.processes import alone, lost
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
 
@@ -29,11 +30,16 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     tracker = None if options.tracker == "none" else options.tracker
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
         raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
-    accelerator = Accelerator(
-        log_with=tracker,
-        project_dir=options.out_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    try:
+        accelerator = Accelerator(
+            log_with=tracker,
+            project_dir=options.out_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+    except (ImportError, ValueError, RuntimeError, NotImplementedError) as error:
+        if lost(error):
+            raise
+        raise ClipcapError(_refused_environment(error)) from error
     processes = accelerator.num_processes
     logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
@@ -44,6 +50,18 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     if tracker:
         _start_tracker(accelerator, tracker, logged)
     return accelerator
+
+
+def _refused_environment(error: Exception) -> str:
+    """Why accelerate does not start, and which variables ask for it."""
+    asked = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("ACCELERATE_")]
+    reason = one_line(error)
+    if not asked:
+        return f"accelerate does not start: {reason}"
+    return (
+        f"accelerate does not start as the environment asks ({', '.join(asked)[:300]}): {reason}; install what it "
+        f"names, or unset the variable"
+    )
 
 
 def _start_tracker(accelerator: Accelerator, tracker: str, logged: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
@@ -19,12 +18,14 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.training.accelerator import loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
+from clipcap.training.run_state import canonical, restore
 from clipcap.training.task import Batch, Task
 
 
@@ -53,10 +54,10 @@ class Loop:
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
         self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
         if state is not None:
-            self.optimizer.load_state_dict(state.optimizer)
-            self.scheduler.load_state_dict(state.scheduler)
+            parts = {name: (getattr(self, name), getattr(state, name)) for name in ("optimizer", "scheduler")}
             if accelerator.scaler is not None and state.scaler:
-                accelerator.scaler.load_state_dict(state.scaler)
+                parts["scaler"] = (accelerator.scaler, state.scaler)
+            restore(parts, self.path("last") / STATE)
 
     def path(self, name: str | int) -> Path:
         """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
@@ -198,7 +199,7 @@ class Loop:
         if self.accelerator.is_main_process:
             with writing(folder), replaced_folder(folder) as draft:
                 if with_state:
-                    torch.save(self._state(), draft / STATE)
+                    torch.save(canonical(self._state()), draft / STATE)
                 self.task.write(draft, metrics)
         self.accelerator.wait_for_everyone()
 
@@ -226,4 +227,4 @@ class Loop:
 
 
 def _json_line(metrics: Mapping[str, float]) -> str:
-    return json.dumps(metrics) + "\n"
+    return to_json(metrics) + "\n"

@@ -19,6 +19,7 @@ from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line
 from clipcap.training.config import LoopConfig
 from clipcap.training.run_folder import checkpoint_path, numbered
+from clipcap.training.run_state import check_state
 from clipcap.training.task import Task
 
 STATE = "training_state.pt"
@@ -91,8 +92,11 @@ def resume(task: Task, options: LoopConfig, accelerator: Accelerator, identity: 
 def _load_state(path: Path) -> RunState:
     try:
         content = load_tensors(path)
+        check_state(content, path)
         content["progress"] = Progress(**content["progress"])
         return RunState(**{f.name: content[f.name] for f in fields(RunState)})
+    except ClipcapError:
+        raise
     except Exception as error:  # a damaged file fails in as many ways as there are bytes
         raise ClipcapError(f"{path}: cannot resume from it: {one_line(error)[:160]}") from error
 

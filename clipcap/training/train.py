@@ -20,15 +20,18 @@ from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to(lambda called: given(TrainConfig, called["config"], called["options"]).loop.out_dir)
 def train(config: TrainConfig | None = None, **options: Any) -> Path:
     """Train a captioner.
 
@@ -53,7 +56,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
     logger.info(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_captioner(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_openai_weights, tokenize
+from clipcap.runtime.json_text import to_json
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
 
@@ -98,7 +98,7 @@ class OpenAITowers(Towers):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         torch.save(state, folder / WEIGHTS)
         content = {"format_version": 1, "clipcap_version": clipcap.__version__, "dual_encoder": WEIGHTS}
-        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
         """Take the weights of `clip.pt`."""

@@ -26,6 +26,7 @@ from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
+from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_tokenizer, load_hybrid
 from clipcap.models.encoders.pooling import PAIR, image_features, max_text_tokens, text_features
 from clipcap.runtime.hub import load_pretrained
 
@@ -62,14 +63,22 @@ def _tower(name: str, flag: str, part: str, of_clip: type[PreTrainedModel], new:
 def dual_encoder_towers(name: str, config: TowersConfig) -> TransformersTowers:
     """A whole dual encoder of transformers, to be trained on."""
     place, flag = name.removeprefix("hf:"), "--clip_model_type hf:"
-    network = load_pretrained(AutoModel, place, "encoder", flag, dtype=torch.float32)
+    hybrid = hybrid_folder(place)
+    network = (
+        load_hybrid(hybrid) if hybrid else load_pretrained(AutoModel, place, "encoder", flag, dtype=torch.float32)
+    )
     if network.config.model_type not in (PAIR, "clip"):
         raise ClipcapError(
             f"--clip_model_type {name} is a {network.config.model_type} model: what can be trained is a CLIP, a "
             f"VisionTextDualEncoder, or any two towers given by --vision_model and --text_model"
         )
     processor = _processor(place, network.config.vision_config, config.resolution)
-    tokenizer = load_pretrained(AutoTokenizer, place, "tokenizer", flag)
+    if config.tokenizer:
+        tokenizer = load_pretrained(AutoTokenizer, config.tokenizer, "tokenizer", "--tokenizer")
+    elif hybrid and hybrid_tokenizer(hybrid, None) is None:
+        raise ClipcapError(f"--clip_model_type {name}: its folder has no tokenizer: name it by --tokenizer NAME")
+    else:
+        tokenizer = load_pretrained(AutoTokenizer, place, "tokenizer", flag)
     return TransformersTowers(network, processor, tokenizer, config.max_seq_length, (1e-5, 1e-5, 1e-5))
 
 

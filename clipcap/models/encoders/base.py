@@ -31,6 +31,10 @@ class Encoder(Protocol):
     dtype: torch.dtype  # what it computes in
     preprocess: Preprocess  # RGB image → [3, R, R]; can be sent to worker processes
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax."""
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""
 
@@ -122,6 +126,12 @@ class FrozenEncoder:
         reduced = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=reduced):
             return function(*inputs).float()
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax, as it was trained; CLIP's 100 where it has none."""
+        scale = getattr(self.network, "logit_scale", None)
+        return 100.0 if scale is None else float(scale.detach().float().exp())
 
     def _width(self) -> int:
         return self.encode_texts(["width"]).shape[1]

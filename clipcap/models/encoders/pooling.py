@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 PAIR = "vision-text-dual-encoder"
 # Learnt positions of RoBERTa's kin start behind the one of padding.
-_OFFSET_POSITIONS = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 
 
 def image_features(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
@@ -58,6 +58,6 @@ def max_text_tokens(config: PretrainedConfig, tokenizer: Tokenizer) -> int:
     """Tokens that the text tower takes, the special ones included."""
     text = getattr(config, "text_config", config)
     positions = getattr(text, "max_position_embeddings", 77)
-    if text.model_type in _OFFSET_POSITIONS:
+    if text.model_type in OFFSET_POSITIONS:
         positions -= text.pad_token_id + 1
     return min(positions, tokenizer.model_max_length)

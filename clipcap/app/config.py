@@ -16,12 +16,8 @@ class AppConfig(Options, group="page"):
     index: str | None = option(
         None, "adds a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
     )
-<<<<<<< HEAD
-    clip_gpt: str | None = option(None, "adds a tab that shows which pictures of --index this CLIP-GPT imagines")
-=======
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
     clip_gpt: str | None = option(None, "a tab that shows which pictures of --index this CLIP-GPT imagines")
->>>>>>> seeds
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     port: int = option(7860, "port to listen on (0: any that is free)")
     max_mb: int = option(20, "largest file accepted, in MB")

@@ -73,7 +73,7 @@ class Photos:
             PhotoLinkError: it is a link, and no file is called like its end.
             PhotoNameError: it is empty, or leaves the folders where it may not.
         """
-        places = [name for name in names if self._stays_inside(name)]
+        places = [name for name in names if self.stays_inside(name)]
         self.links += is_link(names[0])
         found = self._lookup(places) or next(filter(None, map(self._loosely, names)), None)
         if found is None:
@@ -89,7 +89,7 @@ class Photos:
 
     def knows(self, name: str) -> bool:
         """Whether a name means a photo that is there."""
-        return bool((self._stays_inside(name) and self._lookup([name])) or self._loosely(name, count=False))
+        return bool((self.stays_inside(name) and self._lookup([name])) or self._loosely(name, count=False))
 
     def notes(self) -> list[str]:
         """What was done to find the photos, a line each."""
@@ -102,7 +102,7 @@ class Photos:
         """Photos in the folders where some were found that no name meant."""
         return sum(sum(map(is_image_name, self._names(folder) - found)) for folder, found in self._found.items())
 
-    def _stays_inside(self, name: str) -> bool:
+    def stays_inside(self, name: str) -> bool:
         """Whether a name may be joined to a folder as it stands."""
         if self._anywhere:
             return bool(name) and "\0" not in name
@@ -112,7 +112,7 @@ class Photos:
     def _refuse(self, name: str) -> None:
         if is_link(name):
             raise PhotoLinkError(f"'{in_short(name)}' is a link, not a file name")
-        if not self._stays_inside(name):
+        if not self.stays_inside(name):
             raise PhotoNameError(f"'{in_short(name)}' is not a file name inside the folder of the photos")
 
     def _lookup(self, names: Sequence[str]) -> str | None:

@@ -105,7 +105,7 @@ def _notation(text: str) -> Any:
         except ClipcapError:
             found = None
     found = python_object(text) if found is None else found
-    if found is None and ends[0] == "{" and text[1:2] == '"':  # a PostgreSQL array
+    if (found is None or isinstance(found, set)) and ends[0] == "{" and text[1:2] == '"':  # a PostgreSQL array
         found = next(csv.reader([text[1:-1]], escapechar="\\"), None)
     if isinstance(found, dict):
         return found if _has_caption(found) else None

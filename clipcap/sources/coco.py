@@ -146,12 +146,13 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
             collector.unusable[mark] += len(captions)
             captions = []
         where, name = names[image_id]
+        below = posixpath.join(folder, name) if photos.stays_inside(name) else name
         captioned.add(image_id)
         add_row(
             collector,
             where,
             photos,
-            (posixpath.join(folder, name), name),
+            (below, name),
             f"{part.prefix}{image_id}",
             captions,
             part.split,
@@ -172,7 +173,8 @@ def _add_karpathy(collector: Collector, path: Path, data: dict, photos: Photos, 
 
     def add(entry: _Entry) -> None:
         name = entry.get("filename", str)
-        photo = posixpath.join(entry.get("filepath", str), name) if "filepath" in entry.value else name
+        below = "filepath" in entry.value and photos.stays_inside(name)
+        photo = posixpath.join(entry.get("filepath", str), name) if below else name
         image_id = str(entry.get("cocoid", str, int)) if "cocoid" in entry.value else name
         captions = captions_in(entry.get("sentences", list), collector.remarks)
         split = split_name(entry.get("split", str)) if "split" in entry.value else part.split

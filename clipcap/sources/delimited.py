@@ -131,6 +131,8 @@ def _row(
         escaped = _quoted(text, delimiter, quote, _ESCAPED) if "\\" in text and len(cells) > width else None
         return escaped if escaped and len(escaped) == width else cells
     ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
+    if f"{delimiter} {quote}" in text:
+        ways = ({"skipinitialspace": True}, *ways)
     readings = [_quoted(text, delimiter, quote, how) for how in ways]
     for cells in readings:
         if cells is not None and len(cells) == width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -9,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import counted_suffixes, list_folder, walk
+from clipcap.images.folders import counted_suffixes, list_folder, photo_folders, walk
 from clipcap.images.kinds import is_image_name
+from clipcap.images.photos import Photos
 from clipcap.images.read import is_image_file
 from clipcap.runtime.text import shown
 from clipcap.sources import coco, tars
 from clipcap.sources.columns import choose_columns
 from clipcap.sources.faults import Faults
-from clipcap.sources.names import SPLIT_WORDS, split_in, without_digits
-from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, read_table
+from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
+from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 
 MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
 _USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
@@ -142,10 +144,19 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
         table = read_table(path, Faults())
         if coco.is_coco(table.document):
             return True
-        choose_columns(table, None, None)
+        columns = choose_columns(table, None, None)
+        if isinstance(table.document, dict) and columns.image and not _names_photos(table, columns.image):
+            return False
     except ClipcapError:
         return unless_json and not str(path).lower().endswith(".json")
     return True
+
+
+def _names_photos(table: Table, column: str) -> bool:
+    """Whether some of the first rows name an image, or a photo that is there: any object maps words to words."""
+    photos = Photos(photo_folders(Path(str(table.path)).parent, PHOTO_FOLDERS, None), anywhere=True)
+    first = [str(cells[0]) for _, cells in itertools.islice(table.rows(column), 20)]
+    return any(is_image_name(name) or photos.knows(name) for name in first)
 
 
 def _holds_photos(folder: Path) -> bool:

@@ -26,10 +26,10 @@ def choose_columns(table: Table, image: str | None, caption: str | None) -> tupl
     image = image or _named(table, _IMAGE_NAMES) or _holding_images(table)
     rest = [name for name in table.columns if name != image]
     caption = caption or _named(table, _CAPTION_NAMES) or (rest[0] if image and len(rest) == 1 else None)
-    for flag, column in (("image", image), ("caption", caption)):
-        if column is None:
-            hint = table.columns_hint()
-            raise ClipcapError(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
+    if image is None or caption is None:
+        flag = "image" if image is None else "caption"
+        hint = table.columns_hint()
+        raise ClipcapError(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
     note = f"columns: images from '{shown(image)}', captions from '{shown(caption)}'"
     flags = " ".join(f"--{flag}_column" for flag in guessed)
     return image, caption, [f"{note} (guessed; {flags} to change)"] if guessed else []

@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self, cast
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name, natural_key
@@ -107,7 +108,7 @@ class _Member(tarfile.TarInfo):
     """A header with a size that is safe: tarfile reads names of any length, and back where one is negative."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Parse a header.
 
         Raises:
@@ -116,7 +117,9 @@ class _Member(tarfile.TarInfo):
         header = super().frombuf(buf, encoding, errors)
         named = header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
         if header.size < 0 or (named and header.size > MAX_NAME_BYTES):
-            raise tarfile.InvalidHeaderError(f"a size of {header.size:,}")
+            raise tarfile.InvalidHeaderError(  # pyright: ignore[reportAttributeAccessIssue]  # public, not in typeshed
+                f"a size of {header.size:,}"
+            )
         return header
 
 
@@ -130,7 +133,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                 if not before < tar.offset:  # a header may lead back to an earlier one, for ever
                     raise tarfile.ReadError(f"bad header at byte {member.offset:,}")
                 before = tar.offset
-                tar.members.clear()  # it would keep all that it has seen, a kilobyte each
+                cast(Any, tar).members.clear()  # it would keep all that it has seen, a kilobyte each
                 if member.isreg() and not member.issparse():
                     yield tar, member
             _require_end(tar)
@@ -164,6 +167,7 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: Path) -> str:
     if member.size > MAX_TEXT_BYTES:
         raise ClipcapError(f"{shown(where)}: {member.size:,} bytes are no caption")
     try:
-        return "".join(decode_lines(tar.extractfile(member), where))
+        lines = tar.extractfile(member)
+        return "".join(decode_lines(lines, where)) if lines else ""
     except tarfile.TarError as error:
         raise ClipcapError(f"{shown(where)}: the tar ends within it: make or download the tar again") from error

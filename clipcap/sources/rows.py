@@ -62,7 +62,7 @@ def add_table(
         except RowError as error:
             collector.faults.add(where, error)
     nothing = f"nothing in column '{shown(columns.image)}'" if columns.image else "no image in the messages"
-    collector.note_count(reader.nameless, "row", f"left out: {nothing}")
+    collector.note_nameless(reader.nameless, nothing)
     collector.leave_out(reader.not_fetched, "image", "its download failed (column 'status')", NOT_FETCHED)
     if photos.links > links_before:
         collector.note(_how_to_fetch(table, columns, photos.links - links_before))

@@ -174,7 +174,7 @@ def test_heic_is_read_where_its_extra_is_installed(tmp_path):
     (tmp_path / "b.HEIC").write_bytes((tmp_path / "a.heic").read_bytes()[:300])
     shown = np.asarray(open_image(tmp_path / "a.heic")).astype(int)
     assert np.abs(shown - np.asarray(picture().resize((64, 64)))).mean() < 12
-    with pytest.raises(ImageError, match="damaged|cannot be read"):
+    with pytest.raises(ImageError, match=r"damaged|cannot be read"):
         open_image(tmp_path / "b.HEIC")
 
 

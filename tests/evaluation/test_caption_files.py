@@ -42,7 +42,7 @@ def test_candidates_by_image_are_matched_with_references_by_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.json", {"1": ["a", "b"]}, "expected .image: caption., with one caption for .1."),
+        ("p.json", {"1": ["a", "b"]}, "expected .image: caption., one caption for .1."),
         ("p.json", {"1": 3}, "expected .image: caption."),
         ("p.csv", "image,n,caption\n1,0,x\n2,y\n", "1 row left out: .*line 3: 2 fields"),
         ("p.csv", "a,b,c\n1,2,3\n", "cannot tell the image column"),

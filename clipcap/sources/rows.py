@@ -51,10 +51,11 @@ def add_table(
         collector.note(columns.note)
     links_before = photos.links
     reader = _RowReader(collector, table, photos, columns, part)
-    rows = table.rows(*columns.wanted, faults=collector.faults, notes=collector.remarks)
+    wanted = columns.wanted
+    rows = table.rows(*wanted, faults=collector.faults, notes=collector.remarks)
     for number, (where, cells) in enumerate(rows):
         try:
-            reader.add(number, where, dict(zip(columns.wanted, cells)))
+            reader.add(number, where, dict(zip(wanted, cells)))
         except PhotoLinkError as error:
             collector.faults.add(where, error, LINKS)
         except PhotoNameError as error:

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, PngImagePlugin
 from support.photos import encoded, picture
 
-from clipcap.images import read as reading
 from clipcap.images.kinds import HINTS, IMAGE_SUFFIXES, SUFFIXES
 from clipcap.images.read import REMARK, ImageError, check_image, eight_bit, find_images, open_image
 
@@ -155,7 +154,7 @@ UNREAD = {
 
 @pytest.mark.parametrize("name", UNREAD)
 def test_what_is_not_read_is_named_with_what_to_do(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(reading, "_formats", lambda: [kind for kind in SUFFIXES if kind not in ("HEIF", "ICNS")])
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # an import of it raises ImportError
     content, message = UNREAD[name]
     (tmp_path / name).write_bytes(content)
     assert [path.name for path in find_images([str(tmp_path)])] == [name]
@@ -174,7 +173,7 @@ def test_heic_is_read_where_its_extra_is_installed(tmp_path):
     (tmp_path / "b.HEIC").write_bytes((tmp_path / "a.heic").read_bytes()[:300])
     shown = np.asarray(open_image(tmp_path / "a.heic")).astype(int)
     assert np.abs(shown - np.asarray(picture().resize((64, 64)))).mean() < 12
-    with pytest.raises(ImageError, match=r"damaged|cannot be read"):
+    with pytest.raises(ImageError, match="damaged HEIC"):
         open_image(tmp_path / "b.HEIC")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
@@ -146,6 +147,7 @@ class Drawer:
         return pictures
 
 
+@writes_to("config.out")
 def draw(texts: Sequence[str], config: DrawConfig, say: Say = print) -> list[Path]:
     """Draw texts and write them; without texts, ask for them.
 

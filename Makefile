@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint types docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,7 +13,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/clipcap demo --out demo_out
 
-lint: .venv/installed
+types: .venv/installed
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+lint: .venv/installed types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell

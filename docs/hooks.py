@@ -1,7 +1,7 @@
-"""Hook of the site's build: links from a page to files of the repository outside of docs/.
+"""Hooks of the site's build: links out of docs/, and flags that do not break at the end of a line.
 
-On GitHub such a link opens the file. The site does not hold these files, so it shows their path, or links to the
-repository where mkdocs.yml names its `repo_url`.
+On GitHub a link to a file outside of docs/ opens the file. The site does not hold these files, so it shows their
+path, or links to the repository where mkdocs.yml names its `repo_url`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
+_INLINE_CODE = re.compile(r"<code>[^<\n]*</code>")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -34,3 +35,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         return f"`{target}`" if target.startswith(link[1]) else f"{link[1]} (`{target}`)"
 
     return _LINK.sub(replaced, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """The page with each flag in inline code as one unbreakable word: a browser would break `--data` after `--`."""
+    unbroken = r'<span class="flag">\1</span>'
+    return _INLINE_CODE.sub(lambda code: re.sub(r"(?<![\w-])(--?\w[\w-]*)", unbroken, code[0]), html)

@@ -107,9 +107,9 @@ class CaptionService:
         with self._turn:
             embeddings = self._captioner.embed(pixels)  # B of [3, R, R] -> [B, D]
             found = self._captioner.caption_embeddings(embeddings, config)
+            if config.rerank == "clip":  # scored and in order
+                return found
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
-        if config.rerank == "clip":
-            return scored
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
 
     def _open(self, path: Path) -> Photo:
@@ -153,7 +153,7 @@ class PictureSearch:
         if not words:
             raise ClipcapError("write what to look for")
         if len(words) > LONGEST_QUERY:
-            raise ClipcapError(f"that are {len(words):,} characters: write at most {LONGEST_QUERY:,}")
+            raise ClipcapError(f"the query has {len(words):,} characters; at most {LONGEST_QUERY:,} are allowed")
         with self._turn:
             [matches] = self.index.search(self._encode([words]).cpu(), k)
         return [

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
@@ -111,7 +113,7 @@ class Captioner:
         """
         if self._rounded:
             raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
-        return save_checkpoint(self.model, self.tokenizer, Path(folder))
+        return save_checkpoint(cast(ClipCaptionModel, self.model), self.tokenizer, Path(folder))  # others override it
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
@@ -212,8 +214,11 @@ class Captioner:
                     f"image or an embedding"
                 )
         if rest:
-            encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
-            given |= dict(zip(rest, encoded))
+            upright = config.recipe != "reference"
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
+            if encoded.bad or encoded.embeddings is None:
+                raise ClipcapError(encoded.bad[0])
+            given |= dict(zip(rest, encoded.embeddings))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
@@ -270,7 +275,7 @@ class Captioner:
         texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
         scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
-        return sorted(scored, key=lambda c: -c.clip_score)
+        return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
 
     @torch.inference_mode()
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -280,7 +285,7 @@ class Captioner:
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
-            [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
+            [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
 

@@ -19,7 +19,7 @@ from clipcap.captioning.sampling import sample
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
-from clipcap.models.language_model import max_positions
+from clipcap.models.language_model import end_of_text, max_positions, token_ids
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def continue_prefix(
     """As `decode`, after any language-model inputs [N, P, E]."""
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config)
-    prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"] if config.prompt else []
+    prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
     check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
@@ -105,14 +105,14 @@ def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
 
 def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
     """Ids that end a caption: end-of-text first, but under the original's recipe the stop token alone."""
-    stop = []
+    stop: list[int] = []
     if config.stop_token:
-        stop = tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
+        stop = token_ids(tokenizer, config.stop_token)
         if len(stop) != 1:
             raise ClipcapError(
                 f"--stop_token {config.stop_token!r} is {len(stop)} tokens of this tokenizer; it must be one"
             )
-    return stop if config.recipe == "reference" else [tokenizer.eos_token_id, *stop]
+    return stop if config.recipe == "reference" else [end_of_text(tokenizer), *stop]
 
 
 def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
@@ -141,7 +141,7 @@ def _captions(
         for k in rank[: config.num_captions]:
             ids = tokens[image][k][: lengths[image][k]]
             shown = ids if keep_end or ids[-1] != tokenizer.eos_token_id else ids[:-1]
-            text = tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False)
+            text = str(tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False))
             captions.append(Caption(text, ids, score[image][k], logprob[image][k]))
         results.append(captions)
     return results

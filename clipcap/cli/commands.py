@@ -14,6 +14,7 @@ from typing import Any
 
 from clipcap.app.config import AppConfig
 from clipcap.captioning.config import LoadConfig, PredictConfig
+from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
@@ -53,7 +54,7 @@ class Command:
         without: options of `config` that the command does not take.
         required: options that have to be given, and what they are.
         prints: a line for the function's result, printed by the first process alone.
-        failed: whether the command ends with status 1, from the function's result.
+        failed: whether the command ends with status 1, or with which other, from the function's result.
         below: the commands below this name, and what `metavar` calls them.
     """
 
@@ -68,7 +69,7 @@ class Command:
     without: frozenset[str] = frozenset()
     required: Mapping[str, str] = field(default_factory=dict)
     prints: str = ""
-    failed: Callable[[Any], bool] = lambda result: False
+    failed: Callable[[Any], bool | int] = lambda result: False
     below: tuple[Command, ...] = ()
     metavar: str = ""
 
@@ -96,7 +97,7 @@ PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
 PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
 OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
 ENCODER = argument(
-    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not say it"
+    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not state it"
 )
 DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
 
@@ -157,7 +158,7 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "look into feature files, or make new ones of them", group="make features", metavar="ACTION",
+        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
         below=FEATURE_TOOLS,
     ),
     Command(
@@ -235,11 +236,27 @@ COMMANDS = (
         description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
     ),
     Command(
-        "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",
+        "classify", "photos → labels, by prompts or a probe", "clipcap.classification.classify:run_classify",
+        ClassifyConfig,
+        (
+            argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[],
+                     help="photos, globs or folders (recursive)"),
+            argument("--template", dest="templates", metavar="TEMPLATE", action="append", default=[], group="query",
+                     help="prompt with {} for the label; may be given several times "
+                          "(default: 'a photo of a {}.')"),
+            argument("--threshold", dest="thresholds", metavar="LABEL=P", action="append", default=[], group="query",
+                     help="probability from which on a label of --flag flags a photo (default: 0.5)"),
+        ),
+        group="evaluate", failed=operator.attrgetter("status"),
+        description="Photos → labels: by prompts alone (zero-shot), by pairs of prompts with thresholds, or by a "
+        "linear probe fitted to photos with labels.",
+    ),
+    Command(
+        "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",
         EvaluateConfig, group="evaluate",
     ),
     Command(
-        "compare", "evaluations: which is better, and how sure is that", "clipcap.evaluation.compare:compare",
+        "compare", "which evaluation is better, and how sure that is", "clipcap.evaluation.compare:compare",
         CompareConfig,
         (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
         group="evaluate", prints="{}",
@@ -257,6 +274,17 @@ COMMANDS = (
             argument("--lm", default=None, group="model", help="language model, where the checkpoint's is elsewhere"),
         ),
         group="other", prints="{}",
+    ),
+    Command(
+        "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",
+        arguments=(
+            argument("folder", metavar="FOLDER", group="model",
+                     help="folder of config.json and flax_model.msgpack, or a hub name"),
+            argument("--out", required=True, group="output", help="folder to write"),
+            argument("--tokenizer", default=None, group="model", help="tokenizer to store with it"),
+        ),
+        group="other", prints="encoder: hf:{}",
+        description="A hybrid CLIP of flax → a folder that hf: and AutoModel of transformers read.",
     ),
     Command("doctor", "versions, devices, memory, caches", "clipcap.cli.doctor:report", group="other", prints="{}"),
     Command(

@@ -1,4 +1,4 @@
-"""`clipcap doctor`: what this machine has, for bug reports and first aid."""
+"""`clipcap doctor`: the versions, devices and caches of this machine, for bug reports."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("clipcap: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of a pipe (head) has had enough
+        if error.errno == errno.EPIPE:  # the reader of the pipe (head) has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
             return 0
         where = f" {error.filename}:" if error.filename else ""
@@ -85,7 +85,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     result = _function(command, args)
     if command.prints and os.environ.get("RANK", "0") == "0":  # one line, however many processes
         print(command.prints.format(result))
-    return 1 if command.failed(result) else 0
+    return int(command.failed(result))
 
 
 def _function(command: Command, args: argparse.Namespace) -> Any:

@@ -34,7 +34,7 @@ from clipcap.models.checkpoint import (
     find_checkpoint,
     read_weights,
 )
-from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
@@ -199,7 +199,7 @@ def _load_plain(path: Path, lm: str | None, encoder: str | None, normalize_prefi
             f"`clipcap train-clip-gpt --lm {path}`"
         )
     base = load_lm(name)
-    rows, width = base.get_input_embeddings().weight.shape
+    rows, width = token_embeddings(base).weight.shape
     if rows < len(tokenizer):
         raise ClipcapError(
             f"{path}: has {rows} token embeddings for {len(tokenizer)} tokens: they were not resized when the marks "

@@ -61,7 +61,7 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
             weights = [weight.requires_grad_(True) for weight in self.token_weights()]
             self.token_hooks = [weight.register_hook(_only(layout.marks)) for weight in weights]
 
-    def token_weights(self) -> list[nn.Parameter]:
+    def token_weights(self) -> list[Tensor]:
         """Where the marks have rows: the token embeddings, and the head's where it has its own."""
         read, written = self.token_embeddings.weight, self.head.weight
         return [read] if written is read else [read, written]

@@ -22,6 +22,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
@@ -46,7 +47,10 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     logger.info(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_clip_gpt(
@@ -54,7 +58,7 @@ def initial_clip_gpt(
 ) -> tuple[ClipGPT, str]:
     """A new model, or a warm start from --weights_dir, and a line that says which."""
     if config.weights_dir:
-        return _warm_start(config, task, features)
+        return _warm_start(config, config.weights_dir, task, features)
     lm = config.lm or ClipGptConfig.lm
     model_config = ClipGptConfig(
         clip_dim=features.dim,
@@ -69,7 +73,7 @@ def initial_clip_gpt(
 
 
 def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel, layout: Layout) -> ClipGPT:
-    """A model that is trained with this run's losses and dropout."""
+    """A model that is trained with this task's losses and dropout."""
     return ClipGPT(
         model,
         lm,
@@ -80,9 +84,11 @@ def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel
     )
 
 
-def _warm_start(config: InitialClipGptConfig, task: ClipGptTaskConfig, features: Features) -> tuple[ClipGPT, str]:
+def _warm_start(
+    config: InitialClipGptConfig, weights: str, task: ClipGptTaskConfig, features: Features
+) -> tuple[ClipGPT, str]:
     """A checkpoint's weights; what is trained of them follows this run's options."""
-    loaded = load_clip_gpt(config.weights_dir, config.lm, normalize_prefix=config.normalize_prefix)
+    loaded = load_clip_gpt(weights, config.lm, normalize_prefix=config.normalize_prefix)
     model, old = loaded.model, loaded.model.config
     check_same_encoder(
         features.meta, features.dim, old.encoder, old.encoder_weights_id, old.clip_dim, features.path,

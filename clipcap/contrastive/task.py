@@ -61,9 +61,9 @@ class ContrastiveTask:
         self.held_out = RecallValidation(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.loop.grad_accum
-        self.model = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
+        self.model: ContrastiveModel = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # torch has none for CPUs
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place; torch has none for CPUs
         self.model.to(accelerator.device)
         self._told: set[str] = set()
 

@@ -13,9 +13,9 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
-from clipcap.training.curves import plot_curves
+from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
-from clipcap.training.run_folder import LOG, check_run_folder
+from clipcap.training.run_folder import check_run_folder
 
 
 @writes_to("config.loop.out_dir")
@@ -40,5 +40,5 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     loop = Loop(task, config.loop, accelerator)
     best = loop.fit()
     if accelerator.is_main_process:
-        plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
+        write_curves(loop.out_dir, task.held_out.chance())
     return best

@@ -11,7 +11,8 @@ from typing_extensions import TypeVar
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import PrefixConfig
-from clipcap.models.language_model import add_lora, fuse_activations, head_is_plain, output_head, token_embeddings
+from clipcap.models.kernels.fused_activation import fuse_activations
+from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
 
 IGNORE = -100  # label of positions that count for nothing, as in torch
 

@@ -208,7 +208,7 @@ def _load_native(
     path: Path, lm: str | None, num_heads: int | None, normalize_prefix: bool | None, encoder: str | None
 ) -> Loaded:
     config, lm_config = read_config(path)
-    asked = {"normalize_prefix": normalize_prefix}
+    asked: dict[str, bool | int | None] = {"normalize_prefix": normalize_prefix}
     if config.mapping_type == "transformer":
         asked["num_heads"] = num_heads
     for name, value in asked.items():

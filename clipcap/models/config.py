@@ -16,7 +16,7 @@ class PrefixConfig(Options, group="model"):
 
     clip_dim: int = option(512, "width of the CLIP embedding")
     prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
-    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding first")
+    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
     encoder: str | None = option(None, "encoder of the features it was trained on")
     encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
     lm: str = option("gpt2", "causal language model: hub name or local folder")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -45,7 +44,8 @@ def load_lm(name: str) -> PreTrainedModel:
     if (stored := _stored_parameters(bundled(name, LM))) is not None:
         check_parameter_count(config, stored, f"--lm {name}")
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    model, info = load_pretrained(AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", **options)
+    loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
+    model, info = load_pretrained(loader, bundled(name, LM), "language model", "--lm", **options)
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         lacking = min(info["missing_keys"])
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
@@ -171,6 +171,16 @@ def output_head(lm: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, lm.get_output_embeddings())
 
 
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, none added."""
+    return list(cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id of the end-of-text token; `load_tokenizer` refuses a tokenizer without one."""
+    return cast(int, tokenizer.eos_token_id)
+
+
 def max_positions(lm: PreTrainedModel) -> int:
     """Longest sequence the language model takes."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
@@ -196,15 +206,6 @@ def head_is_plain(lm: PreTrainedModel) -> bool:
     lm.train(training)
     linear = type(head) is nn.Linear
     return linear and plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-3)
-
-
-def fuse_activations(lm: PreTrainedModel) -> None:
-    """Let GPT-2's activation be one operation, in place: transformers writes the same formula as eight, whose results
-    are a third of what training keeps and a tenth of its time on a CPU."""
-    for module in list(lm.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def checkpoint_layers(lm: PreTrainedModel) -> None:
@@ -252,7 +253,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return get_peft_model(lm, config).get_base_model()
+            return cast(PreTrainedModel, get_peft_model(lm, config).get_base_model())
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,7 @@ def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
     """GPT-2's configuration: sizes from its tensors, the rest from `lm` where that is a GPT-2 of the same width."""
     vocab_size, width = gpt[WORDS].shape
     layers = {name.split(".")[2] for name in gpt if name.startswith("transformer.h.")}
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
         "n_embd": width,
         "n_layer": len(layers),
@@ -227,5 +228,6 @@ def merged_lm_state(lm: PreTrainedModel) -> StateDict:
     state = {name: tensor for name, tensor in lm.state_dict().items() if "lora_" not in name}
     for name, module in lm.named_modules():
         if hasattr(module, "get_delta_weight"):
-            state[f"{name}.base_layer.weight"] = module.base_layer.weight + module.get_delta_weight("default")
+            adapted: Any = module  # a layer of peft, which is imported where there is an adapter alone
+            state[f"{name}.base_layer.weight"] = adapted.base_layer.weight + adapted.get_delta_weight("default")
     return {name.replace(".base_layer.", "."): tensor.detach() for name, tensor in state.items()}

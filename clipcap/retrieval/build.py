@@ -24,6 +24,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.features.files import read_parts
+from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
@@ -61,7 +62,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """
     out, started = Path(config.out), time.perf_counter()
     _check_place(out, config.append)
-    parts = [read_parts(source, config.clip_model_type, config.tower) for source in sources]
+    parts = [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
         content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
@@ -80,6 +81,13 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     for line in _said(index, content, time.perf_counter() - started):
         logger.info(line)
     return index
+
+
+def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:
+    """The features of a source; for texts, those that it holds, else its captions encoded now."""
+    if config.tower == "text" and not holds_texts(source):
+        return CaptionParts(source, config.clip_model_type)
+    return read_parts(source, config.clip_model_type, config.tower)
 
 
 def _check_place(out: Path, append: bool) -> None:

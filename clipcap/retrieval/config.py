@@ -9,7 +9,7 @@ from clipcap.errors import ClipcapError
 from clipcap.options import Options, at_least, option, within
 
 Tower = Literal["image", "text"]
-_TOWER = "which embeddings of a folder of clip-retrieval: of its images, or of its captions"
+_TOWER = "embeddings of images, or of captions (of a folder of clip-retrieval; others encode their captions)"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class IndexConfig(Options, group="index"):
     """An index of features: where it goes, and how it is searched."""
 
     out: str = option("", "folder of the index")
-    append: bool = option(False, "add the features to the index that is there")
+    append: bool = option(False, "add the features to an existing index")
     kind: Literal["auto", "exact", "ivf", "hnsw"] = option(
         "auto",
         "exact: compare every row; ivf, hnsw: faiss, approximate; auto: exact up to --exact_up_to rows, then ivf",
@@ -25,7 +25,7 @@ class IndexConfig(Options, group="index"):
     exact_up_to: int = option(1_000_000, "rows that --kind auto searches exactly")
     recall: float = option(0.95, "share of the true 10 nearest that an approximate search is set to find")
     tower: Tower = option("image", _TOWER)
-    clip_model_type: str | None = option(None, "encoder of features that do not say it")
+    clip_model_type: str | None = option(None, "encoder, where the features do not state it")
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -45,11 +45,18 @@ class SearchConfig(Options, group="query"):
     caption_id: int | None = option(None, "search with the text of this caption of the index, counted from 0")
     embedding: str | None = option(None, "search with the embeddings of NAME.npy: [D], or [queries, D]")
     exact: bool = option(False, "compare every row, also where the index is approximate")
+    softmax: bool = option(
+        False,
+        "add the share of each image: softmax of the encoder's scale times the cosine, over the images of --img, or "
+        "over the matches that are shown of an index",
+    )
+    tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
+    frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")
     tower: Tower = option("image", _TOWER)
-    clip_model_type: str | None = option(None, "encoder of the features, where it is elsewhere or they do not say")
+    clip_model_type: str | None = option(None, "encoder of the features, where it has moved or they do not state it")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)
-        if not self.index:
+        if not self.index and not self.softmax:
             raise ClipcapError("--index is missing: features of the pictures, or an index made by `clipcap index`")

@@ -39,6 +39,7 @@ class Match:
     path: str | None
     score: float  # cosine
     row: int  # of the index
+    probability: float | None = None  # of the image among those shown, where it was asked for
 
 
 class Approximate(Protocol):

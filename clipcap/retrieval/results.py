@@ -54,10 +54,12 @@ def check_out(out: str | None) -> None:
 
 def table(matches: Sequence[Match]) -> str:
     """Rank, cosine, image id, beginning of the first caption and path of each match, in columns."""
-    lines = [("rank", "score", "image", "caption", "path")]
+    shares = [match.probability for match in matches if match.probability is not None]
+    lines = [("rank", "score", *["probability"] * bool(shares), "image", "caption", "path")]
     for rank, match in enumerate(matches, 1):
         texts = (printable(match.image_id), in_short(match.caption), printable(match.path or ""))
-        lines.append((str(rank), f"{match.score:.3f}", *texts))
+        share = () if match.probability is None else (f"{match.probability:.4f}",)
+        lines.append((str(rank), f"{match.score:.3f}", *share, *texts))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -70,6 +72,8 @@ def write_lines(queries: Sequence[str], found: Sequence[Sequence[Match]], path: 
     for query, matches in zip(queries, found, strict=True):
         for rank, match in enumerate(matches, 1):
             head = {"query": query, "rank": rank, "score": match.score}
+            if match.probability is not None:
+                head["probability"] = match.probability
             lines.append({**head, "image_id": match.image_id, "caption": match.caption, "path": match.path})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.images.read import find_images, open_image
+from clipcap.images.read import find_images
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.retrieval.config import SearchConfig
 from clipcap.retrieval.index import Index, Match
@@ -32,6 +34,10 @@ def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[M
         ClipcapError: not one kind of query, a bad index or another encoder's, or `out` cannot be written.
     """
     words = words.strip()
+    if config.softmax and words and photos:
+        return _rank(words, photos, config)
+    if not config.index:
+        raise ClipcapError("--softmax without --index ranks photos by words: give both, words and --img")
     asked = [words or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
     if sum(query is not None for query in asked) != 1:
         raise ClipcapError("search for one of: words, --img, --image_id, --caption_id, --embedding")
@@ -39,8 +45,38 @@ def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[M
     index = Index.open(config.index, config.clip_model_type, config.tower)
     names, queries = _queries(words, photos, index, config)
     found = index.search(queries, config.k, config.exact)
+    if config.softmax:
+        scale = _encoder(index, config).logit_scale
+        found = [_with_shares(matches, scale) for matches in found]
+        print(f"probability: the share among the {config.k} images that are shown")
     show(names, found, config.out)
     return found
+
+
+def _rank(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
+    """Rank the photos by the words: the share of each is the softmax over all of them."""
+    check_out(config.out)
+    index = Index.open(config.index, config.clip_model_type, config.tower) if config.index else None
+    name = config.clip_model_type or (index.meta.encoder if index else None)
+    if name is None:
+        raise ClipcapError("--clip_model_type is missing: the encoder that compares the words with the photos")
+    paths = find_images(photos)
+    encoder = load_encoder(name, config.device, tokenizer=config.tokenizer)
+    images = torch.nn.functional.normalize(_encoded(paths, encoder, config), dim=1).cpu()  # [N, D]
+    text = torch.nn.functional.normalize(encoder.encode_texts([words]), dim=1).cpu()  # [1, D]
+    scores = (images @ text.T)[:, 0]  # [N]
+    order = scores.argsort(descending=True, stable=True).tolist()
+    matches = [Match(str(paths[i]), "", str(paths[i]), scores[i].item(), i) for i in order]
+    ranked = _with_shares(matches, encoder.logit_scale)[: config.k]
+    show([words], [ranked], config.out)
+    return [ranked]
+
+
+def _with_shares(matches: Sequence[Match], scale: float) -> list[Match]:
+    """The matches with their softmax over all of them."""
+    scores = torch.tensor([match.score for match in matches], dtype=torch.float64)
+    shares = (scale * scores).softmax(0).tolist()
+    return [replace(match, probability=share) for match, share in zip(matches, shares, strict=True)]
 
 
 def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConfig) -> tuple[list[str], Tensor]:
@@ -52,7 +88,7 @@ def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConf
         return [config.image_id], index.embedding(config.image_id)[None]
     if photos:
         paths = find_images(photos)
-        return [str(path) for path in paths], _encoded(paths, _encoder(index, config))
+        return [str(path) for path in paths], _encoded(paths, _encoder(index, config), config)
     text = words
     if config.caption_id is not None:
         text = index.catalogue.caption(config.caption_id)
@@ -72,16 +108,20 @@ def _read_embeddings(path: Path) -> Tensor:
     return torch.from_numpy(np.atleast_2d(values).astype(np.float64))
 
 
-def _encoded(paths: Sequence[Path], encoder: Encoder) -> Tensor:
+def _encoded(paths: Sequence[Path], encoder: Encoder, config: SearchConfig) -> Tensor:
     """[Q, D], photo by photo."""
-    pixels = (encoder.preprocess(open_image(path))[None] for path in paths)  # [1, 3, R, R]
-    return torch.cat([encoder.encode_images(image) for image in pixels])
+    rows = []
+    for encoded in encode_images(encoder, paths, batch_size=1, frame=config.frame):
+        if encoded.bad or encoded.embeddings is None:
+            raise ClipcapError(encoded.bad[0])
+        rows.append(encoded.embeddings)  # [1, D]
+    return torch.cat(rows)
 
 
 def _encoder(index: Index, config: SearchConfig) -> Encoder:
     name = config.clip_model_type or index.meta.encoder
     if name is None:
         raise ClipcapError(f"{config.index}: does not say its encoder: name it with --clip_model_type")
-    encoder = load_encoder(name, config.device)
+    encoder = load_encoder(name, config.device, tokenizer=config.tokenizer)
     index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "this search")
     return encoder

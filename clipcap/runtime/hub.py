@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -28,8 +29,10 @@ def is_panic(error: BaseException) -> bool:
 class PretrainedClass(Protocol):
     """Any class of transformers with `from_pretrained`."""
 
-    def from_pretrained(self, name: str, **kwargs: Any) -> Any:
-        """Load by name."""
+    @property
+    def from_pretrained(self) -> Callable[..., Any]:
+        """Loads by name."""
+        ...
 
 
 def absolute(name: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.messages import logger
@@ -75,7 +76,12 @@ def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
     """Each value, summed over all processes, which must all call this."""
     if accelerator.num_processes == 1:
         return list(values)
-    return accelerator.reduce(torch.tensor(values, dtype=torch.float64, device=accelerator.device), "sum").tolist()
+    return reduced(accelerator, torch.tensor(values, dtype=torch.float64, device=accelerator.device)).tolist()
+
+
+def reduced(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """A tensor, summed over all processes, which must all call this."""
+    return cast(Tensor, accelerator.reduce(tensor, "sum"))  # of a tensor accelerate makes a tensor
 
 
 def loggable(values: Mapping[str, Any]) -> dict[str, Any]:

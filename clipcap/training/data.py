@@ -82,7 +82,7 @@ def data_warnings(config: FeaturesConfig, features: Features, val: Features | No
             f"whether it is a ResNet"
         )
     shared = 0 if val is None or val is features else shared_images(features, val)
-    if shared:
+    if val is not None and shared:
         warnings.append(
             f"{shared} of {len(np.unique(val.row_images))} images of {val.path} are in {config.data} too: "
             f"validation will look better than it is; hold out other images, or a share of these (--val 0.1)"
@@ -114,7 +114,7 @@ def _same_names(learnt: Sequence[str | None], held_out: Sequence[str | None]) ->
         names = learnt[block]
         wanted = hashed(names)
         place = np.searchsorted(numbers, wanted, side="right") - 1
-        same = [row for row in np.flatnonzero(numbers[place] == wanted) if names[row] is not None]
+        same = [row for row in np.flatnonzero(numbers[place] == wanted).tolist() if names[row] is not None]
         found.append(np.stack([block.start + np.array(same, np.int64), order[place[same]]], axis=1))
     return np.concatenate(found)
 

@@ -92,7 +92,7 @@ class CaptionDataset:
         found = 0
         for values, dtype in ((self.starts, np.int64), (self.tokens, np.int32)):
             for block in blocks(len(values)):
-                found = zlib.crc32(values[block].astype(dtype, copy=False), found)
+                found = zlib.crc32(values[block].astype(dtype, copy=False).data, found)
         return found
 
     def batch(self, captions: np.ndarray) -> Batch:

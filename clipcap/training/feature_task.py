@@ -111,7 +111,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
     def images(self, batch: Batch) -> list[str]:
         """The id of each caption's image."""
         features = self.data.features
-        return [features.image_ids[features.caption_rows[number]] for number in batch.captions]
+        return [features.image_ids[int(features.caption_rows[number])] for number in batch.captions]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
@@ -131,7 +131,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         Args:
             how: further options of the decoding.
         """
-        if not self._shown:
+        if self.val is None or not self._shown:
             return {}
         rows = np.array([row for row, _ in self._shown])
         room = max_positions(self.model.lm) - self.model.config.prefix_length

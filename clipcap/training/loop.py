@@ -26,7 +26,7 @@ from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_sche
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
 from clipcap.training.run_state import canonical, restore
-from clipcap.training.task import Batch, Task
+from clipcap.training.task import MicroBatch, Task
 
 
 class Loop:
@@ -38,7 +38,7 @@ class Loop:
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task, options: LoopConfig, accelerator: Accelerator):
+    def __init__(self, task: Task[Any], options: LoopConfig, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
         self.identity = run_identity(task, options, accelerator)
@@ -91,7 +91,7 @@ class Loop:
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step
                 torch.manual_seed((self.options.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index)
-                rate = self.scheduler.get_last_lr()[0]
+                rate = float(self.scheduler.get_last_lr()[0])
                 loss, weight = self._step(window)
                 progress.step += 1
                 progress.loss_sum += loss
@@ -108,7 +108,7 @@ class Loop:
         step, every = self.progress.step, self.options.save_steps
         return bool(every) and step % every == 0 and step < per_epoch
 
-    def _step(self, window: list[Batch]) -> tuple[float, float]:
+    def _step(self, window: list[MicroBatch]) -> tuple[float, float]:
         """One optimiser step; the loss summed over the global batch, and what it was summed over."""
         accelerator = self.accelerator
         [weight] = sum_over_processes(accelerator, sum(self.task.weight(batch) for batch in window))
@@ -136,7 +136,7 @@ class Loop:
         if not all(p.isfinite().all() for p in self.task.model.parameters() if p.requires_grad):
             self._stop("the weights are not finite", [])
 
-    def _stop(self, what: str, window: list[Batch]) -> None:
+    def _stop(self, what: str, window: list[MicroBatch]) -> None:
         """End the run with an error that names images, those of all processes; what was saved stays.
 
         Args:
@@ -161,7 +161,8 @@ class Loop:
         """Validate and report."""
         self._check_weights()
         progress = self.progress
-        metrics = {"epoch": epoch, "step": (epoch + 1) * self.task.steps_per_epoch()}
+        steps = (epoch + 1) * self.task.steps_per_epoch()
+        metrics: dict[str, float] = {"epoch": epoch, "step": steps}
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
         metrics |= self.task.validate()
@@ -173,7 +174,7 @@ class Loop:
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
         logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
-        self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
+        self._log({k: v for k, v in metrics.items() if k != "step"}, steps)
         return metrics
 
     def _save_epoch(self, epoch: int, metrics: dict[str, float]) -> None:

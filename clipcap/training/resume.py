@@ -54,14 +54,16 @@ class RunState:
     scaler: dict[str, Any] | None  # of mixed precision in float16
 
 
-def run_identity(task: Task, options: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
+def run_identity(task: Task[Any], options: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
     """What decides the weights of a run, by name."""
     chosen = {name: getattr(options, name) for name in _SAME_ON_RESUME}
     launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
     return {**chosen, **launched, **task.identity()}
 
 
-def resume(task: Task, options: LoopConfig, accelerator: Accelerator, identity: Mapping[str, Any]) -> RunState | None:
+def resume(
+    task: Task[Any], options: LoopConfig, accelerator: Accelerator, identity: Mapping[str, Any]
+) -> RunState | None:
     """Load `last`: its weights into the task's model, the rest as the result.
 
     Returns:

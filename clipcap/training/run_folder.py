@@ -29,9 +29,9 @@ def check_run_folder(options: LoopConfig) -> None:
             raise ClipcapError(f"--out_dir {folder}: is a file: choose another name for the folder")
         return
     checkpoints = folders_in(folder, lambda path: (path / CONFIG).is_file())
-    names = [path.name for path in checkpoints if _CHECKPOINT.fullmatch(path.name)]
+    names = {path.name: found[1] for path in checkpoints if (found := _CHECKPOINT.fullmatch(path.name))}
     epochs = (folder / LOG).read_bytes().count(b"\n") if (folder / LOG).is_file() else 0
-    others = [name for name in names if _CHECKPOINT.fullmatch(name)[1] != options.prefix]
+    others = [name for name, prefix in names.items() if prefix != options.prefix]
     if others:
         raise ClipcapError(
             f"--out_dir {folder} holds a run of another --prefix ({shorten_list(others)}), and a folder has room for "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import tokenizers
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
+from clipcap.models.language_model import end_of_text
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, kept_arrays, scratch, write_arrays
 
 TOGETHER = 10_000  # captions tokenised at a time
@@ -48,7 +49,7 @@ class TokenRecipe:
     @property
     def end(self) -> list[int]:
         """What stands after a caption that is not cut."""
-        return [] if self.reference else [self.tokenizer.eos_token_id]
+        return [] if self.reference else [end_of_text(self.tokenizer)]
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -59,8 +60,10 @@ class TokenRecipe:
         """The tokens of captions, their ends included."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if fast is None:
-            return [ids + self.end for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        fast.no_truncation(), fast.no_padding()
+            lists = cast(list[list[int]], self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+            return [ids + self.end for ids in lists]
+        fast.no_truncation()
+        fast.no_padding()
         return [one.ids + self.end for one in fast.encode_batch_fast(texts, add_special_tokens=False)]
 
     def fingerprint(self, captions: str) -> str:

@@ -25,6 +25,7 @@ from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
@@ -55,7 +56,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
     logger.info(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
 def initial_captioner(
@@ -63,7 +67,7 @@ def initial_captioner(
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features, recipe, dropout)
+        return _warm_start(config, config.weights_dir, features, recipe, dropout)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -88,10 +92,10 @@ def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
 
 
 def _warm_start(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool
+    config: InitialCaptionerConfig, weights: str, features: Features, recipe: Recipe, dropout: bool
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
-    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
+    loaded = load_checkpoint(weights, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ

@@ -485,7 +485,7 @@ class TestTraining:
     def test_a_warm_start_goes_on_from_a_checkpoint(self, data, lm_folder, tmp_path):
         first = train_clip_gpt(settings(data, lm_folder, tmp_path / "first", tune="none"))
         chosen = {"weights_dir": str(first), "epochs": 1, "lr": 0.0, "projection_lr": 0.0}
-        config = replace(settings(data, lm_folder, tmp_path / "second", **chosen), lm=None)
+        config = settings(data, lm_folder, tmp_path / "second", **chosen).with_options(lm=None)
         second = load_clip_gpt(train_clip_gpt(config)).model
         model = load_clip_gpt(first).model
         assert second.config.tune == "full" and not second.token_hooks
@@ -595,7 +595,7 @@ class TestCheckpoint:
     def test_a_folder_in_the_originals_layout_is_trained_on(self, lm_folder, tmp_path):
         folder = original_folder(lm_folder, tmp_path / "original")
         data = feature_file(tmp_path / "f.pkl", dim=64)
-        config = replace(settings(data, "", tmp_path / "out"), weights_dir=str(folder), lm=None)
+        config = settings(data, "", tmp_path / "out").with_options(weights_dir=str(folder), lm=None)
         model = load_clip_gpt(train_clip_gpt(config)).model
         assert model.config.encoder == META.encoder and model.config.clip_dim == 64
 

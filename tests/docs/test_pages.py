@@ -102,7 +102,8 @@ def rows_after(text: str, heading: str) -> list[list[str]]:
 README = Document(REPO / "README.md")
 PAGES = [Document(path) for path in sorted((REPO / "docs").rglob("*.md"))]
 DOCUMENTS = [README, *PAGES, Document(REPO / "CONTRIBUTING.md")]
-NOTES = [Document(path) for folder in ("benchmarks", "fuzz") for path in sorted((REPO / folder).rglob("README.md"))]
+NOTES = [Document(REPO / "CHANGELOG.md")]
+NOTES += [Document(path) for folder in ("benchmarks", "fuzz") for path in sorted((REPO / folder).rglob("README.md"))]
 
 
 def run_steps(document: Document, reader: Reader, done: set[tuple[str, str]]) -> None:

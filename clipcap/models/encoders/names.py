@@ -35,8 +35,9 @@ def is_resnet(name: str | None) -> bool | None:
             return "visual.layer1.0.conv1.weight" in read_openai_weights(Path(name))
         except ClipcapError:
             return None
-    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
-    known = None if nameless else name.split("/")[0]
-    if known is None or known.startswith("hf:"):
+    if name is None or Path(name).is_absolute() or Path(name).exists():
+        return None
+    known = name.split("/")[0]
+    if known.startswith("hf:"):
         return None
     return known.removeprefix("open_clip:").startswith("RN")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +35,11 @@ class OpenClipEncoder(FrozenEncoder):
         logging_level = logging.root.manager.disable
         logging.disable()  # open_clip logs what it then raises
         try:
-            network, preprocess = open_clip.create_model_from_pretrained(
+            loaded: Any = open_clip.create_model_from_pretrained(
                 architecture, pretrained, precision="fp32", force_quick_gelu=quick_gelu
             )
-            self._tokenize = open_clip.get_tokenizer(architecture)
+            network, preprocess = loaded
+            self._tokenize: Any = open_clip.get_tokenizer(architecture)
         except Exception as error:  # hub, file and shape errors come as many types
             raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
         finally:

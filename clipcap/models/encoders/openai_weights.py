@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ try:
         warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
         import clip
         from clip.clip import _MODELS as OPENAI_URLS
-        from clip.clip import _download
         from clip.model import build_model
 except ImportError as error:
     raise ClipcapError(
@@ -89,12 +87,11 @@ def _named_weights(name: str) -> Path:
     if path.is_file():
         return path
     usual_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # clip's own is none
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub's own is none
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as draft:  # a download cut short must not pass for weights
-            os.replace(_download(url, draft), path)
-    except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=url.split("/")[-2])  # whole and checked, or none
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise ClipcapError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({one_line(error)}): "
             f"fetch {url} where there is a network and place it at {path}"

@@ -1,4 +1,4 @@
-"""Encoders of transformers: CLIP, SigLIP, VisionTextDualEncoder."""
+"""Encoders of transformers: CLIP, SigLIP, VisionTextDualEncoder, and HybridCLIP as flax stored it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_processor, hybrid_tokenizer, load_hybrid
 from clipcap.models.encoders.pooling import image_features, max_text_tokens, text_features
 from clipcap.runtime.hub import PretrainedClass, load_pretrained
 
@@ -27,36 +28,69 @@ class HFPreprocess:
 
 
 class HFEncoder(FrozenEncoder):
-    """A dual encoder of transformers: `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder)."""
+    """A dual encoder of transformers: `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder, flax's HybridCLIP)."""
 
-    def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype, tokenizer: str | None = None):
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+        if folder := hybrid_folder(name.removeprefix("hf:")):
+            self._hold(name, load_hybrid(folder), device, dtype)
+            self.preprocess = HFPreprocess(hybrid_processor(self.network.config))
+            self._tokenizer = hybrid_tokenizer(folder, tokenizer)
+            self.dim = self.network.config.projection_dim
+            return
         network = _hf_part(AutoModel, name, "encoder", dtype=torch.float32)
         if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
             raise ClipcapError(
                 f"{name} is a {network.config.model_type} model, which has no image and text tower: "
                 f"choose a CLIP, SigLIP or VisionTextDualEncoder model"
             )
-        super().__init__(name, network, device, dtype)
+        self._hold(name, network, device, dtype)
         self.preprocess = HFPreprocess(_hf_part(AutoImageProcessor, name, "image processor"))
-        self._tokenizer = _hf_part(AutoTokenizer, name, "tokenizer")
+        self._tokenizer = (
+            load_pretrained(AutoTokenizer, tokenizer, "tokenizer", "--tokenizer")
+            if tokenizer
+            else _hf_part(AutoTokenizer, name, "tokenizer")
+        )
+        self.dim = self._width()
+
+    def _hold(self, name: str, network: Any, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(name, network, device, dtype)
         # SigLIP was trained on texts padded to 64 tokens; CLIP reads the end token, wherever it is.
         self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
-        self.dim = self._width()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
         return self._run(image_features, self.network, pixels.to(self.device))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """B texts → [B, D]."""
+        """B texts → [B, D].
+
+        Raises:
+            ClipcapError: the folder of a hybrid CLIP has no tokenizer, and none was named.
+        """
+        if self._tokenizer is None:
+            raise ClipcapError(
+                f"{self.name}: its folder has no tokenizer: name the one it was trained with by --tokenizer NAME"
+            )
         longest = max_text_tokens(self.network.config, self._tokenizer)
         tokens = self._tokenizer(
             list(texts), padding=self._padding, truncation=True, max_length=longest, return_tensors="pt"
         )
         tokens = tokens.to(self.device)  # SigLIP's tokenizer gives no mask: it reads its padding
         return self._run(text_features, self.network, tokens["input_ids"], tokens.get("attention_mask"))
+
+    def encode_token_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Embeddings of texts that are tokens already.
+
+        Args:
+            input_ids: int64 [B, T], special tokens included.
+            attention_mask: [B, T], 1 for tokens and 0 for padding; every token counts without it.
+        Returns:
+            clip_embedding float32 [B, D], not normalised.
+        """
+        mask = None if attention_mask is None else attention_mask.to(self.device)
+        return self._run(text_features, self.network, input_ids.to(self.device), mask)
 
 
 def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:

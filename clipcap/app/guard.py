@@ -25,7 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 UPLOAD = "/gradio_api/upload"
-CALL = re.compile(r"/gradio_api/call/(?!v2/)(?P<name>\w+)(?:/(?P<event>\w+))?/?")
+CALL = re.compile(r"/gradio_api/call/(?P<v2>v2/)?(?P<name>\w+)(?:/(?P<event>\w+))?/?")
 JOIN, DATA, RUN = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/run/predict"
 OPEN = re.compile(
     r"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
@@ -180,7 +180,11 @@ class Guard:
         call = CALL.fullmatch(path)
         if self.calls is None or not (call or path.rstrip("/") in (JOIN, RUN)):
             return
-        if mistake := self.calls.mistake(call["name"] if call else None, content):
+        if call and call["v2"]:
+            mistake = self.calls.mistake_in_names(call["name"], content)
+        else:
+            mistake = self.calls.mistake(call["name"] if call else None, content)
+        if mistake:
             raise Refusal(422, mistake)
         if not call and isinstance(session := content.get("session_hash"), str):
             self.calls.expect(session)

@@ -16,6 +16,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
@@ -148,6 +149,7 @@ class Drawer:
         return pictures
 
 
+@writes_to("config.out")
 def draw(texts: Sequence[str], config: DrawConfig) -> list[Path]:
     """Draw texts and write them; without texts, ask for them.
 

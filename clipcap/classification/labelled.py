@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import Photos, is_image_name, photo_folders, walk
+from clipcap.images.folders import photo_folders, walk
+from clipcap.images.kinds import is_image_name
+from clipcap.images.photos import Photos
 from clipcap.sources.columns import choose_columns
 from clipcap.sources.tables import Table, read_table
 
@@ -43,8 +45,10 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
         raise ClipcapError(f"{flag} {name}: no such file or folder")
     table = read_table(path)
     label_column = label_column or _label_column(table, flag)
-    image_column, label_column, _ = choose_columns(table, image_column, label_column)
-    photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None))
+    image_column = choose_columns(table, image_column, label_column).image
+    if image_column is None:
+        raise ClipcapError(f"{flag} {name}: cannot tell the image column, give --image_column{table.columns_hint()}")
+    photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None), anywhere=True)
     rows = [(str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(image_column, label_column)]
     found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
     if not found:

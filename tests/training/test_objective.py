@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from conftest import CAPTIONS
@@ -45,7 +47,7 @@ def test_weights_multiply_each_tokens_share_of_loss_and_gradient(dataset, make_m
     one_by_one = []
     for row, positions in zip(range(len(counted)), inputs["positions"]):
         begins = [*torch.nonzero((positions == 0) & counted[row]).flatten().tolist(), int(counted[row].sum())]
-        for first, last in zip(begins, begins[1:]):
+        for first, last in itertools.pairwise(begins):
             ids = inputs["input_ids"][row : row + 1, first:last]
             logits = model(logits_of["clip_embedding"][row : row + 1], ids)[0]
             picked = logits.log_softmax(dim=-1).gather(1, ids[0, :, None])[:, 0]

@@ -186,7 +186,8 @@ def _fit(sets: dict[str, States], config: TrainDrawConfig) -> TextMapping:
 def _scores(mapping: TextMapping, sets: dict[str, States], embeddings: Tensor, table: WordTable) -> dict[str, float]:
     """Mean squares beside those of the mean target, and how often the nearest class is the word's."""
     train = sets["train"]
-    mean = sum(target.double().sum(0) for _, target in train.blocks()) / int(train.rows.sum())
+    sums = [target.double().sum(0) for _, target in train.blocks()]
+    mean = torch.stack(sums).sum(0) / int(train.rows.sum())
     constant = torch.zeros_like(mapping.weight), mean.float()
     figures = {}
     for name, states in sets.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -65,7 +65,8 @@ def _progress_fault(progress: dict[str, Any]) -> str:
             return f"its {name} is {value!r:.40}, no count"
     for name in ("loss_sum", "loss_weight", "best"):
         value = progress.get(name)
-        if type(value) not in (int, float) or math.isnan(value) or (name != "best" and math.isinf(value)):
+        number = cast(float, value)
+        if type(value) not in (int, float) or math.isnan(number) or (name != "best" and math.isinf(number)):
             return f"its {name} is {value!r:.40}, no number"
     history = progress.get("history")
     if not isinstance(history, list) or len(history) != progress["epoch"] or not all(map(_are_metrics, history)):

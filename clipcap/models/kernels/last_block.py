@@ -20,7 +20,7 @@ def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
     """Within, outputs of a language model are right from position `first` on, and not to be used before.
 
     The last block's feed-forward net, two thirds of its arithmetic, leaves those positions out. A model stays as it
-    is where it is not a GPT-2, is being compiled, computes its layers again in the backward pass, or is in training mode
+    is where it is not a GPT-2, is being compiled, recomputes its layers in the backward pass, or is in training mode
     (its dropout would draw other numbers).
 
     Args:

@@ -85,7 +85,7 @@ class Captioner:
         With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
@@ -318,7 +318,7 @@ def _listed(images: Any) -> list:
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
+    """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "

@@ -65,9 +65,9 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if img or decoding.rerank == "clip":
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
     if output.features:
-        batches = _of_features(captioner, config.load, output)
+        batches = _caption_features(captioner, config.load, output)
     else:
-        batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
+        batches = _caption_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
     failed = captioned = 0
     remarks: Counter[str] = Counter()
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
@@ -80,11 +80,11 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
             remarks.update(batch.remarks)
             if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
-                for name, of_image in zip(batch.names, captions):
-                    emit(name, of_image)
+                for name, image_captions in zip(batch.names, captions):
+                    emit(name, image_captions)
                 if len(watched) < WATCHED:
                     rows = batch.embeddings.cpu().numpy()
-                    watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+                    watched |= {row.tobytes(): image_captions[0].text for row, image_captions in zip(rows, captions)}
     for remark, count in remarks.items():
         logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
     if failed and len(paths) > 1:
@@ -122,7 +122,9 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
+def _caption_photos(
+    captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool
+) -> Iterator[CaptionBatch]:
     threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
     encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
     for batch in _progress(encoded, batches):
@@ -130,7 +132,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upr
         yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad, batch.remarks)
 
 
-def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
+def _caption_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
     path = str(output.features)
     features = read_features(path, encoder=load.clip_model_type)

@@ -51,7 +51,7 @@ class ContrastiveTask:
                 f"{config.source.data_path}: contrast needs two training images or more, here: {len(train)}"
             )
         if config.bs * accelerator.num_processes < 2:
-            raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
+            raise ClipcapError("--bs 1 leaves no other image to compare with: set it to 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
         self.pairs = ImageTextDataset(train, towers, self._pictures(train, crops.side), crops, config.loop.seed)
         if len(self.pairs.captions.tokens) < 2:
@@ -90,7 +90,7 @@ class ContrastiveTask:
         )
 
     def decode(self) -> None:
-        """Read the pictures that are kept in memory."""
+        """Read the pictures that stay in memory."""
         for pictures in (self.pairs.pictures, self.held_out.pictures):
             pictures.fill(quiet=not self.accelerator.is_main_process)
         self._tell_bad()
@@ -111,7 +111,7 @@ class ContrastiveTask:
             write_errors(errors, list(found.items()))
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.source.max_bad):
-            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
+            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: fix them, or allow more")
         logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:

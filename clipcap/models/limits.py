@@ -106,7 +106,7 @@ def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
     """The configuration, where its sizes are those of a language model; others fill the memory, or take for ever.
 
     Raises:
-        ClipcapError: names the size; `where` is where it stands.
+        ClipcapError: names the size and `where` it is written.
     """
     limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
     limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000}

@@ -33,7 +33,7 @@ def check_state(state: Any, path: Path) -> None:
 def _fault(state: Any) -> str:
     """What is wrong with a training state; empty where it is sound."""
     if not isinstance(state, dict):
-        return "it is no dictionary"
+        return "it is not a dictionary"
     for name in ("identity", "progress", "optimizer", "scheduler"):
         if not isinstance(state.get(name), dict):
             return f"its {name} is missing or damaged"
@@ -48,7 +48,7 @@ def _fault(state: Any) -> str:
         return "its optimizer is damaged"
     for slot in slots.values():
         if not isinstance(slot, dict) or not all(isinstance(v, Tensor) and is_finite(v) for v in slot.values()):
-            return "its optimizer holds NaN, infinity, or what is no number"
+            return "its optimizer holds NaN, infinity, or something other than numbers"
     return ""
 
 

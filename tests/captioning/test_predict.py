@@ -508,7 +508,7 @@ def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path)
         (("--img", "{photo}", "--stop_token", "two words"), "--stop_token 'two words' is"),
         (("--img", "{photo}", "--temp", "-1"), "--temp must be at least 0"),
         (("--img", "/no/such.jpg"), "/no/such.jpg: no such file or folder"),
-        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: there is no such checkpoint"),
+        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: no such checkpoint"),
         (("--img", "{photo}", "--device", "nonsense"), "--device nonsense"),
     ],
 )

@@ -128,16 +128,50 @@ class OutputConfig(Options, group="output"):
 
     features: str | None = option(None, "caption the embeddings of a feature file instead of photos", group="data")
     batch_size: int = option(16, "images decoded together", group="machine")
-    out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
-    sidecar: bool = option(False, "write a .txt with the caption beside each photo")
-    overwrite: bool = option(False, "with --sidecar: replace existing .txt files")
+    out: str | None = option(
+        None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing; an interrupted run is continued"
+    )
+    out_format: Literal["clipcap", "imagefolder", "kohya"] = option(
+        "clipcap", "lines of --out FILE.jsonl: with scores; file_name and text; or image_path and caption"
+    )
+    sidecar: bool = option(False, "write a .txt beside each photo, with a line for each of --num_captions")
+    out_tree: str | None = option(None, "as --sidecar, but into this folder, which mirrors the tree of the photos")
+    caption_extension: str = option(".txt", "suffix of the files of --sidecar and --out_tree, such as .caption")
+    existing: Literal["skip", "replace", "append", "prepend"] = option(
+        "skip", "photos that have a text file: left out, or their text is replaced or joined with the caption"
+    )
+    overwrite: bool = option(False, "as --existing replace")
+    caption_prefix: str = option(
+        "", "text set before each caption once it is written (--prompt is read by the model, and changes the caption)"
+    )
+    caption_suffix: str = option("", "text set after each caption once it is written")
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
+        self._check_texts()
+        if self.out_format != "clipcap" and not (self.out or "").endswith(".jsonl"):
+            raise ClipcapError(f"--out_format {self.out_format} is of a file: add --out metadata.jsonl")
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
         if self.sidecar and self.features:
             raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
+        if self.out_tree and self.features:
+            raise ClipcapError("--out_tree mirrors the tree of photos, --features has none: use --out")
+
+    def _check_texts(self) -> None:
+        """Check the options of text files."""
+        suffix = self.caption_extension
+        if not suffix.strip(".") or "/" in suffix or "\\" in suffix or "\0" in suffix:
+            raise ClipcapError(f"--caption_extension {suffix!r}: must be a suffix such as .txt or .caption")
+        if self.caption_extension[0] != ".":
+            object.__setattr__(self, "caption_extension", f".{suffix}")
+        if self.overwrite:
+            if self.existing not in ("skip", "replace"):
+                raise ClipcapError(f"--overwrite means --existing replace, but {self.existing} was given: drop one")
+            object.__setattr__(self, "existing", "replace")
+        places = [f"--{name}" for name in ("sidecar", "out_tree", "out") if getattr(self, name)]
+        if len(places) > 1:
+            raise ClipcapError(f"{places[0]} and {places[1]} are two places for the captions: choose one")
 
 
 @dataclass(frozen=True)

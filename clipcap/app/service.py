@@ -15,7 +15,7 @@ from torch import Tensor
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.outputs import csv_lines
+from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.load import load_encoder

@@ -177,6 +177,10 @@ class ContrastiveTask:
         """The files of an encoder."""
         self.towers.write(folder)
 
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in self.towers.network.state_dict().values())
+
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the towers."""
         self.towers.restore(folder)

@@ -35,6 +35,7 @@ class CaptionBatch:
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
+    pictures: list[Path | None]  # where the images lie
 
 
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
@@ -58,8 +59,10 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if img and not paths:
         return 0
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
-    if img or decoding.rerank == "clip":
+    if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    if decoding.rerank == "clip":
+        captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     if output.features:
         batches = _of_features(captioner, config.load, output)
     else:
@@ -72,7 +75,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
                 logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
             if batch.names and batch.embeddings is not None:
-                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
+                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
                 if len(watched) < WATCHED:
@@ -128,6 +131,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upr
                 [names[i] for i in good],
                 captioner.embed([image for image in found if not isinstance(image, str)]) if good else None,
                 [reason for reason in found if isinstance(reason, str)],
+                [paths[first + i] for i in good],
             )
 
 
@@ -153,7 +157,9 @@ def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBat
         finite = embeddings.isfinite().all(dim=1)  # [B]
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
         bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
+        paths = [features.image_paths[row] for row in good]
+        pictures = [Path(path) if path else None for path in paths]
+        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
 
 
 def _starts(images: int, batch_size: int) -> tqdm:

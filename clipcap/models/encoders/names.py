@@ -38,6 +38,6 @@ def is_resnet(name: str | None) -> bool | None:
     if name is None or Path(name).is_absolute() or Path(name).exists():
         return None
     known = name.split("/")[0]
-    if known.startswith("hf:"):
+    if known.startswith(("hf:", "timm:")):
         return None
     return known.removeprefix("open_clip:").startswith("RN")

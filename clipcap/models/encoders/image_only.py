@@ -114,7 +114,8 @@ class TimmEncoder(ImageOnlyEncoder):
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
         try:
             import timm
-            from timm.data import create_transform, resolve_model_data_config
+            from timm.data.config import resolve_model_data_config
+            from timm.data.transforms_factory import create_transform
         except ImportError as error:
             raise ClipcapError(f"{name} needs the timm package: pip install 'clipcap-toolkit[timm]'") from error
         architecture, slash, file = name.removeprefix("timm:").partition("/")
@@ -132,8 +133,8 @@ class TimmEncoder(ImageOnlyEncoder):
             _load_timm_weights(network, Path(file).expanduser(), name)
             name = f"timm:{architecture}/{absolute(file)}"
         super().__init__(name, network, device, dtype)
-        how = resolve_model_data_config(network)
-        self.preprocess = transforms.Compose([crop_extreme_aspect, create_transform(**how)])
+        transform: Any = create_transform(**resolve_model_data_config(network))
+        self.preprocess = transforms.Compose([crop_extreme_aspect, transform])
         self._measure()
 
     def encode_images(self, pixels: Tensor) -> Tensor:

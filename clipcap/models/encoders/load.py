@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
 from clipcap.models.encoders.flax_hybrid import hybrid_folder
 from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
+from clipcap.models.encoders.names import IMPORTED
 from clipcap.models.encoders.open_clip import OpenClipEncoder
 from clipcap.models.encoders.openai import OpenAIEncoder
 from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
@@ -27,6 +29,11 @@ def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer
     Raises:
         ClipcapError: unknown name, missing or damaged weights, no such device.
     """
+    if name.startswith(IMPORTED):
+        raise ClipcapError(
+            f"{name}: stands for embeddings that were made elsewhere and imported: nothing here encodes with it "
+            f"(pass embeddings by --features, and for scores a second encoder by --score_with)"
+        )
     place = pick_device(device)
     number = pick_dtype(dtype, place)
     if name.startswith("hf:"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what `_PUBLIC` loads when it is first asked for
     from clipcap.captioning.captioner import Captioner
     from clipcap.captioning.config import DecodeConfig
     from clipcap.captioning.decode import Caption
+    from clipcap.classification.classify import classify
     from clipcap.clip_gpt.captioner import ClipGptCaptioner
     from clipcap.errors import ClipcapError
     from clipcap.evaluation.config import EvaluateConfig
@@ -44,6 +45,7 @@ _PUBLIC = {
     "Index": "clipcap.retrieval.index",
     "ParseConfig": "clipcap.features.config",
     "TrainConfig": "clipcap.training.config",
+    "classify": "clipcap.classification.classify",
     "evaluate": "clipcap.evaluation.evaluate",
     "load_encoder": "clipcap.models.encoders.load",
     "open_image": "clipcap.images.read",
@@ -66,6 +68,7 @@ __all__ = [
     "ParseConfig",
     "TrainConfig",
     "__version__",
+    "classify",
     "evaluate",
     "load_encoder",
     "open_image",

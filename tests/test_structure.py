@@ -20,6 +20,7 @@ MAX_FUNCTION_LINES = 60
 EXTRAS = (
     "open_clip",
     "timm",
+    "pillow_heif",
     "peft",
     "pycocoevalcap",
     "tensorboard",
@@ -46,6 +47,7 @@ FLOORS = {
     "retrieval": 6,
     "evaluation": 7,
     "training": 8,
+    "classification": 8,
     "contrastive": 9,
     "clip_gpt": 9,
     "text_to_image": 9,

@@ -26,6 +26,7 @@ from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
@@ -227,8 +228,11 @@ class Captioner:
                     f"image or an embedding"
                 )
         if rest:
-            encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
-            given |= dict(zip(rest, encoded))
+            upright = config.recipe != "reference"
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
+            if encoded.bad or encoded.embeddings is None:
+                raise ClipcapError(encoded.bad[0])
+            given |= dict(zip(rest, encoded.embeddings))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:

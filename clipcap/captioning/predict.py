@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -21,8 +21,10 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.runtime.messages import logger
-from clipcap.runtime.text import one_line, printable
+from clipcap.runtime.places import writes_to
+from clipcap.runtime.text import printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
@@ -36,8 +38,10 @@ class CaptionBatch:
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
     pictures: list[Path | None]  # where the images lie
+    remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
+@writes_to("config.output.out")
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
@@ -67,13 +71,16 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
         batches = _of_features(captioner, config.load, output)
     else:
         batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
-    failed = 0
+    failed = captioned = 0
+    remarks: Counter[str] = Counter()
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
     with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
                 logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
+            captioned += len(batch.names)
+            remarks.update(batch.remarks)
             if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
                 for name, of_image in zip(batch.names, captions):
@@ -81,6 +88,12 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
                 if len(watched) < WATCHED:
                     rows = batch.embeddings.cpu().numpy()
                     watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+    for remark, count in remarks.items():
+        logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
+    if failed and len(paths) > 1:
+        logger.info(
+            f"{captioned:,} of {captioned + failed:,} images captioned, {failed:,} left out for the reasons above"
+        )
     _warn_if_collapsed(list(watched.values()))
     return failed
 
@@ -113,26 +126,12 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
 
 
 def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
-    def read(path: Path) -> Tensor | str:
-        try:
-            return captioner.open(path, upright)
-        except ClipcapError as error:
-            return str(error)
-        except Exception as error:  # one odd image must not end the run
-            return f"{path}: cannot be preprocessed ({one_line(error)})"
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for first in _starts(len(paths), batch_size):
-            names = [str(path) for path in paths[first : first + batch_size]]
-            found = list(threads.map(read, paths[first : first + batch_size]))
-            good = [i for i, image in enumerate(found) if not isinstance(image, str)]
-            yield CaptionBatch(
-                [first + i for i in good],
-                [names[i] for i in good],
-                captioner.embed([image for image in found if not isinstance(image, str)]) if good else None,
-                [reason for reason in found if isinstance(reason, str)],
-                [paths[first + i] for i in good],
-            )
+    threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
+    encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
+    for batch in _progress(encoded, batches):
+        names = [str(paths[number]) for number in batch.numbers]
+        pictures: list[Path | None] = [paths[number] for number in batch.numbers]
+        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad, pictures, batch.remarks)
 
 
 def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
@@ -150,7 +149,8 @@ def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) 
 
 
 def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
-    for first in _starts(features.num_images, batch_size):
+    starts = range(0, features.num_images, batch_size)
+    for first in _progress(starts, len(starts)):
         rows = range(first, min(first + batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
         embeddings = features.rows(rows)  # [B, D]
@@ -158,11 +158,10 @@ def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBat
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
         bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
         paths = [features.image_paths[row] for row in good]
-        pictures = [Path(path) if path else None for path in paths]
+        pictures = [None if path is None else Path(path) for path in paths]
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
 
 
-def _starts(images: int, batch_size: int) -> tqdm:
-    """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
-    starts = range(0, images, batch_size)
-    return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
+def _progress(batches: Iterable[Any], count: int) -> Iterable[Any]:
+    """The batches behind a progress bar, where there are several and a terminal to show it."""
+    return tqdm(batches, total=count, unit="batch", desc="captioning", disable=None if count > 1 else True)

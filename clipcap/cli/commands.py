@@ -14,6 +14,7 @@ from typing import Any
 
 from clipcap.app.config import AppConfig
 from clipcap.captioning.config import LoadConfig, PredictConfig
+from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
@@ -53,7 +54,7 @@ class Command:
         without: options of `config` that the command does not take.
         required: options that have to be given, and what they are.
         prints: a line for the function's result, printed by the first process alone.
-        failed: whether the command ends with status 1, from the function's result.
+        failed: whether the command ends with status 1, or with which other, from the function's result.
         below: the commands below this name, and what `metavar` calls them.
     """
 
@@ -68,7 +69,7 @@ class Command:
     without: frozenset[str] = frozenset()
     required: Mapping[str, str] = field(default_factory=dict)
     prints: str = ""
-    failed: Callable[[Any], bool] = lambda result: False
+    failed: Callable[[Any], bool | int] = lambda result: False
     below: tuple[Command, ...] = ()
     metavar: str = ""
 
@@ -244,6 +245,22 @@ COMMANDS = (
         SlideshowConfig, (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
         group="draw", prints="{}",
         description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
+    ),
+    Command(
+        "classify", "photos → labels, by prompts or a probe", "clipcap.classification.classify:run_classify",
+        ClassifyConfig,
+        (
+            argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[],
+                     help="photos, globs or folders (recursive)"),
+            argument("--template", dest="templates", metavar="TEMPLATE", action="append", default=[], group="query",
+                     help="prompt with {} for the label; may be given several times "
+                          "(default: 'a photo of a {}.')"),
+            argument("--threshold", dest="thresholds", metavar="LABEL=P", action="append", default=[], group="query",
+                     help="probability from which on a label of --flag flags a photo (default: 0.5)"),
+        ),
+        group="evaluate", failed=operator.attrgetter("status"),
+        description="Photos → labels: by prompts alone (zero-shot), by pairs of prompts with thresholds, or by a "
+        "linear probe fitted to photos with labels.",
     ),
     Command(
         "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",

@@ -85,7 +85,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     result = _function(command, args)
     if command.prints and os.environ.get("RANK", "0") == "0":  # one line, however many processes
         print(command.prints.format(result))
-    return 1 if command.failed(result) else 0
+    return int(command.failed(result))
 
 
 def _function(command: Command, args: argparse.Namespace) -> Any:

@@ -23,15 +23,18 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.runtime.text import one_line, shown
-from clipcap.sources.collector import caption_texts, clean_caption
+from clipcap.sources.cells import captions_in
+from clipcap.sources.collector import clean_caption
 from clipcap.sources.columns import choose_columns
+from clipcap.sources.faults import Faults
+from clipcap.sources.names import ID_NAMES, plain
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
 
 BLOCK = 8192  # rows that are checked and converted at a time
 _ARRAYS = ("embeddings", "features", "vectors", "tokens", "x", "arr_0")  # what a file calls its array, the best first
 _IDS = ("ids", "image_ids", "names", "keys")  # and the ids of its rows
-_ID_COLUMNS = ("id", "image_id", "key", "name", "item", "audio", "clip", "video", "file_id")
+_ID_COLUMNS = (*ID_NAMES, "item", "audio", "clip", "video", "sound", "fileid")
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ def import_arrays(
     dtype = np.float16 if found.values.dtype == np.float16 else np.float32
     numbers = LazyColumn(rows, partial(_vectors, found.values, dtype))
     of_row = [(texts or {}).get(name, []) for name in names]
+    nowhere: Sequence[str | None] = [None] * rows
+    columns = (LazyColumn(rows, partial(_between, column)) for column in (names, nowhere, of_row))
     meta = FeatureMeta(
         encoder=encoder if is_loadable(encoder) else IMPORTED + encoder,
         normalized=looks_normalized(torch.from_numpy(_vectors(found.values, dtype, 0, 100))),
         source=f"import {path}",
         dtype=np.dtype(dtype).name,
     )
-    write_parts(out, [Content(numbers, names, [None] * rows, of_row)], meta)
+    write_parts(out, [Content(numbers, *columns)], meta)
     if not single:
         logger.info(f"{path}: the {found.values.shape[1]} vectors of an item are averaged into one")
     if texts is not None and (silent := of_row.count([])):
@@ -92,6 +97,10 @@ def _vectors(values: np.ndarray, dtype: Any, start: int, stop: int) -> np.ndarra
     """[N, D], or the mean over T of [N, T, W], as [stop − start, D]."""
     part = values[start:stop]
     return (part if part.ndim == 2 else part.astype(np.float32).mean(axis=1)).astype(dtype)
+
+
+def _between(column: Sequence, start: int, stop: int) -> Sequence:
+    return column[start:stop]
 
 
 def _read(path: Path, key: str | None) -> _Arrays:
@@ -143,18 +152,23 @@ def _open(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_captions(path: Path) -> dict[str, list[str]]:
-    """The captions of each id, in the order in which the ids first come."""
-    table = read_table(path)
-    own = next((column for column in table.columns if column.lower() in _ID_COLUMNS), None)
-    id_column, caption_column, notes = choose_columns(table, own, None)
-    for note in notes:
-        logger.info(note)
+    """The captions of each id, in the order in which the ids first come; rows that cannot be read are refused."""
+    faults = Faults()
+    table = read_table(path, faults)
+    own = next((column for column in table.columns if plain(column) in _ID_COLUMNS), None)
+    columns = choose_columns(table, own, None)
+    if columns.image is None:
+        raise ClipcapError(f"{path}: no column of ids{table.columns_hint()}")
+    if columns.note:
+        logger.info(columns.note)
     found: dict[str, list[str]] = {}
-    for where, (name, value) in table.rows(id_column, caption_column):
+    for where, (name, *cells) in table.rows(columns.image, *columns.captions, faults=faults):
         if name is None or not str(name).strip():
-            raise ClipcapError(f"{where}: nothing in column '{shown(id_column)}': give each caption its id")
-        texts = [clean_caption(text) for text in caption_texts(value, where)]
+            raise ClipcapError(f"{where}: nothing in column '{shown(columns.image)}': give each caption its id")
+        texts = [clean_caption(text) for cell in cells for text in captions_in(cell)]
         found.setdefault(str(name).strip(), []).extend(filter(None, texts))
+    if len(faults):
+        raise ClipcapError("; ".join(faults.notes()))
     if not found:
         raise ClipcapError(f"{path}: holds no captions")
     return found

@@ -219,8 +219,8 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
     state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as draft:
-            torch.save(state, draft)
+        with replaced_file(path) as draft, open(draft, "wb") as file:  # torch writes the name of a file into it
+            torch.save(state, file)
 
 
 def merged_lm_state(lm: PreTrainedModel) -> StateDict:

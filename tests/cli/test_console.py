@@ -19,7 +19,7 @@ from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 
 {setup}
-train(TrainConfig(data=sys.argv[1], lm=sys.argv[2], out_dir=sys.argv[3], epochs=1, val=sys.argv[1], tune="none"))
+train(TrainConfig.of(data=sys.argv[1], lm=sys.argv[2], out_dir=sys.argv[3], epochs=1, val=sys.argv[1], tune="none"))
 """
 
 

@@ -194,7 +194,7 @@ def test_search_prints_a_table_and_draws_the_matches(index, tmp_path, capsys):
         ([], "--index is missing"),
         (["--index", "INDEX", "--k", "0"], "--k must be at least 1"),
         (["--index", "INDEX", "--out", "grid.docx"], "--out grid.docx: ends in .docx; end it in .jsonl"),
-        (["--index", "INDEX", "--out", "/proc/grid.png"], "--out /proc/grid.png: cannot be written"),
+        (["--index", "INDEX", "--out", "/proc/grid.png"], "/proc/grid.png: cannot be written"),
         (["--index", "INDEX", "--img", "photo.jpg"], "search for one of: words, --img"),
         (["--index", "INDEX", "--clip_model_type", "OTHER"], "this search expects"),
     ],

@@ -1,0 +1,66 @@
+"""Photos with their true label: of a table, or of a folder with one folder a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap.errors import ClipcapError
+from clipcap.images.folders import photo_folders, walk
+from clipcap.images.kinds import is_image_name
+from clipcap.images.photos import Photos
+from clipcap.sources.columns import choose_columns
+from clipcap.sources.tables import Table, read_table
+
+_LABEL_NAMES = ("label", "labels", "class", "category", "target", "food")
+_PHOTO_FOLDERS = ("images", "photos", "dataset")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A photo and its true label; None where it is not known."""
+
+    path: Path
+    label: str | None = None
+
+
+def read_labelled(name: str, flag: str, image_column: str | None, label_column: str | None) -> list[Labelled]:
+    """Photos with labels.
+
+    Args:
+        name: a table (CSV, TSV, JSON, JSON Lines, Parquet) or a folder.
+        flag: that named it, for errors.
+        image_column, label_column: of a table; guessed where None.
+    Raises:
+        ClipcapError: nothing is there, no photos, or the columns cannot be told.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        found = [Labelled(photo, photo.parent.name) for photo in walk(path) if is_image_name(photo.name)]
+        found = [photo for photo in found if photo.path.parent != path]
+        if not found:
+            raise ClipcapError(f"{flag} {name}: no photos in folders that are called like their label")
+        return found
+    if not path.is_file():
+        raise ClipcapError(f"{flag} {name}: no such file or folder")
+    table = read_table(path)
+    label_column = label_column or _label_column(table, flag)
+    image_column = choose_columns(table, image_column, label_column).image
+    if image_column is None:
+        raise ClipcapError(f"{flag} {name}: cannot tell the image column, give --image_column{table.columns_hint()}")
+    photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None), anywhere=True)
+    rows = [(str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(image_column, label_column)]
+    found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
+    if not found:
+        raise ClipcapError(f"{flag} {name}: no rows with an image and a label")
+    return found
+
+
+def _label_column(table: Table, flag: str) -> str:
+    for name in _LABEL_NAMES:
+        for column in table.columns:
+            if column.lower() == name:
+                return column
+    raise ClipcapError(
+        f"{flag} {table.path}: cannot tell the label column, give --label_column{table.columns_hint()}"
+    )

@@ -64,7 +64,7 @@ class CaptionService:
         return [_row(caption) for caption in captions]
 
     def caption_many(
-        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], None]
+        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], object]
     ) -> tuple[list[Row], str]:
         """The best caption of each photo.
 
@@ -193,7 +193,7 @@ def _row(caption: Caption) -> Row:
     return {
         "caption": caption.text,
         "logprob": round(caption.logprob, 4),
-        "clip_score": round(caption.clip_score, 4),
+        "clip_score": None if caption.clip_score is None else round(caption.clip_score, 4),
     }
 
 

@@ -172,7 +172,7 @@ def _caption(rng: Random, scene: Scene) -> str:
 def _foods(rng: Random, scene: Scene, terse: bool) -> str:
     """The food phrase, such as: two green apples and a donut."""
     tints = {item.food: item.tint for item in scene.items}
-    foods = list(scene.facts.foods)
+    foods = [(food, count or 1) for food, count in scene.facts.foods]  # a scene says every count
     rng.shuffle(foods)
     bare = terse and len(scene.items) == 1  # "donut on blue plate"
     return " and ".join(_portion(rng, food, count, tints[food], bare) for food, count in foods)

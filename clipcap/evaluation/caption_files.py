@@ -86,8 +86,9 @@ def matched(predictions: Mapping[str, str], references: Mapping[str, Sequence[st
     Raises:
         ClipcapError: an image has no reference.
     """
-    names = {image: next((name for name in _names(image) if name in references), None) for image in predictions}
-    missing = [image for image, name in names.items() if name is None]
+    found = ((image, next((name for name in _names(image) if name in references), None)) for image in predictions)
+    names = {image: name for image, name in found if name is not None}
+    missing = [image for image in predictions if image not in names]
     if missing:
         raise ClipcapError(
             f"{where}: {len(missing)} of {len(predictions)} images have no reference, the first is {missing[0]}; "

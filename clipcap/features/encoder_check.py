@@ -24,7 +24,7 @@ def with_encoder(features: Features, encoder: str | None) -> Features:
                 f"or parse the images again with --clip_model_type {encoder}"
             )
         return features
-    if WIDTHS.get(encoder, features.dim) != features.dim:
+    if encoder is not None and WIDTHS.get(encoder, features.dim) != features.dim:
         raise ClipcapError(
             f"{path}: embeddings are {features.dim} wide, those of {encoder} are {WIDTHS[encoder]}: "
             "name the encoder they were parsed with in --clip_model_type"

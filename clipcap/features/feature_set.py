@@ -57,9 +57,11 @@ class Sliced(Protocol):
 
     def __len__(self) -> int:
         """N."""
+        ...
 
-    def __getitem__(self, rows: slice) -> Sequence | np.ndarray:
-        """What stands for these rows."""
+    def __getitem__(self, rows: slice, /) -> Any:
+        """The values of these rows: a sequence or an array."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,16 @@ class Rows(Protocol):
     @property
     def shape(self) -> Sequence[int]:
         """(N, D)."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the stored numbers."""
+        ...
 
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
         """The rows of an int64 index [B], copied, or of a slice of step 1: [B, D] in any floating-point type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,8 @@ class Features:
 
 
 def _take(values: Sequence, index: np.ndarray) -> Sequence:
-    return values.take(index) if hasattr(values, "take") else [values[i] for i in index.tolist()]
+    take = getattr(values, "take", None)  # of columns that lie on disk
+    return [values[i] for i in index.tolist()] if take is None else take(index)
 
 
 def _copied(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

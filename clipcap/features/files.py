@@ -147,6 +147,6 @@ def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta) -
     if path.suffix != ".pkl":
         write_folder(path, parts, meta)
         return
-    embeddings, *columns = zip(*(Content(*(column[:] for column in part)) for part in parts))
+    embeddings, *columns = map(list, zip(*([column[:] for column in part] for part in parts)))
     rows = np.concatenate(embeddings) if len(embeddings) > 1 else embeddings[0]
     write_pickle(path, Content(rows, *(list(chain.from_iterable(column)) for column in columns)), meta)

@@ -14,12 +14,13 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from pyarrow import compute
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
@@ -27,6 +28,7 @@ from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_norm
 from clipcap.runtime.disk_arrays import by_shard
 from clipcap.runtime.safe_load.parquet import read_batches
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
@@ -103,7 +105,7 @@ class ArrowStrings(Sequence):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int | slice) -> str | list[str | None] | None:
+    def __getitem__(self, index: int | slice) -> Any:  # a text, or a list of them for a slice
         return self.texts[index].to_pylist() if isinstance(index, slice) else self.texts[int(index)].as_py()
 
     def __iter__(self) -> Iterator[str | None]:

@@ -47,7 +47,7 @@ class StoredCaptions(StoredTexts):
         fingerprint: tells from the captions.
     """
 
-    def __init__(self, files: Sequence[Path], starts: Sequence[int], cache: Path, fingerprint: str):
+    def __init__(self, files: Sequence[Path], starts: Sequence[int] | np.ndarray, cache: Path, fingerprint: str):
         super().__init__(files, starts, _captions)
         self.cache, self.fingerprint = cache, fingerprint
 

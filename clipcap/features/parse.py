@@ -62,13 +62,13 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
             the images missing or unreadable (after the good ones are saved).
     """
     config = given(ParseConfig, config, options)
+    out = _output(source_name, config)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
     source, count_tokens = _read(source_name, config)
-    if config.dry_run:
+    if out is None:
         if state.is_main_process:
             print(describe(source, count_tokens))
         return []
-    out = _output(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
         logger.info(note)
@@ -123,7 +123,7 @@ def _token_counter(config: ParseConfig) -> CountTokens | None:
 
 def limit_tokens(source: Source, limit: int | None, count_tokens: CountTokens | None) -> Source:
     """Drop captions longer than `limit` tokens, and images left without one."""
-    if limit is None:
+    if limit is None or count_tokens is None:
         return source
     short = [
         replace(record, captions=tuple(c for c in record.captions if count_tokens(c) <= limit))
@@ -152,7 +152,7 @@ def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]
     return paths
 
 
-def errors_path(out: Path, outputs: Collection[Path]) -> Path:
+def errors_path(out: Path, outputs: Collection) -> Path:
     """The list of images that were left out: NAME_errors.csv beside NAME.pkl, or beside all splits of NAME."""
     name = out.name.removesuffix(".pkl")
     return out.with_name(f"{name.removesuffix('_train') if len(outputs) > 1 else name}_errors.csv")

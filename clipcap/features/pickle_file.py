@@ -11,11 +11,11 @@ import pickle
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, _utils
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content, FeatureMeta, Features, looks_normalized
@@ -52,7 +52,7 @@ def read_content(path: Path) -> dict[str, Any]:
             what = "a torch.save archive" if stream[:2] == b"PK" else "no pickle"
             raise ClipcapError(f"{path}: is {what}, not a ClipCap feature file: {AGAIN}")
         try:
-            content = plain_data(stream, CALLS, INERT)
+            content = plain_data(cast(BinaryIO, stream), CALLS, INERT)  # a map reads as a file does
         except UnreadablePickle as error:
             raise ClipcapError(f"{path}: {error}: copy the file again or {AGAIN}") from error
     if not isinstance(content, dict) or not {"clip_embedding", "captions"} <= content.keys():
@@ -146,9 +146,9 @@ def _name(dtype: torch.dtype) -> str:
 def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
     """Write a feature pickle: each image one row, its captions pointing at it."""
     same = _Shared()
-    ids = [same(image_id) for image_id in rows.image_ids]
+    ids = [same(image_id) for image_id in rows.image_ids[:]]
     items = []
-    for row, texts in enumerate(rows.captions):
+    for row, texts in enumerate(rows.captions[:]):
         for text in texts:
             values = (ids[row], len(items), same(text), row)
             items.append(dict(zip(("image_id", "id", "caption", "clip_embedding"), values, strict=True)))
@@ -157,7 +157,7 @@ def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
         "captions": items,
         "meta": {same(name): same(value) for name, value in asdict(meta).items()},
         "image_ids": ids,
-        "image_paths": [same(image_path) for image_path in rows.image_paths],
+        "image_paths": [same(image_path) for image_path in rows.image_paths[:]],
     }
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class _FeaturePickler(pickle.Pickler):
         if not isinstance(value, np.ndarray):
             return NotImplemented
         size, stride = value.shape, (value.shape[1], 1)
-        return torch._utils._rebuild_tensor_v2, (_Storage(value), 0, size, stride, False, OrderedDict())
+        return _utils._rebuild_tensor_v2, (_Storage(value), 0, size, stride, False, OrderedDict())
 
 
 class _Storage:

@@ -62,10 +62,12 @@ class Survey:
 
 def survey(path: str | Path, parts: Iterable[Features]) -> Survey:
     """Go once through a feature file."""
-    ids, captions = GrowingArray(np.int64), GrowingArray(np.int64)
+    ids, captions, part = GrowingArray(np.int64), GrowingArray(np.int64), None
     for part in parts:
         ids.append(hashed(part.image_ids))
         captions.append(np.bincount(part.caption_rows, minlength=part.num_images))
+    if part is None:
+        raise ClipcapError(f"{path}: has no rows: parse the images again")
     dtype = "float16" if part.embeddings.dtype == torch.float16 else "float32"
     return Survey(Path(path), part.meta, part.dim, dtype, ids.close(), captions.close())
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from pyarrow import compute
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
@@ -19,6 +20,7 @@ from clipcap.features.pickle_file import embeddings_of, read_caption, read_conte
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 BLOCK = 8192  # rows looked at together
 
 

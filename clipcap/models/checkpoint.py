@@ -23,7 +23,7 @@ import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer
+from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
@@ -226,7 +226,7 @@ def _load_native(
     state = read_weights(path)
     check_sizes(config, state, path / CONFIG)
     base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG, state.values())
-    check_mapper_sizes(config, base.get_input_embeddings().weight.shape[1], state, MAPPER, path)
+    check_mapper_sizes(config, token_embeddings(base).weight.shape[1], state, MAPPER, path)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm

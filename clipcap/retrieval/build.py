@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
+    Kind,
     Rescored,
     add_rows,
     load_faiss,
@@ -73,9 +74,10 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
         if not config.append:
             content["kind"] = _kind(config, len(index))
         if content["kind"] != "exact":
-            _approximate(index, draft, content["kind"], before)
+            _approximate(index, draft, cast(Kind, content["kind"]), before)
             index = _save(draft, content)
-            content["probe"], content["recall"] = measured(index, index.approximate, config.recall)
+            near = cast(Rescored, index.approximate)  # as every index of ours that is not exact
+            content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
     index = Index.open(out)
     for line in _said(index, content, time.perf_counter() - started):
@@ -134,10 +136,11 @@ def _save(draft: Path, content: dict[str, Any]) -> Index:
 
 def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> None:
     """Add the rows of features as parts of the index."""
-    before, writer = len(content["parts"]), None
+    before, writer, path = len(content["parts"]), None, None
     with tqdm(unit="row", desc="indexing", disable=None) as bar:
         for features in source:
             _check_encoder(features, content)
+            path = features.path
             for first in range(0, features.num_images, BLOCK):
                 here = slice(first, min(first + BLOCK, features.num_images))
                 rows = features.embeddings[here]  # [B, D]
@@ -149,10 +152,12 @@ def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> N
                 captions = features.captions_by_row(here.start, here.stop)
                 writer.add(rows, features.image_ids[here], features.image_paths[here], captions)
                 bar.update(len(rows))
+    if writer is None or path is None:
+        raise ClipcapError("there is nothing to index: the features have no rows")
     content["parts"].append(writer.close())
-    content["sources"].append(str(features.path.absolute()))
+    content["sources"].append(str(path.absolute()))
     if before:
-        _check_ids(_save(draft, content), before, features.path)
+        _check_ids(_save(draft, content), before, path)
 
 
 def _check_encoder(features: Features, content: dict[str, Any]) -> None:
@@ -172,7 +177,7 @@ def _check_ids(index: Index, before: int, path: Path) -> None:
     """Refuse image ids of the parts from number `before` on that earlier parts give to other images."""
     old, new = index.parts[:before], index.parts[before:]
     numbers = [np.concatenate([part.images for part in parts]) for parts in (old, new)]
-    _, *shared = np.intersect1d(*numbers, return_indices=True)  # where they stand first, twice [S]
+    _, *shared = np.intersect1d(numbers[0], numbers[1], return_indices=True)  # where they stand first, twice [S]
     for first in range(0, len(shared[0]), BLOCK):
         a, b = (_in_any_order(parts, rows[first : first + BLOCK]) for parts, rows in zip((old, new), shared))
         different = ((a - b).norm(dim=1) > SAME * a.norm(dim=1)).nonzero().flatten().tolist()
@@ -203,7 +208,7 @@ def _kind(config: IndexConfig, rows: int) -> str:
     return "ivf"
 
 
-def _approximate(index: Index, draft: Path, kind: str, before: int) -> None:
+def _approximate(index: Index, draft: Path, kind: Kind, before: int) -> None:
     """faiss indexes of the parts from number `before` on."""
     if not before:
         rows = len(index)
@@ -237,6 +242,7 @@ def measured(index: Index, near: Rescored, target: float) -> tuple[int, dict[str
         asked = sum(len(true[:k]) for true, _ in pairs)
         return sum(len({*true[:k]} & {*found[:k]}) for true, found in pairs) / asked if asked else 1.0
 
+    probe = near.probe
     for probe in near.probes():
         near.probe = probe
         if share(10) >= target:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 SCHEMA = pa.schema(
     {
         "image_id": pa.large_string(),
@@ -36,7 +37,8 @@ class Catalogue(Protocol):
     """The entries of an index, by row and by name."""
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
+        ...
 
     def row_of(self, image_id: str) -> int | None:
         """The first row of an image."""
@@ -52,7 +54,7 @@ class FeatureCatalogue:
         self.features = features
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
         features = self.features
         return Entry(str(features.image_ids[row]), features.image_paths[row], features.captions_of(row))
 
@@ -76,7 +78,7 @@ class StoredCatalogue:
         self.caption_starts = np.cumsum([0, *captions])
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
         part = int(np.searchsorted(self.starts, row, side="right")) - 1
         try:
             return Entry(*(column[row - int(self.starts[part])].as_py() for column in self.tables[part].columns))

@@ -47,6 +47,7 @@ class Approximate(Protocol):
 
     def hits(self, queries: Tensor, k: int) -> Hits:
         """As `clipcap.retrieval.exact.nearest`, as far as it finds it; queries float64 [Q, D], of norm 1."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

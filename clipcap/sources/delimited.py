@@ -113,10 +113,14 @@ def read_rows(
             cells = cells[:width]
         elif len(cells) > width == 2:
             cells = _joined(cells, layout.delimiter, notes)
-        if not layout.headless and [cell.strip() for cell in cells] == layout.columns:
+        if cells[0].strip() == layout.columns[0] and _is_header(cells, layout):
             notes[REPEATED] = notes.get(REPEATED, 0) + 1
-        elif not (_RULE.fullmatch(text) and not is_data(cells)):
+        elif "-" not in text or not _RULE.fullmatch(text) or is_data(cells):
             yield number, cells
+
+
+def _is_header(cells: list[str], layout: Layout) -> bool:
+    return not layout.headless and [cell.strip() for cell in cells] == layout.columns
 
 
 def _row(
@@ -133,10 +137,12 @@ def _row(
     ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
     if f"{delimiter} {quote}" in text:
         ways = ({"skipinitialspace": True}, *ways)
-    readings = [_quoted(text, delimiter, quote, how) for how in ways]
-    for cells in readings:
+    readings = []
+    for how in ways:
+        cells = _quoted(text, delimiter, quote, how)
         if cells is not None and len(cells) == width:
             return cells
+        readings.append(cells)
     plain = text.split(delimiter)
     if not any(readings) and (cells := _over_lines(text, layout, lines, source)):
         return cells

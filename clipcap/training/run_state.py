@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
 
 _COUNTS = ("epoch", "step", "stale", "reductions")
+_SLOT = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of each parameter
 _AGAIN = "start anew in another --out_dir, or go on from its weights with --weights_dir"
 
 
@@ -65,7 +66,8 @@ def _progress_fault(progress: dict[str, Any]) -> str:
             return f"its {name} is {value!r:.40}, no count"
     for name in ("loss_sum", "loss_weight", "best"):
         value = progress.get(name)
-        if type(value) not in (int, float) or math.isnan(value) or (name != "best" and math.isinf(value)):
+        number = cast(float, value)
+        if type(value) not in (int, float) or math.isnan(number) or (name != "best" and math.isinf(number)):
             return f"its {name} is {value!r:.40}, no number"
     history = progress.get("history")
     if not isinstance(history, list) or len(history) != progress["epoch"] or not all(map(_are_metrics, history)):
@@ -128,11 +130,15 @@ def _check_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
         for name, value in group.items():
             stored_value = before.get(name, value)  # newer releases of torch have more options
             number = name in ("lr", "initial_lr") and type(stored_value) in (int, float)
-            if name != "params" and not number and type(stored_value) is not type(value):
+            switched = isinstance(value, bool) and stored_value is not value
+            if name != "params" and not number and (switched or type(stored_value) is not type(value)):
                 raise ValueError(f"{name} of a group is {stored_value!r:.40}")
     for parameter, number in zip(parameters, numbers, strict=True):
-        for name, value in state["state"].get(number, {}).items():
-            if value.dim() and value.shape != parameter.shape:
+        slot = state["state"].get(number, {})
+        if slot and slot.keys() != _SLOT:
+            raise ValueError(f"it has {', '.join(map(str, slot))[:60]}")
+        for name, value in slot.items():
+            if value.shape != (() if name == "step" else parameter.shape):
                 raise ValueError(f"{name} is {list(value.shape)}, its parameter {list(parameter.shape)}")
 
 

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -673,3 +675,39 @@ def test_rows_of_a_selection_are_read_from_disk(tmp_path):
     assert np.array_equal(chosen, values[[0, 3, 4]].numpy())
     assert partial.done() == set(range(5))
     assert json.loads((tmp_path / "f.pkl.partial" / "done-0.jsonl").read_text().splitlines()[0])["bad"] == []
+
+
+# --- used and left out ---------------------------------------------------------------------------------------------
+
+
+def test_the_last_lines_account_for_every_photo(parsing, tmp_path):
+    folder = draw_set(tmp_path / "mixed", 6)
+    for number in range(6):
+        (folder / f"photo{number}.txt").write_text(f"photo number {number}")
+    (folder / "captions.csv").unlink(missing_ok=True)
+    (folder / "photo0.txt").unlink()
+    (folder / "photo1.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(folder / "photo2.png")
+    _, said = parsing(data_path=str(folder), max_bad=0.5)
+    assert "1 image of more than 8 bits, shown with 4095 as white" in said
+    listed = f"0 missing, 1 unreadable (listed in {tmp_path / 'f_errors.csv'}), 1 without a caption"
+    assert said[-1] == f"2 of 6 images skipped: {listed}"
+
+
+def test_pictures_inside_a_table_give_the_features_of_files(parsing, tmp_path, photos):
+    paths = sorted(photos.rglob("*.png"))
+    rows = [{"image": {"bytes": path.read_bytes(), "path": path.name}, "text": path.stem} for path in paths]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=3)
+    stored, _ = parsing(data_path=str(tmp_path / "t.parquet"), workers=1)
+    files, _ = parsing(data_path=str(put_texts(tmp_path / "files", paths)), out=str(tmp_path / "g.pkl"), workers=1)
+    assert torch.equal(stored.rows(range(len(paths))), files.rows(range(len(paths))))
+    assert list(stored.captions) == list(files.captions)
+
+
+def put_texts(folder, paths):
+    """The photos in a folder of their own, each with its name as its caption."""
+    folder.mkdir()
+    for number, path in enumerate(paths):
+        (folder / f"{number:03d}.png").write_bytes(path.read_bytes())
+        (folder / f"{number:03d}.txt").write_text(path.stem)
+    return folder

@@ -25,7 +25,7 @@ _WITHOUT_BLANKS = (
 
 def tokenize(
     captions: Sequence[str], characters: bool = False, with_java: bool = True
-) -> tuple[list[Tokens], list[str]]:
+) -> tuple[list[list[str]], list[str]]:
     """Cut captions into lower-case tokens without punctuation, as the COCO evaluation does.
 
     Args:

@@ -121,7 +121,12 @@ def _contrastive(source: str, text: str) -> Command:
 
 FEATURE_TOOLS = (
     Command(
-        "info", "what a feature file is and holds", "clipcap.features.tools:info", arguments=(PATH,), prints="{}",
+        "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
+        arguments=(
+            PATH,
+            argument("--words", default=None, group="output",
+                     help="draw a cloud of the captions' words: NAME.png or NAME.svg"),
+        ),
     ),
     Command(
         "verify", "read all of it and report what is wrong", "clipcap.features.tools:verify", arguments=(PATH,),

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint types docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -13,12 +13,20 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/clipcap demo --out demo_out
 
-lint: .venv/installed
+types: .venv/installed
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+lint: .venv/installed types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv build demo_out

@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NoReturn, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
 T = TypeVar("T", bound="Options")
-LARGEST_SEED = 2**32 - 1  # that NumPy and scikit-learn take
+LARGEST_SEED = 2**32 - 1  # the largest that NumPy and scikit-learn accept
 
 
 def option(default: Any, help: str, aliases: tuple[str, ...] = (), group: str | None = None) -> Any:
@@ -30,6 +32,7 @@ def part(config_class: type[Options]) -> Any:
     return field(default_factory=config_class, metadata={"part": config_class})
 
 
+@dataclass(frozen=True)
 class Options:
     """Base of the configs: frozen dataclasses whose fields are options, or `part`s with options of their own.
 
@@ -53,8 +56,7 @@ class Options:
         Raises:
             ClipcapError: an option is unknown; the message names the nearest.
         """
-        _check_names(cls, options)
-        return _build(cls, options)
+        return _build(cls, _by_name(cls, options))
 
     def with_options(self, **options: Any) -> Self:
         """A copy in which these options are replaced, by the names of their flags.
@@ -62,8 +64,7 @@ class Options:
         Raises:
             ClipcapError: an option is unknown; the message names the nearest.
         """
-        _check_names(type(self), options)
-        return _replaced(self, options)
+        return _replaced(self, _by_name(type(self), options))
 
     def flat(self) -> dict[str, Any]:
         """Every option by the name of its flag."""
@@ -75,14 +76,17 @@ class Options:
         return values
 
 
-def _check_names(config_class: type[Options], options: Collection[str]) -> None:
-    parts = [f.name for f in fields(config_class) if "part" in f.metadata]
-    known = [*flags_of(config_class), *parts]
+def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options under their own names instead of their aliases; an unknown one is refused."""
+    flags = flags_of(config_class)
+    names = {name: name for name in (*flags, *(f.name for f in fields(config_class) if "part" in f.metadata))}
+    names |= {alias: name for name, flag in flags.items() for alias in flag.field.metadata["aliases"]}
     for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ClipcapError(f"{config_class.__name__} has no option {name!r}{hint}")
+    return {names[name]: value for name, value in options.items()}
 
 
 def _build(config_class: type[T], options: Mapping[str, Any]) -> T:
@@ -124,7 +128,8 @@ class Flag:
     group: str
 
 
-def flags_of(config_class: type[Options]) -> dict[str, Flag]:
+@cache  # a source of `clipcap parse` has the flags of the others
+def flags_of(config_class: type[Options]) -> Mapping[str, Flag]:
     """The options of a config and of its parts, by name.
 
     Where several parts declare one name, one flag sets them all, and the first declares its help.
@@ -137,11 +142,11 @@ def flags_of(config_class: type[Options]) -> dict[str, Flag]:
                 found.setdefault(name, flag)
         else:
             found[f.name] = Flag(f, hints[f.name], f.metadata["group"] or config_class.group)
-    return found
+    return MappingProxyType(found)
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Refuse an option below `least`, or not a number."""
+    """Refuse an option that is below `least` or not a number."""
     if not value >= least:
         raise ClipcapError(f"--{name} must be at least {least}, got {value}")
 
@@ -192,7 +197,7 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     text = (f.metadata["help"] + _default(f)).replace("%", "%%")
     if kind is not bool:
         group.add_argument(*names, type=kind, choices=choices, help=text, **common)
-    elif f.default is True:  # turning it off is what one needs to know of
+    elif f.default is True:  # users need to know how to turn it off
         group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
     else:
         group.add_argument(*names, action="store_true", help=text, **common)
@@ -203,11 +208,11 @@ class _Switch(argparse.Action):
     """`--x` and `--no_x`, shown together."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
-        setattr(namespace, self.dest, not option_string.startswith("--no_"))
+        setattr(namespace, self.dest, not (option_string or "").startswith("--no_"))
 
 
 def _default(f: Field) -> str:
-    """The default of a flag as its help says it; nothing where the help says it itself, or it is off or not set."""
+    """The default of a flag for its help; nothing where the help names it already, or where it is off or not set."""
     if f.default is None or f.default is False or f.default == "" or "(default: " in f.metadata["help"]:
         return ""
     return " (default: on)" if f.default is True else f" (default: {f.default})"
@@ -228,23 +233,23 @@ def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
 
 
 class FlagParser(argparse.ArgumentParser):
-    """ArgumentParser that takes hyphens for underscores (`--only-prefix`), no abbreviations, and errs in one line."""
+    """ArgumentParser that accepts hyphens for underscores and no abbreviations, and reports errors in one line."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(allow_abbrev=False, **kwargs)
         self.set_defaults(parser=self)  # the innermost command's is what `parse_args` finds
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As in argparse, but a flag that is not known is told with the one that is spelt most like it."""
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As in argparse, but the error for an unknown flag names the known flag that is spelt most like it."""
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             name = unknown[0].partition("=")[0].replace("-", "_").replace("__", "--", 1)
             near = difflib.get_close_matches(name, namespace.parser._option_string_actions, 1)
-            mend = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
-            namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{mend}")
+            hint = f"; did you mean {near[0]}?" if near and name.startswith("--") else ""
+            namespace.parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return namespace
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As in argparse, after the hyphens of every known flag are turned into underscores."""
         words = [self._underscored(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(words, namespace)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,20 @@ def shared() -> Path:
     if not (path / "fixtures" / "reference").is_dir():
         pytest.skip(f"no reference fixtures at {path} (set CLIPCAP_SHARED)")
     return path
+
+
+@pytest.fixture
+def messages(caplog) -> Callable[[], list[str]]:
+    """Gives a function: the lines that the package has logged since the last call, as the command shows them."""
+    caplog.set_level(logging.INFO, "clipcap")
+
+    def take() -> list[str]:
+        records = [record for record in caplog.records if record.name == "clipcap"]
+        texts = ["warning: " * (r.levelno >= logging.WARNING) + r.getMessage() for r in records]
+        caplog.clear()
+        return [line for text in texts for line in text.splitlines()]
+
+    return take
 
 
 CAPTIONS = (
@@ -63,7 +79,7 @@ def tokenizer(lm_folder):
     return load_tokenizer(str(lm_folder))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(lm_folder):
     """Builds a caption model over the small GPT-2, in evaluation mode."""
     import torch

@@ -63,7 +63,7 @@ def local(family: str, rest: str) -> bool:
 
 
 def test_the_main_road_and_the_page_run_without_a_network_and_connect_to_nobody(tmp_path):
-    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap[app]'")
+    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap-toolkit[app]'")
     needed("unshare", "--net", "true")
     needed("strace", "-f", "-e", "trace=connect", "true")
     log = tmp_path / "connections"

@@ -11,13 +11,13 @@ from clipcap.captioning.config import DecodeConfig, PredictConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
-from clipcap.options import FlagParser, Options, add_flags, flags_of, from_flags, given, option, part
+from clipcap.options import FlagParser, HelpGroups, Options, add_flags, flags_of, from_flags, given, option, part
 from clipcap.training.config import TrainConfig
 
 
 def parse(config_class, *words):
     parser = FlagParser()
-    add_flags(parser, config_class)
+    add_flags(HelpGroups(parser), config_class)
     return from_flags(config_class, parser.parse_args(words))
 
 

@@ -14,15 +14,15 @@ class AppConfig(Options, group="page"):
 
     load: LoadConfig = part(LoadConfig)
     index: str | None = option(
-        None, "a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
+        None, "adds a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
     )
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
-    clip_gpt: str | None = option(None, "a tab that shows which pictures of --index this CLIP-GPT imagines")
+    clip_gpt: str | None = option(None, "adds a tab that shows which pictures of --index this CLIP-GPT imagines")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     port: int = option(7860, "port to listen on (0: any that is free)")
-    max_mb: int = option(20, "largest file that is taken, in MB")
-    max_megapixels: int = option(64, "largest photo that is decoded, in millions of pixels")
-    max_photos: int = option(200, "most photos captioned in one go")
+    max_mb: int = option(20, "largest file accepted, in MB")
+    max_megapixels: int = option(64, "largest photo decoded, in millions of pixels")
+    max_photos: int = option(200, "most photos captioned at once")
 
     def __post_init__(self) -> None:
         within("port", self.port, 0, 65535)

@@ -14,6 +14,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from clipcap.app.calls import Calls
+from clipcap.runtime.json_text import to_json
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -21,6 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 UPLOAD = "/gradio_api/upload"
+CALL = re.compile(r"/gradio_api/call/(?!v2/)(?P<name>\w+)(?:/(?P<event>\w+))?/?")
+JOIN, DATA, RUN = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/run/predict"
 OPEN = re.compile(
     r"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
     r"|/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|theme\.css|reset|cancel|heartbeat/\w+"
@@ -28,6 +34,7 @@ OPEN = re.compile(
 )
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAX_BODY = 1_000_000  # bytes of a request that is no upload
+MAX_ANSWER = 1000  # bytes of an answer in which an event is looked for
 
 # No font, script, picture or connection but from the page itself; Gradio builds its components with eval.
 POLICY = (
@@ -58,9 +65,11 @@ class Guard:
         host: the address that is listened on; where it is this machine's own, other names for it are refused (a web
             page elsewhere could let its name point here, and read what it likes).
         max_upload: bytes of an upload, all its files together.
+        calls: the end points; None where all requests are let through that have the right form.
     """
 
-    def __init__(self, app: App, folder: Path, host: str, max_upload: int):
+    def __init__(self, app: App, folder: Path, host: str, max_upload: int, calls: Calls | None = None):
+        self.calls = calls
         self.app = app
         self.folder = folder
         self.local = is_loopback(host)
@@ -71,31 +80,60 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        started, answer = False, b""
 
         async def send_on(message: Message) -> None:
-            nonlocal started
+            nonlocal started, answer
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
+            elif len(answer) < MAX_ANSWER:
+                answer += message.get("body", b"")
             await send(message)
 
         try:
             self._check(scope)
             if scope["method"] == "POST":
-                body_of = self._counted if scope["path"].startswith(UPLOAD) else self._checked
-                receive = await body_of(receive)
-            await self.app(scope, receive, send_on)
+                upload = scope["path"].startswith(UPLOAD)
+                receive = await (self._counted(receive) if upload else self._checked(scope, receive))
+            await self._attended(scope, receive, send_on)
+            if scope["method"] == "POST" and self.calls and CALL.fullmatch(scope["path"]):
+                self._expect(answer)
         except Refusal as refusal:
             if not started:
                 await _answer(send_on, refusal)
 
+    async def _attended(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on; where it waits for the answer of a call, the call is dropped once it no longer does."""
+        key = _listened_to(scope)
+        if key is None or self.calls is None:
+            await self.app(scope, receive, send)
+            return
+        ended = self.calls.listening(key)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            await ended()
+
+    def _expect(self, answer: bytes) -> None:
+        """Somebody is to listen to the call that was answered with its event."""
+        try:
+            self.calls.expect(str(json.loads(answer)["event_id"]))
+        except (ValueError, KeyError, TypeError):  # it was refused
+            return
+
     def _check(self, scope: Message) -> None:
+        if not scope["path"].isprintable():
+            raise Refusal(400, "this is no address")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if self.local and _name(headers.get("host", "")) not in LOCAL:
             raise Refusal(403, f"this page answers to {', '.join(LOCAL)} alone (start it with --host for others)")
         if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
             raise Refusal(403, "this request comes from a page elsewhere")
+        if scope["method"] == "POST" and (origin := headers.get("origin")) is not None:
+            own = {headers.get(name, "").lower() for name in ("host", "x-forwarded-host")}
+            if urlsplit(origin).netloc.lower() not in own - {""}:
+                raise Refusal(403, "this request comes from a page elsewhere")
         wanted = OPEN.fullmatch(scope["path"])
         if not wanted or ".." in scope["path"].split("/"):
             raise Refusal(404, "there is nothing here")
@@ -122,8 +160,8 @@ class Guard:
 
         return counting
 
-    async def _checked(self, receive: Receive) -> Receive:
-        """A request's body, which is small, and names no files but uploads."""
+    async def _checked(self, scope: Message, receive: Receive) -> Receive:
+        """A request's body, which is small, fits its end point, and names no files but uploads."""
         body, more = b"", True
         while more:
             message = await receive()
@@ -137,12 +175,33 @@ class Guard:
             raise Refusal(400, "this is no JSON") from error
         for path in _paths(content):
             self._check_file(path)
+        self._check_call(scope["path"], content)
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replayed() -> Message:
             return messages.pop() if messages else await receive()
 
         return replayed
+
+    def _check_call(self, path: str, content: Any) -> None:
+        call = CALL.fullmatch(path)
+        if self.calls is None or not (call or path.rstrip("/") in (JOIN, RUN)):
+            return
+        if mistake := self.calls.mistake(call["name"] if call else None, content):
+            raise Refusal(422, mistake)
+        if not call and isinstance(session := content.get("session_hash"), str):
+            self.calls.expect(session)
+
+
+def _listened_to(scope: Message) -> str | None:
+    """The event or the session whose answers a request waits for."""
+    if scope["method"] != "GET":
+        return None
+    if (call := CALL.fullmatch(scope["path"])) and call["event"]:
+        return call["event"]
+    if scope["path"].rstrip("/") == DATA:
+        return next(iter(parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])), None)
+    return None
 
 
 def _paths(content: Any) -> Iterator[str]:
@@ -159,7 +218,7 @@ def _paths(content: Any) -> Iterator[str]:
 
 
 async def _answer(send: Send, refusal: Refusal) -> None:
-    body = json.dumps({"detail": str(refusal)}).encode()
+    body = to_json({"detail": str(refusal)}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -9,13 +9,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Event, Lock, Thread
 
+from clipcap.app.calls import Calls
 from clipcap.app.config import AppConfig
 from clipcap.app.guard import Guard, is_loopback
+from clipcap.app.log import SafeStream, hide_cancelled_requests
 from clipcap.app.page import STYLE, build_page, theme
 from clipcap.app.service import CaptionService, PictureSearch, text_search
 from clipcap.captioning.captioner import Captioner, load_captioner
@@ -23,6 +26,7 @@ from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 EXAMPLES = "examples"  # their folder
@@ -39,7 +43,7 @@ def serve(config: AppConfig) -> None:
         ClipcapError: no gradio, no such checkpoint or index, or the port is taken.
     """
     if find_spec("gradio") is None:
-        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap[app]'")
+        raise ClipcapError("the web page needs the gradio package: pip install 'clipcap-toolkit[app]'")
     if config.clip_gpt and not config.index:
         raise ClipcapError("--clip_gpt needs --index: the pictures to choose from")
     with _listening(config) as listener:
@@ -52,7 +56,7 @@ def serve(config: AppConfig) -> None:
             try:
                 _run(config, Path(folder), listener, service, _about(config, captioner), searches)
             except KeyboardInterrupt:
-                print("stopped", file=sys.stderr)
+                logger.info("stopped")
 
 
 def _listening(config: AppConfig) -> socket.socket:
@@ -79,6 +83,7 @@ def _run(
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
+    from gradio.context import LocalContext
 
     examples = _draw_examples(folder / EXAMPLES)
     gr.set_static_paths(folder / EXAMPLES)
@@ -89,16 +94,21 @@ def _run(
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
         footer_links=["api"], theme=theme(), css_paths=STYLE,
     )  # fmt: skip
-    guard = Guard(app, folder, config.host, max_upload=config.max_photos * config.max_mb * 1_000_000)
+    calls = Calls(page)
+    service.is_awaited = lambda: calls.is_awaited(LocalContext.event_id.get())
+    max_upload = config.max_photos * config.max_mb * 1_000_000
+    guard = Guard(app, folder, config.host, max_upload, calls)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):
-        print("other machines can reach this page: anybody there can use it", file=sys.stderr)
+        logger.warning("other machines can reach this page: anybody there can use it")
     stop = Event()
     Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    hide_cancelled_requests()
     try:
-        uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
+        with redirect_stderr(SafeStream(sys.stderr)):
+            uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
     finally:
         stop.set()
 
@@ -128,7 +138,7 @@ def _searches(
     if not config.clip_gpt:
         return search, None
     clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)
-    print(printable(clip_gpt.summary), file=sys.stderr)
+    logger.info(printable(clip_gpt.summary))
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")
     return search, PictureSearch(index, clip_gpt.imagine, max_pixels, turn)

@@ -49,6 +49,7 @@ class CaptionService:
         self._captioner = captioner
         self._max_pixels = max_pixels
         self._turn = turn
+        self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
         self.longest = max_positions(captioner.model.lm) - captioner.model.config.prefix_length
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
@@ -76,6 +77,8 @@ class CaptionService:
         rows: list[Row] = []
         table = ""
         for first in range(0, len(photos), TOGETHER):
+            if not self.is_awaited():
+                raise ClipcapError("nobody waits for these captions any more")
             chunk = photos[first : first + TOGETHER]
             read = [self._opened(photo) for photo in chunk]
             good = [photo for photo in read if isinstance(photo, Photo)]
@@ -104,9 +107,9 @@ class CaptionService:
         with self._turn:
             embeddings = self._captioner.embed(pixels)  # B of [3, R, R] -> [B, D]
             found = self._captioner.caption_embeddings(embeddings, config)
+            if config.rerank == "clip":  # scored and in order
+                return found
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
-        if config.rerank == "clip":
-            return scored
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
 
     def _open(self, path: Path) -> Photo:
@@ -150,7 +153,7 @@ class PictureSearch:
         if not words:
             raise ClipcapError("write what to look for")
         if len(words) > LONGEST_QUERY:
-            raise ClipcapError(f"that are {len(words):,} characters: write at most {LONGEST_QUERY:,}")
+            raise ClipcapError(f"the query has {len(words):,} characters; at most {LONGEST_QUERY:,} are allowed")
         with self._turn:
             [matches] = self.index.search(self._encode([words]).cpu(), k)
         return [

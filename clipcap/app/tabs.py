@@ -74,7 +74,9 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
         if not photos:
             raise ClipcapError("choose some photos first")
         if len(photos) > config.max_photos:
-            raise ClipcapError(f"that are {len(photos):,} photos: choose at most {config.max_photos:,} at once")
+            raise ClipcapError(
+                f"{len(photos):,} photos are chosen; at most {config.max_photos:,} are allowed at once"
+            )
         chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
         progress((0, len(photos)), unit="photos")
         rows, table = service.caption_many(

@@ -33,7 +33,7 @@ def beam_search(
             _retire(done, live, where, finished)
             keep = (~finished).nonzero()[:, 0]
             if not len(keep):
-                return stack(done)
+                return stack([found for found in done if found is not None])
             live, where = select_rows(live, keep), where[keep]
             stepper.keep((keep[:, None] * beams + torch.arange(beams, device=device)).flatten())
         stepper.step(live.tokens[:, :, position - 1].flatten())
@@ -43,7 +43,7 @@ def beam_search(
         rows = torch.arange(len(parent), device=device)[:, None] * beams + parent  # [N, K] rows of the batch
         stepper.reorder(rows.flatten())
     _retire(done, live, where, torch.ones(len(where), dtype=torch.bool, device=device))
-    return stack(done)
+    return stack([found for found in done if found is not None])
 
 
 def _advance(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -23,14 +22,17 @@ from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
+from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image
@@ -39,9 +41,10 @@ ImageLike = str | Path | bytes | BinaryIO | Image.Image
 class Captioner:
     """Writes captions with a trained model.
 
-    >>> captioner = Captioner.from_pretrained("checkpoints")
-    >>> captioner(["a.jpg", "b.jpg"])
-    ['a plate of sushi', 'two cherry muffins on a board']
+    Examples:
+        >>> captioner = Captioner.from_pretrained("checkpoints")
+        >>> captioner(["a.jpg", "b.jpg"])
+        ['a plate of sushi', 'two cherry muffins on a board']
 
     Args:
         model: in evaluation mode.
@@ -52,7 +55,7 @@ class Captioner:
 
     def __init__(
         self,
-        model: ClipCaptionModel,
+        model: PrefixLM,
         tokenizer: Tokenizer,
         encoder: Encoder | None = None,
         device: str = "auto",
@@ -110,7 +113,7 @@ class Captioner:
         """
         if self._rounded:
             raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
-        return save_checkpoint(self.model, self.tokenizer, Path(folder))
+        return save_checkpoint(cast(ClipCaptionModel, self.model), self.tokenizer, Path(folder))  # others override it
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
@@ -167,27 +170,31 @@ class Captioner:
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
     def __call__(
-        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None
+        self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None, **options: Any
     ) -> list[str]:
         """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
-        return [captions[0].text for captions in self.caption(images, config)]
+        return [captions[0].text for captions in self.caption(images, config, **options)]
 
     def caption(
         self,
         images: Iterable[ImageLike | Tensor | np.ndarray],
         config: DecodeConfig | None = None,
         batch_size: int = 16,
+        **options: Any,
     ) -> list[list[Caption]]:
         """Captions of each image, best first.
 
+        >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
+
         Args:
             images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
-            config: how to decode (default: beam search).
+            config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
+            options: in place of those of `config`, by the names of the flags of `clipcap predict`.
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), config or DecodeConfig(beam=True)
+        images, config = _listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
@@ -207,8 +214,11 @@ class Captioner:
                     f"image or an embedding"
                 )
         if rest:
-            encoded = self.embed([self.open(images[i], upright=config.recipe != "reference") for i in rest])
-            given |= dict(zip(rest, encoded))
+            upright = config.recipe != "reference"
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
+            if encoded.bad or encoded.embeddings is None:
+                raise ClipcapError(encoded.bad[0])
+            given |= dict(zip(rest, encoded.embeddings))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
@@ -265,23 +275,30 @@ class Captioner:
         texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
         scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
-        return sorted(scored, key=lambda c: -c.clip_score)
+        return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
 
     @torch.inference_mode()
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
         prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
-        vocabulary = torch.nn.functional.normalize(self.model.lm.get_input_embeddings().weight, dim=-1)  # [V, E]
+        vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
-            [(self.tokenizer.decode([t]), c) for t, c in zip(tokens, cosines)]
+            [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
 
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
+    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
+    if config is None:
+        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+    return config.with_options(**options)
 
 
 def _listed(images: Any) -> list:
@@ -303,10 +320,9 @@ def _listed(images: Any) -> list:
 def load_captioner(config: LoadConfig) -> Captioner:
     """The captioner that the options name; what was read is said on stderr."""
     if config.load_pt is None:
-        print(
+        logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap",
-            file=sys.stderr,
+            "with a folder that train.py made, or a .pt of the original ClipCap"
         )
     captioner = Captioner.from_pretrained(
         config.load_pt or DEMO,
@@ -318,5 +334,5 @@ def load_captioner(config: LoadConfig) -> Captioner:
         dtype=config.dtype,
     )
     if config.load_pt is not None:
-        print(printable(captioner.summary), file=sys.stderr)
+        logger.info(printable(captioner.summary))
     return captioner

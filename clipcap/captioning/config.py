@@ -61,14 +61,14 @@ class DecodeConfig(Options, group="decoding"):
 
 @dataclass(frozen=True)
 class LoadOptions(Options, group="model"):
-    """Which checkpoint to load, and what its file may not tell."""
+    """Which checkpoint to load, and what its file may lack."""
 
     load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
     lm: str | None = option(
-        None, "language model of a .pt (default: gpt2), or where a folder that holds none finds its own now"
+        None, "language model of a .pt (default: gpt2), or the new place of the one that a folder names"
     )
-    clip_model_type: str | None = option(None, "encoder, where the checkpoint's is elsewhere or not known")
-    normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder tells itself)")
+    clip_model_type: str | None = option(None, "encoder, where the checkpoint's has moved or is not known")
+    normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder states it)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 
 
@@ -77,7 +77,7 @@ class LoadConfig(LoadOptions):
     """Which captioner to load, and how."""
 
     num_heads: int | None = option(
-        None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder tells itself)"
+        None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder states it)"
     )
     dtype: Literal["float32", "int8"] = option(
         "float32",
@@ -98,7 +98,7 @@ class OutputConfig(Options, group="output"):
     batch_size: int = option(16, "images decoded together", group="machine")
     out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
     sidecar: bool = option(False, "write a .txt with the caption beside each photo")
-    overwrite: bool = option(False, "--sidecar: replace .txt files that are there")
+    overwrite: bool = option(False, "with --sidecar: replace existing .txt files")
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)

@@ -18,8 +18,8 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.language_model import max_positions
+from clipcap.models.base import PrefixLM
+from clipcap.models.language_model import end_of_text, max_positions, token_ids
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Caption:
 
 @torch.inference_mode()
 def decode(
-    model: ClipCaptionModel,
+    model: PrefixLM,
     tokenizer: Tokenizer,
     clip_embedding: Tensor,
     config: DecodeConfig,
@@ -64,7 +64,7 @@ def decode(
 
 @torch.inference_mode()
 def continue_prefix(
-    model: ClipCaptionModel,
+    model: PrefixLM,
     tokenizer: Tokenizer,
     prefix: Tensor,
     config: DecodeConfig,
@@ -73,7 +73,7 @@ def continue_prefix(
     """As `decode`, after any language-model inputs [N, P, E]."""
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config)
-    prompt_ids = tokenizer(config.prompt, add_special_tokens=False)["input_ids"] if config.prompt else []
+    prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
     check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
@@ -86,14 +86,14 @@ def continue_prefix(
     return _captions(found, tokenizer, prompt_ids, config)
 
 
-def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
+def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
     """Fill in what the checkpoint decides: the stop token; under the reference recipe, what the original does."""
     reference = config.recipe == "reference"
     config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
     if config.greedy or config.temp == 0:
         # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
         config = replace(config, greedy=not config.beam, temp=1.0)
-    vocabulary = model.lm.get_output_embeddings().out_features
+    vocabulary = model.head.out_features
     if config.beam and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if reference and not config.beam:
@@ -105,17 +105,17 @@ def resolve(config: DecodeConfig, model: ClipCaptionModel) -> DecodeConfig:
 
 def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
     """Ids that end a caption: end-of-text first, but under the original's recipe the stop token alone."""
-    stop = []
+    stop: list[int] = []
     if config.stop_token:
-        stop = tokenizer(config.stop_token, add_special_tokens=False)["input_ids"]
+        stop = token_ids(tokenizer, config.stop_token)
         if len(stop) != 1:
             raise ClipcapError(
                 f"--stop_token {config.stop_token!r} is {len(stop)} tokens of this tokenizer; it must be one"
             )
-    return stop if config.recipe == "reference" else [tokenizer.eos_token_id, *stop]
+    return stop if config.recipe == "reference" else [end_of_text(tokenizer), *stop]
 
 
-def check_length(model: ClipCaptionModel, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse what would run past the language model's positions (transformers gives a bare IndexError)."""
     room = max_positions(model.lm) - prefix_length - prompt_tokens
     if max_new_tokens > room:
@@ -141,7 +141,7 @@ def _captions(
         for k in rank[: config.num_captions]:
             ids = tokens[image][k][: lengths[image][k]]
             shown = ids if keep_end or ids[-1] != tokenizer.eos_token_id else ids[:-1]
-            text = tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False)
+            text = str(tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False))
             captions.append(Caption(text, ids, score[image][k], logprob[image][k]))
         results.append(captions)
     return results

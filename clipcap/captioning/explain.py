@@ -15,7 +15,7 @@ def explain(config: LoadConfig, img: str, top: int = 5) -> str:
     """
     at_least("top", top, 1)
     captioner = load_captioner(config)
-    top = min(top, captioner.model.lm.get_input_embeddings().num_embeddings)
+    top = min(top, captioner.model.token_embeddings.num_embeddings)
     return "\n".join(
         f"{position:3d}  " + "  ".join(f"{word!r} {cosine:.2f}" for word, cosine in found)
         for position, found in enumerate(captioner.explain(img, top))

@@ -5,8 +5,12 @@ transformers' own cache grows by concatenation and is reordered whole: with 32 i
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+from clipcap.models.kernels.switch import fast
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -20,30 +24,38 @@ class PreallocatedLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, repeats: int, room: int):
         super().__init__()
+        assert layer.keys is not None and layer.values is not None, "the prefix fills every layer"
         self.device, self.dtype, self.is_initialized = layer.keys.device, layer.keys.dtype, True
-        self.prefix = layer.keys.shape[2]
+        self.prefix = self.length = layer.keys.shape[2]  # tokens of the prefix, and of all so far
         self._buffers = [_with_room(tensor, repeats, room) for tensor in (layer.keys, layer.values)]
         self._show(self.prefix)
 
     def _show(self, length: int) -> None:
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+        self.length = length
+        self.keys, self.values = self._written(0)
+
+    def _written(self, start: int) -> tuple[Tensor, Tensor]:
+        """Views of keys and values from token `start` on."""
+        keys, values = (buffer[:, :, start : self.length] for buffer in self._buffers)
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple:
         """Add the states [R, heads, new, width] of new tokens; returns those of all."""
-        start = self.keys.shape[2]
+        start = self.length
         self._show(start + key_states.shape[2])
-        self.keys[:, :, start:], self.values[:, :, start:] = key_states, value_states
+        for written, states in zip(self._written(start), (key_states, value_states)):
+            written.copy_(states)
         return self.keys, self.values
 
     def reorder(self, rows: Tensor) -> None:
         """Give each row the tokens of another row of its image; the prefix, the same in both, stays."""
-        for written in (self.keys[:, :, self.prefix :], self.values[:, :, self.prefix :]):
+        for written in self._written(self.prefix):
             written.copy_(written.index_select(0, rows))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows alone."""
         self._buffers = [buffer[indices] for buffer in self._buffers]
-        self._show(self.keys.shape[2])
+        self._show(self.length)
 
 
 def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
@@ -56,13 +68,17 @@ def _with_room(states: Tensor, repeats: int, room: int) -> Tensor:
 
 def expand(cache: Cache, repeats: int, room: int) -> None:
     """K rows for each row of a cache that holds the prefix, in place, with room for so many tokens."""
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers[:] = [PreallocatedLayer(layer, repeats, room) for layer in cache.layers]
-    else:  # sliding windows, recurrent states
+    plain = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    if fast() and len(plain) == len(cache.layers):
+        cache.layers[:] = [PreallocatedLayer(layer, repeats, room) for layer in plain]
+    else:  # sliding windows, recurrent states, or faster paths are off
         cache.batch_repeat_interleave(repeats)
 
 
 def reorder(cache: Cache, rows: Tensor) -> None:
     """Each row goes on from another row of its image."""
     for layer in cache.layers:
-        layer.reorder(rows) if isinstance(layer, PreallocatedLayer) else layer.batch_select_indices(rows)
+        if isinstance(layer, PreallocatedLayer):
+            layer.reorder(rows)
+        else:
+            cast(DynamicLayer, layer).batch_select_indices(rows)  # so all do that a language model decodes with

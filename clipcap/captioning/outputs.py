@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from clipcap.captioning.config import OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.places import sole_writer
 from clipcap.runtime.text import as_cell, printable
 
 Emit = Callable[[str, Sequence[Caption]], None]
@@ -38,17 +39,20 @@ class LineFile:
 
     def __init__(self, path: Path):
         self.path, self.empty = path, True
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
-        except OSError as error:
-            raise ClipcapError(f"--out {path}: cannot be written: {error.strerror}") from error
+        with ExitStack() as opened:
+            opened.enter_context(sole_writer(path))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = opened.enter_context(path.open("ab", buffering=0))
+            except OSError as error:
+                raise ClipcapError(f"--out {path}: cannot be written: {error.strerror}") from error
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> LineFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._opened.close()
 
     def write(self, text: str) -> None:
         """Add whole lines, or nothing.
@@ -71,7 +75,7 @@ class LineFile:
 
 
 def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
-    return json.dumps(as_json(name, captions), ensure_ascii=False) + "\n"
+    return to_json(as_json(name, captions), ensure_ascii=False) + "\n"
 
 
 def as_json(name: str, captions: Sequence[Caption]) -> dict:
@@ -100,5 +104,5 @@ def _print(name: str, captions: Sequence[Caption], many: bool) -> None:
 
 def _write_sidecar(name: str, captions: Sequence[Caption]) -> None:
     path = Path(name).with_suffix(".txt")
-    with writing(path), replaced_file(path) as draft:
+    with writing(path), replaced_file(path, one_of_many=True) as draft:
         draft.write_text(captions[0].text + "\n", encoding="utf-8")

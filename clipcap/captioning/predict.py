@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +21,10 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
-from clipcap.runtime.text import one_line, printable
+from clipcap.models.encoders.encode_images import encode_images
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
+from clipcap.runtime.text import printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
@@ -37,6 +39,7 @@ class CaptionBatch:
     bad: list[str]  # why others cannot be captioned
 
 
+@writes_to("config.output.out")
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
@@ -69,9 +72,9 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
-                print(f"clipcap: skipped {printable(reason)}", file=sys.stderr)
+                logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
-            if batch.names:
+            if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
                     emit(name, of_image)
@@ -85,11 +88,10 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
 def _warn_if_collapsed(captions: list[str]) -> None:
     """Say on stderr where different images were given the same captions."""
     if different := collapsed(captions):
-        print(
-            f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
+        logger.warning(
+            f"only {different} different caption{'s' * (different > 1)} for {len(captions)} different "
             f"images: the model hardly looks at them; it needs more training, or was trained with another "
-            f"--clip_model_type or --normalize_prefix than it is used with",
-            file=sys.stderr,
+            f"--clip_model_type or --normalize_prefix than it is used with"
         )
 
 
@@ -106,47 +108,35 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     wanted = [path for path in paths if config.overwrite or not path.with_suffix(".txt").exists()]
     if len(wanted) < len(paths):
         kept = len(paths) - len(wanted)
-        print(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)", file=sys.stderr)
+        logger.info(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)")
     return wanted
 
 
 def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
-    def read(path: Path) -> Tensor | str:
-        try:
-            return captioner.open(path, upright)
-        except ClipcapError as error:
-            return str(error)
-        except Exception as error:  # one odd image must not end the run
-            return f"{path}: cannot be preprocessed ({one_line(error)})"
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        for first in _starts(len(paths), batch_size):
-            names = [str(path) for path in paths[first : first + batch_size]]
-            found = list(threads.map(read, paths[first : first + batch_size]))
-            good = [i for i, image in enumerate(found) if not isinstance(image, str)]
-            yield CaptionBatch(
-                [first + i for i in good],
-                [names[i] for i in good],
-                captioner.embed([found[i] for i in good]) if good else None,
-                [reason for reason in found if isinstance(reason, str)],
-            )
+    threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
+    encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
+    for batch in _progress(encoded, batches):
+        names = [str(paths[number]) for number in batch.numbers]
+        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad)
 
 
 def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    features = read_features(output.features, encoder=load.clip_model_type)
+    path = str(output.features)
+    features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
-        print(printable(features.encoder_note), file=sys.stderr)
+        logger.info(printable(features.encoder_note))
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, output.features,
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
     return _feature_batches(features, output.batch_size)
 
 
 def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
-    for first in _starts(features.num_images, batch_size):
+    starts = range(0, features.num_images, batch_size)
+    for first in _progress(starts, len(starts)):
         rows = range(first, min(first + batch_size, features.num_images))
         names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
         embeddings = features.rows(rows)  # [B, D]
@@ -156,7 +146,6 @@ def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBat
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
 
 
-def _starts(images: int, batch_size: int) -> tqdm:
-    """Where each batch starts, with a progress bar where there are several and a terminal to show it."""
-    starts = range(0, images, batch_size)
-    return tqdm(starts, unit="batch", desc="captioning", disable=None if len(starts) > 1 else True)
+def _progress(batches: Iterable[Any], count: int) -> Iterable[Any]:
+    """The batches behind a progress bar, where there are several and a terminal to show it."""
+    return tqdm(batches, total=count, unit="batch", desc="captioning", disable=None if count > 1 else True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.kv_cache import expand, reorder
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 
 
@@ -39,7 +39,7 @@ def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
 class CachedDecoder:
     """Runs the language model one token at a time over its KV cache."""
 
-    def __init__(self, model: ClipCaptionModel, inputs_embeds: Tensor):
+    def __init__(self, model: PrefixLM, inputs_embeds: Tensor):
         self.model = model
         # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
         self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 _BEFORE_PUNCTUATION = re.compile(r"\s+([.,!?;:%)\]}])")
 _AFTER_OPENING = re.compile(r"([(\[{])\s+")
+# Chinese and Japanese have no blanks; tokenizers of single characters set one between any two.
+_WIDE = "[\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff60]"
+_BETWEEN_WIDE = re.compile(f"(?<={_WIDE}) (?={_WIDE})")
 _CONTRACTION = re.compile(r"\b(\w+) (n't|'(?:s|re|ve|ll|d|m))\b")
 
 
 def tidy(caption: str) -> str:
     """Blanks before punctuation, control and replacement characters and runs of white space taken out."""
     kept = "".join(" " if c.isspace() else c for c in caption if c.isspace() or _kept(c))
-    text = " ".join(kept.split())
+    text = _BETWEEN_WIDE.sub("", " ".join(kept.split()))
     text = _BEFORE_PUNCTUATION.sub(r"\1", text)
     text = _AFTER_OPENING.sub(r"\1", text)
     return _CONTRACTION.sub(r"\1\2", text)

@@ -97,7 +97,7 @@ PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
 PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
 OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
 ENCODER = argument(
-    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not say it"
+    "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not state it"
 )
 DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
 
@@ -163,7 +163,7 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "look into feature files, or make new ones of them", group="make features", metavar="ACTION",
+        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
         below=FEATURE_TOOLS,
     ),
     Command(
@@ -257,11 +257,11 @@ COMMANDS = (
         "linear probe fitted to photos with labels.",
     ),
     Command(
-        "evaluate", "captions scored against those of people, with a report", "clipcap.evaluation.evaluate:evaluate",
+        "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",
         EvaluateConfig, group="evaluate",
     ),
     Command(
-        "compare", "evaluations: which is better, and how sure is that", "clipcap.evaluation.compare:compare",
+        "compare", "which evaluation is better, and how sure that is", "clipcap.evaluation.compare:compare",
         CompareConfig,
         (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
         group="evaluate", prints="{}",

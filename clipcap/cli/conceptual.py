@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clipcap.features.config import ParseConfig
 from clipcap.features.parse import parse
+from clipcap.runtime.messages import logger
 from clipcap.sources.conceptual import find_sets
 from clipcap.sources.download import fetch_missing
 
@@ -12,5 +13,5 @@ def parse_conceptual(config: ParseConfig, download: bool) -> None:
     """Write the feature files, after the images that are missing were downloaded where that is asked for."""
     if download:
         for tsv, folder in find_sets(config.source).values():
-            print(fetch_missing(tsv, folder))
+            logger.info(fetch_missing(tsv, folder))
     parse("conceptual", config)

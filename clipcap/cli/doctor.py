@@ -1,4 +1,4 @@
-"""`clipcap doctor`: what this machine has, for bug reports and first aid."""
+"""`clipcap doctor`: the versions, devices and caches of this machine, for bug reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
+import clipcap
 from clipcap.errors import ClipcapError
 
 PACKAGES = (
-    "clipcap", "torch", "torchvision", "transformers", "accelerate", "clip-anytorch", "scikit-learn", "Pillow",
-    "numpy", "pandas", "pyarrow", "safetensors", "matplotlib", "open_clip_torch", "peft", "pycocoevalcap",
+    "torch", "torchvision", "transformers", "accelerate", "clip-anytorch", "scikit-learn", "Pillow",
+    "numpy", "pyarrow", "safetensors", "matplotlib", "open_clip_torch", "peft", "pycocoevalcap",
     "faiss-cpu", "gradio", "tensorboard", "wandb",
 )  # fmt: skip
 
@@ -22,7 +23,7 @@ def report() -> str:
     import torch
     from huggingface_hub import constants
 
-    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    lines = [f"clipcap {clipcap.__version__}", f"python {platform.python_version()} on {platform.platform()}"]
     lines += [f"{name} {_version(name)}" for name in PACKAGES]
     lines.append(f"cores: {os.cpu_count()}, torch threads: {torch.get_num_threads()}")
     lines.append(f"memory: {_memory()}")
@@ -72,8 +73,8 @@ def _memory() -> str:
 def _java() -> str:
     if shutil.which("java") is None:
         return "no (only METEOR and SPICE need it)"
-    said = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30).stderr
-    return said.splitlines()[0] if said else "yes"
+    printed = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30).stderr
+    return printed.splitlines()[0] if printed else "yes"
 
 
 def _files(folder: str | os.PathLike) -> str:

@@ -1,4 +1,4 @@
-"""Python's start and end around a command, without the time that its garbage collector would take of them."""
+"""Imports of torch and transformers without Python's garbage collector, which would take a quarter of a short run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Within, a command imports what it needs of torch and transformers: once, before it works.
+    """Import what a command needs of torch and transformers within this context, once, before it works.
 
-    They make a million objects that all stay. The collector would look through them again and again, meanwhile,
-    afterwards and at the end: a quarter of the time that one photo's caption takes. So it rests, and passes over them
-    from then on. Programs that have imported torch by themselves are left as they are.
+    The imports create a million objects that all stay alive. The collector would scan them again and again, during
+    the imports, afterwards and at exit: a quarter of the time that the caption of one photo takes. So it is off
+    within, and ignores these objects from then on. A program that imported torch before keeps its collector as it is.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

@@ -16,22 +16,30 @@ from typing import Any
 
 import clipcap
 from clipcap.cli.commands import COMMANDS, Command
+from clipcap.cli.console import messages_on_stderr
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.errors import ClipcapError
 from clipcap.options import FlagParser, HelpGroups, add_flags, from_flags
 from clipcap.runtime import processes
+from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
 
 COLUMN = 20  # where `clipcap --help` tells what a command does
 
 
+LONGEST_ERROR = 1200  # characters; what a file holds may be quoted in it
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line on stderr and status 1 (2: flags), an interrupt in status 130."""
+    ensure_streams()
+    report_shrunk_files()
     for stream in (sys.stdout, sys.stderr):  # file names and captions may hold what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = run(argv)
+        with messages_on_stderr():
+            status = run(argv)
         sys.stdout.flush()
         return status
     except ClipcapError as error:
@@ -40,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("clipcap: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of a pipe (head) has had enough
+        if error.errno == errno.EPIPE:  # the reader of the pipe (head) has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own last flush
             return 0
         where = f" {error.filename}:" if error.filename else ""
@@ -51,12 +59,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if processes.lost(error):
             return _failed(processes.LOST)
         raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of tokenizers and safetensors, which are written in Rust
+            raise
+        return _failed(f"a library gave up on a damaged or hostile file ({error}): fetch its files again")
     finally:
         processes.leave()
 
 
 def _failed(message: str) -> int:
-    print(f"clipcap: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST_ERROR:
+        line = f"{line[: LONGEST_ERROR // 2]} … {line[-LONGEST_ERROR // 4 :]}"
+    print(f"clipcap: error: {line}", file=sys.stderr)
     return 1
 
 

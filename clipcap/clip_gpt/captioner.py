@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.clip_gpt.checkpoint import load_clip_gpt, save_clip_gpt
 from clipcap.clip_gpt.config import LoadClipGptConfig
+from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
+from clipcap.models.encoders.base import Encoder
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
 
 class ClipGptCaptioner(Captioner):
     """Writes captions, and imagines the CLIP embedding of a caption's picture.
 
-    >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
-    >>> clip_gpt(["a.jpg"])
-    ['a plate of sushi']
-    >>> clip_gpt.imagine(["a plate of sushi"]).shape
-    torch.Size([1, 512])
+    Examples:
+        >>> clip_gpt = ClipGptCaptioner.from_pretrained("checkpoints/clip_gpt")
+        >>> clip_gpt(["a.jpg"])
+        ['a plate of sushi']
+        >>> clip_gpt.imagine(["a plate of sushi"]).shape
+        torch.Size([1, 512])
     """
+
+    model: ClipGPT  # pyright: ignore[reportIncompatibleVariableOverride]  # set once, by the constructor below
+
+    def __init__(self, model: ClipGPT, tokenizer: Tokenizer, encoder: Encoder | None = None, device: str = "auto"):
+        super().__init__(model, tokenizer, encoder, device)
 
     @classmethod
     def from_pretrained(
@@ -37,13 +46,20 @@ class ClipGptCaptioner(Captioner):
         lm: str | None = None,
         clip_model_type: str | None = None,
         normalize_prefix: bool | None = None,
+        num_heads: int | None = None,
         device: str = "auto",
+        dtype: str = "float32",
     ) -> ClipGptCaptioner:
         """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it. Or `num_heads` or `dtype` is given, as
+                for a `Captioner`: CLIP-GPT has no mapper with attention heads, and runs in float32.
         """
+        if num_heads is not None:
+            raise ClipcapError("num_heads is for the mapper of a captioner, CLIP-GPT has none: leave it out")
+        if dtype != "float32":
+            raise ClipcapError(f"dtype {dtype} is for captioners, CLIP-GPT runs in float32: leave it out")
         loaded = load_clip_gpt(path, lm, clip_model_type, normalize_prefix)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
@@ -61,7 +77,7 @@ class ClipGptCaptioner(Captioner):
         return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
 
 
-def load_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
+def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
     """The CLIP-GPT that the options name; what was read is said on stderr."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")
@@ -77,5 +93,5 @@ def load_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
         normalize_prefix=config.normalize_prefix,
         device=config.device,
     )
-    print(printable(captioner.summary), file=sys.stderr)
+    logger.info(printable(captioner.summary))
     return captioner

@@ -34,11 +34,12 @@ from clipcap.models.checkpoint import (
     find_checkpoint,
     read_weights,
 )
-from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository
+from clipcap.runtime.json_text import to_json
 from clipcap.runtime.text import one_line
 
 MADE_BY = "a folder made by `clipcap train-clip-gpt`"
@@ -62,10 +63,10 @@ def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
     content |= {CLIP_GPT: asdict(config)}
-    if stores_lm(config):
+    if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
     tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(config, note), encoding="utf-8")
 
 
@@ -83,15 +84,10 @@ def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> P
     return folder
 
 
-def stores_lm(config: ClipGptConfig) -> bool:
-    """Whether a checkpoint holds the whole language model."""
-    return config.lm_stored or config.tune == "full"
-
-
 def _stored(model: ClipGPT) -> dict[str, Tensor]:
     """The tensors a checkpoint holds; tied ones once."""
     own = model.state_dict()
-    if stores_lm(model.config):
+    if model.config.stores_lm:
         first = {tensor.data_ptr(): name for name, tensor in reversed(own.items())}
         return {name: tensor for name, tensor in own.items() if first[tensor.data_ptr()] == name}
     state = {k: v for k, v in own.items() if k.startswith("project_") or "lora_" in k}
@@ -173,11 +169,11 @@ def _load_native(
             f"{path}: was trained with normalize_prefix {config.normalize_prefix} and says so itself: leave out "
             f"--normalize_prefix"
         )
-    if lm is not None and stores_lm(config):
+    if lm is not None and config.stores_lm:
         raise ClipcapError(f"{path}: holds its own language model (from {config.lm}): leave out --lm {lm}")
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     tokenizer = load_tokenizer(str(path / TOKENIZER))
-    if stores_lm(config):
+    if config.stores_lm:
         try:
             lm_config = checked_lm_config(AutoConfig.for_model(**content["lm_config"]), str(path))
             base = AutoModelForCausalLM.from_config(lm_config).float()
@@ -203,7 +199,7 @@ def _load_plain(path: Path, lm: str | None, encoder: str | None, normalize_prefi
             f"`clipcap train-clip-gpt --lm {path}`"
         )
     base = load_lm(name)
-    rows, width = base.get_input_embeddings().weight.shape
+    rows, width = token_embeddings(base).weight.shape
     if rows < len(tokenizer):
         raise ClipcapError(
             f"{path}: has {rows} token embeddings for {len(tokenizer)} tokens: they were not resized when the marks "

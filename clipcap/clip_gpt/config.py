@@ -7,6 +7,7 @@ from typing import Literal
 
 from clipcap.captioning.config import CaptionConfig, LoadOptions
 from clipcap.errors import ClipcapError
+from clipcap.models.config import PrefixConfig, Tune
 from clipcap.options import Options, at_least, option, part
 from clipcap.training.config import FeatureTaskConfig, FeatureTrainConfig, InitialModelConfig, LoopConfig
 
@@ -14,23 +15,12 @@ EmbeddingLoss = Literal["mse", "cosine", "contrastive"]
 
 
 @dataclass(frozen=True)
-class ClipGptConfig(Options, group="model"):
+class ClipGptConfig(PrefixConfig):
     """What a checkpoint of CLIP-GPT stores besides weights."""
 
-    clip_dim: int = option(512, "width of the CLIP embedding")
     normalize_prefix: bool = option(True, "L2-normalise CLIP embeddings as they come in, and those to be predicted")
-    encoder: str | None = option(None, "encoder of the features it was trained on")
-    encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
-    lm: str = option("gpt2", "causal language model: hub name or local folder")
-    tune: Literal["none", "lora", "full"] = option("full", "what was trained of the language model")
-    lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
-    lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
+    tune: Tune = option("full", "what was trained of the language model")
     prefix_length: int = option(7, "positions before a caption: those of `[CLIP IN] … [\\CLIP IN] Caption: [`")
-    stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
-
-    def __post_init__(self) -> None:
-        for name in ("clip_dim", "lora_rank", "prefix_length"):
-            at_least(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -61,16 +51,15 @@ class ClipGptTaskConfig(FeatureTaskConfig):
 
     embedding_loss: EmbeddingLoss = option(
         "contrastive",
-        "how a predicted embedding is compared with its image's: squared error (the original's), cosine, or told "
-        "from those of the step's other images",
+        "how a predicted embedding is compared with its image's: squared error (the original's), cosine, or "
+        "contrasted with those of the other images of the step",
     )
     text_weight: float = option(1.0, "weight of the text's loss, the mean over its tokens")
     embedding_weight: float = option(0.1, "weight of the embeddings' loss, the mean over them (mse needs 1 or more)")
     contrastive_temp: float = option(0.05, "temperature of --embedding_loss contrastive")
     projection_lr: float = option(1e-3, "peak learning rate of the projections, where CLIP's width is not the LM's")
-    images_per_sequence: int = option(1, "images and their captions that stand in one sequence")
+    images_per_sequence: int = option(1, "images, each with its caption, in one sequence")
     clip_recall: bool = option(True, "compare with the recall of CLIP's own text tower on the held-out images")
-    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,12 +83,12 @@ class TrainClipGptConfig(FeatureTrainConfig):
 
 @dataclass(frozen=True)
 class LoadClipGptConfig(LoadOptions):
-    """Which CLIP-GPT to load, and what its files may not tell."""
+    """Which CLIP-GPT to load, and what its files may lack."""
 
     load_pt: str | None = option(
         None, "checkpoint: a folder made by train-clip-gpt, a hub name, or a GPT-2 folder in the original's layout"
     )
-    lm: str | None = option(None, "language model, where a checkpoint that holds none finds its own now")
+    lm: str | None = option(None, "the new place of the language model that a checkpoint names")
     normalize_prefix: bool | None = option(
         None, "whether a folder in the original's layout was trained on normalised embeddings (default: yes)"
     )
@@ -120,7 +109,7 @@ class ImagineConfig(Options, group="query"):
     index: str = option("", "where to look: features, an index made by `clipcap index`, or one of clip-retrieval")
     k: int = option(5, "matches to show", group="output")
     out: str | None = option(None, "write the matches: NAME.jsonl, or a labelled grid, NAME.png", group="output")
-    round_trip: bool = option(False, "also put the imagined embedding into words again", group="output")
+    round_trip: bool = option(False, "also caption the imagined embedding", group="output")
 
     def __post_init__(self) -> None:
         at_least("k", self.k, 1)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from clipcap.captioning.config import DecodeConfig
-from clipcap.clip_gpt.captioner import load_captioner
+from clipcap.clip_gpt.captioner import load_clip_gpt_captioner
 from clipcap.clip_gpt.config import ImagineConfig
 from clipcap.errors import ClipcapError
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 ROUND_TRIP = DecodeConfig(beam=True)
 
 
+@writes_to("config.out")
 def imagine(caption: str, config: ImagineConfig) -> list[Match]:
     """Print the pictures that are nearest to what a caption describes and, with `out`, write or draw them.
 
@@ -27,7 +29,7 @@ def imagine(caption: str, config: ImagineConfig) -> list[Match]:
         raise ClipcapError("the caption is empty: describe what the picture shows")
     check_out(config.out)
     index = Index.open(config.index, config.load.clip_model_type)
-    clip_gpt = load_captioner(config.load)
+    clip_gpt = load_clip_gpt_captioner(config.load)
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"the checkpoint {config.load.load_pt}")
     imagined = clip_gpt.imagine([caption])  # [1, D]

@@ -8,21 +8,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from clipcap.clip_gpt.config import ClipGptConfig, EmbeddingLoss
 from clipcap.clip_gpt.embedding_loss import embedding_loss
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.errors import ClipcapError
+from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.kernels.chunked_cross_entropy import head_loss
-from clipcap.models.language_model import add_lora, fuse_activations, head_is_plain, max_positions
-from clipcap.training.dataset import IGNORE
+from clipcap.models.language_model import max_positions, token_embeddings
 
 
-class ClipGPT(nn.Module):
+class ClipGPT(PrefixLM[ClipGptConfig]):
     """Sequences with embeddings in them → logits of their text, and predicted embeddings.
 
-    For decoding it is a caption model (`ClipCaptionModel`) whose prefix is the text before a caption.
+    For decoding it is a `PrefixLM` whose prefix is the text before a caption.
     Where CLIP's width is the language model's, nothing is projected, as in General-GPT.
 
     Args:
@@ -30,50 +31,40 @@ class ClipGPT(nn.Module):
             do. Its `prefix_length` is filled in.
         lm: a causal language model; used in place, and given token embeddings for the marks where it has none.
         layout: of its tokenizer.
+        embedding_loss: how predicted embeddings are compared with their images'.
+        contrastive_temp: temperature of the contrastive one.
+        lm_dropout: a tuned language model trains with its dropout.
     """
 
-    def __init__(self, config: ClipGptConfig, lm: PreTrainedModel, layout: Layout):
-        super().__init__()
-        self.layout = layout
-        self.config = replace(config, prefix_length=3 + len(layout.opening))
-        if lm.get_input_embeddings().num_embeddings < len(layout.tokenizer):
+    def __init__(
+        self,
+        config: ClipGptConfig,
+        lm: PreTrainedModel,
+        layout: Layout,
+        *,
+        embedding_loss: EmbeddingLoss = "mse",
+        contrastive_temp: float = 1.0,
+        lm_dropout: bool = True,
+    ):
+        if token_embeddings(lm).num_embeddings < len(layout.tokenizer):
             lm.resize_token_embeddings(len(layout.tokenizer))  # new ones about the mean of the old
-        fuse_activations(lm)
-        self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
-        read, written = (weight.shape[1] for weight in (lm.get_input_embeddings().weight, self.head.weight))
-        self.project_in = _projection(config.clip_dim, read, float(lm.get_input_embeddings().weight.detach().std()))
+        super().__init__(replace(config, prefix_length=3 + len(layout.opening)), lm, lm_dropout)
+        self.layout = layout
+        self.embedding_loss: EmbeddingLoss = embedding_loss
+        self.contrastive_temp = contrastive_temp
+        read, written = self.token_embeddings.embedding_dim, self.head.in_features
+        spread = float(self.token_embeddings.weight.detach().std())
+        self.project_in = _projection(config.clip_dim, read, spread)
         self.project_out = _projection(written, config.clip_dim, written**-0.5)
-        self.lm_dropout = True
-        self.embedding_loss: EmbeddingLoss = "mse"
-        self.contrastive_temp = 1.0
-        self._freeze_lm()
-        self._head_is_plain = head_is_plain(lm)
-
-    @property
-    def head(self) -> nn.Module:
-        """Hidden states → logits."""
-        return self.lm.get_output_embeddings()
-
-    def token_weights(self) -> list[nn.Parameter]:
-        """Where the marks have rows: the token embeddings, and the head's where it has its own."""
-        read, written = self.lm.get_input_embeddings().weight, self.head.weight
-        return [read] if written is read else [read, written]
-
-    def _freeze_lm(self) -> None:
-        tune = self.config.tune
-        for name, parameter in self.lm.named_parameters():
-            parameter.requires_grad_(tune == "full" or (tune == "lora" and "lora_" in name))
-        self.token_hooks = []
-        if tune != "full":
+        self.token_hooks: list[RemovableHandle] = []
+        if config.tune != "full":
             weights = [weight.requires_grad_(True) for weight in self.token_weights()]
-            self.token_hooks = [weight.register_hook(_only(self.layout.marks)) for weight in weights]
+            self.token_hooks = [weight.register_hook(_only(layout.marks)) for weight in weights]
 
-    def train(self, mode: bool = True) -> ClipGPT:
-        """As in torch, but a frozen language model stays in evaluation mode (no dropout)."""
-        super().train(mode)
-        if self.config.tune == "none" or not self.lm_dropout:
-            self.lm.eval()
-        return self
+    def token_weights(self) -> list[Tensor]:
+        """Where the marks have rows: the token embeddings, and the head's where it has its own."""
+        read, written = self.token_embeddings.weight, self.head.weight
+        return [read] if written is read else [read, written]
 
     def normalised(self, clip_embedding: Tensor) -> Tensor:
         """CLIP embeddings [..., D] as the model knows them: of norm 1, unless its checkpoint says otherwise.
@@ -81,18 +72,8 @@ class ClipGPT(nn.Module):
         Raises:
             ClipcapError: D is not the width of its encoder.
         """
-        width = clip_embedding.shape[-1]
-        if width != self.config.clip_dim:
-            named = f" ({self.config.encoder})" if self.config.encoder else ""
-            raise ClipcapError(
-                f"CLIP embeddings are {width} wide, this model expects {self.config.clip_dim}{named}: encode the "
-                f"images with that encoder"
-            )
+        self._check_width(clip_embedding)
         return F.normalize(clip_embedding, dim=-1) if self.config.normalize_prefix else clip_embedding
-
-    def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """[B, T] → language-model inputs [B, T, E]."""
-        return self.lm.get_input_embeddings()(input_ids)
 
     def prefix(self, clip_embedding: Tensor) -> Tensor:
         """What stands before the captions of CLIP embeddings [B, D], as language-model inputs [B, P, E]."""
@@ -160,6 +141,19 @@ class ClipGPT(nn.Module):
         """Logits of the token after each position, [B, T, V]."""
         inputs_embeds = self.inputs_embeds(input_ids, embeddings, clip_places, clip_rows)
         return self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits
+
+    def parameter_report(self) -> str:
+        """One line: trained and frozen parameters."""
+        lm = {id(p): p for p in self.lm.parameters()}
+        marks = [] if self.config.tune == "full" else self.token_weights()
+        rows = sum(len(self.layout.marks) * weight.shape[1] for weight in marks)
+        own = sum(p.numel() for p in self.parameters()) - sum(p.numel() for p in lm.values())
+        tuned = sum(p.numel() for p in lm.values() if p.requires_grad) - sum(weight.numel() for weight in marks)
+        frozen = sum(p.numel() for p in lm.values()) - tuned - rows
+        return (
+            f"parameters: {(own + tuned + rows) / 1e6:.2f} M trained (projections {own / 1e6:.2f} M, language model "
+            f"{(tuned + rows) / 1e6:.2f} M), {frozen / 1e6:.2f} M frozen"
+        )
 
     @torch.inference_mode()
     def imagine(self, captions: Sequence[str]) -> Tensor:

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AddedToken
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
-from clipcap.training.dataset import IGNORE
+from clipcap.models.base import IGNORE
+from clipcap.models.language_model import end_of_text, token_ids
 
 MARKS = ("[CLIP IN]", "[\\CLIP IN]", "[CLIP OUT]", "[\\CLIP OUT]")
 OPENING, CLOSING, STOPPED = "Caption: [", "]", "]."
@@ -93,18 +95,18 @@ class Layout:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        known = tokenizer.get_added_vocab()
+        known: dict[str, int] = cast(Any, tokenizer).get_added_vocab()  # their common base does not declare it
         new = [AddedToken(mark, special=True, normalized=False) for mark in MARKS if mark not in known]
         tokenizer.add_tokens(new, special_tokens=True)
         tokenizer.split_special_tokens = True
         self.tokenizer = tokenizer
-        self.marks: list[int] = tokenizer.convert_tokens_to_ids(list(MARKS))
-        self.end: int = tokenizer.eos_token_id
+        self.marks = cast(list[int], tokenizer.convert_tokens_to_ids(list(MARKS)))
+        self.end = end_of_text(tokenizer)
         self.opening, self.closing, self.stopped = (self.ids(text) for text in (OPENING, CLOSING, STOPPED))
 
     def ids(self, text: str) -> list[int]:
         """The tokens of a text."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(self.tokenizer, text)
 
     @property
     def overhead(self) -> int:

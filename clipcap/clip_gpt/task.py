@@ -25,10 +25,11 @@ from clipcap.evaluation.metrics.score import cider, cider_scorer
 from clipcap.features.feature_set import Features
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
-from clipcap.training.accelerator import sum_over_processes
+from clipcap.training.accelerator import reduced, sum_over_processes
 from clipcap.training.config import LoopConfig
-from clipcap.training.dataset import prefetch
+from clipcap.training.dataset import CaptionDataset, prefetch
 from clipcap.training.feature_task import FeatureTask, even_parts
 
 TEXTS_TOGETHER = 64  # captions that CLIP's text tower encodes at a time
@@ -39,7 +40,7 @@ _SAME_ON_RESUME = (
 )  # fmt: skip
 
 
-class InterleavedTask(FeatureTask):
+class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     """A CLIP-GPT's training (a `Task`), of what any `FeatureTask` takes; the tokenizer has the marks."""
 
     def __init__(
@@ -52,15 +53,14 @@ class InterleavedTask(FeatureTask):
         val: Features | None,
         accelerator: Accelerator,
     ):
-        model.embedding_loss, model.contrastive_temp = config.embedding_loss, config.contrastive_temp
         super().__init__(config, loop, model, tokenizer, features, val, accelerator)
         weights = config.text_weight, config.embedding_weight
         self.pairs = PairDataset(self.data, model.layout, *weights, config.images_per_sequence)
         self.val_pairs = PairDataset(self.val, model.layout, *weights) if self.val is not None else None
         if config.select == "recall" and val is None:
             raise ClipcapError("--select recall needs validation images: pass --val")
-        self.with_cider = _with_cider(accelerator)
-        self.tower_recall = self._tower_recall() if config.clip_recall and val is not None else None
+        self.with_cider = _with_cider()
+        self.tower_recall = self._tower_recall(self.val) if config.clip_recall and self.val is not None else None
 
     def caption_limit(self) -> int:
         """Longest caption in tokens: so that as many as share a sequence fit into it."""
@@ -110,7 +110,7 @@ class InterleavedTask(FeatureTask):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Losses on held-out captions, captions of held-out images, and recall of the predicted embeddings."""
-        if self.val is None:
+        if self.val is None or self.val_pairs is None:
             return {}
         self.model.eval()
         order = np.argsort(self.val.lengths, kind="stable")
@@ -130,7 +130,8 @@ class InterleavedTask(FeatureTask):
         text, embedding = text / max(tokens, 1), embedding / len(self.val)
         loss = self.config.text_weight * text + self.config.embedding_weight * embedding
         scores = {"val_loss": loss, "val_text_loss": text, "val_embedding_loss": embedding}
-        return {**scores, **self.caption_held_out(), **self._recall(self.accelerator.reduce(predicted, "sum").cpu())}
+        texts = reduced(self.accelerator, predicted).cpu()
+        return {**scores, **self.caption_held_out(), **self._recall(texts, self.val)}
 
     def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
         """Captions of CLIP embeddings [N, D]."""
@@ -143,30 +144,30 @@ class InterleavedTask(FeatureTask):
             scores["cider"] = cider(captions, references)
         return scores
 
-    def _recall(self, texts: Tensor) -> dict[str, float]:
+    def _recall(self, texts: Tensor, val: CaptionDataset) -> dict[str, float]:
         """How often the held-out captions' embeddings [M, D] find their image; printed beside CLIP's own."""
-        scores = self._text_to_image(texts)
-        images = len(np.unique(self.val.features.row_images))
+        scores = self._text_to_image(texts, val)
+        images = len(np.unique(val.features.row_images))
         chance = "/".join(f"{min(k, images) / images:.3f}" for k in (1, 5, 10))
         tower = f", CLIP's own text tower {_shares(self.tower_recall)}" if self.tower_recall else ""
-        self.accelerator.print(
+        logger.info(
             f"  text to image recall@1/5/10 of {len(texts)} captions among {images} images: {_shares(scores)}{tower}"
             f", by chance {chance}"
         )
         return scores
 
-    def _text_to_image(self, texts: Tensor) -> dict[str, float]:
-        features = self.val.features
+    def _text_to_image(self, texts: Tensor, val: CaptionDataset) -> dict[str, float]:
+        features = val.features
         _, first = np.unique(features.row_images, return_index=True)
         scores = recall(features.rows(first), texts, features.image_index)
         return {name: scores[name] for name in RECALLS}
 
     @torch.no_grad()
-    def _tower_recall(self) -> dict[str, float] | None:
+    def _tower_recall(self, val: CaptionDataset) -> dict[str, float] | None:
         """Recall of CLIP's own embeddings of the held-out captions; a note where its encoder is not at hand."""
         if not self.accelerator.is_main_process:
             return None
-        features = self.val.features
+        features = val.features
         try:
             if features.meta.encoder is None or features.meta.encoder_guessed:
                 raise ClipcapError(f"{features.path} does not say its encoder (name it by --clip_model_type)")
@@ -175,9 +176,9 @@ class InterleavedTask(FeatureTask):
                 raise ClipcapError(f"{encoder.name} has other weights than the features' encoder")
             captions = list(features.captions)
             parts = [captions[i : i + TEXTS_TOGETHER] for i in range(0, len(captions), TEXTS_TOGETHER)]
-            return self._text_to_image(torch.cat([encoder.encode_texts(part).float().cpu() for part in parts]))
+            return self._text_to_image(torch.cat([encoder.encode_texts(part).float().cpu() for part in parts]), val)
         except ClipcapError as error:
-            self.accelerator.print(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
+            logger.info(f"note: no comparison with CLIP's own text tower: {printable(str(error))}")
             return None
 
     def score(self, metrics: Mapping[str, float]) -> float:
@@ -195,13 +196,13 @@ class InterleavedTask(FeatureTask):
         restore_clip_gpt(self.model, folder)
 
 
-def _with_cider(accelerator: Accelerator) -> bool:
+def _with_cider() -> bool:
     """Whether captions can be scored."""
     try:
         cider_scorer()
         return True
     except ClipcapError as error:
-        accelerator.print(f"note: held-out captions are not scored: {error}")
+        logger.info(f"note: held-out captions are not scored: {error}")
         return False
 
 

@@ -36,7 +36,7 @@ class TowersConfig(Options, group="model"):
     text_model: str | None = option(None, "text tower of transformers, name or folder (with --vision_model)")
     from_scratch: bool = option(False, "new weights in the architectures of --vision_model and --text_model")
     embed_dim: int = option(256, "width of the common embedding of a new model")
-    resolution: int = option(128, "pixels of a new CLIP's input; of a --vision_model that does not say its own")
+    resolution: int = option(128, "pixels of a new CLIP's input; of a --vision_model that does not state its own")
     patch_size: int = option(16, "pixels of a patch of a new CLIP's ViT")
     vision_width: int = option(192, "width of a new CLIP's image tower (64 is that of OpenAI's RN50)")
     vision_layers: str = option("6", "layers of a new CLIP's ViT, or the four stages of a ResNet: 3,4,6,3")
@@ -47,7 +47,7 @@ class TowersConfig(Options, group="model"):
     def __post_init__(self) -> None:
         for name in ("embed_dim", "resolution", "patch_size", "text_layers"):
             at_least(name, getattr(self, name), 1)
-        # OpenAI's format has heads of width 64, and does not say so; a ResNet's attend over 32 times its width.
+        # OpenAI's format assumes heads of width 64 without storing it; a ResNet's attend over 32 times its width.
         steps = {"vision_width": 2 if "," in self.vision_layers else 64, "text_width": 64}
         for name, step in steps.items():
             if getattr(self, name) < step or getattr(self, name) % step:
@@ -73,7 +73,7 @@ class ContrastiveConfig(Options, group="training"):
     head_lr: float | None = option(None, "learning rate of projections and temperature (1e-3, OpenAI's CLIP 1e-5)")
     image_lr: float | None = option(None, "of the image tower (new 1e-3, of transformers 1e-4, OpenAI's CLIP 1e-5)")
     text_lr: float | None = option(None, "of the text tower (new 1e-3, of transformers 1e-5, OpenAI's CLIP 1e-5)")
-    bs: int = option(128, "images per batch and process: each is told from all others of its batch",
+    bs: int = option(128, "images per batch and process: each is compared with all others of its batch",
                      aliases=("batch_size",))  # fmt: skip
     crop: float = option(0.7, "smallest share of a picture that a random crop keeps (1: no augmentation)")
     flip: bool = option(False, "mirror half of the pictures (makes captions that name left and right wrong)")

@@ -40,9 +40,9 @@ class Crops:
         """S, pixels of the pictures to crop from: a crop of average size keeps its scale."""
         return math.ceil(self.resolution / math.sqrt((1 + self.smallest) / 2))
 
-    def boxes(self, draws: np.ndarray) -> Tensor:
+    def boxes(self, uniform: np.ndarray) -> Tensor:
         """Where to crop, from uniform random numbers [B, 4]: affine maps [B, 2, 3] as grid_sample takes them."""
-        draws = torch.from_numpy(draws)
+        draws = torch.from_numpy(uniform)
         scale = (self.smallest + (1 - self.smallest) * draws[:, 0]).sqrt()  # of a side
         shift = (1 - scale[:, None]) * (2 * draws[:, 1:3] - 1)  # [B, 2]
         mirror = torch.where(draws[:, 3] < 0.5, -1.0, 1.0) if self.flip else torch.ones(len(draws))
@@ -61,8 +61,8 @@ class Crops:
 
 def normalised(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, S, S, 3] → float32 [B, 3, S, S] with the model's mean and deviation."""
-    mean, std = (torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255 for values in (mean, std))
-    return (pictures.permute(0, 3, 1, 2).float() - mean) / std
+    shift, scale = (torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255 for values in (mean, std))
+    return (pictures.permute(0, 3, 1, 2).float() - shift) / scale
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from clipcap.contrastive.towers.openai import OpenAITowers
 from clipcap.contrastive.validate import RecallValidation
 from clipcap.errors import ClipcapError
 from clipcap.images.skipped import too_many, write_errors
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.sources.record import Record
 from clipcap.training.dataset import BatchShare
@@ -60,9 +61,9 @@ class ContrastiveTask:
         self.held_out = RecallValidation(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.loop.grad_accum
-        self.model = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
+        self.model: ContrastiveModel = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
         if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # torch has none for CPUs
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place; torch has none for CPUs
         self.model.to(accelerator.device)
         self._told: set[str] = set()
 
@@ -111,7 +112,7 @@ class ContrastiveTask:
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.source.max_bad):
             raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
-        self.accelerator.print(printable(line))
+        logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Head, image and text tower, each with its learning rate; weight decay is for matrices only."""

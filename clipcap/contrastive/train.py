@@ -9,13 +9,16 @@ from accelerate.utils import set_seed
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.sources.readers import READERS
 from clipcap.training.accelerator import make_accelerator
-from clipcap.training.curves import plot_curves
+from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
-from clipcap.training.run_folder import LOG, check_run_folder
+from clipcap.training.run_folder import check_run_folder
 
 
+@writes_to("config.loop.out_dir")
 def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     """Train on a source's images and captions.
 
@@ -29,13 +32,13 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     accelerator = make_accelerator(config.loop, config.flat())
     source = READERS[source_name](config.source)
     for note in source.notes:
-        accelerator.print(note)
+        logger.info(note)
     set_seed(config.loop.seed)
     task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator)
-    accelerator.print(task.describe())
+    logger.info(task.describe())
     task.decode()
     loop = Loop(task, config.loop, accelerator)
     best = loop.fit()
     if accelerator.is_main_process:
-        plot_curves(loop.out_dir / LOG, loop.out_dir / "curves.png", task.held_out.chance())
+        write_curves(loop.out_dir, task.held_out.chance())
     return best

@@ -15,6 +15,7 @@ from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
 from clipcap.contrastive.towers.base import Towers
 from clipcap.evaluation.metrics.recall import recall
 from clipcap.sources.record import Record
+from clipcap.training.accelerator import reduced
 
 
 class RecallValidation:
@@ -73,4 +74,4 @@ class RecallValidation:
         whole = torch.zeros(count, self.towers.width, device=self.accelerator.device)
         for numbers, embedded in zip(batches, embed(batches), strict=True):
             whole[torch.from_numpy(numbers)] = embedded.float()
-        return self.accelerator.reduce(whole, "sum")
+        return reduced(self.accelerator, whole)

@@ -35,6 +35,7 @@ from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import FlagParser
 from clipcap.runtime.bundled import DEMO, FOLDER, GENERATOR
+from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.text_to_image.generator import Generator, GeneratorConfig, StoredNorm
 from clipcap.text_to_image.generator_files import save_generator
 from clipcap.text_to_image.noise import to_pixels, truncated_noise
@@ -94,7 +95,7 @@ def build_generator(work: Path, out: Path = FOLDER / GENERATOR, steps: int = STE
             if figures["agreement"] > best:
                 best = figures["agreement"]
                 torch.save(average.state_dict(), work / "best.pt")
-    average.load_state_dict(torch.load(work / "best.pt", weights_only=True))
+    average.load_state_dict(load_tensors(work / "best.pt"))
     return _write(average, out, judge, log)
 
 

@@ -16,6 +16,8 @@ from clipcap.evaluation.caption_files import read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
 from clipcap.images.grid import picture_grid
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 
 TRAIN_PICTURES, VAL_PICTURES, IN_GRID = 4000, 240, 12
 TRAIN_SEED, VAL_SEED = 0, 1
@@ -27,6 +29,7 @@ GRID = "gallery.png"
 MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
 
 
+@writes_to("out")
 def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
     """Draw plates, then run the commands a user runs, with the bundled CLIP and language model.
 
@@ -40,14 +43,16 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
 
     def run(*words: object) -> None:
         argv = [str(word) for word in words]
-        print(f"\n$ clipcap {' '.join(argv)}", flush=True)
+        logger.info(f"\n$ clipcap {' '.join(argv)}")
         if command(argv):
             raise ClipcapError(f"the demo's {words[0]} step failed")
 
     _clear(out)
     train_set = write_set(out / "plates_train", TRAIN_PICTURES, TRAIN_SEED, split="train", workers=2)
     val_set = write_set(out / "plates_val", VAL_PICTURES, VAL_SEED, split="val", workers=2)
-    print(f"drew {TRAIN_PICTURES} plates to learn from, and {VAL_PICTURES} of combinations that none of them shows")
+    logger.info(
+        f"drew {TRAIN_PICTURES} plates to learn from, and {VAL_PICTURES} of combinations that none of them shows"
+    )
     for name, folder in (("train", train_set), ("val", val_set)):
         run("parse", "food", "--data_path", folder, "--clip_model_type", DEMO, "--out", out / f"plates_{name}.pkl")
     run("train", "--data", out / "plates_train.pkl", "--out_dir", out / "checkpoints", *TRAINING)
@@ -61,7 +66,7 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
         "--train_data", out / "plates_train.pkl", "--out", evaluation,
     )  # fmt: skip
     grid = _show(evaluation, val_set, out / GRID)
-    print(
+    logger.info(
         f"\ndone in {time.monotonic() - began:.0f} s. Look at {evaluation / REPORT} (pictures with their captions)\n"
         f"and {grid}. Next, on photos of your own, with a CLIP and a GPT-2 that know the world:\n"
         f"  clipcap parse custom --data_path PHOTOS_AND_CAPTIONS --clip_model_type ViT-B/32 --out data/mine.pkl\n"

@@ -29,6 +29,7 @@ from clipcap.evaluation.metrics.bootstrap import Comparison
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.evaluation.report.content import Pictured
 from clipcap.evaluation.report.page import write_report
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 SURE = 0.05  # two-sided p-value
@@ -55,6 +56,7 @@ class Evaluation:
         return bool(self.metrics.get("characters"))
 
 
+@writes_to("config.out")
 def compare(folders: Sequence[str], config: CompareConfig) -> str:
     """Which of several evaluations is better, and how sure that is: the first against each of the others.
 

@@ -30,7 +30,7 @@ class EvaluateConfig(Options, group="data"):
         None, "their human captions: COCO annotations, {image: [captions]}, or a feature file"
     )
     out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html", group="output")
-    train_data: str | None = option(None, "feature file trained on: tells the share of captions copied from it")
+    train_data: str | None = option(None, "feature file trained on: reports the share of captions copied from it")
     batch_size: int = option(16, "images decoded together", group="machine")
     characters: bool = option(False, "every character is a token: for scripts without spaces", group="scores")
     java: bool = option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
 from clipcap.evaluation.config import EvaluateConfig
@@ -29,7 +28,11 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
+from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.text import printable
 
@@ -50,16 +53,23 @@ class Captioned:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(config: EvaluateConfig) -> Path:
+@writes_to(lambda called: given(EvaluateConfig, called["config"], called["options"]).out)
+def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """Caption where needed, score, write `predictions.json`, `metrics.json`, `report.html`.
 
     Under a launcher of several processes each captions its share of the images; the first scores and writes.
 
+    >>> evaluate(load_pt="checkpoints", data="food_val.pkl", out="evaluation")
+
+    Args:
+        config: of the evaluation (default: the defaults of `clipcap evaluate`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder.
     Raises:
         ClipcapError: bad input; what was written before stays.
     """
+    config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
@@ -95,7 +105,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    text = to_json(content, ensure_ascii=False, indent=1) + "\n"
     with writing(path), replaced_file(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 
@@ -117,9 +127,8 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     references = references_of(features)
     if not references:
         raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
-    if state.is_main_process:
-        _say_processes(state)
-    captioner = load_captioner(config.load) if state.is_main_process else _quietly(config.load)
+    _report_processes(state)
+    captioner = load_captioner(config.load)
     own = captioner.model.config
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
@@ -148,16 +157,11 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
     return found
 
 
-def _say_processes(state: PartialState) -> None:
+def _report_processes(state: PartialState) -> None:
     processes = state.num_processes
-    print(f"{processes} process{'es' * (processes > 1)} on {state.device}", file=sys.stderr)
+    logger.info(f"{processes} process{'es' * (processes > 1)} on {state.device}")
     if warning := alone(processes):
-        print(warning, file=sys.stderr)
-
-
-def _quietly(config: LoadConfig) -> Captioner:
-    options = ("lm", "clip_model_type", "normalize_prefix", "num_heads", "device", "dtype")
-    return Captioner.from_pretrained(config.load_pt, **{name: getattr(config, name) for name in options})
+        logger.warning(warning)
 
 
 def caption_rows(

@@ -251,7 +251,7 @@ def _copied(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def hashed(ids: Sequence[str]) -> np.ndarray:
+def hashed(ids: Sequence[str | None]) -> np.ndarray:
     """A number for each text, int64 [N], in this process the same for the same text: 8 bytes in its place."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 

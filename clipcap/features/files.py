@@ -19,7 +19,6 @@ from clipcap.features.folder import read_folder, read_shards
 from clipcap.features.folder_writer import write_folder
 from clipcap.features.large_folder import read_large_folder
 from clipcap.features.pickle_file import read_pickle, write_pickle
-from clipcap.runtime.disk_arrays import Say
 from clipcap.runtime.files import current_path
 
 
@@ -39,18 +38,13 @@ def find_features(path: str | Path) -> Path:
     return found
 
 
-def read_to_train(path: str | Path, encoder: str | None = None, say: Say = print) -> Features:
-    """As `read_features`; of a folder memory holds next to nothing, and what is made of its texts is kept in it.
-
-    Args:
-        path, encoder: see `read_features`.
-        say: takes a line where the folder cannot be written.
-    """
+def read_to_train(path: str | Path, encoder: str | None = None) -> Features:
+    """As `read_features`; of a folder memory holds next to nothing, and what is made of its texts is kept in it."""
     path = find_features(path)
     if not path.is_dir():
         return read_features(path, encoder)
     with _reading(path):
-        features = read_large_folder(path, say)
+        features = read_large_folder(path)
     return with_encoder(features, encoder)
 
 

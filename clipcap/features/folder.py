@@ -25,6 +25,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_normalized
 from clipcap.runtime.disk_arrays import by_shard
+from clipcap.runtime.safe_load.parquet import read_batches
 
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
@@ -191,13 +192,22 @@ def read_metadata(file: Path, columns: Collection[str] = ALL_COLUMNS) -> pa.Tabl
     try:
         there = pq.read_schema(file).names
         wanted = {*columns} - {"caption" if "captions" in there else "captions"}
-        table = pq.read_table(file, columns=[name for name in there if name in wanted])
+        chosen = [name for name in there if name in wanted]
+        table = pa.Table.from_batches(read_batches(file, chosen), _empty(file, chosen))
         lists = pa.large_list(pa.large_string())
         kinds = [(name, lists if name == "captions" else pa.large_string()) for name in table.column_names]
         return table.cast(pa.schema(kinds))
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{file}: cannot be read ({reason}): copy or make it again") from error
+
+
+def _empty(file: Path, columns: Sequence[str]) -> pa.Schema | None:
+    """The schema of a table without rows; None where its batches tell it."""
+    if pq.read_metadata(file).num_rows:
+        return None
+    schema = pq.read_schema(file)
+    return pa.schema([schema.field(name) for name in columns])
 
 
 def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from clipcap.features.feature_set import Content, FeatureMeta, Sliced
 from clipcap.features.folder import META
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.files import replaced_folder, writing
+from clipcap.runtime.json_text import to_json
 
 SHARD_ROWS = 100_000
 TOGETHER = 8192  # rows that are converted and written at a time
@@ -31,7 +31,7 @@ def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> Non
                 _save(draft / "img_emb" / f"img_emb_{number}.npy", part.embeddings, rows)
                 _save_metadata(draft / "metadata" / f"metadata_{number}.parquet", part, rows)
                 number += 1
-        (draft / META).write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        (draft / META).write_text(to_json(asdict(meta), indent=2) + "\n", encoding="utf-8")
 
 
 def _within(rows: slice) -> Iterator[slice]:

@@ -33,7 +33,7 @@ from clipcap.features.folder import (
     read_metadata,
 )
 from clipcap.features.stored_texts import MadeTexts, StoredTexts
-from clipcap.runtime.disk_arrays import Say, blocks, in_order, kept_arrays, scratch, write_arrays
+from clipcap.runtime.disk_arrays import blocks, in_order, kept_arrays, scratch, write_arrays
 
 CACHE, INDEX = "cache", "captions.arrays"
 _READ_TOGETHER = 1 << 22  # bytes
@@ -57,18 +57,13 @@ class StoredCaptions(StoredTexts):
         return (self.cache / INDEX).is_file()
 
 
-def read_large_folder(path: Path, say: Say = print) -> Features:
-    """As `read_folder`; the first time goes over all the metadata.
-
-    Args:
-        path: of the folder.
-        say: takes a line where nothing can be kept in it.
-    """
+def read_large_folder(path: Path) -> Features:
+    """As `read_folder`; the first time goes over all the metadata."""
     embeddings, files = open_shards(path)
     if not files:
         return read_folder(path)
     fingerprint = _fingerprint(files, embeddings)
-    index = kept_arrays(path / CACHE / INDEX, fingerprint, partial(_write, files, embeddings), say)
+    index = kept_arrays(path / CACHE / INDEX, fingerprint, partial(_write, files, embeddings))
     captions = StoredCaptions(files, index.facts["caption_starts"], path / CACHE, fingerprint)
     names, places = (
         StoredTexts(files, embeddings.starts, partial(_column, index.facts[kind]))

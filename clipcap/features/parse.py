@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,37 +27,51 @@ from clipcap.features.unfinished import PartialRows
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.options import given
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.sources.collector import Source
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
 
-Say = Callable[[str], None]
 CountTokens = Callable[[str], int]
 
 
-def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]:
+def _output(source_name: str, config: ParseConfig) -> Path | None:
+    """Where a parse writes; nowhere in a dry run."""
+    return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
+
+
+@writes_to(lambda called: _output(called["source_name"], given(ParseConfig, called["config"], called["options"])))
+def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -> list[Path]:
     """Encode a source's images and write its feature files, one per split.
 
+    >>> parse("food", data_path="food", clip_model_type="ViT-B/32", out="food_train.pkl")
+
+    Args:
+        source_name: food, coco, flickr8k, conceptual or custom.
+        config: of the parsing (default: the defaults of `clipcap parse`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the files written (none with `dry_run`).
     Raises:
         ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
             the images missing or unreadable (after the good ones are saved).
     """
+    config = given(ParseConfig, config, options)
     state = PartialState(cpu=pick_device(config.device).type == "cpu")
-    tell: Say = say if state.is_main_process else (lambda line: None)
     source, count_tokens = _read(source_name, config)
     if config.dry_run:
         if state.is_main_process:
-            say(describe(source, count_tokens))
+            print(describe(source, count_tokens))
         return []
-    out = Path(config.out or f"data/{source_name}_train.pkl")
+    out = _output(source_name, config)
     outputs = output_paths(out, source.records)
     for note in source.notes:
-        tell(note)
-    encoder = _load_encoder(config, state, tell)
+        logger.info(note)
+    encoder = _load_encoder(config, state)
     partial = PartialRows(
         out,
         fingerprint(source.records, encoder, config),
@@ -69,13 +84,13 @@ def parse(source_name: str, config: ParseConfig, say: Say = print) -> list[Path]
         partial.create()
     state.wait_for_everyone()
     if done := partial.done():
-        tell(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
+        logger.info(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
     encode_missing(partial, source.records, encoder, config, state)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
-    written = _write(partial, source, outputs, encoder, config, tell)
-    _report_bad(partial, source, errors_path(out, outputs), config, tell)
+    written = _write(partial, source, outputs, encoder, config)
+    _report_bad(partial, source, errors_path(out, outputs), config)
     return written
 
 
@@ -140,15 +155,18 @@ def errors_path(out: Path, outputs: Collection[Path]) -> Path:
     return out.with_name(f"{name.removesuffix('_train') if len(outputs) > 1 else name}_errors.csv")
 
 
-def _load_encoder(config: ParseConfig, state: PartialState, tell: Say) -> Encoder:
+def _load_encoder(config: ParseConfig, state: PartialState) -> Encoder:
     with state.local_main_process_first():  # where weights are to be downloaded, one process does
         encoder = load_encoder(
             config.clip_model_type, str(state.device) if config.device == "auto" else config.device, config.dtype
         )
-    processes = f"{state.num_processes} process{'es' * (state.num_processes > 1)} on {encoder.device}"
-    tell(f"{processes}, encoder {encoder.name}, {encoder.dim} wide, {str(encoder.dtype).removeprefix('torch.')}")
-    if warning := alone(state.num_processes):
-        tell(warning)
+    processes, dtype = state.num_processes, str(encoder.dtype).removeprefix("torch.")
+    logger.info(
+        f"{processes} process{'es' * (processes > 1)} on {encoder.device}, encoder {encoder.name}, "
+        f"{encoder.dim} wide, {dtype}"
+    )
+    if warning := alone(processes):
+        logger.warning(warning)
     return encoder
 
 
@@ -173,7 +191,6 @@ def _write(
     outputs: Mapping[str | None, Path],
     encoder: Encoder,
     config: ParseConfig,
-    tell: Say,
 ) -> list[Path]:
     """Write the feature file of each split; a split without a readable image gets none."""
     lacking = -(-len(source.records) // config.batch_size) - len(partial.done())
@@ -196,31 +213,31 @@ def _write(
             path,
             embeddings=partial.rows(rows),
             image_ids=[r.image_id for r in chosen],
-            image_paths=[_place(r) for r in chosen],
+            image_paths=[_image_path(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
         )
         written.append(path)
-        tell(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
+        logger.info(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
     return written
 
 
-def _place(record: Record) -> str:
+def _image_path(record: Record) -> str:
     """Where an image lies, as an absolute path: files are read from other working directories than this one."""
     return os.path.join(os.getcwd(), str(record.image))
 
 
-def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig, tell: Say) -> None:
+def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, images = partial.bad(), len(source.records)
     if bad:
-        write_errors(errors, [(_place(source.records[i]), reason) for i, reason in sorted(bad.items())])
+        write_errors(errors, [(_image_path(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
     skipped = len(bad) + source.without_caption
     if not skipped:
-        tell("no image was missing or unreadable")
+        logger.info("no image was missing or unreadable")
         return
     missing = sum(reason == MISSING for reason in bad.values())
     kinds = [f"{missing:,} missing", f"{len(bad) - missing:,} unreadable" + f" (listed in {errors})" * bool(bad)]
@@ -233,4 +250,4 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
             f"{line}; more than --max_bad {config.source.max_bad} cannot be used: mend them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
-    tell(line)
+    logger.info(line)

@@ -10,6 +10,7 @@ import numpy as np
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks, scratch, where
+from clipcap.sources.split import held_out
 
 
 def split_by_image(features: Features, share: float, seed: int) -> tuple[Features, Features]:
@@ -31,21 +32,15 @@ def rows_held_out(row_images: np.ndarray, share: float, seed: int, path: Path) -
         path: of the features, for the error.
     """
     count = int(row_images.max()) + 1
-    held_out = ceil(share * count) if 0 < share < 1 else count
-    if held_out == count:
+    size = ceil(share * count) if 0 < share < 1 else count
+    if size == count:
         raise ClipcapError(
             f"{path}: a share of {share} of {count} images leaves train or val empty: "
             "choose another share between 0 and 1"
         )
-    order = scratch(count, np.int64)
-    for block in blocks(count):
-        order[block] = np.arange(block.start, block.stop)
-    np.random.RandomState(seed).shuffle(order)
-    chosen, found = scratch(count, bool), scratch(len(row_images), bool)
-    for block in blocks(held_out):
-        chosen[order[block]] = True
+    images, found = held_out(count, size, seed), scratch(len(row_images), bool)
     for block in blocks(len(row_images)):
-        found[block] = chosen[row_images[block]]
+        found[block] = images[row_images[block]]
     return found
 
 

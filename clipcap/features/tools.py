@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
@@ -22,10 +22,11 @@ from clipcap.images.word_cloud import write_cloud
 from clipcap.options import LARGEST_SEED, within
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 Dtype = Literal["float16", "float32"]
-Say = Callable[[str], None]
 CLOUDS = (".svg", ".png")  # endings of a word cloud
 BLOCK = 8192  # rows converted at a time
 
@@ -122,19 +123,22 @@ def _bytes(size: float) -> str:
     return f"{size:,.1f} GB"
 
 
-def verify(path: str | Path, say: Say = print) -> bool:
-    """Look through a feature file and say what is wrong, a line for each kind of fault; whether it is sound."""
+def verify(path: str | Path) -> bool:
+    """Print what is wrong with a feature file, a line for each kind of fault; returns whether it is sound."""
     findings = find_faults(find_features(path))
-    for fault in findings.faults:
-        say(f"{path}: {printable(fault)}")
+    lines = [f"{path}: {printable(fault)}" for fault in findings.faults]
     if findings.repeated:
-        say(f"{path}: note: {findings.repeated:,} rows repeat an image, as in files with a row for each caption")
+        lines.append(
+            f"{path}: note: {findings.repeated:,} rows repeat an image, as in files with a row for each caption"
+        )
     if not findings.faults:
-        say(f"{path}: {findings.images:,} rows, {findings.captions:,} captions, nothing wrong")
+        lines.append(f"{path}: {findings.images:,} rows, {findings.captions:,} captions, nothing wrong")
+    print("\n".join(lines))
     return not findings.faults
 
 
-def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str | None, say: Say = print) -> None:
+@writes_to("out")
+def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str | None) -> None:
     """Write features anew, as a pickle or a folder.
 
     Args:
@@ -142,17 +146,17 @@ def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str
         out: NAME.pkl, or a folder.
         dtype: of the numbers; as they are where it is None.
         encoder: name of the encoder, of a file that does not say it.
-        say: takes the lines to print.
     """
     check_place(Path(out))
     parts = read_parts(path, encoder)
     seen = survey(path, parts)
     dtype = dtype or seen.dtype
     write_parts(out, _contents(parts, dtype), replace(seen.meta, dtype=dtype))
-    say(seen.written(Path(out)))
+    logger.info(seen.written(Path(out)))
 
 
-def split(path: str | Path, train_size: float, seed: int, out: str | Path, say: Say = print) -> None:
+@writes_to("out")
+def split(path: str | Path, train_size: float, seed: int, out: str | Path) -> None:
     """Write NAME_train and NAME_val for `out` NAME: a share `train_size` of the images, and the rest."""
     if not 0 < train_size < 1:
         raise ClipcapError(f"--train_size is a share between 0 and 1, got {train_size}")
@@ -167,7 +171,7 @@ def split(path: str | Path, train_size: float, seed: int, out: str | Path, say: 
     in_train = np.logical_not(in_val, out=scratch(len(in_val), bool))
     for place, chosen in ((places["train"], in_train), (places["val"], in_val)):
         write_parts(place, _contents(_chosen(parts, chosen), seen.dtype), replace(seen.meta, dtype=seen.dtype))
-        say(seen.written(place, chosen))
+        logger.info(seen.written(place, chosen))
 
 
 def _chosen(parts: Iterable[Features], chosen: np.ndarray) -> Iterator[Features]:
@@ -178,9 +182,8 @@ def _chosen(parts: Iterable[Features], chosen: np.ndarray) -> Iterator[Features]
         start += part.num_images
 
 
-def merge(
-    paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encoder: str | None, say: Say = print
-) -> None:
+@writes_to("out")
+def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encoder: str | None) -> None:
     """Write the features of several files as one, in their order.
 
     Args:
@@ -188,7 +191,6 @@ def merge(
         out: NAME.pkl, or a folder.
         prefix_ids: set each file's name before its image ids, where ids mean different images in different files.
         encoder: name of the encoder, of files that do not say it.
-        say: takes the lines to print.
     Raises:
         ClipcapError: files of different encoders, or one image id in two files.
     """
@@ -209,7 +211,7 @@ def merge(
     write_parts(out, contents, replace(meta, dtype=dtype))
     counts = [one.captions_of_images() for one in seen]
     images, captions = (sum(map(np.sum, column)) for column in zip(*counts))
-    say(f"wrote {out}: {images:,} images, {captions:,} captions")
+    logger.info(f"wrote {out}: {images:,} images, {captions:,} captions")
 
 
 def _prefixes(paths: Sequence[str | Path]) -> list[str]:

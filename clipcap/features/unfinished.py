@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file
+from clipcap.runtime.json_text import to_json
 
 try:
     import fcntl
@@ -136,7 +137,7 @@ class PartialRows:
                     _to_disk(file)
             with (self.folder / f"done-{self.rank}.jsonl").open("a+b") as log:
                 torn = log.tell() and _last_byte(log) != b"\n"
-                line = json.dumps({"batch": batch, "bad": list(bad)}).encode()
+                line = to_json({"batch": batch, "bad": list(bad)}).encode()
                 log.write(b"\n" * bool(torn) + line + b"\n")
                 _to_disk(log)
 

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import is_image_name, natural_key, walk
+from clipcap.images.memory import in_turn, middle_frame
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
 
@@ -77,7 +78,7 @@ def open_image(
     """
     with _opened(source, max_pixels) as image:
         if frame == "middle" and not isinstance(source, Image.Image) and image.format in ANIMATIONS:
-            image.seek(getattr(image, "n_frames", 1) // 2)
+            image.seek(middle_frame(image))
         image.load()
         turn = _UPRIGHT.get(_orientation(image)) if upright else None  # before the EXIF data is lost
         rgb = _to_rgb(image)
@@ -100,7 +101,8 @@ def _opened(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image
             image = stream if isinstance(stream, Image.Image) else Image.open(stream, formats=_formats())
             if image.width * image.height > max_pixels:
                 raise ImageError(where, _too_large(max_pixels))
-            yield image
+            with in_turn(image.width * image.height):
+                yield image
     except ClipcapError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:

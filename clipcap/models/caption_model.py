@@ -3,68 +3,39 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from clipcap.errors import ClipcapError
+from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.chunked_cross_entropy import head_loss
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
-from clipcap.models.language_model import add_lora, fuse_activations, head_is_plain, max_positions
-from clipcap.models.mapper import MLP, TransformerMapper
-
-IGNORE = -100  # label of positions that count for nothing
+from clipcap.models.language_model import max_positions
+from clipcap.models.mapper import make_mapper
 
 
-class ClipCaptionModel(nn.Module):
+class ClipCaptionModel(PrefixLM[ModelConfig]):
     """CLIP embedding → prefix → logits of the caption's tokens (ClipCap, sections 3.1–3.3).
 
     Args:
-        config: sizes and kinds; `config.tune` decides what requires gradients.
-        lm: a causal language model; used in place.
+        config, lm, lm_dropout: as any `PrefixLM` takes them.
 
     Raises:
         ClipcapError: the prefix does not fit the language model.
     """
 
-    def __init__(self, config: ModelConfig, lm: PreTrainedModel):
-        super().__init__()
-        self.config = config
-        fuse_activations(lm)
-        self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
-        embed_dim = lm.get_input_embeddings().weight.shape[1]  # OPT's differs from its hidden size
+    def __init__(self, config: ModelConfig, lm: PreTrainedModel, lm_dropout: bool = True):
+        super().__init__(config, lm, lm_dropout)
+        embed_dim = self.token_embeddings.embedding_dim  # OPT's differs from its hidden size
         if config.prefix_length >= max_positions(lm):
             raise ClipcapError(
                 f"--prefix_length {config.prefix_length} leaves no room for a caption: {config.lm} takes "
                 f"{max_positions(lm)} positions"
             )
-        if config.mapping_type == "mlp":
-            self.mapper = MLP(config.clip_dim, embed_dim, config.prefix_length)
-        else:
-            self.mapper = TransformerMapper(
-                config.clip_dim,
-                embed_dim,
-                config.prefix_length,
-                config.prefix_length_clip,
-                config.num_layers,
-                config.num_heads,
-            )
-        self.lm_dropout = True
-        self._freeze_lm()
-        self._head_is_plain = head_is_plain(lm)
-
-    def _freeze_lm(self) -> None:
-        for name, parameter in self.lm.named_parameters():
-            parameter.requires_grad_(self.config.tune == "full" or (self.config.tune == "lora" and "lora_" in name))
-
-    def train(self, mode: bool = True) -> ClipCaptionModel:
-        """As in torch, but a frozen language model stays in evaluation mode (no dropout)."""
-        super().train(mode)
-        if self.config.tune == "none" or not self.lm_dropout:
-            self.lm.eval()
-        return self
+        self.mapper = make_mapper(config, embed_dim)
 
     def prefix(self, clip_embedding: Tensor) -> Tensor:
         """Map CLIP embeddings to language-model inputs.
@@ -76,18 +47,10 @@ class ClipCaptionModel(nn.Module):
         Raises:
             ClipcapError: D is not the width the mapper was built for.
         """
-        if clip_embedding.shape[-1] != self.config.clip_dim:
-            raise ClipcapError(
-                f"CLIP embeddings are {clip_embedding.shape[-1]} wide, this model expects {self.config.clip_dim}"
-                f"{f' ({self.config.encoder})' if self.config.encoder else ''}"
-            )
+        self._check_width(clip_embedding)
         if self.config.normalize_prefix:
             clip_embedding = clip_embedding / clip_embedding.norm(dim=-1, keepdim=True)
         return self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
-
-    def embed_tokens(self, input_ids: Tensor) -> Tensor:
-        """[B, T] → language-model inputs [B, T, E]."""
-        return self.lm.get_input_embeddings()(input_ids)
 
     def forward(
         self,
@@ -130,7 +93,7 @@ class ClipCaptionModel(nn.Module):
             logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
             return F.cross_entropy(logits.float(), labels, reduction="sum")
         hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
-        return head_loss(hidden, self.lm.get_output_embeddings(), labels)
+        return head_loss(hidden, self.head, labels)
 
     def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states of the language model, [B, L, H]; right from the end of the prefix on."""
@@ -140,6 +103,22 @@ class ClipCaptionModel(nn.Module):
     def logits_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Its logits at all positions, [B, L, V]."""
         return self.lm(**inputs, use_cache=False).logits
+
+    def parameter_report(self) -> str:
+        """One line: trained and frozen parameters; a second where an MLP prefix is larger than GPT-2 itself."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
+        mapper = sum(p.numel() for p in self.mapper.parameters())
+        lines = [
+            f"parameters: {trained / 1e6:.2f} M trained (mapper {mapper / 1e6:.2f} M, language model "
+            f"{(trained - mapper) / 1e6:.2f} M), {frozen / 1e6:.2f} M frozen"
+        ]
+        if self.config.mapping_type == "mlp" and mapper > 100e6:
+            lines.append(
+                f"warning: the MLP mapper has {mapper / 1e6:.0f} M parameters, since they grow with the square of "
+                f"--prefix_length {self.config.prefix_length}: for long prefixes use --mapping_type transformer"
+            )
+        return "\n".join(lines)
 
 
 def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor) -> Tensor:
@@ -153,20 +132,3 @@ def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor
         before = before.where(positions > 0, prefix_length - 1)  # [B, T]
     first = torch.arange(rows, device=labels.device) * (prefix_length + tokens - 1)  # [B]
     return first[:, None] + before
-
-
-def parameter_report(model: ClipCaptionModel) -> str:
-    """One line: trained and frozen parameters; a second where an MLP prefix is larger than GPT-2 itself."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    mapper = sum(p.numel() for p in model.mapper.parameters())
-    lines = [
-        f"parameters: {trained / 1e6:.2f} M trained (mapper {mapper / 1e6:.2f} M, language model "
-        f"{(trained - mapper) / 1e6:.2f} M), {frozen / 1e6:.2f} M frozen"
-    ]
-    if model.config.mapping_type == "mlp" and mapper > 100e6:
-        lines.append(
-            f"warning: the MLP mapper has {mapper / 1e6:.0f} M parameters, since they grow with the square of "
-            f"--prefix_length {model.config.prefix_length}: for long prefixes use --mapping_type transformer"
-        )
-    return "\n".join(lines)

@@ -23,17 +23,20 @@ import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.language_model import lm_of, load_lm, load_tokenizer
-from clipcap.models.limits import check_sizes, checked_lm_config
+from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer
+from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
 from clipcap.runtime.bundled import CAPTIONER, bundled
 from clipcap.runtime.files import best_checkpoint_in, current_path, replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository, is_local
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite
 from clipcap.runtime.text import one_line
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
+MAPPER = "mapper."  # beginning of the names of its tensors
 Config = TypeVar("Config")
 
 
@@ -79,17 +82,12 @@ def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
     content |= {"model": asdict(config)}
-    if stores_lm(config):
+    if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
-    if stores_lm(config) or is_local(config.lm):
+    if config.stores_lm or is_local(config.lm):
         tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / CONFIG).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
-
-
-def stores_lm(config: ModelConfig) -> bool:
-    """Whether the checkpoint holds the whole language model."""
-    return config.lm_stored or config.tune == "full"
 
 
 def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
@@ -97,7 +95,7 @@ def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
         of_adapter = model.config.tune == "lora" and "lora_" in name
-        if name.startswith("mapper.") or stores_lm(model.config) or of_adapter:
+        if name.startswith("mapper.") or model.config.stores_lm or of_adapter:
             if tensor.data_ptr() not in seen:
                 state[name] = tensor
             seen.add(tensor.data_ptr())
@@ -114,13 +112,18 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
         ClipcapError: nothing is there.
     """
     path = current_path(Path(path).expanduser())
-    if path.is_file() and path.name in (CONFIG, WEIGHTS):
+    if path.is_file() and path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
         return path.parent
-    if path.is_file() or (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
+    if path.is_file() or (path / CONFIG).is_file():
         return path
+    if (path / ADAPTER).is_file():
+        raise ClipcapError(f"{path}: {describe_wrong_folder(path)}")
+    for alone in (WEIGHTS, *(f"{stem}.index.json" for stem in (WEIGHTS, "pytorch_model.bin")), "pytorch_model.bin"):
+        if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
+            return path / alone
     if not path.is_dir():
         raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
-    found = best_checkpoint_in(path, lambda p: p.suffix == ".pt" or (p / CONFIG).is_file())
+    found = best_checkpoint_in(path, lambda p: p.suffix in SUFFIXES or (p / CONFIG).is_file())
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
         raise ClipcapError(f"{path}: {describe_wrong_folder(path) or nothing}")
@@ -205,7 +208,7 @@ def _load_native(
     path: Path, lm: str | None, num_heads: int | None, normalize_prefix: bool | None, encoder: str | None
 ) -> Loaded:
     config, lm_config = read_config(path)
-    asked = {"normalize_prefix": normalize_prefix}
+    asked: dict[str, bool | int | None] = {"normalize_prefix": normalize_prefix}
     if config.mapping_type == "transformer":
         asked["num_heads"] = num_heads
     for name, value in asked.items():
@@ -222,7 +225,8 @@ def _load_native(
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     state = read_weights(path)
     check_sizes(config, state, path / CONFIG)
-    base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG)
+    base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG, state.values())
+    check_mapper_sizes(config, base.get_input_embeddings().weight.shape[1], state, MAPPER, path)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm
@@ -234,13 +238,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a native checkpoint.
 
     Raises:
-        ClipcapError: they are missing or damaged.
+        ClipcapError: they are missing, damaged, or not finite.
     """
     path = folder / WEIGHTS
     try:
-        return load_file(path)
+        state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ClipcapError(f"{path}: missing or damaged ({one_line(error)}): train or copy it again") from error
+    check_finite(state, path)
+    return state
 
 
 def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Path) -> None:

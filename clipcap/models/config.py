@@ -1,4 +1,4 @@
-"""What a captioner's checkpoint stores besides weights."""
+"""What a checkpoint stores besides weights."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ from typing import Literal
 
 from clipcap.options import Options, Recipe, at_least, option
 
+Tune = Literal["none", "lora", "full"]
+
 
 @dataclass(frozen=True)
-class ModelConfig(Options, group="model"):
-    """What a checkpoint stores: the mapping network (ClipCap, section 3.3) and all else that captioning needs."""
+class PrefixConfig(Options, group="model"):
+    """What the checkpoint of any model with a prefix stores besides weights."""
 
-    mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
-    prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
-    prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
-    num_layers: int = option(8, "layers of the transformer mapper")
-    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
     clip_dim: int = option(512, "width of the CLIP embedding")
-    num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    prefix_length: int = option(10, "language-model positions given to the image (paper, section 3.1: k)")
+    normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
     encoder: str | None = option(None, "encoder of the features it was trained on")
     encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
     lm: str = option("gpt2", "causal language model: hub name or local folder")
-    tune: Literal["none", "lora", "full"] = option("none", "what was trained of the language model")
+    tune: Tune = option("none", "what was trained of the language model")
     lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
     lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
     stop_token: str | None = option(None, "text token that ends a caption, besides end-of-text")
-    recipe: Recipe = option("default", "recipe it was trained with")
+
+    @property
+    def stores_lm(self) -> bool:
+        """Whether the checkpoint holds the whole language model."""
+        return self.lm_stored or self.tune == "full"
 
     def __post_init__(self) -> None:
-        for name in ("prefix_length", "prefix_length_clip", "num_layers", "clip_dim", "num_heads", "lora_rank"):
+        for name in ("clip_dim", "prefix_length", "lora_rank"):
+            at_least(name, getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig(PrefixConfig):
+    """What a captioner's checkpoint stores: the mapping network (ClipCap, section 3.3) and how it was trained.
+
+    `recipe` is provenance: it records how the weights were made, and nothing acts on it.
+    """
+
+    mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
+    prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
+    num_layers: int = option(8, "layers of the transformer mapper")
+    num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    recipe: Recipe = option("default", "recipe it was trained with (provenance: nothing reads it)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prefix_length_clip", "num_layers", "num_heads"):
             at_least(name, getattr(self, name), 1)

@@ -11,10 +11,12 @@ from clipcap.models.checkpoint import Loaded, load_checkpoint
 from clipcap.models.encoders.names import guess_encoder
 from clipcap.models.original import GPT2_HEAD_WIDTH, HEADS, STOP_TOKEN, export_reference
 from clipcap.runtime.hub import is_local
+from clipcap.runtime.places import writes_to
 
 GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}  # the one that the original builds
 
 
+@writes_to("out")
 def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
     """Write a checkpoint as a `.pt` of the original.
 

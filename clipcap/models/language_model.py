@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.activations import NewGELUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from clipcap.errors import ClipcapError
-from clipcap.models.limits import checked_lm_config
+from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
 from clipcap.runtime.bundled import LM, bundled
-from clipcap.runtime.hub import load_pretrained
+from clipcap.runtime.hub import cached_folder, load_pretrained
+from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
+
+ADAPTER = "adapter_config.json"  # of peft
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -33,17 +38,75 @@ def load_lm(name: str) -> PreTrainedModel:
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
-    options = {"config": load_lm_config(name), "dtype": torch.float32, "output_loading_info": True}
-    model, info = load_pretrained(AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", **options)
+    if adapted := _adapted(name):
+        return _with_adapter(load_lm(adapted), Path(name).expanduser())
+    config = load_lm_config(name)
+    if (stored := _stored_parameters(bundled(name, LM))) is not None:
+        check_parameter_count(config, stored, f"--lm {name}")
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
+    model, info = load_pretrained(loader, bundled(name, LM), "language model", "--lm", **options)
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         lacking = min(info["missing_keys"])
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
+    for part, parameter in model.named_parameters():
+        if not is_finite(parameter):
+            raise ClipcapError(
+                f"--lm {name}: {part} holds NaN or infinity: the weights are damaged, fetch them again"
+            )
     return model
+
+
+def _stored_parameters(name: str) -> int | None:
+    """How many numbers the weights of a language model hold, at most; None where they are not on this machine."""
+    folder = cached_folder(name)
+    if folder is None:
+        return None
+    count, files = 0, sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+        except (OSError, SafetensorError):  # loading it will say what is wrong
+            return None
+    if not files:
+        count = sum(file.stat().st_size for file in folder.glob("*.bin"))
+    return count or None
+
+
+def _adapted(name: str) -> str | None:
+    """The language model that a folder of peft adapts; None where it is no such folder."""
+    path = Path(name).expanduser() / ADAPTER
+    if not path.is_file() or path.with_name("config.json").is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ClipcapError(f"{path}: is no configuration of a peft adapter: save the adapter again") from error
+    if not isinstance(base, str) or Path(base).expanduser().resolve() == path.parent.resolve():
+        raise ClipcapError(f"{path}: does not say which language model it adapts (base_model_name_or_path)")
+    if _adapted(base):
+        raise ClipcapError(f"{path}: adapts {base}, an adapter itself: merge that one into its model first")
+    return base
+
+
+def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The language model with the adapter's changes added to its weights."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap[lora]'") from error
+    try:
+        return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
+    except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
+        raise ClipcapError(
+            f"--lm {folder}: its adapter does not fit the language model: {one_line(error)}"
+        ) from error
 
 
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
-    config = load_pretrained(AutoConfig, bundled(name, LM), "language model", "--lm")
+    config = load_pretrained(AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
@@ -56,12 +119,15 @@ def load_lm_config(name: str) -> PretrainedConfig:
     return config
 
 
-def lm_of(config: PretrainedConfig, path: Path) -> PreTrainedModel:
-    """A language model with random weights, of a configuration that stands in the file at `path`.
+def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> PreTrainedModel:
+    """A language model with random weights, of the configuration in the file at `path`.
 
+    Args:
+        stored: the tensors beside it, of which the language model's are some.
     Raises:
-        ClipcapError: transformers cannot make one of it.
+        ClipcapError: transformers cannot make one of it, or it is far larger than what is stored.
     """
+    check_network_size(config, stored, path)
     try:
         return AutoModelForCausalLM.from_config(config)
     except Exception as error:  # of nonsense transformers lets through almost anything
@@ -81,14 +147,38 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.
     """
+    if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
+        name = base
     tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"
         )
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token  # as GPT-2s with BERT's tokenizer are trained
     if tokenizer.eos_token_id is None:
         raise ClipcapError(f"{name}: its tokenizer has no end-of-text token (eos_token in tokenizer_config.json)")
     return tokenizer
+
+
+def token_embeddings(lm: PreTrainedModel) -> nn.Embedding:
+    """Token ids → language-model inputs: a causal model of transformers has them, which its types do not say."""
+    return cast(nn.Embedding, lm.get_input_embeddings())
+
+
+def output_head(lm: PreTrainedModel) -> nn.Linear:
+    """Hidden states → logits: a linear layer, or what takes its place in int8."""
+    return cast(nn.Linear, lm.get_output_embeddings())
+
+
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, none added."""
+    return list(cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id of the end-of-text token; `load_tokenizer` refuses a tokenizer without one."""
+    return cast(int, tokenizer.eos_token_id)
 
 
 def max_positions(lm: PreTrainedModel) -> int:
@@ -105,7 +195,7 @@ def head_is_plain(lm: PreTrainedModel) -> bool:
     Some models scale or cap them afterwards (Gemma, Cohere, Granite); tried on two random positions, since no
     attribute of transformers says so.
     """
-    weight, head = lm.get_input_embeddings().weight, lm.get_output_embeddings()
+    weight, head = token_embeddings(lm).weight, output_head(lm)
     probe = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)  # [1, 2, E]
     training = lm.training
     lm.eval()
@@ -116,15 +206,6 @@ def head_is_plain(lm: PreTrainedModel) -> bool:
     lm.train(training)
     linear = type(head) is nn.Linear
     return linear and plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-3)
-
-
-def fuse_activations(lm: PreTrainedModel) -> None:
-    """Let GPT-2's activation be one operation, in place: transformers writes the same formula as eight, whose results
-    are a third of what training keeps and a tenth of its time on a CPU."""
-    for module in list(lm.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def checkpoint_layers(lm: PreTrainedModel) -> None:
@@ -149,15 +230,17 @@ def _checkpointed(forward: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
-    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place.
+    """Put a LoRA adapter (arXiv 2106.09685) into the language model's attention, in place, where it has none yet.
 
     Raises:
         ClipcapError: peft is not installed, or does not know this kind of model.
     """
+    if any("lora_" in name for name, _ in lm.named_parameters()):
+        return lm
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap[lora]'") from error
+        raise ClipcapError("--tune lora needs the peft package: pip install 'clipcap-toolkit[lora]'") from error
     try:
         # Conv1D layers (GPT-2's) store [in, out]: peft finds the transposition out, and warns about it.
         fan_in_fan_out = lm.config.model_type == "gpt2"
@@ -170,7 +253,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return get_peft_model(lm, config).get_base_model()
+            return cast(PreTrainedModel, get_peft_model(lm, config).get_base_model())
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

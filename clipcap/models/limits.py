@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
+from clipcap.models.mapper import make_mapper
+from clipcap.runtime.text import one_line
+
+_SMALL = 1_000_000  # parameters that may be made anew beside the stored ones
+_MOST_BESIDE = 2**29  # bytes of masks and tables that a network makes by itself
 
 
 def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
@@ -22,9 +29,74 @@ def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> No
     """
     used = ["clip_dim", *["prefix_length_clip", "num_layers"] * (config.mapping_type == "transformer")]
     largest = max([len(state), *(side for tensor in state.values() for side in tensor.shape)])
-    for name in [*used, *["lora_rank"] * (config.tune == "lora")]:
+    for name in used:
         if getattr(config, name) > largest:
             raise ClipcapError(f"{path}: {name} is {getattr(config, name)}, but no tensor beside it is that large")
+
+    if config.tune == "lora":
+        ranks = {tensor.shape[0] for name, tensor in state.items() if "lora_A" in name and tensor.dim()}
+        if ranks != {config.lora_rank}:
+            found = ", ".join(map(str, sorted(ranks)[:3])) or "none"
+            raise ClipcapError(f"{path}: lora_rank is {config.lora_rank}, the adapter's tensors have {found}")
+
+
+def check_mapper_sizes(
+    config: ModelConfig, embed_dim: int, state: Mapping[str, Tensor], prefix: str, path: Path
+) -> None:
+    """Refuse a mapper whose tensors are not those of its configuration, before one of its size is allocated.
+
+    Args:
+        config: the sizes.
+        embed_dim: E, of the language model.
+        state: the tensors stored at `path`, those of the mapper among them.
+        prefix: beginning of their names.
+    Raises:
+        ClipcapError: names the tensor, and both sizes.
+    """
+    with torch.device("meta"):
+        wanted = make_mapper(config, embed_dim).state_dict()
+    for name, tensor in sorted(wanted.items()):
+        found = state.get(f"{prefix}{name}")
+        if found is None:
+            raise ClipcapError(f"{path}: tensor {prefix}{name} is missing: the checkpoint is incomplete")
+        if found.shape != tensor.shape:
+            raise ClipcapError(
+                f"{path}: {prefix}{name} is {list(found.shape)} there and {list(tensor.shape)} here: the language "
+                f"model (--lm {config.lm}) or the mapper is of another size"
+            )
+
+
+def check_network_size(config: PretrainedConfig, stored: Iterable[Tensor], where: object) -> None:
+    """Refuse a language model that is far larger than the tensors beside its configuration.
+
+    The network is made without memory behind it, and its parameters are counted.
+
+    Args:
+        config: of the language model.
+        stored: the tensors that it is to be filled with, and perhaps others.
+        where: the file or folder, for the message.
+    Raises:
+        ClipcapError: says both numbers.
+    """
+    check_parameter_count(config, sum(tensor.numel() for tensor in stored), where)
+
+
+def check_parameter_count(config: PretrainedConfig, stored: int, where: object) -> None:
+    """As `check_network_size`, by the number of stored parameters."""
+    try:
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of nonsense transformers lets through almost anything
+        raise ClipcapError(f"{where}: its configuration is damaged: {one_line(error)}") from error
+    needed = sum(parameter.numel() for parameter in network.parameters())
+    beside = sum(buffer.numel() * buffer.element_size() for buffer in network.buffers())
+    if beside > _MOST_BESIDE:
+        raise ClipcapError(f"{where}: its configuration asks for {beside:,} bytes of tables, which no model needs")
+    if needed > 2 * stored + _SMALL:
+        raise ClipcapError(
+            f"{where}: its configuration is of a language model of {needed:,} parameters, but {stored:,} are stored: "
+            f"the files do not belong together, or are incomplete: fetch them again"
+        )
 
 
 def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
@@ -42,6 +114,8 @@ def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
     usual = type(config)().to_dict()
     for name, value in config.to_dict().items():
         number, expected = type(value) in (int, float), type(usual.get(name))
+        if name.endswith("_token_id") and isinstance(value, list) and all(type(token) is int for token in value):
+            continue  # several tokens end a text, as in Llama 3
         wrong = type(value) is not bool if expected is bool else expected in (int, float) and not number
         if wrong and value is not None:
             raise ClipcapError(f"{where}: its configuration has {name} {value!r:.40}, expected {expected.__name__}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
+from clipcap.models.config import ModelConfig
 
 
 class MLP(nn.Module):
@@ -126,3 +127,17 @@ class TransformerMapper(nn.Module):
         constants = self.prefix_const.expand(len(clip_tokens), -1, -1)  # [P, E] -> [B, P, E]
         mixed = torch.cat([clip_tokens, constants], dim=1)  # [B, C+P, E]
         return self.transformer(mixed, self.prefix_length_clip)  # [B, P, E]
+
+
+def make_mapper(config: ModelConfig, embed_dim: int) -> MLP | TransformerMapper:
+    """The mapper of a configuration, before a language model whose embeddings are `embed_dim` wide."""
+    if config.mapping_type == "mlp":
+        return MLP(config.clip_dim, embed_dim, config.prefix_length)
+    return TransformerMapper(
+        config.clip_dim,
+        embed_dim,
+        config.prefix_length,
+        config.prefix_length_clip,
+        config.num_layers,
+        config.num_heads,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +17,18 @@ from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.names import guess_encoder
-from clipcap.models.language_model import load_lm_config
+from clipcap.models.language_model import load_lm, load_lm_config
+from clipcap.models.limits import check_mapper_sizes, check_network_size
 from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensors
 from clipcap.runtime.files import replaced_file, writing
-from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.safe_load.weights import StoredWeights, read_weights_file
 from clipcap.runtime.text import one_line
 
 StateDict = dict[str, Tensor]
 
 LM, MAPPER = "gpt.", "clip_project."
+# Tensors of a captioner by which a prefix before all names is found.
+ANCHORS = tuple(f"{MAPPER}{name}" for name in ("model.0.weight", "linear.weight", "prefix_const"))
 WORDS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"  # GPT-2's embeddings, after `gpt.`
 # Causal masks that old releases of transformers stored; `attn.c_attn.bias` is a real parameter.
 LEGACY_BUFFER = re.compile(r"\.attn\.(masked_)?bias$")
@@ -34,30 +38,27 @@ STOP_TOKEN = "."  # the only end of a caption that the original knows
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a `.pt` file; runs no code from it.
+    """The tensors of a file of weights, by the names that the original gives them; runs no code from it.
 
     Raises:
-        ClipcapError: the file is missing, damaged, or not a plain state dict.
+        ClipcapError: the file is missing, damaged, of another kind, or without tensors.
+    """
+    return read_stored(path).tensors
+
+
+def read_stored(path: Path) -> StoredWeights:
+    """As `read_state_dict`, with what else was in the file.
+
+    Raises:
+        ClipcapError: the file is missing, damaged, of another kind, or without tensors.
     """
     try:
-        if other := describe_wrong_file(path):
-            raise ClipcapError(f"{path}: {other}")
-        content = load_tensors(path)
-    except ClipcapError:
-        raise
+        other = describe_wrong_file(path)
     except OSError as error:
         raise ClipcapError(f"{path}: cannot be read ({error.strerror or one_line(error)}): check the file") from error
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and more
-        raise ClipcapError(
-            f"{path}: not a checkpoint that can be loaded safely: truncated, another kind of file, or not of tensors"
-        ) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ClipcapError(f"{path}: not a state dict of the original ClipCap (expected tensors by name)")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    if other:
+        raise ClipcapError(f"{path}: {other}")
+    return read_weights_file(path, ANCHORS)
 
 
 def load_reference(
@@ -81,36 +82,69 @@ def load_reference(
     Raises:
         ClipcapError: the file is not such a checkpoint, or its tensors do not fit.
     """
-    state = read_state_dict(path)
+    stored = read_stored(path)
+    state = stored.tensors
     legacy = [name for name in state if LEGACY_BUFFER.search(name)]
     mapper = {k.removeprefix(MAPPER): v.float() for k, v in state.items() if k.startswith(MAPPER)}
     gpt = {k.removeprefix(LM): v.float() for k, v in state.items() if k.startswith(LM) and k not in legacy}
     unknown = [k for k in state if not k.startswith((LM, MAPPER))]
     whole = all(_is_matrix(gpt.get(name)) for name in (WORDS, POSITIONS))
+    if mapper and not gpt and not unknown:
+        return _mapper_before(mapper, path, lm, num_heads, normalize_prefix, encoder)
     if unknown or not mapper or not whole:
         strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
         other = describe_wrong_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
         raise ClipcapError(f"{path}: {other}")
 
     lm_config = infer_gpt2(gpt, lm, path)
-    sizes = infer_mapper(mapper, lm_config.n_embd, path)
-    config = ModelConfig(
-        **sizes,
-        num_heads=num_heads,
-        normalize_prefix=normalize_prefix,
-        encoder=encoder or guess_encoder(sizes["clip_dim"]),
-        lm=lm,
-        lm_stored=True,
-        stop_token=STOP_TOKEN,
-        recipe="reference",
-    )
+    check_network_size(lm_config, gpt.values(), path)
+    config = _config(mapper, lm_config.n_embd, path, lm, num_heads, normalize_prefix, encoder, lm_stored=True)
     model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config, dtype=torch.float32))
     gpt.setdefault("lm_head.weight", gpt[WORDS])  # tied: some files hold it once
     _load_strictly(model.mapper, mapper, path, MAPPER)
     _load_strictly(model.lm, gpt, path, LM)
     shape = f"{config.mapping_type} mapper, prefix {config.prefix_length}, CLIP width {config.clip_dim}"
     dropped = f"; {len(legacy)} legacy attention buffers dropped" if legacy else ""
-    return model.eval(), f"{path}: {shape}, GPT-2 of width {lm_config.n_embd}{dropped}"
+    note = f"; {stored.note}" if stored.note else ""
+    return model.eval(), f"{path}: {shape}, GPT-2 of width {lm_config.n_embd}{dropped}{note}"
+
+
+def _config(
+    mapper: StateDict,
+    embed_dim: int,
+    path: Path,
+    lm: str,
+    num_heads: int,
+    normalize_prefix: bool,
+    encoder: str | None,
+    lm_stored: bool,
+) -> ModelConfig:
+    """The configuration of a mapper's tensors; sizes that they do not have are refused."""
+    sizes = infer_mapper(mapper, embed_dim, path)
+    config = ModelConfig(
+        **sizes,
+        num_heads=num_heads,
+        normalize_prefix=normalize_prefix,
+        encoder=encoder or guess_encoder(sizes["clip_dim"]),
+        lm=lm,
+        lm_stored=lm_stored,
+        stop_token=STOP_TOKEN,
+        recipe="reference",
+    )
+    check_mapper_sizes(config, embed_dim, {MAPPER + k: v for k, v in mapper.items()}, MAPPER, path)
+    return config
+
+
+def _mapper_before(
+    mapper: StateDict, path: Path, lm: str, num_heads: int, normalize_prefix: bool, encoder: str | None
+) -> tuple[ClipCaptionModel, str]:
+    """The model of a file that holds the mapper alone, before the language model called `lm`."""
+    base = load_lm(lm)
+    embed_dim = base.get_input_embeddings().weight.shape[1]
+    config = _config(mapper, embed_dim, path, lm, num_heads, normalize_prefix, encoder, lm_stored=False)
+    model = ClipCaptionModel(config, base)
+    _load_strictly(model.mapper, mapper, path, MAPPER)
+    return model.eval(), f"{path}: {config.mapping_type} mapper alone, prefix {config.prefix_length}, before {lm}"
 
 
 def _is_matrix(tensor: Tensor | None) -> bool:
@@ -121,7 +155,7 @@ def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
     """GPT-2's configuration: sizes from its tensors, the rest from `lm` where that is a GPT-2 of the same width."""
     vocab_size, width = gpt[WORDS].shape
     layers = {name.split(".")[2] for name in gpt if name.startswith("transformer.h.")}
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
         "n_embd": width,
         "n_layer": len(layers),
@@ -185,8 +219,8 @@ def export_reference(model: ClipCaptionModel, path: Path) -> None:
     state |= {LM + name: tensor for name, tensor in merged_lm_state(model.lm).items()}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as draft:
-            torch.save(state, draft)
+        with replaced_file(path) as draft, open(draft, "wb") as file:  # torch writes the name of a file into it
+            torch.save(state, file)
 
 
 def merged_lm_state(lm: PreTrainedModel) -> StateDict:
@@ -194,5 +228,6 @@ def merged_lm_state(lm: PreTrainedModel) -> StateDict:
     state = {name: tensor for name, tensor in lm.state_dict().items() if "lora_" not in name}
     for name, module in lm.named_modules():
         if hasattr(module, "get_delta_weight"):
-            state[f"{name}.base_layer.weight"] = module.base_layer.weight + module.get_delta_weight("default")
+            adapted: Any = module  # a layer of peft, which is imported where there is an adapter alone
+            state[f"{name}.base_layer.weight"] = adapted.base_layer.weight + adapted.get_delta_weight("default")
     return {name.replace(".base_layer.", "."): tensor.detach() for name, tensor in state.items()}

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipcap.runtime.safe_load.torchscript import is_scripted
+from clipcap.runtime.safe_load.weights import SUFFIXES
+
 CLIP_GPT = "clip_gpt"  # key of the configuration of one
+# Captioners and networks of other projects: a part of a tensor's name that only they have, what they are, and what
+# writes captions with them, or makes something of them that does.
+_OTHERS = (
+    (r"(?:^|\.)lora_[AB]\.", "a LoRA adapter", "merge it into its model (peft: merge_and_unload) and save that"),
+    (r"^(?:Qformer|qformer|query_tokens|t5_proj|opt_proj)", "a BLIP-2 or InstructBLIP", "caption with transformers"),
+    (r"^(?:visual_encoder|text_decoder)\.", "a BLIP or CoCa captioner", "caption with transformers or open_clip"),
+    (r"^git\.|^(?:textual|image_encoder)\.", "a GIT captioner", "caption with transformers"),
+    (r"mm_projector|multi_modal_projector|vision_tower", "a LLaVA or its kin", "caption with transformers"),
+    (r"^encoder\.embeddings\.cls_token|^encoder\.encoder\.layer", "a vision encoder-decoder captioner",
+     "caption with transformers (VisionEncoderDecoderModel)"),
+    (r"^vision_model\.", "a CLIP of transformers", "pass its folder as --clip_model_type hf:FOLDER"),
+    (r"(?:^|\.)(?:clip_project|prefix_project\w*|visual_mapping|mapping_network|project)\.(?:model|\d|weight|linear)",
+     "a ClipCap whose language model is no GPT-2 under the original's names", "train one here, with that as --lm"),
+)  # fmt: skip
 _BEGINNING = 4096  # bytes of a file that tell what it is
 
 
@@ -19,15 +36,17 @@ def describe_wrong_file(path: Path) -> str | None:
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # TorchScript has constants, which torch.save does not write
-            scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if scripted else None
+    if beginning.startswith(b"PK"):
+        return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if is_scripted(path) else None
+    if path.suffix in SUFFIXES and path.suffix != ".pt":
+        return None
     return _features(path) if b"clip_embedding" in beginning else None
 
 
 def describe_wrong_folder(path: Path) -> str | None:
     """What a folder without a checkpoint is; None where that is not known."""
+    if (path / "adapter_config.json").is_file():
+        return f"is a peft adapter of a language model, not a captioner: pass it as --lm {path}"
     return _features(path) if (path / "img_emb").is_dir() else None
 
 
@@ -47,10 +66,15 @@ def describe_wrong_config(content: Mapping[str, Any], folder: Path) -> str | Non
 
 def describe_wrong_tensors(names: Collection[str], path: Path) -> str | None:
     """Whose tensors they are, by their names, where they are not a captioner's."""
+    if any(name.startswith(("mapper.", "project_in.")) for name in names):
+        return "is the weights of a clipcap checkpoint without its config.json: copy the whole folder"
     if "visual.conv1.weight" in names or "visual.proj" in names:
         return _encoder(path, "a CLIP in OpenAI's format")
     if any(name.endswith("wte.weight") and not name.startswith("gpt.") for name in names):
         return "is a GPT-2 alone, not a captioner: pass the folder it comes from as --lm"
+    for pattern, what, way in _OTHERS:
+        if any(re.search(pattern, name) for name in names):
+            return f"is {what}, which cannot be loaded here: {way}"
     return None
 
 

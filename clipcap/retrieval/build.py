@@ -7,11 +7,10 @@ trained.index    faiss without rows, for the parts of an approximate index
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,21 +40,23 @@ from clipcap.retrieval.faiss_index import (
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
 from clipcap.runtime.files import current_path, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
 ASKED = 100  # rows that are searched for to measure recall
 NEAREST = (1, 10, 100)
 SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
-Say = Callable[[str], None]
 
 
-def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = print) -> Index:
+@writes_to("config.out")
+def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """Write the index of features, or add them to one that is there.
 
     Args:
         sources: feature files and folders of one encoder.
-        say: takes the lines to print.
     Raises:
         ClipcapError: bad features, features of several encoders, or no place to write; what was at `out` stays.
     """
@@ -70,7 +71,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = p
         index = _save(draft, content)
         content["images"] = len(np.unique(np.concatenate([part.images for part in index.parts])))
         if not config.append:
-            content["kind"] = _kind(config, len(index), say)
+            content["kind"] = _kind(config, len(index))
         if content["kind"] != "exact":
             _approximate(index, draft, content["kind"], before)
             index = _save(draft, content)
@@ -78,7 +79,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig, say: Say = p
             _save(draft, content)
     index = Index.open(out)
     for line in _said(index, content, time.perf_counter() - started):
-        say(line)
+        logger.info(line)
     return index
 
 
@@ -127,7 +128,7 @@ def _link(file: Path, copy: Path) -> None:
 
 
 def _save(draft: Path, content: dict[str, Any]) -> Index:
-    (draft / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (draft / CONFIG).write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
     return Index.open(draft)
 
 
@@ -188,7 +189,7 @@ def _in_any_order(parts: Sequence[Any], rows: np.ndarray) -> torch.Tensor:
     return gather_rows(parts, ascending)[0][torch.from_numpy(place)]
 
 
-def _kind(config: IndexConfig, rows: int, say: Say) -> str:
+def _kind(config: IndexConfig, rows: int) -> str:
     """`auto` is exact up to a size, and where faiss is not there."""
     if config.kind != "auto":
         return config.kind
@@ -197,7 +198,7 @@ def _kind(config: IndexConfig, rows: int, say: Say) -> str:
     try:
         load_faiss()
     except ClipcapError as error:
-        say(f"{rows:,} rows, searched exactly: {error}")
+        logger.info(f"{rows:,} rows, searched exactly: {error}")
         return "exact"
     return "ivf"
 

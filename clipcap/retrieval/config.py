@@ -17,7 +17,7 @@ class IndexConfig(Options, group="index"):
     """An index of features: where it goes, and how it is searched."""
 
     out: str = option("", "folder of the index")
-    append: bool = option(False, "add the features to the index that is there")
+    append: bool = option(False, "add the features to an existing index")
     kind: Literal["auto", "exact", "ivf", "hnsw"] = option(
         "auto",
         "exact: compare every row; ivf, hnsw: faiss, approximate; auto: exact up to --exact_up_to rows, then ivf",
@@ -25,7 +25,7 @@ class IndexConfig(Options, group="index"):
     exact_up_to: int = option(1_000_000, "rows that --kind auto searches exactly")
     recall: float = option(0.95, "share of the true 10 nearest that an approximate search is set to find")
     tower: Tower = option("image", _TOWER)
-    clip_model_type: str | None = option(None, "encoder of features that do not say it")
+    clip_model_type: str | None = option(None, "encoder, where the features do not state it")
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -53,7 +53,7 @@ class SearchConfig(Options, group="query"):
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
     frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")
     tower: Tower = option("image", _TOWER)
-    clip_model_type: str | None = option(None, "encoder of the features, where it is elsewhere or they do not say")
+    clip_model_type: str | None = option(None, "encoder of the features, where it has moved or they do not state it")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 
     def __post_init__(self) -> None:

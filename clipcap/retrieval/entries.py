@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
+from clipcap.runtime.disk_arrays import blocks
 
 SCHEMA = pa.schema(
     {
@@ -77,7 +78,10 @@ class StoredCatalogue:
     def entry(self, row: int) -> Entry:
         """What stands behind a row."""
         part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return Entry(*(column[row - int(self.starts[part])].as_py() for column in self.tables[part].columns))
+        try:
+            return Entry(*(column[row - int(self.starts[part])].as_py() for column in self.tables[part].columns))
+        except ValueError as error:  # bytes that are no UTF-8
+            raise ClipcapError(f"row {row} of the index: its texts are damaged: build the index again") from error
 
     def row_of(self, image_id: str) -> int | None:
         """The first row of an image."""
@@ -131,12 +135,47 @@ def map_entries(path: Path) -> pa.Table:
     """
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowException, OSError) as error:
+        if table.schema == SCHEMA:
+            _check_offsets(table)
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{path}: truncated or damaged ({reason}): copy or build the index again") from error
     if table.schema != SCHEMA:
         raise ClipcapError(f"{path}: is no part of an index: copy or build the index again")
     return table
+
+
+def _check_offsets(table: pa.Table) -> None:
+    """Look where each text and each list begins and ends: Arrow believes the file, and would read beyond it.
+
+    The offsets alone are read, 8 bytes for each text, not the texts.
+
+    Raises:
+        ValueError: one lies outside of its buffer, or ends before it begins.
+    """
+    table.validate()
+    for column in table.columns:
+        for chunk in column.chunks:
+            _check_array(chunk)
+
+
+def _check_array(array: pa.Array) -> None:
+    bitmap, offsets, *rest = array.buffers()
+    if not len(array):
+        return
+    if offsets is None or offsets.size < 8 * (array.offset + len(array) + 1):
+        raise ValueError("offsets are missing")
+    if bitmap is not None and bitmap.size * 8 < array.offset + len(array):
+        raise ValueError("the marks of absent texts are cut short")
+    bounds = np.frombuffer(offsets, "<i8")[array.offset : array.offset + len(array) + 1]
+    nested = pa.types.is_large_list(array.type)
+    end = len(array.values) if nested else rest[0].size if rest[0] is not None else 0
+    for block in blocks(len(array)):
+        part = bounds[block.start : block.stop + 1]
+        if part[0] < 0 or part[-1] > end or (np.diff(part) < 0).any():
+            raise ValueError("a text lies outside of the file")
+    if nested:
+        _check_array(array.values)
 
 
 def _utf8(text: str) -> str:

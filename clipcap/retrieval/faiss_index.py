@@ -32,8 +32,8 @@ def load_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ClipcapError(
-            "an approximate index needs the faiss package: pip install 'clipcap[retrieval]', or build it with "
-            "--kind exact, or search with --exact"
+            "an approximate index needs the faiss package: pip install 'clipcap-toolkit[retrieval]', or build it "
+            "with --kind exact, or search with --exact"
         ) from error
     faiss.omp_set_num_threads(torch.get_num_threads())
     return faiss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from clipcap.errors import ClipcapError
 from clipcap.images.grid import PAPER, picture_grid
 from clipcap.retrieval.index import Match
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short, printable
 
 LABEL = 400  # characters of a caption below its picture
@@ -38,7 +39,7 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
             write_lines(queries, found, path)
         else:
             _write_picture(grid(queries, found), path)
-        print(f"wrote {printable(out)}")
+        logger.info(f"wrote {printable(out)}")
 
 
 def check_out(out: str | None) -> None:
@@ -77,7 +78,7 @@ def write_lines(queries: Sequence[str], found: Sequence[Sequence[Match]], path: 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft, open(draft, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.writelines(to_json(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def grid(queries: Sequence[str], found: Sequence[Sequence[Match]]) -> Image.Image:
@@ -105,8 +106,7 @@ def _label(match: Match) -> str:
 
 
 def _write_picture(picture: Image.Image, path: Path) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except OSError as error:
-        raise ClipcapError(f"--out {path}: cannot be written: {error}") from error
+        with replaced_file(path) as draft:
+            picture.save(draft, Image.registered_extensions()[path.suffix.lower()])

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.images.read import find_images, open_image
+from clipcap.images.read import find_images
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.retrieval.config import SearchConfig
 from clipcap.retrieval.index import Index, Match
 from clipcap.retrieval.results import check_out, show
+from clipcap.runtime.places import writes_to
 
 
+@writes_to("config.out")
 def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
     """Print the pictures that are nearest to each query and, with `out`, write or draw them.
 
@@ -107,8 +110,12 @@ def _read_embeddings(path: Path) -> Tensor:
 
 def _encoded(paths: Sequence[Path], encoder: Encoder, config: SearchConfig) -> Tensor:
     """[Q, D], photo by photo."""
-    pixels = (encoder.preprocess(open_image(path, frame=config.frame))[None] for path in paths)  # [1, 3, R, R]
-    return torch.cat([encoder.encode_images(image) for image in pixels])
+    rows = []
+    for encoded in encode_images(encoder, paths, batch_size=1, frame=config.frame):
+        if encoded.bad or encoded.embeddings is None:
+            raise ClipcapError(encoded.bad[0])
+        rows.append(encoded.embeddings)  # [1, D]
+    return torch.cat(rows)
 
 
 def _encoder(index: Index, config: SearchConfig) -> Encoder:

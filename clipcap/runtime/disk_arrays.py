@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 
 try:
     import fcntl
@@ -29,7 +30,6 @@ except ImportError:  # Windows: two runs may do the same work there, one after t
 IN_MEMORY = 1 << 20  # bytes: smaller scratch is not worth a file
 BLOCK = 1 << 18  # entries gone through at a time
 _MAGIC, _ALIGNED = b"clipcap\x01", 64
-Say = Callable[[str], None]
 
 
 def blocks(count: int, size: int | None = None) -> Iterator[slice]:
@@ -185,7 +185,9 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
     return ArrayFile(arrays, end["facts"])
 
 
-def kept_arrays(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None], say: Say) -> ArrayFile:
+def kept_arrays(
+    path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None], quiet: bool = False
+) -> ArrayFile:
     """The arrays at `path` where they were made from what `fingerprint` tells; else made now, and kept there.
 
     One process makes them while others wait, also those of other runs. They appear whole or not at all.
@@ -194,7 +196,7 @@ def kept_arrays(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], N
         path: of the file; its folder is made.
         fingerprint: tells from all that the arrays follow from.
         write: writes them, with the fingerprint among the facts.
-        say: takes a line where nothing can be kept there and a temporary file has to do.
+        quiet: no note where nothing can be kept there and a temporary file has to do.
     """
     if found := _found(path, fingerprint):
         return found
@@ -204,7 +206,8 @@ def kept_arrays(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], N
             return _found(path, fingerprint) or _made(path, fingerprint, write)
     except OSError as error:
         reason = error.strerror or error
-        say(f"note: {path.parent} cannot be written ({reason}): what is made of its captions is not kept")
+        if not quiet:
+            logger.info(f"note: {path.parent} cannot be written ({reason}): what is made of its captions is not kept")
     with _room(), tempfile.TemporaryFile(prefix="clipcap-") as file:
         write(file, fingerprint)
         file.flush()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.places import check_regular, sole_writer
 from clipcap.runtime.text import one_line
 
 _FULL = os.strerror(errno.ENOSPC)  # safetensors says it in words alone
@@ -43,61 +46,81 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; when the block ends well, what was written there takes its place."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        yield draft
-        _sync(draft)
-        os.replace(draft, path)
-        _sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+def replaced_file(path: Path, one_of_many: bool = False) -> Iterator[Path]:
+    """Give a temporary file beside `path`; when the block ends well, what was written there takes its place.
+
+    Its name cannot be foreseen and it is made new, so that nobody can place a link in the way.
+
+    Args:
+        path: of the file.
+        one_of_many: do not look through the folder for what killed runs have left: it is large.
+    Raises:
+        ClipcapError: `path` is a device, a pipe or a socket, or another process is writing there.
+    """
+    with sole_writer(path):
+        if not one_of_many:
+            _remove_drafts(path)
+        draft = _draft_name(path)
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        try:
+            yield draft
+            _sync(draft)
+            os.replace(draft, path)
+            _sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty draft folder; when the block ends well, it takes the place of `folder`."""
+    """Give an empty draft folder; when the block ends well, it takes the place of `folder`.
+
+    Raises:
+        ClipcapError: `folder` is a device, a pipe or a socket, or another process is writing there.
+    """
     folder = folder.absolute()
-    draft, new, old = _hidden(folder)
-    recover(folder)
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        for path in (*draft.rglob("*"), draft):
-            _sync(path)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    draft.rename(new)  # complete from here on
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with sole_writer(folder):
+        new, old = _hidden(folder)
+        recover(folder)
+        draft = _draft_name(folder)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+            for path in (*draft.rglob("*"), draft):
+                _sync(path)
+            check_regular(folder)  # hours may have passed
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        draft.rename(new)  # complete from here on
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        _sync(folder.parent)
+        _remove(old)
 
 
 def recover(folder: Path) -> None:
     """Finish a replacement that was interrupted; only for the one who writes the folder."""
     folder = folder.absolute()
-    draft, new, old = _hidden(folder)
-    shutil.rmtree(draft, ignore_errors=True)
-    if new.exists():
+    new, old = _hidden(folder)
+    _remove_drafts(folder)
+    if _is_own(new):
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
             folder.rename(old)
         new.rename(folder)
-    elif old.exists() and not folder.exists():
+    elif _is_own(old) and not folder.exists():
         old.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(new)
+    _remove(old)
 
 
 def current_path(folder: Path) -> Path:
     """Where the content of `folder` lies, also after an interrupted replacement; changes nothing."""
     if folder.exists() or not folder.name:
         return folder
-    _, new, old = _hidden(folder)
-    return next((path for path in (new, old) if path.exists()), folder)
+    return next((path for path in _hidden(folder) if _is_own(path)), folder)
 
 
 def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
@@ -118,14 +141,47 @@ def best_checkpoint_in(parent: Path, wanted: Callable[[Path], bool]) -> Path | N
 
 
 def _rank(path: Path) -> tuple:
-    name = path.name.removesuffix(".pt")
+    name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", path.name)
     number = re.search(r"-(\d+)$", name)
     return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
 
 
-def _hidden(folder: Path) -> tuple[Path, Path, Path]:
-    draft, new, old = (folder.with_name(f".{folder.name}.{part}") for part in ("draft", "new", "old"))
-    return draft, new, old
+def _hidden(folder: Path) -> tuple[Path, Path]:
+    """Where a folder lies that is complete but not yet in its place, and the one that it replaces."""
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a hidden folder was left by whoever writes there, and not planted in a folder open to everybody."""
+    try:
+        found, parent = folder.lstat(), folder.parent.stat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), parent.st_uid)
+
+
+def _draft_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
+
+
+def _remove_drafts(path: Path) -> None:
+    """Remove what killed runs have left of `path`; for its sole writer."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(?:[0-9a-f]{{16}}\.)?draft")
+    try:
+        left = [entry.path for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]
+    except OSError:
+        return
+    for draft in left:
+        _remove(Path(draft))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link, but nothing that it links to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -20,11 +21,18 @@ HUB_TIMEOUT_S = 5.0
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust has given up: its exceptions are not derived from `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 class PretrainedClass(Protocol):
     """Any class of transformers with `from_pretrained`."""
 
-    def from_pretrained(self, name: str, **kwargs: Any) -> Any:
-        """Load by name."""
+    @property
+    def from_pretrained(self) -> Callable[..., Any]:
+        """Loads by name."""
+        ...
 
 
 def absolute(name: str) -> str:
@@ -36,6 +44,16 @@ def absolute(name: str) -> str:
 def is_local(name: str) -> bool:
     """Whether `name` is a folder on this machine and not a hub name."""
     return name != DEMO and Path(name).expanduser().is_dir()
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where the files of a hub name or local folder lie on this machine; None where they do not."""
+    if is_local(name):
+        return Path(name).expanduser()
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # not in the cache, or no name the hub could have
+        return None
 
 
 def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **kwargs: Any) -> Any:
@@ -61,6 +79,10 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
             ) from error
         except Exception as error:  # of damaged and hostile files transformers lets through almost anything
             raise ClipcapError(f"{flag} {name}: cannot load the {what}: {one_line(error)}") from error
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise ClipcapError(f"{flag} {name}: the {what}'s files are damaged: {one_line(error)}") from error
     if Path(name).expanduser().is_file():
         raise ClipcapError(f"{flag} {name}: is a file: pass the folder of the {what}'s files, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

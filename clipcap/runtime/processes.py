@@ -29,7 +29,7 @@ def alone(processes: int) -> str | None:
     if processes > 1 or not several_processes_asked_for():
         return None
     return (
-        "warning: the launcher was asked for several processes, but one is running; on CPU start them with "
+        "the launcher was asked for several processes, but one is running; on CPU start them with "
         "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m clipcap …`"
     )
 

@@ -26,7 +26,7 @@ class SourceConfig(Options, group="data"):
         None, "processes that decode images (default: the cores, at most 8; on a CPU 1)", group="machine"
     )
     max_bad: float = option(0.05, "share of missing or unreadable images above which the run ends with an error")
-    frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")
+    frame: Literal["first", "middle"] = option("first", "which frame of an animation to read")
 
     def __post_init__(self) -> None:
         within("max_bad", self.max_bad, 0, 1)

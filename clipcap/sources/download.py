@@ -14,6 +14,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import list_folder
 from clipcap.images.read import ImageError, check_image
 from clipcap.runtime.files import replaced_file
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
 from clipcap.sources.http_client import GoneError, UnavailableError, WebClient
@@ -44,6 +45,7 @@ class _Job:
     numbers: list[int]
 
 
+@writes_to("folder")
 def fetch_missing(
     tsv: Path, folder: Path, *, threads: int = 16, timeout_s: float = 10, retries: int = 2, backoff_s: float = 1.0
 ) -> Summary:
@@ -137,7 +139,7 @@ def _run(job: _Job, client: WebClient, folder: Path, log: FailureLog) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with replaced_file(path) as draft:
+    with replaced_file(path, one_of_many=True) as draft:
         draft.write_bytes(data)
 
 

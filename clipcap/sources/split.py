@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import floor
+
+import numpy as np
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.disk_arrays import blocks, scratch
 from clipcap.sources.record import Record
+
+
+def held_out(count: int, size: int, seed: int) -> np.ndarray:
+    """Which of `count` images are held out, bool [count]: `size` of them, those of sklearn's `train_test_split`.
+
+    Large sets are shuffled in a temporary file, which sklearn does in memory.
+    """
+    order = scratch(count, np.int64)
+    for block in blocks(count):
+        order[block] = np.arange(block.start, block.stop)
+    np.random.RandomState(seed).shuffle(order)
+    found = scratch(count, bool)
+    for block in blocks(size):
+        found[order[block]] = True
+    return found
 
 
 def split_by_image(records: list[Record], train_size: float, seed: int) -> list[Record]:
     """The records in their order, a share `train_size` of them marked "train", the rest "val".
 
-    The same records and seed give the same split (scikit-learn's `train_test_split`).
+    Raises:
+        ClipcapError: train or val would be empty.
     """
-    from sklearn.model_selection import train_test_split  # takes a second to import, and few commands split
-
-    try:
-        train, _ = train_test_split(range(len(records)), train_size=train_size, random_state=seed)
-    except ValueError as error:
+    count = len(records)
+    in_train = floor(train_size * count) if 0 < train_size < 1 else 0
+    if not 0 < in_train < count:
         raise ClipcapError(
-            f"--train_size {train_size} of {len(records)} images leaves train or val empty: choose another share"
-        ) from error
-    chosen = set(train)
-    return [replace(record, split="train" if i in chosen else "val") for i, record in enumerate(records)]
+            f"--train_size {train_size} of {count} images leaves train or val empty: choose another share"
+        )
+    val = held_out(count, count - in_train, seed)
+    return [replace(record, split="val" if here else "train") for record, here in zip(records, val.tolist())]

@@ -136,14 +136,15 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
+    from clipcap.runtime.safe_load.parquet import read_batches
+
     def read(wanted: list[str]) -> Iterator[Row]:
         number = 0
         try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=wanted):
-                    for row in batch.select(wanted).to_pylist():
-                        number += 1
-                        yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
+            for batch in read_batches(path, wanted):
+                for row in batch.select(wanted).to_pylist():
+                    number += 1
+                    yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise ClipcapError(f"{shown(path)}: damaged Parquet file ({reason(error)})") from error
 

@@ -19,6 +19,7 @@ from clipcap.sources.textfiles import decode_lines, parse_json
 
 MAX_SHARDS = 1_000_000
 MAX_TEXT_BYTES = 16 * 2**20  # a caption file beyond this is a mistake or an attack
+MAX_NAME_BYTES = 2**20  # of a name and its kin in headers of their own
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
@@ -102,17 +103,38 @@ def _index(path: Path) -> tuple[dict[str, ImageRef], dict[str, list[str]]]:
     return images, {**objects, **texts}
 
 
+class _Member(tarfile.TarInfo):
+    """A header with a size that is safe: tarfile reads names of any length, and back where one is negative."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Parse a header.
+
+        Raises:
+            tarfile.InvalidHeaderError: its size is negative, or that of a name no file has.
+        """
+        header = super().frombuf(buf, encoding, errors)
+        named = header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+        if header.size < 0 or (named and header.size > MAX_NAME_BYTES):
+            raise tarfile.InvalidHeaderError(f"a size of {header.size:,}")
+        return header
+
+
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """The plain files in a tar."""
     _refuse_compressed(path)
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+            before = -1
             while (member := tar.next()) is not None:
+                if not before < tar.offset:  # a header may lead back to an earlier one, for ever
+                    raise tarfile.ReadError(f"bad header at byte {member.offset:,}")
+                before = tar.offset
                 tar.members.clear()  # it would keep all that it has seen, a kilobyte each
                 if member.isreg() and not member.issparse():
                     yield tar, member
             _require_end(tar)
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise ClipcapError(
             f"{shown(path)}: damaged tar, or none ({reason(error)}): make or download it again"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.messages import logger
 from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
@@ -27,7 +28,6 @@ from clipcap.text_to_image.words import WordTable, load_words, words_of_generato
 LONGEST_TEXT = 10_000  # characters
 BATCH = 16  # pictures drawn at once
 PROMPT = "Insert text: "
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,11 @@ class Drawer:
             return load_words(Path(self.config.words), classes)
         return words_of_generator(generator_folder(generator), classes)
 
-    def frames(self, text: str, say: Say = lambda line: None) -> list[Frame]:
+    def frames(self, text: str) -> list[Frame]:
         """Draw a text.
 
         Args:
             text: blank-separated words.
-            say: takes a line where not all of the text is drawn.
         Raises:
             ClipcapError: the text is empty, or far too long.
         """
@@ -95,7 +94,9 @@ class Drawer:
         chosen = self._rows(rows, tokens, words)
         drawn = {row.word for row in chosen}
         if self.per == "word" and len(drawn) < len(words):
-            say(f"note: {len(drawn)} of {len(words)} words are drawn: the text model reads {len(rows)} tokens")
+            logger.info(
+                f"note: {len(drawn)} of {len(words)} words are drawn: the text model reads {len(rows)} tokens"
+            )
         if not chosen:
             raise ClipcapError(f"the text model finds no words in {sentence[:40]!r}")
         titles = titles_of(words)
@@ -146,13 +147,12 @@ class Drawer:
         return pictures
 
 
-def draw(texts: Sequence[str], config: DrawConfig, say: Say = print) -> list[Path]:
+def draw(texts: Sequence[str], config: DrawConfig) -> list[Path]:
     """Draw texts and write them; without texts, ask for them.
 
     Args:
         texts: one file (or folder) each; none: those of the `config.yml`, else lines of the input, until it ends.
         config: options.
-        say: takes the name of each file.
     Raises:
         ClipcapError: nothing to draw with, or a text or file that cannot be.
     """
@@ -171,14 +171,14 @@ def draw(texts: Sequence[str], config: DrawConfig, say: Say = print) -> list[Pat
     for number, text in enumerate(_texts(texts, config)):
         place = _numbered(path, number + 1) if several else path
         try:
-            frames = drawer.frames(text, say)
+            frames = drawer.frames(text)
         except ClipcapError as error:
             if len(texts) == 1 and not config.interactive:
                 raise
             print(f"clipcap: {error}", file=sys.stderr)
             continue
         written.append(write_frames(frames, check_out(str(place)), config.pause, config.width))
-        say(f"{written[-1]}: {len(frames)} picture{'s' * (len(frames) > 1)}")
+        print(f"{written[-1]}: {len(frames)} picture{'s' * (len(frames) > 1)}")
     if not written:
         raise ClipcapError("nothing was drawn")
     return written

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.messages import logger
 
 Rows = tuple[Tensor, Tensor]  # hidden states [N, H], targets [N, Z]
-Log = Callable[[str], None]
 
 
 def least_squares(blocks: Iterable[Rows]) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def least_squares(blocks: Iterable[Rows]) -> tuple[Tensor, Tensor]:
 
 
 def adam(
-    start: Rows, epochs: Callable[[], Iterator[Rows]], passes: int, rate: float, say: Log = lambda line: None
+    start: Rows, epochs: Callable[[], Iterator[Rows]], passes: int, rate: float
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Steps of Adam on the mean of squares, as the original trains.
 
@@ -44,7 +44,6 @@ def adam(
         epochs: gives the batches of one pass.
         passes: over the data.
         rate: of Adam.
-        say: takes a line an epoch.
     Returns:
         weight, bias, and the loss before each step.
     """
@@ -59,7 +58,7 @@ def adam(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        say(f"epoch {number + 1}: loss {sum(losses[first:]) / max(1, len(losses) - first):.4f}")
+        logger.info(f"epoch {number + 1}: loss {sum(losses[first:]) / max(1, len(losses) - first):.4f}")
     return weight.detach(), bias.detach(), losses
 
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device, weights_id
-from clipcap.runtime.disk_arrays import Say, kept_arrays, write_arrays
+from clipcap.runtime.disk_arrays import kept_arrays, write_arrays
+from clipcap.runtime.messages import logger
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
@@ -28,13 +29,12 @@ from clipcap.text_to_image.words import WordTable, load_words, words_of_generato
 BLOCK = 512  # captions read from disk at once
 
 
-def train_draw(captions: str, config: TrainDrawConfig, say: Say = print) -> Path:
+def train_draw(captions: str, config: TrainDrawConfig) -> Path:
     """Train the mapping and write it.
 
     Args:
         captions: see `read_captions`.
         config: options.
-        say: takes lines for the user.
     Returns:
         the folder of the mapping.
     Raises:
@@ -54,16 +54,18 @@ def train_draw(captions: str, config: TrainDrawConfig, say: Say = print) -> Path
         )
     for name, chosen in pairs.items():
         count = len(getattr(found, name))
-        say(f"{name}: {len(chosen):,} of {count:,} captions hold one word, {len({w for _, w in chosen})} words")
+        logger.info(
+            f"{name}: {len(chosen):,} of {count:,} captions hold one word, {len({w for _, w in chosen})} words"
+        )
     model = TextModel(config.text_model, config.max_tokens, pick_device(config.device))
     out = Path(config.out_dir).expanduser()
     cache = out.with_name(out.name + ".hidden")
     sets = {
-        name: _states(model, chosen, config, cache / f"{name}.arrays", generator.class_embeddings, table, say)
+        name: _states(model, chosen, config, cache / f"{name}.arrays", generator.class_embeddings, table)
         for name, chosen in pairs.items()
         if chosen
     }
-    mapping = _fit(sets, config, say)
+    mapping = _fit(sets, config)
     figures = {"captions": len(pairs["train"]), "words": len({word for _, word in pairs["train"]})}
     figures |= _scores(mapping, sets, generator.class_embeddings, table)
     facts = MappingFacts(
@@ -71,7 +73,7 @@ def train_draw(captions: str, config: TrainDrawConfig, say: Say = print) -> Path
         config.rows, figures,
     )  # fmt: skip
     for name, value in figures.items():
-        say(f"{name}: {value}")
+        logger.info(f"{name}: {value}")
     folder = save_mapping(TextMapping(mapping.weight, mapping.bias, facts), out)
     if not config.keep_hidden:
         shutil.rmtree(cache, ignore_errors=True)
@@ -114,7 +116,6 @@ def _states(
     path: Path,
     embeddings: Tensor,
     table: WordTable,
-    say: Say,
 ) -> States:
     """Hidden states of captions, computed where they are not on disk already."""
     said = f"{model.name} {weights_id(model.network)} {config.max_tokens} {config.masked}"
@@ -137,7 +138,7 @@ def _states(
         write_arrays(file, arrays, {"fingerprint": fingerprint})
 
     path.parent.parent.mkdir(parents=True, exist_ok=True)
-    stored = kept_arrays(path, fingerprint, write, say).arrays
+    stored = kept_arrays(path, fingerprint, write).arrays
     count = len(pairs)
     hidden = stored["hidden"].reshape(count, config.max_tokens, -1)
     real = stored["real"].reshape(count, -1).astype(bool)
@@ -164,7 +165,7 @@ def _targets(words: Sequence[str], embeddings: Tensor, table: WordTable, config:
     return torch.stack([of_word[word] for word in words])
 
 
-def _fit(sets: dict[str, States], config: TrainDrawConfig, say: Say) -> TextMapping:
+def _fit(sets: dict[str, States], config: TrainDrawConfig) -> TextMapping:
     train = sets["train"]
     if config.solver == "lstsq":
         return TextMapping(*least_squares(train.blocks()), MappingFacts())
@@ -176,7 +177,7 @@ def _fit(sets: dict[str, States], config: TrainDrawConfig, say: Say) -> TextMapp
         return train.blocks(config.adam_bs, random.permutation(len(train.words)))
 
     start = layer.weight.detach(), layer.bias.detach()
-    weight, bias, _ = adam(start, epoch, config.epochs, config.lr, say)
+    weight, bias, _ = adam(start, epoch, config.epochs, config.lr)
     return TextMapping(weight, bias, MappingFacts())
 
 

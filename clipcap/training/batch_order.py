@@ -116,7 +116,7 @@ class BatchOrder:
         if self.grouped is None or at == len(self):
             return at
         after = self.grouped[at : at + MOST_TOGETHER]
-        begins = np.flatnonzero(self.leader[after] == after)
+        begins = np.flatnonzero(self.leaders(after) == after)
         return at + int(begins[0]) if len(begins) else at + len(after)
 
     def _steps(self, captions: np.ndarray, size: int, left: dict[int, np.ndarray], final: bool) -> list[np.ndarray]:

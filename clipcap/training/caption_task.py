@@ -14,18 +14,19 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.features.feature_set import Features
+from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
 from clipcap.training.config import CaptionerLoopConfig, CaptionerTaskConfig
-from clipcap.training.dataset import IGNORE, Batch, prefetch
+from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
 from clipcap.training.optimizer import trained_parameters
 
 
-class CaptionTask(FeatureTask):
+class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     """A captioner's training (`clipcap.training.task.Task`), of what any `FeatureTask` takes."""
 
     def __init__(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.models.config import ModelConfig
+from clipcap.models.config import ModelConfig, Tune
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 LONGEST_WARMUP = 5000  # steps, the original's
@@ -69,7 +69,7 @@ class FeaturesConfig(Options, group="data"):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
-    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not say")
+    clip_model_type: str | None = option(None, "encoder of the features, where an old file does not state it")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
 
 
@@ -90,7 +90,7 @@ class InitialModelConfig(Options, group="model"):
             at_least("lora_rank", self.lora_rank, 1)
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tune:
         """What is trained of the language model: none, lora or full."""
         return self.tune or "full"
 
@@ -110,7 +110,7 @@ class FeatureTaskConfig(Options, group="training"):
         "compute the language model's activations twice instead of storing them: for large ones",
         group="machine",
     )
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
     val_captions: int = option(64, "held-out images captioned after each epoch")
     overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
 
@@ -136,7 +136,7 @@ class FeatureTrainConfig(Options):
 class CaptionerLoopConfig(LoopConfig):
     """The training loop of a captioner."""
 
-    recipe: Recipe = option("default", "reference: the original's numbers (README, differences)")
+    recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
 
     def warmup(self, total: int) -> int:
         """As of any loop; in the reference recipe 5,000 whatever the run's length."""
@@ -167,7 +167,7 @@ class InitialCaptionerConfig(InitialModelConfig):
             raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tune:
         """`tune` after --only_prefix and the default are applied: none, lora or full."""
         return "none" if self.only_prefix else super().tuning
 
@@ -176,12 +176,13 @@ class InitialCaptionerConfig(InitialModelConfig):
 class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
+    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
     share_prefix: bool = option(
         True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
     )
     compile: bool = option(
         False,
-        "torch.compile what the loss computes: takes minutes at the start; for long runs, where it pays",
+        "torch.compile the loss: takes minutes at the start, and pays in long runs",
         group="machine",
     )
 

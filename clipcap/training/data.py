@@ -15,7 +15,8 @@ from clipcap.features.feature_set import Features, hashed
 from clipcap.features.files import read_to_train
 from clipcap.features.split import split_by_image
 from clipcap.models.encoders.names import is_resnet
-from clipcap.runtime.disk_arrays import Say, blocks
+from clipcap.runtime.disk_arrays import blocks
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 from clipcap.training.config import FeaturesConfig
 
@@ -23,31 +24,30 @@ COMPARED_TOGETHER = 8192  # embeddings
 SAME_COSINE = 0.999  # of one image encoded twice; float16 and other batches leave more than 0.9999
 
 
-def training_features(config: FeaturesConfig, seed: int, overfit: int, say: Say) -> tuple[Features, Features | None]:
-    """The features to train on, and those to validate on or None; what is not known of them is printed.
+def training_features(config: FeaturesConfig, seed: int, overfit: int) -> tuple[Features, Features | None]:
+    """The features to train on, and those to validate on or None; logs what is not known of them.
 
     Args:
         config: where they lie.
         seed: of the split, where --val is a share.
         overfit: images of the self-test, 0 without it.
-        say: prints a line.
 
     Raises:
         ClipcapError: they cannot be read, are of different encoders, or not finite.
     """
-    features, val = open_features(config, seed, overfit, say)
+    features, val = open_features(config, seed, overfit)
     if val is not None:
         check_finite(val)
-    for line in notes(config, features, val):
-        say(printable(line))
+    for note in dict.fromkeys(f.encoder_note for f in (features, val) if f is not None and f.encoder_note):
+        logger.info(printable(note))
+    for warning in data_warnings(config, features, val):
+        logger.warning(printable(warning))
     return features, val
 
 
-def open_features(
-    config: FeaturesConfig, seed: int = 42, overfit: int = 0, say: Say = print
-) -> tuple[Features, Features | None]:
+def open_features(config: FeaturesConfig, seed: int = 42, overfit: int = 0) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
-    features = read_to_train(config.data, config.clip_model_type, say)
+    features = read_to_train(config.data, config.clip_model_type)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
         guessed = features.meta.encoder_guessed
         mend = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
@@ -63,7 +63,7 @@ def open_features(
         return features, None
     if _is_share(val):
         return split_by_image(features, float(val), seed)
-    held_out = read_to_train(val, config.clip_model_type, say)
+    held_out = read_to_train(val, config.clip_model_type)
     meta = features.meta
     check_same_encoder(
         held_out.meta, held_out.dim, None if meta.encoder_guessed else meta.encoder, meta.encoder_weights_id,
@@ -72,22 +72,22 @@ def open_features(
     return features, held_out
 
 
-def notes(config: FeaturesConfig, features: Features, val: Features | None) -> list[str]:
-    """Lines to print of the features: what is not known of them, and images that are both learnt and held out."""
-    lines = [f.encoder_note for f in (features, val) if f is not None and f.encoder_note]
+def data_warnings(config: FeaturesConfig, features: Features, val: Features | None) -> list[str]:
+    """What may be wrong with the features: an encoder of unknown kind, images both in training and validation."""
+    warnings = []
     if config.is_rn and is_resnet(features.meta.encoder) is None:
         encoder = features.meta.encoder or "not known"
-        lines.append(
-            f"warning: --is_rn cannot be checked: the encoder of {config.data} is {encoder}, which does not tell "
+        warnings.append(
+            f"--is_rn cannot be checked: the encoder of {config.data} is {encoder}, which does not tell "
             f"whether it is a ResNet"
         )
     shared = 0 if val is None or val is features else shared_images(features, val)
-    if shared:
-        lines.append(
-            f"warning: {shared} of {len(np.unique(val.row_images))} images of {val.path} are in {config.data} too: "
+    if val is not None and shared:
+        warnings.append(
+            f"{shared} of {len(np.unique(val.row_images))} images of {val.path} are in {config.data} too: "
             f"validation will look better than it is; hold out other images, or a share of these (--val 0.1)"
         )
-    return list(dict.fromkeys(lines))
+    return warnings
 
 
 def shared_images(features: Features, val: Features) -> int:
@@ -114,7 +114,7 @@ def _same_names(learnt: Sequence[str | None], held_out: Sequence[str | None]) ->
         names = learnt[block]
         wanted = hashed(names)
         place = np.searchsorted(numbers, wanted, side="right") - 1
-        same = [row for row in np.flatnonzero(numbers[place] == wanted) if names[row] is not None]
+        same = [row for row in np.flatnonzero(numbers[place] == wanted).tolist() if names[row] is not None]
         found.append(np.stack([block.start + np.array(same, np.int64), order[place[same]]], axis=1))
     return np.concatenate(found)
 

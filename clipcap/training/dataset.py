@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
+from clipcap.models.base import IGNORE
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.training.batch_order import BatchOrder
 from clipcap.training.tokens import TokenRecipe, tokenise
 
 T = TypeVar("T")
-IGNORE = -100  # label of positions that count for nothing, as in torch
 
 
 @dataclass
@@ -55,7 +55,6 @@ class CaptionDataset:
         reference: the original's labels: no end-of-text token, id 0 (`!`) never learnt, captions cut to mean + 10
             standard deviations of the set.
         share_prefix: captions of one image stand in one row of a batch, behind one prefix.
-        say: takes a line where tokens cannot be kept beside the features.
     """
 
     features: Features
@@ -63,7 +62,6 @@ class CaptionDataset:
     max_tokens: int
     reference: bool = False
     share_prefix: bool = False
-    say: Callable[[str], None] = print
     truncated: int = field(init=False)
     tokens: np.ndarray = field(init=False)  # uint16 or int32, all captions one after the other
     starts: np.ndarray = field(init=False)  # int64 [M + 1]
@@ -72,9 +70,7 @@ class CaptionDataset:
     def __post_init__(self) -> None:
         if not len(self.features.captions):
             raise ClipcapError(f"{self.features.path}: holds no captions to train on")
-        found = tokenise(
-            self.features.captions, TokenRecipe(self.tokenizer, self.max_tokens, self.reference), self.say
-        )
+        found = tokenise(self.features.captions, TokenRecipe(self.tokenizer, self.max_tokens, self.reference))
         self.tokens, self.starts, self.truncated = found.tokens, found.starts, found.truncated
         self.order = BatchOrder(self.starts, self.features if self.share_prefix else None)
 
@@ -96,7 +92,7 @@ class CaptionDataset:
         found = 0
         for values, dtype in ((self.starts, np.int64), (self.tokens, np.int32)):
             for block in blocks(len(values)):
-                found = zlib.crc32(values[block].astype(dtype, copy=False), found)
+                found = zlib.crc32(values[block].astype(dtype, copy=False).data, found)
         return found
 
     def batch(self, captions: np.ndarray) -> Batch:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import DecodeConfig
@@ -19,8 +19,10 @@ from clipcap.captioning.text import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features
+from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
@@ -30,7 +32,11 @@ DECODED_TOGETHER = 64
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
 
 
-class FeatureTask(ABC):
+Config = TypeVar("Config", bound=FeatureTaskConfig)
+Model = TypeVar("Model", bound=PrefixLM)
+
+
+class FeatureTask(ABC, Generic[Config, Model]):
     """A task (`clipcap.training.task.Task`) but for its model's own part: batches, losses, files.
 
     Args:
@@ -50,9 +56,9 @@ class FeatureTask(ABC):
 
     def __init__(
         self,
-        config: FeatureTaskConfig,
+        config: Config,
         loop: LoopConfig,
-        model: nn.Module,
+        model: Model,
         tokenizer: Tokenizer,
         features: Features,
         val: Features | None,
@@ -61,18 +67,12 @@ class FeatureTask(ABC):
         reference: bool = False,
         share_prefix: bool = False,
     ):
-        self.config, self.seed, self.model, self.tokenizer, self.accelerator = (
-            config,
-            loop.seed,
-            model,
-            tokenizer,
-            accelerator,
-        )
-        self.model.lm_dropout = config.dropout
+        self.config, self.seed, self.model = config, loop.seed, model
+        self.tokenizer, self.accelerator = tokenizer, accelerator
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)
-        how = (tokenizer, self.caption_limit(), reference, shares, accelerator.print)
+        how = (tokenizer, self.caption_limit(), reference, shares)
         self.data = CaptionDataset(features, *how)
         self.val = CaptionDataset(val, *how) if val is not None else None
         self._unable_to_share = share_prefix and not shares
@@ -111,7 +111,7 @@ class FeatureTask(ABC):
     def images(self, batch: Batch) -> list[str]:
         """The id of each caption's image."""
         features = self.data.features
-        return [features.image_ids[features.caption_rows[number]] for number in batch.captions]
+        return [features.image_ids[int(features.caption_rows[number])] for number in batch.captions]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
@@ -131,7 +131,7 @@ class FeatureTask(ABC):
         Args:
             how: further options of the decoding.
         """
-        if not self._shown:
+        if self.val is None or not self._shown:
             return {}
         rows = np.array([row for row, _ in self._shown])
         room = max_positions(self.model.lm) - self.model.config.prefix_length
@@ -161,12 +161,12 @@ class FeatureTask(ABC):
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """Print the first captions and a warning where they are all alike; score them."""
         for caption, wanted in list(zip(captions, references))[:SHOWN]:
-            self.accelerator.print(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
+            logger.info(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
         scores = {"distinct": distinct_share(captions)}
         if different := collapsed(captions):
             mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
-            self.accelerator.print(
-                f"warning: only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
+            logger.warning(
+                f"only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
                 f"model does not use the image yet ({mend})"
             )
         if self.config.overfit:

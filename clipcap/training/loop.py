@@ -1,14 +1,13 @@
-"""The training loop on accelerate: steps, schedule, checkpoints, resume. It does not know what it trains."""
+"""The training loop on accelerate: steps, schedule, checkpoints. It does not know what it trains."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,16 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
-from clipcap.models.checkpoint import CONFIG
-from clipcap.runtime.files import recover, replaced_file, replaced_folder, writing
-from clipcap.runtime.safe_load.torch_file import load_tensors
-from clipcap.runtime.text import one_line
+from clipcap.runtime.files import replaced_file, replaced_folder, writing
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.messages import logger
 from clipcap.training.accelerator import loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.training.resume import check_best, check_numbered
-from clipcap.training.run_folder import LOG, numbered, shorten_list
-from clipcap.training.task import Batch, Task
-
-STATE = "training_state.pt"
-# What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
-_SAME_ON_RESUME = (
-    "epochs", "grad_accum", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed",
-)  # fmt: skip
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored with `last`."""
-
-    epoch: int = 0
-    step: int = 0  # optimiser steps in this epoch
-    loss_sum: float = 0.0  # of this epoch so far
-    loss_weight: float = 0.0
-    best: float = math.inf
-    stale: int = 0  # epochs since the best
-    reductions: int = 0  # of the learning rate, with --schedule plateau
-    history: list[dict[str, float]] = field(default_factory=list)  # metrics of the finished epochs
+from clipcap.training.resume import STATE, Progress, resume, run_identity
+from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
+from clipcap.training.run_state import canonical, restore
+from clipcap.training.task import MicroBatch, Task
 
 
 class Loop:
@@ -59,11 +38,12 @@ class Loop:
         accelerator: from `make_accelerator`.
     """
 
-    def __init__(self, task: Task, options: LoopConfig, accelerator: Accelerator):
+    def __init__(self, task: Task[Any], options: LoopConfig, accelerator: Accelerator):
         self.task, self.options, self.accelerator = task, options, accelerator
         self.out_dir = Path(options.out_dir)
-        self.progress = Progress()
-        state = self._resume() if options.resume else None
+        self.identity = run_identity(task, options, accelerator)
+        state = resume(task, options, accelerator, self.identity) if options.resume else None
+        self.progress = Progress() if state is None else state.progress
         if accelerator.is_main_process:
             self._start_log()
         with warnings.catch_warnings():  # accelerate knows no other name for it yet
@@ -74,15 +54,14 @@ class Loop:
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
         self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
         if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            if accelerator.scaler is not None and state["scaler"]:
-                accelerator.scaler.load_state_dict(state["scaler"])
+            parts = {name: (getattr(self, name), getattr(state, name)) for name in ("optimizer", "scheduler")}
+            if accelerator.scaler is not None and state.scaler:
+                parts["scaler"] = (accelerator.scaler, state.scaler)
+            restore(parts, self.path("last") / STATE)
 
     def path(self, name: str | int) -> Path:
         """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
-        name = name if isinstance(name, str) else f"{name:03d}"
-        return self.out_dir / f"{self.options.prefix}-{name}"
+        return checkpoint_path(self.options, name)
 
     def fit(self) -> Path:
         """Train to the last epoch, or until `patience` is spent."""
@@ -95,7 +74,7 @@ class Loop:
             progress.history.append(metrics)
             self._save_epoch(epoch, metrics)
         if self._out_of_patience():
-            self.accelerator.print(f"stopped: no better epoch in {options.patience}")
+            logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
 
@@ -112,7 +91,7 @@ class Loop:
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step
                 torch.manual_seed((self.options.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index)
-                rate = self.scheduler.get_last_lr()[0]
+                rate = float(self.scheduler.get_last_lr()[0])
                 loss, weight = self._step(window)
                 progress.step += 1
                 progress.loss_sum += loss
@@ -129,7 +108,7 @@ class Loop:
         step, every = self.progress.step, self.options.save_steps
         return bool(every) and step % every == 0 and step < per_epoch
 
-    def _step(self, window: list[Batch]) -> tuple[float, float]:
+    def _step(self, window: list[MicroBatch]) -> tuple[float, float]:
         """One optimiser step; the loss summed over the global batch, and what it was summed over."""
         accelerator = self.accelerator
         [weight] = sum_over_processes(accelerator, sum(self.task.weight(batch) for batch in window))
@@ -157,7 +136,7 @@ class Loop:
         if not all(p.isfinite().all() for p in self.task.model.parameters() if p.requires_grad):
             self._stop("the weights are not finite", [])
 
-    def _stop(self, what: str, window: list[Batch]) -> None:
+    def _stop(self, what: str, window: list[MicroBatch]) -> None:
         """End the run with an error that names images, those of all processes; what was saved stays.
 
         Args:
@@ -182,7 +161,8 @@ class Loop:
         """Validate and report."""
         self._check_weights()
         progress = self.progress
-        metrics = {"epoch": epoch, "step": (epoch + 1) * self.task.steps_per_epoch()}
+        steps = (epoch + 1) * self.task.steps_per_epoch()
+        metrics: dict[str, float] = {"epoch": epoch, "step": steps}
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
         metrics |= self.task.validate()
@@ -193,8 +173,8 @@ class Loop:
         progress.best, progress.stale = (score, 0) if better else (progress.best, progress.stale + 1)
         progress.reductions += bool(progress.stale) and progress.stale % PLATEAU_EPOCHS == 0
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
-        self.accelerator.print(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
-        self._log({k: v for k, v in metrics.items() if k != "step"}, metrics["step"])
+        logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
+        self._log({k: v for k, v in metrics.items() if k != "step"}, steps)
         return metrics
 
     def _save_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -220,7 +200,7 @@ class Loop:
         if self.accelerator.is_main_process:
             with writing(folder), replaced_folder(folder) as draft:
                 if with_state:
-                    torch.save(self._state(), draft / STATE)
+                    torch.save(canonical(self._state()), draft / STATE)
                 self.task.write(draft, metrics)
         self.accelerator.wait_for_everyone()
 
@@ -228,53 +208,12 @@ class Loop:
         """All that a resumed run needs besides the weights."""
         scaler = self.accelerator.scaler
         return {
-            "identity": self._identity(),
+            "identity": self.identity,
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-
-    def _identity(self) -> dict[str, Any]:
-        """What decides the weights of this run, by name."""
-        options = {name: getattr(self.options, name) for name in _SAME_ON_RESUME}
-        accelerator = self.accelerator
-        launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
-        return {**options, **launched, **self.task.identity()}
-
-    def _resume(self) -> dict[str, Any] | None:
-        """Load `last`; None where the run has not saved one yet, and starts from the beginning."""
-        last = self.path("last")
-        if self.accelerator.is_main_process:
-            for path in (last, self.path("best")):  # numbered ones of an interrupted epoch are written again
-                recover(path)
-        self.accelerator.wait_for_everyone()
-        if not (last / CONFIG).is_file():
-            nothing = f"no run in {self.out_dir} to go on with (no {last.name})"
-            self.accelerator.print(f"warning: --resume: {nothing}; starting from the beginning")
-            return None
-        try:
-            state = load_tensors(last / STATE)
-            progress, was = Progress(**state["progress"]), state["identity"]
-        except Exception as error:
-            raise ClipcapError(f"{last / STATE}: cannot resume from it: {one_line(error)[:160]}") from error
-        for name, now in self._identity().items():
-            if was.get(name) != now:
-                mend = "give the same data and options, or start anew in another --out_dir"
-                if name == "epochs" and now > was.get(name, now):  # the schedule has led to the end it knew of
-                    mend = f"to train on, begin another from its weights: {self.task.warm_start(last)} --out_dir NEW"
-                if name == "processes":
-                    mend = f"start {was.get(name)} again, or begin anew in another --out_dir"
-                raise ClipcapError(
-                    f"--resume: the run in {self.out_dir} has {name} {was.get(name)}, this command {now}: {mend}"
-                )
-        self.progress, restore, left = progress, self.task.restore, self.options.epochs - progress.epoch
-        if progress.best < math.inf and not check_best(self.path("best"), last, restore, left):
-            progress.best = math.inf
-        check_numbered(self.out_dir, self.options.prefix, restore, progress.epoch)
-        restore(last)
-        self.accelerator.print(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
-        return state
 
     def _start_log(self) -> None:
         """`metrics.jsonl` holds the finished epochs: none of a new run, those before `last` of a resumed one."""
@@ -289,4 +228,4 @@ class Loop:
 
 
 def _json_line(metrics: Mapping[str, float]) -> str:
-    return json.dumps(metrics) + "\n"
+    return to_json(metrics) + "\n"

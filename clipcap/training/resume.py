@@ -1,14 +1,121 @@
-"""Whether the checkpoints of an interrupted run are sound enough to go on from."""
+"""How an interrupted run goes on: its state is loaded, and its data, options and checkpoints are checked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
 
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import CONFIG
-from clipcap.training.run_folder import numbered
+from clipcap.runtime.files import recover
+from clipcap.runtime.messages import logger
+from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.text import one_line
+from clipcap.training.config import LoopConfig
+from clipcap.training.run_folder import checkpoint_path, numbered
+from clipcap.training.run_state import check_state
+from clipcap.training.task import Task
+
+STATE = "training_state.pt"
+# What decides the weights; a resumed run must have the same. Places, trackers and what is kept may change.
+_SAME_ON_RESUME = (
+    "epochs", "grad_accum", "warmup_steps", "weight_decay", "grad_clip", "schedule", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class Progress:
+    """How far a run is; stored with `last`."""
+
+    epoch: int = 0
+    step: int = 0  # optimiser steps in this epoch
+    loss_sum: float = 0.0  # of this epoch so far
+    loss_weight: float = 0.0
+    best: float = math.inf
+    stale: int = 0  # epochs since the best
+    reductions: int = 0  # of the learning rate, with --schedule plateau
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of the finished epochs
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All of a run that `last` stores besides the weights."""
+
+    identity: dict[str, Any]  # see `run_identity`
+    progress: Progress
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any] | None  # of mixed precision in float16
+
+
+def run_identity(task: Task[Any], options: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """What decides the weights of a run, by name."""
+    chosen = {name: getattr(options, name) for name in _SAME_ON_RESUME}
+    launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
+    return {**chosen, **launched, **task.identity()}
+
+
+def resume(
+    task: Task[Any], options: LoopConfig, accelerator: Accelerator, identity: Mapping[str, Any]
+) -> RunState | None:
+    """Load `last`: its weights into the task's model, the rest as the result.
+
+    Returns:
+        None where the run has not saved a `last` yet, and starts from the beginning.
+    Raises:
+        ClipcapError: `last` is damaged, `identity` is not that of the run, or its other checkpoints are damaged.
+    """
+    last, best = checkpoint_path(options, "last"), checkpoint_path(options, "best")
+    if accelerator.is_main_process:
+        for path in (last, best):  # numbered ones of an interrupted epoch are written again
+            recover(path)
+    accelerator.wait_for_everyone()
+    if not (last / CONFIG).is_file():
+        nothing = f"no run in {options.out_dir} to go on with (no {last.name})"
+        logger.warning(f"--resume: {nothing}; starting from the beginning")
+        return None
+    state = _load_state(last / STATE)
+    _check_identity(state.identity, identity, options, task.warm_start(last))
+    progress = state.progress
+    if progress.best < math.inf and not check_best(best, last, task.restore, options.epochs - progress.epoch):
+        progress.best = math.inf
+    check_numbered(Path(options.out_dir), options.prefix, task.restore, progress.epoch)
+    task.restore(last)
+    logger.info(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
+    return state
+
+
+def _load_state(path: Path) -> RunState:
+    try:
+        content = load_tensors(path)
+        check_state(content, path)
+        content["progress"] = Progress(**content["progress"])
+        return RunState(**{f.name: content[f.name] for f in fields(RunState)})
+    except ClipcapError:
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are bytes
+        raise ClipcapError(f"{path}: cannot resume from it: {one_line(error)[:160]}") from error
+
+
+def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], options: LoopConfig, warm_start: str) -> None:
+    """Refuse to go on with other data or options than the run has; `warm_start` is the flag for a new run."""
+    for name, value in now.items():
+        if was.get(name) == value:
+            continue
+        advice = "give the same data and options, or start anew in another --out_dir"
+        if name == "epochs" and value > was.get(name, value):  # the schedule has led to the end it knew of
+            advice = f"to train on, begin another from its weights: {warm_start} --out_dir NEW"
+        if name == "processes":
+            advice = f"start {was.get(name)} again, or begin anew in another --out_dir"
+        raise ClipcapError(
+            f"--resume: the run in {options.out_dir} has {name} {was.get(name)}, this command {value}: {advice}"
+        )
 
 
 def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_left: int) -> bool:

@@ -29,9 +29,9 @@ def check_run_folder(options: LoopConfig) -> None:
             raise ClipcapError(f"--out_dir {folder}: is a file: choose another name for the folder")
         return
     checkpoints = folders_in(folder, lambda path: (path / CONFIG).is_file())
-    names = [path.name for path in checkpoints if _CHECKPOINT.fullmatch(path.name)]
+    names = {path.name: found[1] for path in checkpoints if (found := _CHECKPOINT.fullmatch(path.name))}
     epochs = (folder / LOG).read_bytes().count(b"\n") if (folder / LOG).is_file() else 0
-    others = [name for name in names if _CHECKPOINT.fullmatch(name)[1] != options.prefix]
+    others = [name for name, prefix in names.items() if prefix != options.prefix]
     if others:
         raise ClipcapError(
             f"--out_dir {folder} holds a run of another --prefix ({shorten_list(others)}), and a folder has room for "
@@ -47,6 +47,12 @@ def check_run_folder(options: LoopConfig) -> None:
             f"--resume: {folder} holds a run ({there}), but not the {last} to go on from: bring it back, or choose "
             f"another --out_dir"
         )
+
+
+def checkpoint_path(options: LoopConfig, name: str | int) -> Path:
+    """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
+    name = name if isinstance(name, str) else f"{name:03d}"
+    return Path(options.out_dir) / f"{options.prefix}-{name}"
 
 
 def numbered(folder: Path, prefix: str) -> dict[int, Path]:

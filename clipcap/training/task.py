@@ -4,53 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 
-class Batch(Protocol):
+class MicroBatch(Protocol):
     """One micro-batch of one process."""
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         """What the model's forward takes."""
+        ...
 
 
-class Task(Protocol):
+Batch = TypeVar("Batch", bound=MicroBatch)
+
+
+class Task(Protocol[Batch]):
     """What is trained: the model, its batches, its validation and its files."""
 
-    model: nn.Module  # forward(**batch.inputs()) → loss summed over what `weight` counts
+    @property
+    def model(self) -> nn.Module:
+        """Its forward takes a batch's inputs and gives the loss, summed over what `weight` counts."""
+        ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, as AdamW takes it: groups with their `lr`, which may have their own `weight_decay`."""
+        ...
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
+        ...
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
+        ...
 
     def weight(self, batch: Batch) -> int:
         """What a micro-batch's loss is summed over (label tokens)."""
+        ...
 
     def culprits(self, batch: Batch) -> list[str]:
         """What in the batch has no finite loss, by name; nothing where that is so of all of it."""
+        ...
 
     def images(self, batch: Batch) -> list[str]:
         """The images of a batch, by name."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """By name, what of data and options decides the weights: a resumed run must have the same."""
+        ...
 
     def validate(self) -> dict[str, float]:
         """Scores after an epoch; all processes take part and return the same."""
+        ...
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """What decides `best`: lower is better."""
+        ...
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the checkpoint's files into an existing folder."""
+        ...
 
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model.
@@ -58,6 +75,8 @@ class Task(Protocol):
         Raises:
             ClipcapError: they are damaged, or of another model.
         """
+        ...
 
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from the weights of a checkpoint."""
+        ...

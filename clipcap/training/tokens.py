@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import tokenizers
@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
-from clipcap.runtime.disk_arrays import GrowingArray, Say, blocks, kept_arrays, scratch, write_arrays
+from clipcap.models.language_model import end_of_text
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, kept_arrays, scratch, write_arrays
 
 TOGETHER = 10_000  # captions tokenised at a time
 MANY = 50_000  # captions from which a bar shows how far it is
@@ -48,7 +49,7 @@ class TokenRecipe:
     @property
     def end(self) -> list[int]:
         """What stands after a caption that is not cut."""
-        return [] if self.reference else [self.tokenizer.eos_token_id]
+        return [] if self.reference else [end_of_text(self.tokenizer)]
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -59,8 +60,10 @@ class TokenRecipe:
         """The tokens of captions, their ends included."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if fast is None:
-            return [ids + self.end for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        fast.no_truncation(), fast.no_padding()
+            lists = cast(list[list[int]], self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+            return [ids + self.end for ids in lists]
+        fast.no_truncation()
+        fast.no_padding()
         return [one.ids + self.end for one in fast.encode_batch_fast(texts, add_special_tokens=False)]
 
     def fingerprint(self, captions: str) -> str:
@@ -72,30 +75,29 @@ class TokenRecipe:
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def tokenise(captions: Sequence[str], recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
+def tokenise(captions: Sequence[str], recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of captions; those of a feature folder are kept in it and found again.
 
     Args:
         captions: M texts.
         recipe: how they become tokens.
-        say: takes a line where a folder cannot be written.
     """
     if isinstance(captions, StoredCaptions):
-        return _cached(captions, recipe, say)
+        return _cached(captions, recipe)
     base = getattr(captions, "base", None)
     if isinstance(captions, ChosenTexts) and isinstance(base, StoredCaptions) and not recipe.reference:
-        return _select(_cached(base, recipe, say), captions.numbers, recipe)
+        return _select(_cached(base, recipe), captions.numbers, recipe)
     return _tokenize(captions, recipe)
 
 
-def _cached(captions: StoredCaptions, recipe: TokenRecipe, say: Say) -> TokenizedCaptions:
+def _cached(captions: StoredCaptions, recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of a folder: one file for each recipe, made anew when the captions have changed."""
     name = recipe.fingerprint("")[:12]
     file = kept_arrays(
         captions.cache / f"tokens-{name}.arrays",
         recipe.fingerprint(captions.fingerprint),
         partial(_write, captions, recipe),
-        say if captions.kept else lambda line: None,  # it was said when the folder was opened
+        quiet=not captions.kept,  # the note came when the folder was opened
     )
     return TokenizedCaptions(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
 

@@ -13,48 +13,61 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
-from clipcap.models.caption_model import ClipCaptionModel, parameter_report
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.options import Recipe
+from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
+from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
 
 
-def train(config: TrainConfig) -> Path:
-    """Run a training.
+@writes_to(lambda called: given(TrainConfig, called["config"], called["options"]).loop.out_dir)
+def train(config: TrainConfig | None = None, **options: Any) -> Path:
+    """Train a captioner.
 
+    >>> train(data="food_train.pkl", only_prefix=True, epochs=5)
+
+    Args:
+        config: of the run (default: the defaults of `clipcap train`).
+        options: in place of those of `config`, by the names of their flags.
     Returns:
         the folder of the `best` checkpoint.
     Raises:
         ClipcapError: a run that would be replaced, bad data, options at odds, a loss that is not finite; what was
             saved stays.
     """
+    config = given(TrainConfig, config, options)
     loop = config.loop
     check_run_folder(loop)
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit, accelerator.print)
+    features, val = training_features(config.features, loop.seed, config.task.overfit)
     set_seed(loop.seed)
-    model, tokenizer, summary = initial_model(config.model, features, loop.recipe)
-    accelerator.print(f"{printable(summary)}\n{parameter_report(model)}")
+    model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
+    logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
-    accelerator.print(task.describe())
-    return Loop(task, loop, accelerator).fit()
+    logger.info(task.describe())
+    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_curves(Path(loop.out_dir))
+    return best
 
 
-def initial_model(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe
+def initial_captioner(
+    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool = True
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """A new model, or a warm start from --weights_dir."""
     if config.weights_dir:
-        return _warm_start(config, features, recipe)
+        return _warm_start(config, config.weights_dir, features, recipe, dropout)
     lm = config.lm or ModelConfig.lm
     model_config = ModelConfig(
         **_given(config),
@@ -66,7 +79,7 @@ def initial_model(
         stop_token="." if recipe == "reference" else None,
         recipe=recipe,
     )
-    model = ClipCaptionModel(model_config, load_lm(lm))
+    model = ClipCaptionModel(model_config, load_lm(lm), dropout)
     return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
 
 
@@ -79,10 +92,10 @@ def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
 
 
 def _warm_start(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe
+    config: InitialCaptionerConfig, weights: str, features: Features, recipe: Recipe, dropout: bool
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
-    loaded = load_checkpoint(config.weights_dir, config.lm, config.num_heads)
+    loaded = load_checkpoint(weights, config.lm, config.num_heads)
     old = loaded.model.config
     guessed = features.meta.encoder_guessed or Path(loaded.path).is_file()
     expected = None if guessed and features.dim == old.clip_dim else old.encoder  # guesses may differ
@@ -106,12 +119,8 @@ def _warm_start(
         stop_token="." if recipe == "reference" else None,
         recipe=recipe,
     )
-    if old.tune == "lora":
-        loaded.model.config = new
-        model = loaded.model
-    else:
-        model = ClipCaptionModel(new, loaded.model.lm)
-        model.mapper.load_state_dict(loaded.model.mapper.state_dict())
+    model = ClipCaptionModel(new, loaded.model.lm, dropout)
+    model.mapper.load_state_dict(loaded.model.mapper.state_dict())
     return model, loaded.tokenizer, f"warm start from {loaded.summary}"
 
 

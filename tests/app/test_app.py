@@ -42,7 +42,9 @@ from clipcap.runtime.bundled import DEMO
 
 MAX_MB, PLATES = 1, 6
 THREE = DecodeConfig(beam=True, num_captions=3)
-BLOCKS = dict(re.findall(r"^```(sh|py)\n(.*?)^```$", (REPO / "README.md").read_text(), re.DOTALL | re.MULTILINE))
+BLOCKS = dict(
+    re.findall(r"^```(sh|py)\n(.*?)^```$", (REPO / "docs" / "guide" / "app.md").read_text(), re.DOTALL | re.MULTILINE)
+)
 
 
 class Page:
@@ -101,7 +103,7 @@ def captioner():
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, captioner):
     """The page with the bundled model, an index of six plates, and a CLIP-GPT that has learnt nothing yet."""
-    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap[app]'")
+    pytest.importorskip("gradio", reason="no gradio: pip install 'clipcap-toolkit[app]'")
     folder = tmp_path_factory.mktemp("page")
     photos = sorted((write_set(folder / "plates", PLATES, seed=1) / "dataset").iterdir())
     parse("food", ParseConfig.of(data_path=str(folder / "plates"), out=str(folder / "index"), clip_model_type=DEMO))
@@ -397,5 +399,5 @@ def test_a_port_that_is_taken_is_said_in_one_line(capsys, page):
 def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run(capsys, "app", "--port", 0)[2] == [
-        "clipcap: error: the web page needs the gradio package: pip install 'clipcap[app]'"
+        "clipcap: error: the web page needs the gradio package: pip install 'clipcap-toolkit[app]'"
     ]

@@ -14,7 +14,8 @@ from benchmarks.measure import peak_gib
 from benchmarks.plain import PlainTraining
 from benchmarks.speed.train.arithmetic import plain_flops, step_flops
 from clipcap.features.files import read_features
-from clipcap.training.dataset import IGNORE, CaptionDataset
+from clipcap.models.base import IGNORE
+from clipcap.training.dataset import CaptionDataset
 
 # Of one length each, so that nothing is padded and what must be computed is what is computed.
 CAPTIONS = [("a red apple on a plate", "two fried eggs on a plate"), ("three cookies and a tea", "a bowl of soup.")]

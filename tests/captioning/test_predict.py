@@ -307,9 +307,9 @@ def test_a_bad_photo_among_good_ones_is_named_and_left_out(caption, photos, expe
     photos[2].write_bytes(b"no picture")
     status, _, err = caption("--beam", "--img", *photos, "--batch_size", 2, "--out", tmp_path / "c.jsonl")
     assert status == 1
-    skipped = [line for line in err if line.startswith("clipcap: skipped")]
+    skipped = [line for line in err if line.startswith("warning: skipped")]
     assert len(skipped) == 1
-    assert skipped[0].startswith(f"clipcap: skipped {photos[2]}: not an image")
+    assert skipped[0].startswith(f"warning: skipped {photos[2]}: not an image")
     good = [photo for photo in photos if photo != photos[2]]
     assert [line["image"] for line in lines_of(tmp_path / "c.jsonl")] == [str(photo) for photo in good]
     assert [line["caption"] for line in lines_of(tmp_path / "c.jsonl")] == [c[0].text for c in expected(good)]
@@ -373,7 +373,7 @@ def test_features_that_are_not_finite_are_named_and_left_out(caption, photos, cl
     whole = caption("--seed", 7, "--features", tmp_path / "whole.pkl")[1]
     status, out, err = caption("--seed", 7, "--features", tmp_path / "holed.pkl")
     assert (status, out) == (1, [whole[0], whole[2]])
-    assert r"clipcap: skipped b\nforged: its features are not finite" in err
+    assert r"warning: skipped b\nforged: its features are not finite" in err
 
 
 def test_reranking_orders_by_the_fit_of_text_and_image(caption, photos, clip_file, tmp_path):

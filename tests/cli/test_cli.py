@@ -232,7 +232,7 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
     words = ["parse", "custom", "--data_path", draw_set(tmp_path / "set", 2), "--out", tmp_path / "f.pkl"]
     status, _, err = run(capsys, *words, "--clip_model_type", "open_clip:ViT-B-32/openai")
     assert status == 1
-    assert err[-1].endswith("needs the open_clip package: pip install 'clipcap[open_clip]'")
+    assert err[-1].endswith("needs the open_clip package: pip install 'clipcap-toolkit[open_clip]'")
 
 
 def test_a_repeated_img_adds_photos():

@@ -35,8 +35,9 @@ from clipcap.clip_gpt.write import continue_sequence, write_captions
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features
+from clipcap.models.base import IGNORE
 from clipcap.models.language_model import load_lm, load_tokenizer
-from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
+from clipcap.training.dataset import BatchShare, CaptionDataset
 
 GREEDY = DecodeConfig(greedy=True, max_new_tokens=40)
 
@@ -352,14 +353,14 @@ SIX = (  # of one length, so that steps mix them
 )
 
 
-def test_a_tiny_model_learns_six_captions_by_heart_in_both_directions(lm_folder, tmp_path, capsys):
+def test_a_tiny_model_learns_six_captions_by_heart_in_both_directions(lm_folder, tmp_path, messages):
     data = feature_file(tmp_path / "train.pkl", [(caption,) * 20 for caption in SIX])
     val = feature_file(tmp_path / "val.pkl", SIX)
     chosen = {"val": str(val), "epochs": 14, "bs": 8, "lr": 3e-3, "projection_lr": 3e-3}
     best = train_clip_gpt(settings(data, lm_folder, tmp_path / "out", **chosen))
     [*_, line] = metrics(tmp_path / "out")
     assert line["t2i_r1"] == line["distinct"] == 1 and line["cider"] > 5
-    said = capsys.readouterr().out
+    said = "\n".join(messages())
     assert "text to image recall@1/5/10 of 6 captions among 6 images: 1.000/1.000/1.000, by chance 0.167" in said
     clip_gpt = ClipGptCaptioner.from_pretrained(best)
     features = read_features(val)
@@ -435,7 +436,7 @@ class TestTraining:
             timeout=180,
         )
         assert done.returncode == 0, done.stderr
-        assert "2 processes on cpu" in done.stdout
+        assert "2 processes on cpu" in done.stderr
         for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
             assert line == pytest.approx(other, abs=1e-4)
         ours, theirs = (weights(tmp_path / name / "clip_gpt-last") for name in ("two", "one"))
@@ -468,23 +469,23 @@ class TestTraining:
         with pytest.raises(ClipcapError, match="--select recall needs validation images"):
             train_clip_gpt(settings(data, lm_folder, tmp_path / "none", val=None, select="recall"))
 
-    def test_the_lines_of_a_run_compare_with_clips_own_text_tower(self, lm_folder, clip_file, tmp_path, capsys):
+    def test_the_lines_of_a_run_compare_with_clips_own_text_tower(self, lm_folder, clip_file, tmp_path, messages):
         from clipcap.models.encoders.load import load_encoder
 
         encoder = load_encoder(str(clip_file), "cpu")
         meta = FeatureMeta(encoder=str(clip_file), encoder_weights_id=encoder.weights_id)
         data = feature_file(tmp_path / "f.pkl", meta=meta, dim=64)
         train_clip_gpt(settings(data, lm_folder, tmp_path / "out", epochs=1, clip_recall=True))
-        assert "CLIP's own text tower 0." in capsys.readouterr().out
+        assert "CLIP's own text tower 0." in "\n".join(messages())
         other = feature_file(tmp_path / "other.pkl", meta=replace(meta, encoder_weights_id="0" * 16), dim=64)
         train_clip_gpt(settings(other, lm_folder, tmp_path / "other", epochs=1, clip_recall=True))
-        said = capsys.readouterr().out
+        said = "\n".join(messages())
         assert "note: no comparison with CLIP's own text tower: " in said and "has other weights" in said
 
     def test_a_warm_start_goes_on_from_a_checkpoint(self, data, lm_folder, tmp_path):
         first = train_clip_gpt(settings(data, lm_folder, tmp_path / "first", tune="none"))
         chosen = {"weights_dir": str(first), "epochs": 1, "lr": 0.0, "projection_lr": 0.0}
-        config = replace(settings(data, lm_folder, tmp_path / "second", **chosen), lm=None)
+        config = settings(data, lm_folder, tmp_path / "second", **chosen).with_options(lm=None)
         second = load_clip_gpt(train_clip_gpt(config)).model
         model = load_clip_gpt(first).model
         assert second.config.tune == "full" and not second.token_hooks
@@ -494,10 +495,10 @@ class TestTraining:
         with pytest.raises(ClipcapError, match="embeddings were made with tiny-clip of weights 9"):
             train_clip_gpt(config.with_options(data=str(other), out_dir=str(tmp_path / "third")))
 
-    def test_captions_are_cut_where_several_do_not_fit_into_a_sequence(self, lm_folder, tmp_path, capsys):
+    def test_captions_are_cut_where_several_do_not_fit_into_a_sequence(self, lm_folder, tmp_path, messages):
         data = feature_file(tmp_path / "f.pkl", ["a red plate " * 10] * 8)
         train_clip_gpt(settings(data, lm_folder, tmp_path / "out", images_per_sequence=4, epochs=1))
-        assert "6 cut to" in capsys.readouterr().out
+        assert "6 cut to" in "\n".join(messages())
         with pytest.raises(ClipcapError, match="--images_per_sequence 20 leaves no room"):
             train_clip_gpt(settings(data, lm_folder, tmp_path / "none", images_per_sequence=20))
 
@@ -594,7 +595,7 @@ class TestCheckpoint:
     def test_a_folder_in_the_originals_layout_is_trained_on(self, lm_folder, tmp_path):
         folder = original_folder(lm_folder, tmp_path / "original")
         data = feature_file(tmp_path / "f.pkl", dim=64)
-        config = replace(settings(data, "", tmp_path / "out"), weights_dir=str(folder), lm=None)
+        config = settings(data, "", tmp_path / "out").with_options(weights_dir=str(folder), lm=None)
         model = load_clip_gpt(train_clip_gpt(config)).model
         assert model.config.encoder == META.encoder and model.config.clip_dim == 64
 

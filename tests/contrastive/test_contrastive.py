@@ -32,7 +32,7 @@ from clipcap.features.files import read_features
 from clipcap.images.ref import ImageRef
 from clipcap.models.encoders.base import clip_preprocess
 from clipcap.models.encoders.load import load_encoder
-from clipcap.models.encoders.openai_weights import read_weights
+from clipcap.models.encoders.openai_weights import read_openai_weights
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
@@ -310,16 +310,16 @@ def words(chosen: dict) -> list[str]:
     return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
 
 
-def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys):
+def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys, messages):
     data = colour_set(tmp_path / "colours")
     best = trained(data, tmp_path / "out", epochs=20, bs=12)
     lines = metrics(tmp_path / "out")
     assert best == tmp_path / "out" / "clip-best" and len(lines) == 20
     assert lines[-1]["train_loss"] < 0.6 * lines[0]["train_loss"]
-    said = capsys.readouterr().out
+    said = "\n".join(messages())
     assert "validating on 12 images; by chance" in said
-    with Image.open(tmp_path / "out" / "curves.png") as curves:
-        assert curves.width > 1000
+    page = (tmp_path / "out" / "curves.html").read_text()
+    assert page.count("<svg") > 3 and "t2i_r10 by chance" in page
     encoder = load_encoder(str(best), "cpu")
     walls = torch.stack([encoder.preprocess(Image.new("RGB", (50, 50), colour)) for colour in COLOURS])
     images = F.normalize(encoder.encode_images(walls), dim=1)
@@ -338,7 +338,7 @@ def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys):
 def test_a_resumed_run_equals_an_unbroken_one(photos, tmp_path):
     chosen = {"epochs": 3, "grad_accum": 2, "bs": 2}
     trained(photos, tmp_path / "whole", **chosen)
-    whole = read_weights(tmp_path / "whole" / "clip-last" / "clip.pt")
+    whole = read_openai_weights(tmp_path / "whole" / "clip-last" / "clip.pt")
     config = ContrastiveConfig.of(**options(photos, tmp_path / "broken", **chosen, save_steps=1))
     task_steps = ContrastiveTask.windows
 
@@ -355,7 +355,7 @@ def test_a_resumed_run_equals_an_unbroken_one(photos, tmp_path):
     finally:
         ContrastiveTask.windows = task_steps
     train_contrastive("custom", config.with_options(resume=True))
-    broken = read_weights(tmp_path / "broken" / "clip-last" / "clip.pt")
+    broken = read_openai_weights(tmp_path / "broken" / "clip-last" / "clip.pt")
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "broken")
 
@@ -423,12 +423,12 @@ def test_a_plateau_halves_the_learning_rate(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("cache_mb", [0, 10])
-def test_pictures_that_cannot_be_read_are_left_out_and_named(cache_mb, tmp_path, capsys):
+def test_pictures_that_cannot_be_read_are_left_out_and_named(cache_mb, tmp_path, messages):
     data = draw_set(tmp_path / "set", 12, 2)
     (data / "photo3.png").write_bytes(b"no picture")
     (data / "photo7.png").unlink()
     trained(data, tmp_path / "out", max_bad=0.2, cache_mb=cache_mb)
-    out = capsys.readouterr().out
+    out = "\n".join(messages())
     assert out.count("images cannot be read") == 1
     assert f"2 of 12 images cannot be read ({tmp_path / 'out' / 'errors.csv'})" in out
     errors = (tmp_path / "out" / "errors.csv").read_text().splitlines()
@@ -465,9 +465,9 @@ def test_a_batch_without_contrast_is_refused(photos, tmp_path):
         trained(photos, tmp_path, bs=1)
 
 
-def test_without_validation_the_training_loss_decides(photos, tmp_path, capsys):
+def test_without_validation_the_training_loss_decides(photos, tmp_path, messages):
     trained(photos, tmp_path, train_size=None, epochs=2)
-    assert "no validation images: hold some out with --train_size" in capsys.readouterr().out
+    assert "no validation images: hold some out with --train_size" in "\n".join(messages())
     assert set(metrics(tmp_path)[0]) == {"epoch", "step", "train_loss"}
 
 
@@ -490,10 +490,10 @@ def test_two_processes_with_half_the_batch_train_as_one(photos, tmp_path):
         [*command, "contrastive", "custom", *flags], env=environment, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
-    assert "2 processes on cpu" in done.stdout
+    assert "2 processes on cpu" in done.stderr
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert line == pytest.approx(other, abs=1e-4)
-    ours, theirs = (read_weights(tmp_path / part / "clip-last" / "clip.pt") for part in ("one", "two"))
+    ours, theirs = (read_openai_weights(tmp_path / part / "clip-last" / "clip.pt") for part in ("one", "two"))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nbclient", reason="no nbclient: pip install 'clipcap[dev]'")
-pytest.importorskip("ipykernel", reason="no ipykernel: pip install 'clipcap[dev]'")
+pytest.importorskip("nbclient", reason="no nbclient: pip install 'clipcap-toolkit[dev]'")
+pytest.importorskip("ipykernel", reason="no ipykernel: pip install 'clipcap-toolkit[dev]'")
 import nbformat
 
 REPO = Path(__file__).resolve().parents[2]

@@ -170,12 +170,12 @@ class TestWhatIsKept:
         self.tokens(folder, tokenizer)
         assert not left.exists()
 
-    def test_is_a_temporary_file_where_the_folder_cannot_be_written(self, folder, tokenizer, capsys):
+    def test_is_a_temporary_file_where_the_folder_cannot_be_written(self, folder, tokenizer, messages):
         (folder / CACHE).write_text("in the way")
         assert self.tokens(folder, tokenizer) == list(read_features(folder).captions)
         reason = f"{folder / CACHE} cannot be written (File exists)"
         said = f"note: {reason}: what is made of its captions is not kept"
-        assert capsys.readouterr().out.splitlines() == [said]
+        assert messages() == [said]
 
     def test_does_not_hide_a_shard_that_is_damaged(self, folder, tokenizer):
         self.tokens(folder, tokenizer)

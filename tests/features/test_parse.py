@@ -41,15 +41,15 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def parsing(tmp_path, photos, clip_file):
+def parsing(tmp_path, photos, clip_file, messages):
     """Parses the photos in this process: (features, what was said)."""
 
     def run_parse(**options):
         defaults = {"data_path": str(photos), "clip_model_type": str(clip_file), "out": str(tmp_path / "f.pkl"),
                     "batch_size": BATCH, "device": "cpu", "workers": 0}  # fmt: skip
-        said = []
-        written = parse("custom", ParseConfig.of(**{**defaults, **options}), said.append)
-        return (read_features(written[0]) if written else None), said
+        messages()
+        written = parse("custom", ParseConfig.of(**{**defaults, **options}))
+        return (read_features(written[0]) if written else None), messages()
 
     return run_parse
 
@@ -296,13 +296,13 @@ def test_odd_pictures_work(tmp_path, clip_file):
     Image.new("RGB", (3000, 1), "red").save(folder / "ribbon.png")
     write_captions(folder, [(path.name, "odd") for path in folder.iterdir()])
     options = {"data_path": str(folder), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-    parse("custom", ParseConfig.of(out=str(tmp_path / "odd.pkl"), **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "odd.pkl"), **options))
     features = read_features(tmp_path / "odd.pkl")
     row = {name: features.rows([i])[0] for i, name in enumerate(features.image_ids)}
     for odd, plain in (("turned.jpg", "upright.png"), ("cmyk.jpg", "rgb.png"), ("sixteen.png", "eight.png"),
                        ("palette.png", "colours.png")):  # fmt: skip
         torch.testing.assert_close(row[odd], row[plain], rtol=1e-5, atol=1e-5)
-    parse("custom", ParseConfig.of(out=str(tmp_path / "raw.pkl"), recipe="reference", **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "raw.pkl"), recipe="reference", **options))
     raw = read_features(tmp_path / "raw.pkl")
     turned = list(raw.image_ids).index("turned.jpg")
     assert (raw.rows([turned])[0] - row["turned.jpg"]).norm() > 0.1  # the original leaves it lying
@@ -425,13 +425,13 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, clip_file):
     photos = draw_set(tmp_path / "many", 150, captions=1)
     whole, out = tmp_path / "whole.pkl", tmp_path / "f.pkl"
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-    parse("custom", ParseConfig.of(out=str(whole), batch_size=1, **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(whole), batch_size=1, **options))
     for moment in (1, 40, 90):
         done = kill_after([start(*command(photos, clip_file, out, batch_size=1, workers=0))], out, moment)
         assert moment <= done < 150
     finish = start(*command(photos, clip_file, out, batch_size=1, workers=1))
     assert finish.wait(60) == 0, finish.communicate()
-    assert "going on where an earlier run stopped" in finish.communicate()[0]
+    assert "going on where an earlier run stopped" in finish.communicate()[1]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pkl", "many", "whole.pkl"]
 
@@ -445,11 +445,11 @@ def test_ctrl_c_ends_without_tracebacks(tmp_path, clip_file):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal: to all processes
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "clipcap: interrupted; what was finished is kept\n"
+    assert err.splitlines()[-1] == "clipcap: interrupted; what was finished is kept" and "Traceback" not in err
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are looked up in /proc")
-def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file):
+def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file, messages):
     photos, out = draw_set(tmp_path / "many", 1500, captions=1), tmp_path / "f.pkl"
     process = start(*command(photos, clip_file, out, batch_size=1, workers=1))
     while batches_done(out) < 3 and process.poll() is None:
@@ -458,12 +458,12 @@ def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file):
     os.kill(int(children[-1]), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.startswith("clipcap: error: a process that decodes images died")
-    assert err.count("\n") == 1
+    assert err.splitlines()[-1].startswith("clipcap: error: a process that decodes images died")
+    assert err.count("clipcap: error") == 1 and "Traceback" not in err
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-    said = []
-    parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options), said.append)
-    assert any("going on where an earlier run stopped" in line for line in said)
+    messages()
+    parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options))
+    assert any("going on where an earlier run stopped" in line for line in messages())
 
 
 def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
@@ -476,7 +476,7 @@ def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
     try:
         options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
         with pytest.raises(ClipcapError, match=r"f\.pkl\.partial: another process is at work on it"):
-            parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options), lambda line: None)
+            parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -494,16 +494,16 @@ def test_two_processes_give_the_same_file(photos, clip_file, undisturbed, tmp_pa
         env={**os.environ, "ACCELERATE_USE_CPU": "true"}, cwd=REPO, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "2 processes on cpu" in done.stdout
-    assert done.stdout.count("wrote") == 1
+    assert "2 processes on cpu" in done.stderr
+    assert done.stderr.count("wrote") == 1
     assert (tmp_path / "f.pkl").read_bytes() == undisturbed
 
 
-def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file):
+def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file, messages):
     photos, out = draw_set(tmp_path / "many", 400, captions=1), tmp_path / "f.pkl"
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0,
                "batch_size": BATCH}  # fmt: skip
-    parse("custom", ParseConfig.of(out=str(tmp_path / "whole.pkl"), **options), lambda line: None)
+    parse("custom", ParseConfig.of(out=str(tmp_path / "whole.pkl"), **options))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -512,9 +512,9 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file):
     ranks = [start(*words, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(2)]
     done = kill_after(ranks, out, 4)
     assert 4 <= done < 100
-    said = []
-    parse("custom", ParseConfig.of(out=str(out), **options), said.append)
-    assert f"going on where an earlier run stopped: {done} batches of 4 are done" in said
+    messages()
+    parse("custom", ParseConfig.of(out=str(out), **options))
+    assert f"going on where an earlier run stopped: {done} batches of 4 are done" in messages()
     assert out.read_bytes() == (tmp_path / "whole.pkl").read_bytes()
 
 
@@ -569,12 +569,12 @@ def test_a_gpu_without_room_for_one_image_is_said(clip_file):
 # --- dry run, token limit -----------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_encodes_and_writes_nothing(parsing, watch, photos, tmp_path):
+def test_a_dry_run_encodes_and_writes_nothing(parsing, watch, photos, tmp_path, capsys):
     (photos / "photo2.png").unlink()
     encoder = watch()
     before = sorted(tmp_path.rglob("*"))
-    features, said = parsing(dry_run=True, clip_model_type="no such encoder")
-    report = "\n".join(said)
+    features, _ = parsing(dry_run=True, clip_model_type="no such encoder")
+    report = capsys.readouterr().out
     assert features is None
     assert not encoder.images
     assert sorted(tmp_path.rglob("*")) == before
@@ -583,8 +583,9 @@ def test_a_dry_run_encodes_and_writes_nothing(parsing, watch, photos, tmp_path):
     assert "words, not tokens" in report
 
 
-def test_a_dry_run_counts_tokens_where_there_is_a_tokenizer(parsing, lm_folder):
-    assert "tokens, image" in "\n".join(parsing(dry_run=True, lm=str(lm_folder))[1])
+def test_a_dry_run_counts_tokens_where_there_is_a_tokenizer(parsing, lm_folder, capsys):
+    parsing(dry_run=True, lm=str(lm_folder))
+    assert "tokens, image" in capsys.readouterr().out
 
 
 def test_the_token_limit_counts_tokens(parsing, photos, lm_folder, tokenizer):
@@ -644,13 +645,13 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk, clip_file, capsys):
     words = command(photos, clip_file, out, workers=0)
     status, _, err = run(capsys, *words)
     assert status == 1
-    assert len(err) == 1
-    assert "f.pkl.partial: cannot be written (No space left on device): make room" in err[0]
+    assert "f.pkl.partial: cannot be written (No space left on device): make room" in err[-1]
+    assert sum(line.startswith("clipcap: error: ") for line in err) == 1 and "Traceback" not in "".join(err)
     done = batches_done(out)
     assert 0 < done < 15
     ballast.unlink()
-    status, said, err = run(capsys, *words)
-    assert (status, err) == (0, [])
+    status, out, said = run(capsys, *words)
+    assert (status, out) == (0, [])
     assert f"going on where an earlier run stopped: {done} batches of 4 are done" in said
     assert read_features(out).num_images == 60
 

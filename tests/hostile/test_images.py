@@ -144,7 +144,7 @@ def test_bad_pictures_cost_a_line_each_when_captioned(captioner, tmp_path, capsy
     names = album(tmp_path / "set", {**BAD, **ODD})
     words = ("--img", tmp_path / "set", "--device", "cpu", "--max_new_tokens", 3, "--beam")
     status, out, err = run(capsys, "predict", "--load_pt", captioner, *words)
-    skipped = [line for line in err if line.startswith("clipcap: skipped ")]
+    skipped = [line for line in err if line.startswith("warning: skipped ")]
     assert status == 1 and len(skipped) == len(BAD) and len(out) == len(ODD)
     assert not [line for line in err if "Traceback" in line]
     assert all(sum(f"/{names[kind]}:" in line for line in skipped) == 1 for kind in BAD)
@@ -180,7 +180,7 @@ def test_circles_of_links_end_and_links_out_are_followed_once(captioner, tmp_pat
     words = ("--img", folder, "--device", "cpu", "--max_new_tokens", 3, "--beam")
     status, out, err = run(capsys, "predict", "--load_pt", captioner, *words)
     assert status == 1 and len(out) == 1
-    assert len([line for line in err if line.startswith("clipcap: skipped ")]) == 4
+    assert len([line for line in err if line.startswith("warning: skipped ")]) == 4
     assert not [line for line in err if "Traceback" in line]
 
 

@@ -3,7 +3,7 @@ import torch
 from support import oracle
 
 from clipcap.errors import ClipcapError
-from clipcap.models.caption_model import IGNORE, parameter_report
+from clipcap.models.base import IGNORE
 from clipcap.models.language_model import head_is_plain
 
 
@@ -151,6 +151,6 @@ def test_embeddings_of_another_width_are_refused_with_both_widths(make_model):
 
 
 def test_exploding_mlp_is_warned_of(make_model):
-    assert "warning" not in parameter_report(make_model(tune="none"))
-    report = parameter_report(make_model(tune="none", prefix_length=100, clip_dim=30_000))
+    assert "warning" not in make_model(tune="none").parameter_report()
+    report = make_model(tune="none", prefix_length=100, clip_dim=30_000).parameter_report()
     assert "warning: the MLP mapper has" in report and "--mapping_type transformer" in report

@@ -29,7 +29,6 @@ from clipcap.retrieval.index import Index
 
 DIM = 24
 QUERIES = torch.from_numpy(np.random.default_rng(9).standard_normal((5, DIM)))
-QUIET = {"say": lambda line: None}
 
 
 def vectors(count, seed=0, dtype=np.float16):
@@ -50,7 +49,7 @@ def write(path, rows, first=0, meta=META, ids=None, captions=None):
 
 def build(sources, out, **options):
     sources = sources if isinstance(sources, list) else [sources]
-    return build_index(sources, IndexConfig(out=str(out), **options), **QUIET)
+    return build_index(sources, IndexConfig(out=str(out), **options))
 
 
 def as_rows(found):
@@ -118,12 +117,11 @@ def test_several_rows_of_an_image_are_one_match(small_parts, tmp_path):
         ]
 
 
-def test_rows_without_a_direction_are_counted_and_never_found(tmp_path):
+def test_rows_without_a_direction_are_counted_and_never_found(tmp_path, messages):
     rows = vectors(20)
     rows[3], rows[7, 2], rows[11, 0] = 0, np.nan, np.inf
-    said = []
-    index = build_index([write(tmp_path / "f", rows)], IndexConfig(out=str(tmp_path / "index")), said.append)
-    assert "3 rows have no direction" in said[1]
+    index = build_index([write(tmp_path / "f", rows)], IndexConfig(out=str(tmp_path / "index")))
+    assert "3 rows have no direction" in messages()[1]
     for found in index.search(QUERIES, 20):
         assert {match.row for match in found} == set(range(20)) - {3, 7, 11}
 
@@ -283,7 +281,7 @@ def test_memory_does_not_grow_with_the_index(tmp_path):
 
 @pytest.fixture
 def faiss():
-    return pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipcap[retrieval]'")
+    return pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipcap-toolkit[retrieval]'")
 
 
 @pytest.fixture
@@ -295,16 +293,15 @@ def crowd():
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_an_approximate_index_finds_what_it_promises(kind, faiss, crowd, tmp_path, monkeypatch):
+def test_an_approximate_index_finds_what_it_promises(kind, faiss, crowd, tmp_path, monkeypatch, messages):
     monkeypatch.setattr("clipcap.retrieval.build.PART_ROWS", 800)
     monkeypatch.setattr("clipcap.retrieval.build.BLOCK", 100)
-    said = []
     config = IndexConfig(out=str(tmp_path / "index"), kind=kind, recall=0.9)
-    index = build_index([write(tmp_path / "f", crowd)], config, said.append)
+    index = build_index([write(tmp_path / "f", crowd)], config)
     assert len(index.parts) == 3
     content = json.loads((tmp_path / "index" / "index.json").read_text())
     assert content["recall"].keys() == {"1", "10", "100"} and content["recall"]["10"] >= 0.9
-    assert f"{content['recall']['10']:.1%} of the nearest 10" in said[-1]
+    assert f"{content['recall']['10']:.1%} of the nearest 10" in messages()[-1]
     queries = torch.from_numpy(crowd[::100]).double() + 0.1
     exact, near = index.search(queries, 10, exact=True), index.search(queries, 10)
     order, scores = brute_force(crowd, queries, 10)
@@ -358,12 +355,13 @@ def test_auto_is_exact_up_to_the_size_that_is_asked_for(faiss, crowd, tmp_path):
     assert build(path, tmp_path / "index", exact_up_to=1999).kind == "ivf"
 
 
-def test_without_faiss_an_index_is_exact_or_says_what_is_missing(crowd, tmp_path, monkeypatch):
+def test_without_faiss_an_index_is_exact_or_says_what_is_missing(crowd, tmp_path, monkeypatch, messages):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    path, said = write(tmp_path / "f", crowd), []
-    index = build_index([path], IndexConfig(out=str(tmp_path / "index"), exact_up_to=10), said.append)
-    assert index.kind == "exact" and "searched exactly" in said[0] and "clipcap[retrieval]" in said[0]
-    with pytest.raises(ClipcapError, match=r"pip install 'clipcap\[retrieval\]'"):
+    path = write(tmp_path / "f", crowd)
+    index = build_index([path], IndexConfig(out=str(tmp_path / "index"), exact_up_to=10))
+    said = messages()[0]
+    assert index.kind == "exact" and "searched exactly" in said and "clipcap-toolkit[retrieval]" in said
+    with pytest.raises(ClipcapError, match=r"pip install 'clipcap-toolkit\[retrieval\]'"):
         build(path, tmp_path / "other", kind="ivf")
     assert not (tmp_path / "other").exists()
 
@@ -529,9 +527,9 @@ def lines(path):
 
 
 def test_index_says_what_it_made(road, tmp_path, capsys):
-    status, out, _ = run(capsys, "index", road / "features.pkl", "--out", tmp_path / "index")
-    assert status == 0 and len(out) == 1
-    assert "6 rows of 6 images, 64 wide" in out[0] and "exact" in out[0]
+    status, out, said = run(capsys, "index", road / "features.pkl", "--out", tmp_path / "index")
+    assert status == 0 and out == []
+    assert "6 rows of 6 images, 64 wide" in said[0] and "exact" in said[0]
 
 
 def test_search_by_photos_finds_them_and_writes_lines(road, tmp_path, capsys):

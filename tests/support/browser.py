@@ -23,7 +23,9 @@ QUIET = (
 @contextmanager
 def chromium() -> Iterator[Any]:
     """The machine's Chromium, without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'clipcap[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install 'clipcap-toolkit[dev]'"
+    )
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")

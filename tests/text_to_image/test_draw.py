@@ -127,10 +127,9 @@ def test_a_class_word_is_drawn_by_its_own_embedding_where_asked(place):
     assert torch.equal(chosen[1].embedding, drawer.generator.class_embeddings[FOODS.index("donut")])
 
 
-def test_a_long_text_says_how_many_words_are_drawn(place):
-    lines = []
-    frames = Drawer(DrawConfig(load_pt=str(place / "mapping"))).frames("apple " * 40, lines.append)
-    assert lines == [f"note: {len(frames)} of 40 words are drawn: the text model reads 12 tokens"]
+def test_a_long_text_says_how_many_words_are_drawn(place, messages):
+    frames = Drawer(DrawConfig(load_pt=str(place / "mapping"))).frames("apple " * 40)
+    assert messages() == [f"note: {len(frames)} of 40 words are drawn: the text model reads 12 tokens"]
 
 
 CONFIG = """\

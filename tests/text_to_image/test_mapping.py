@@ -101,31 +101,30 @@ def generator(tmp_path_factory):
 
 
 def train(folder, generator, lm_folder, **changes):
-    """Train on CAPTIONS; (mapping, lines that were printed)."""
+    """Train on CAPTIONS; the mapping."""
     (folder / "captions.txt").write_text("\n".join([*CAPTIONS, "an empty plate", "an apple and a banana"]))
     options = {"generator": str(generator), "text_model": str(lm_folder), "out_dir": str(folder / "mapping")}
-    lines: list[str] = []
-    place = train_draw(str(folder / "captions.txt"), TrainDrawConfig(**options | changes), lines.append)
-    return load_mapping(str(place)), lines
+    place = train_draw(str(folder / "captions.txt"), TrainDrawConfig(**options | changes))
+    return load_mapping(str(place))
 
 
 ADAM = {"solver": "adam", "lr": 0.05, "epochs": 60}
 
 
 @pytest.mark.parametrize("changes", [{}, {"rows": "word"}, {"mask": False}, ADAM])
-def test_training_beats_the_mean_target(tmp_path, generator, lm_folder, changes):
-    mapping, lines = train(tmp_path, generator, lm_folder, **changes)
+def test_training_beats_the_mean_target(tmp_path, generator, lm_folder, messages, changes):
+    mapping = train(tmp_path, generator, lm_folder, **changes)
     figures = mapping.facts.figures
     assert figures["train mean square"] < 0.8 * figures["train mean square of the mean target"]
-    assert figures["captions"] + int(lines[1].split()[1]) == len(CAPTIONS)
+    assert figures["captions"] + int(messages()[1].split()[1]) == len(CAPTIONS)
     assert (tmp_path / "mapping" / "README.md").read_text().count("train mean square") == 2
     assert not (tmp_path / "mapping.hidden").exists()
 
 
 def test_the_same_run_gives_the_same_mapping(tmp_path, generator, lm_folder):
-    first, _ = train(tmp_path, generator, lm_folder, keep_hidden=True)
+    first = train(tmp_path, generator, lm_folder, keep_hidden=True)
     assert (tmp_path / "mapping.hidden" / "train.arrays").exists()
-    again, _ = train(tmp_path, generator, lm_folder)
+    again = train(tmp_path, generator, lm_folder)
     assert torch.equal(first.weight, again.weight)
 
 

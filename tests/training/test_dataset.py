@@ -14,8 +14,9 @@ from support.small import META, feature_file
 
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features, write_features
+from clipcap.models.base import IGNORE
 from clipcap.models.language_model import load_tokenizer
-from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
+from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.tokens import reference_max_length
 
 

@@ -81,7 +81,7 @@ def test_so_does_one_whose_captions_share_prefixes(lm_folder, tmp_path):
     assert metrics(broken) == metrics(unbroken)
 
 
-def test_a_run_that_saved_nothing_starts_from_the_beginning(data, lm_folder, tmp_path, monkeypatch, capsys):
+def test_a_run_that_saved_nothing_starts_from_the_beginning(data, lm_folder, tmp_path, monkeypatch, messages):
     unbroken = run(data, lm_folder, tmp_path / "unbroken", **settings())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 0, 1)
@@ -89,7 +89,7 @@ def test_a_run_that_saved_nothing_starts_from_the_beginning(data, lm_folder, tmp
     broken = run(data, lm_folder, tmp_path / "broken", **settings(), resume=True)
     nothing = f"no run in {tmp_path / 'broken'} to go on with (no clipcap-last)"
     said = f"warning: --resume: {nothing}; starting from the beginning"
-    assert said in capsys.readouterr().out.splitlines()
+    assert said in messages()
     assert same(weights(unbroken / "clipcap-last"), weights(broken / "clipcap-last"))
 
 

@@ -24,7 +24,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.processes import several_processes_asked_for
 from clipcap.training.config import FeaturesConfig, LoopConfig, TrainConfig
-from clipcap.training.data import notes, one_caption_each, open_features
+from clipcap.training.data import data_warnings, one_caption_each, open_features
 from clipcap.training.run_folder import check_run_folder
 
 # Learning CAPTIONS by heart makes these ever less likely.
@@ -111,10 +111,10 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run_before_it_is_saved(da
     assert not list(tmp_path.glob("out/clipcap-*"))
 
 
-def test_one_caption_for_every_image_is_warned_of(lm_folder, tmp_path, capsys):
+def test_one_caption_for_every_image_is_warned_of(lm_folder, tmp_path, messages):
     data = feature_file(tmp_path / "f.pkl", ["a red plate"] * 12)
     run(data, lm_folder, tmp_path / "out", overfit=12, val_captions=12, epochs=5, lr=3e-3, bs=1)
-    assert "warning: only 1 different caption for 12 images" in capsys.readouterr().out
+    assert "warning: only 1 different caption for 12 images" in "\n".join(messages())
     assert metrics(tmp_path / "out")[-1]["distinct"] == pytest.approx(1 / 12)
 
 
@@ -149,13 +149,13 @@ def test_best_can_follow_cider(data, lm_folder, tmp_path):
         run(data, lm_folder, tmp_path / "none", select="cider")
 
 
-def test_patience_ends_the_run_and_resuming_does_not_go_on(data, lm_folder, tmp_path, capsys):
+def test_patience_ends_the_run_and_resuming_does_not_go_on(data, lm_folder, tmp_path, messages):
     val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
     few = {"val": str(val), "epochs": 30, "lr": 5e-3, "bs": 2, "patience": 2, "dropout": False}
     out = run(data, lm_folder, tmp_path / "out", **few)
     losses = [line["val_loss"] for line in metrics(out)]
     assert len(losses) == int(np.argmin(losses)) + 3 < 30
-    assert "stopped: no better epoch in 2" in capsys.readouterr().out
+    assert "stopped: no better epoch in 2" in "\n".join(messages())
     run(data, lm_folder, out, **few, resume=True)
     assert len(metrics(out)) == len(losses)
 
@@ -194,9 +194,9 @@ def test_reference_recipe_is_stored_and_stops_at_full_stops(data, lm_folder, tmp
     assert [line["step"] for line in metrics(out)] == [2, 4]  # 8 captions in batches of 3: the last is dropped
 
 
-def test_truncation_is_reported(data, lm_folder, tmp_path, capsys):
+def test_truncation_is_reported(data, lm_folder, tmp_path, messages):
     run(data, lm_folder, tmp_path, max_tokens=7, epochs=1)
-    assert "cut to 7 tokens" in capsys.readouterr().out
+    assert "cut to 7 tokens" in "\n".join(messages())
 
 
 @pytest.fixture(scope="module")
@@ -208,12 +208,12 @@ def several(tmp_path_factory):
 
 class TestSharedPrefix:
     @pytest.mark.parametrize("tune", ["full", "none"])
-    def test_trains_as_without_it_where_a_step_holds_everything(self, several, lm_folder, tmp_path, capsys, tune):
+    def test_trains_as_without_it_where_a_step_holds_everything(self, several, lm_folder, tmp_path, messages, tune):
         few = {"bs": 20, "tune": tune, "dropout": False, "val": "0.25", "epochs": 4}
         shared = run(several, lm_folder, tmp_path / "shared", **few)
-        assert "1 step of 20 captions an epoch; captions of an image share its prefix" in capsys.readouterr().out
+        assert "1 step of 20 captions an epoch; captions of an image share its prefix" in "\n".join(messages())
         apart = run(several, lm_folder, tmp_path / "apart", **few, share_prefix=False)
-        assert "share" not in capsys.readouterr().out
+        assert "share" not in "\n".join(messages())
         for line, other in zip(metrics(shared), metrics(apart), strict=True):
             assert line == pytest.approx(other, abs=1e-5)
         torch.testing.assert_close(
@@ -223,13 +223,13 @@ class TestSharedPrefix:
             run(several, lm_folder, shared, **few, share_prefix=False, resume=True)
 
     def test_is_off_in_the_reference_recipe_and_of_no_use_to_single_captions(
-        self, several, data, lm_folder, tmp_path, capsys
+        self, several, data, lm_folder, tmp_path, messages
     ):
         run(several, lm_folder, tmp_path / "reference", recipe="reference", epochs=1)
         run(data, lm_folder, tmp_path / "single", epochs=1)
-        assert "share" not in capsys.readouterr().out
+        assert "share" not in "\n".join(messages())
 
-    def test_of_a_language_model_that_cannot_is_said_to_be_off(self, several, lm_folder, tmp_path, capsys):
+    def test_of_a_language_model_that_cannot_is_said_to_be_off(self, several, lm_folder, tmp_path, messages):
         from transformers import BloomConfig, BloomForCausalLM
 
         bloom = tmp_path / "bloom"
@@ -239,7 +239,7 @@ class TestSharedPrefix:
         BloomForCausalLM(config).save_pretrained(bloom)
         run(several, bloom, tmp_path / "out", epochs=1)
         said = "bloom models cannot compute a prefix once for several captions: it is done for each"
-        assert said in capsys.readouterr().out
+        assert said in "\n".join(messages())
 
     def test_an_image_without_finite_features_is_named_once(self, lm_folder, tmp_path):
         bad = feature_file(tmp_path / "f.pkl", [(c, c + " again") for c in CAPTIONS], nan_rows=[5])
@@ -257,10 +257,10 @@ def test_gradient_checkpointing_changes_no_number(data, lm_folder, tmp_path):
 
 
 class TestValidationSet:
-    def test_a_share_is_held_out_by_image(self, tmp_path, lm_folder, capsys):
+    def test_a_share_is_held_out_by_image(self, tmp_path, lm_folder, messages):
         data = feature_file(tmp_path / "f.pkl", [(c, c + " again") for c in CAPTIONS])
         run(data, lm_folder, tmp_path / "out", val="0.25", epochs=1)
-        printed = capsys.readouterr().out
+        printed = "\n".join(messages())
         assert "training on 12 captions of 6 images" in printed
         assert "validating on 4 captions of 2 images" in printed
 
@@ -293,13 +293,13 @@ class TestValidationSet:
 
 
 class TestImagesThatAreBothLearntAndHeldOut:
-    def notes(self, data, val):
+    def warnings(self, data, val):
         config = FeaturesConfig(data=str(data), val=str(val))
-        return notes(config, *open_features(config))
+        return data_warnings(config, *open_features(config))
 
     def test_are_counted(self, data, tmp_path):
-        [said] = self.notes(data, data)
-        assert said.startswith(f"warning: 8 of 8 images of {data} are in {data} too: validation will look better")
+        [said] = self.warnings(data, data)
+        assert said.startswith(f"8 of 8 images of {data} are in {data} too: validation will look better")
         some = feature_file(tmp_path / "some.pkl", [("a", "b"), "c"])  # the first two, each encoded once
         features = read_features(some)
         noise = 1e-3 * torch.randn(2, DIM, generator=torch.Generator().manual_seed(0))
@@ -313,10 +313,10 @@ class TestImagesThatAreBothLearntAndHeldOut:
         write_features(of_paths, image_ids=["x", "y", "z"], image_paths=paths, **again)
         write_features(of_ids, image_ids=["photo0", "photo1", "z"], image_paths=[None] * 3, **again)
         for val in (of_paths, of_ids):
-            assert f"warning: 2 of 3 images of {val} are in" in self.notes(data, val)[0]
+            assert f"2 of 3 images of {val} are in" in self.warnings(data, val)[0]
 
     def test_are_no_images_of_other_sets_whose_names_coincide(self, data, tmp_path):
-        assert self.notes(data, feature_file(tmp_path / "val.pkl", seed=1)) == []
+        assert self.warnings(data, feature_file(tmp_path / "val.pkl", seed=1)) == []
 
     def test_are_none_where_paths_are_not_known(self, tmp_path):
         parts = tmp_path / "learnt.pkl", tmp_path / "held_out"
@@ -330,11 +330,11 @@ class TestImagesThatAreBothLearntAndHeldOut:
                 captions=["x"] * 3,
                 meta=META,
             )
-        assert self.notes(*parts) == []
+        assert self.warnings(*parts) == []
 
     def test_are_meant_in_the_overfit_self_test(self, data):
         config = FeaturesConfig(data=str(data))
-        assert notes(config, *open_features(config, overfit=4)) == []
+        assert data_warnings(config, *open_features(config, overfit=4)) == []
 
 
 def test_is_rn_is_checked_against_the_data(data, tmp_path):
@@ -353,8 +353,8 @@ def test_is_rn_is_checked_against_the_data(data, tmp_path):
 def test_is_rn_that_cannot_be_checked_is_said_so(tmp_path, encoder):
     data = feature_file(tmp_path / "f.pkl", meta=FeatureMeta(encoder=encoder))
     config = FeaturesConfig(data=str(data), is_rn=True)
-    [said] = notes(config, *open_features(config))
-    assert said.startswith(f"warning: --is_rn cannot be checked: the encoder of {data} is {encoder}, which does not")
+    [said] = data_warnings(config, *open_features(config))
+    assert said.startswith(f"--is_rn cannot be checked: the encoder of {data} is {encoder}, which does not")
 
 
 @pytest.fixture(scope="module")
@@ -512,7 +512,7 @@ def test_a_tracker_that_is_not_installed_is_said_in_one_line(data, lm_folder, tm
         import wandb  # noqa: F401
     except ImportError:
         with pytest.raises(
-            ClipcapError, match=r"--tracker wandb: wandb is not installed: pip install 'clipcap\[track\]'"
+            ClipcapError, match=r"--tracker wandb: wandb is not installed: pip install 'clipcap-toolkit\[track\]'"
         ):
             run(data, lm_folder, tmp_path, tracker="wandb")
     else:
@@ -534,8 +534,8 @@ def test_mixed_precision_of_accelerate_is_used(data, lm_folder, tmp_path):
         [*command, "bf16", "train.py", *words], cwd=REPO, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "1 process on cpu, mixed precision bf16" in done.stdout
-    assert "warning: the launcher was asked for several processes, but one is running" in done.stdout
+    assert "1 process on cpu, mixed precision bf16" in done.stderr
+    assert "warning: the launcher was asked for several processes, but one is running" in done.stderr
     plain = run(data, lm_folder, tmp_path / "plain", val="0.25")
     for line, other in zip(metrics(tmp_path / "out"), metrics(plain), strict=True):
         assert line["val_loss"] == pytest.approx(other["val_loss"], rel=0.02)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import Queue
 from statistics import median
 from typing import Any
 
@@ -27,6 +30,7 @@ from benchmarks.speed.retrieval.points import DIM, queries, write_set
 from clipcap.retrieval.build import build_index
 from clipcap.retrieval.config import IndexConfig
 from clipcap.retrieval.index import Index
+from clipcap.runtime.messages import logger
 
 K = 10
 MB = 2**20
@@ -110,12 +114,15 @@ def memory(folder: Path, place: str) -> dict[str, float]:
 
 def build(folder: Path, kind: str) -> dict[str, Any]:
     """`clipcap index --kind KIND`: seconds by the clock and of CPU time, growth of memory, what it says."""
-    said: list[str] = []
+    records: Queue = Queue()
+    logger.addHandler(handler := QueueHandler(records))
+    logger.setLevel(logging.INFO)
     start, cpu = time.perf_counter(), time.process_time()
     with growth() as found:
-        build_index([folder / "features"], IndexConfig(out=str(folder / kind), kind=kind), said.append)
+        build_index([folder / "features"], IndexConfig(out=str(folder / kind), kind=kind))
     times = {"built_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
-    return {**times, **found, "said": said}
+    logger.removeHandler(handler)
+    return {**times, **found, "said": [record.getMessage() for record in records.queue]}
 
 
 def approximate(folder: Path, kind: str, turns: int, clock: Clock = time.perf_counter) -> dict[str, float]:

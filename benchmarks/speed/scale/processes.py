@@ -27,9 +27,10 @@ from benchmarks.measure import REPO, machine
 from clipcap.demo.plates import captions, scenes
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
+from clipcap.models.base import IGNORE
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import TrainConfig
-from clipcap.training.dataset import IGNORE, Batch
+from clipcap.training.dataset import Batch
 from clipcap.training.loop import Loop
 from clipcap.training.train import train
 

@@ -36,11 +36,12 @@ from benchmarks.measure import (
 from benchmarks.plain import PlainTraining
 from benchmarks.speed.train.arithmetic import plain_flops, step_bytes, step_flops
 from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import checkpoint_layers, load_tokenizer
-from clipcap.training.dataset import IGNORE, BatchShare, CaptionDataset
+from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.optimizer import make_optimizer, trained_parameters
 
 SHARED = Path(os.environ.get("CLIPCAP_SHARED") or REPO.parent / "shared")

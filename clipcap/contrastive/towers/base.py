@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class Towers(nn.Module, ABC):
         rates: default learning rates of head, image and text tower.
     """
 
-    network: nn.Module
+    network: Any
     width: int
     resolution: int
     mean: Sequence[float] = CLIP_MEAN

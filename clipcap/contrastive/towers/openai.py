@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ import clipcap
 from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_weights, tokenize
+from clipcap.models.encoders.openai_weights import WEIGHTS, build, load_openai_clip, read_openai_weights, tokenize
+from clipcap.runtime.json_text import to_json
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
 
@@ -26,7 +27,7 @@ def new_towers(config: TowersConfig) -> OpenAITowers:
 
 def loaded_towers(name: str, config: TowersConfig) -> OpenAITowers:
     """A CLIP by name or file, to be fine-tuned."""
-    network = load_openai_clip(name)
+    network: Any = load_openai_clip(name)
     return OpenAITowers(network, config.max_seq_length or network.context_length, (1e-5, 1e-5, 1e-5))
 
 
@@ -36,9 +37,9 @@ def new_clip(config: TowersConfig) -> nn.Module:
     Sizes are limited to what can be read off the weights again: heads of width 64, a ResNet's input in steps of 32.
     """
     try:
-        layers = tuple(int(part) for part in config.vision_layers.split(","))
+        layers = [int(part) for part in config.vision_layers.split(",")]
     except ValueError:
-        layers = ()
+        layers = []
     if len(layers) not in (1, 4) or min(layers) < 1:
         raise ClipcapError(
             f"--vision_layers {config.vision_layers}: give one number for a ViT (6), or four for a ResNet (3,4,6,3)"
@@ -53,7 +54,7 @@ def new_clip(config: TowersConfig) -> nn.Module:
     return CLIP(
         embed_dim=config.embed_dim,
         image_resolution=config.resolution,
-        vision_layers=layers if len(layers) == 4 else layers[0],
+        vision_layers=layers[0] if len(layers) == 1 else (layers[0], layers[1], layers[2], layers[3]),
         vision_width=config.vision_width,
         vision_patch_size=config.patch_size,
         context_length=config.max_seq_length or CONTEXT_LENGTH,
@@ -67,7 +68,7 @@ def new_clip(config: TowersConfig) -> nn.Module:
 class OpenAITowers(Towers):
     """A network of OpenAI's `clip` package, stored as the plain float32 state dict that it loads."""
 
-    def __init__(self, network: nn.Module, max_tokens: int, rates: tuple[float, float, float]):
+    def __init__(self, network: Any, max_tokens: int, rates: tuple[float, float, float]):
         super().__init__()
         self.network, self.rates = network, rates
         self.width = network.text_projection.shape[1]
@@ -98,8 +99,8 @@ class OpenAITowers(Towers):
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
         torch.save(state, folder / WEIGHTS)
         content = {"format_version": 1, "clipcap_version": clipcap.__version__, "dual_encoder": WEIGHTS}
-        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
 
     def restore(self, folder: Path) -> None:
         """Take the weights of `clip.pt`."""
-        self.network.load_state_dict(build(read_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())
+        self.network.load_state_dict(build(read_openai_weights(folder / WEIGHTS), folder / WEIGHTS).state_dict())

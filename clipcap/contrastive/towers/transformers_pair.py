@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,8 +34,9 @@ from clipcap.runtime.hub import load_pretrained
 
 def paired_towers(config: TowersConfig) -> TransformersTowers:
     """An image and a text tower of transformers under new projections."""
-    vision = _tower(config.vision_model, "--vision_model", "vision_config", CLIPVisionModel, config.from_scratch)
-    text = _tower(config.text_model, "--text_model", "text_config", CLIPTextModel, config.from_scratch)
+    image_name, text_name = cast(str, config.vision_model), cast(str, config.text_model)  # both, or not this function
+    vision = _tower(image_name, "--vision_model", "vision_config", CLIPVisionModel, config.from_scratch)
+    text = _tower(text_name, "--text_model", "text_config", CLIPTextModel, config.from_scratch)
     if not hasattr(vision.config, "hidden_size"):  # ResNet and its kin: the width of the last stage
         vision.config.hidden_size = vision.config.hidden_sizes[-1]
     both = VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -43,8 +45,8 @@ def paired_towers(config: TowersConfig) -> TransformersTowers:
     if not isinstance(text, CLIPTextModel):
         both.text_pooling = "mean"
     network = VisionTextDualEncoderModel(config=both, vision_model=vision, text_model=text)
-    processor = _processor(config.vision_model, vision.config, config.resolution)
-    tokenizer = load_pretrained(AutoTokenizer, config.text_model, "tokenizer", "--text_model")
+    processor = _processor(image_name, vision.config, config.resolution)
+    tokenizer = load_pretrained(AutoTokenizer, text_name, "tokenizer", "--text_model")
     image_lr, text_lr = (1e-3, 1e-3) if config.from_scratch else (1e-4, 1e-5)
     return TransformersTowers(network, processor, tokenizer, config.max_seq_length, (1e-3, image_lr, text_lr))
 
@@ -52,7 +54,7 @@ def paired_towers(config: TowersConfig) -> TransformersTowers:
 def _tower(name: str, flag: str, part: str, of_clip: type[PreTrainedModel], new: bool) -> PreTrainedModel:
     """A tower by name; of a CLIP, its own half."""
     config = load_pretrained(AutoConfig, name, "model", flag)
-    loader = AutoModel
+    loader: Any = AutoModel
     if config.model_type == "clip":
         config, loader = getattr(config, part), of_clip
     if new:
@@ -98,7 +100,7 @@ def _processor(name: str, config: PretrainedConfig, resolution: int) -> CLIPImag
     )
 
 
-def _side(size: object) -> int | None:
+def _side(size: Any) -> int | None:
     """The number of pixels in a processor's size: {"height": 224, "width": 224} or {"shortest_edge": 224}."""
     values = [value for value in dict(size or {}).values() if value]
     return min(values) if values else None
@@ -118,13 +120,13 @@ class TransformersTowers(Towers):
         super().__init__()
         self.network, self.processor, self.tokenizer, self.rates = network, processor, tokenizer, rates
         self.width = network.config.projection_dim
-        self.resolution = _side(processor.crop_size)
+        self.resolution = cast(int, _side(processor.crop_size))  # `_processor` gives one
         self.mean, self.std = processor.image_mean, processor.image_std
         longest = max_text_tokens(network.config, tokenizer)
         self.max_tokens = tokenizer.model_max_length = min(max_tokens or longest, longest)
         if tokenizer.pad_token_id is None:  # GPT-2's
             tokenizer.pad_token = tokenizer.eos_token
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = cast(int, tokenizer.pad_token_id)
         self._freeze_idle()
 
     def _freeze_idle(self) -> None:
@@ -149,7 +151,8 @@ class TransformersTowers(Towers):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """The text tower's own tokens."""
-        return self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        found = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+        return cast(list[list[int]], found["input_ids"])
 
     def part(self, name: str) -> Part:
         """Projections and temperature are the head."""

@@ -107,7 +107,7 @@ def _files(part: str, *names: str) -> list[Path]:
     """Files of a part of pycocoevalcap, found without importing it."""
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
-        raise Unavailable("no pycocoevalcap: pip install 'clipcap[eval]'")
+        raise Unavailable("no pycocoevalcap: pip install 'clipcap-toolkit[eval]'")
     folder = Path(package.submodule_search_locations[0]) / part
     for name in names:
         if not (folder / name).is_file():

@@ -13,7 +13,9 @@ from clipcap.retrieval.exact import QUERIES
 
 
 @torch.no_grad()
-def recall(image_embeddings: Tensor, text_embeddings: Tensor, text_images: Sequence[int]) -> dict[str, float]:
+def recall(
+    image_embeddings: Tensor, text_embeddings: Tensor, text_images: Sequence[int] | np.ndarray
+) -> dict[str, float]:
     """How often image → text and text → image search find a match among the first 1, 5 and 10; and its median rank.
 
     An image is found by any of its texts. Equal scores stand in row order, as in `search`: a model that gives the

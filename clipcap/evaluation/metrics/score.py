@@ -226,7 +226,9 @@ def _scorer(module: str, name: str) -> Any:
     try:
         return getattr(import_module(f"pycocoevalcap.{module}"), name)()
     except ImportError as error:
-        raise ClipcapError("caption scores need the pycocoevalcap package: pip install 'clipcap[eval]'") from error
+        raise ClipcapError(
+            "caption scores need the pycocoevalcap package: pip install 'clipcap-toolkit[eval]'"
+        ) from error
 
 
 def _bleu_counts(found: Sequence[str], wanted: Sequence[Sequence[str]]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -36,8 +36,16 @@ def write_report(
     Raises:
         ClipcapError: the file cannot be written.
     """
-    path = Path(path)
-    page = _page(title, runs, pictures, score_named(pictures, by))
+    return _write(Path(path), _page(title, runs, pictures, score_named(pictures, by)))
+
+
+def write_curves_page(path: Path, title: str, run: Run) -> Path:
+    """Write a page with the curves of a run's epochs alone; else as `write_report`."""
+    curves = training([run]) or tag("p", "No epoch is finished.", class_="quiet")
+    return _write(path, _filled(title, "", [run], {"Training": curves}))
+
+
+def _write(path: Path, page: str) -> Path:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:
@@ -46,7 +54,6 @@ def write_report(
 
 
 def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> str:
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     parts = {
         "Scores": scores(runs),
         "Training": training(runs),
@@ -54,7 +61,12 @@ def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str
         "Words": words(runs, pictures),
         "Pictures": _gallery(runs, pictures, by),
     }
-    parts = {name: part for name, part in parts.items() if part}
+    return _filled(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})
+
+
+def _filled(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Markup]) -> str:
+    """The page's template with these sections."""
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     links = (tag("li", tag("a", name, href=f"#{name.lower()}")) for name in parts)
     sections = (
         tag("section", tag("h2", name), part, id=name.lower(), aria_label=name) for name, part in parts.items()
@@ -62,7 +74,8 @@ def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str
     filled = {
         "title": text(title),
         "heading": phrase("h1", title),
-        "counts": _counts(runs, pictures),
+        "counts": counts,
+        "main": list(parts)[-1].lower(),
         "facts": facts(runs),
         "links": tag("ul", *links),
         "sections": join(sections),

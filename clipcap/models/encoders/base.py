@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -37,9 +38,11 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+        ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → clip_embedding float32 [B, D]; texts too long for the tower are cut."""
+        ...
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -110,8 +113,11 @@ def crop_extreme_aspect(image: Image.Image) -> Image.Image:
     return image.crop((left, top, width - left, height - top))
 
 
-class FrozenEncoder:
+class FrozenEncoder(ABC):
     """What the encoders share: a frozen network, run without gradients in its dtype."""
+
+    dim: int
+    preprocess: Preprocess
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
         library, colon, place = name.rpartition(":")
@@ -119,7 +125,7 @@ class FrozenEncoder:
         self.name = name if name in OPENAI_URLS else library + colon + absolute(place)
         self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
-        self.network = network.to(device).eval().requires_grad_(False)
+        self.network: Any = network.to(device).eval().requires_grad_(False)  # each library's own class
 
     def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         # Autocast and not .half(): OpenAI's visual tower fails in bfloat16 and LayerNorms stay exact.
@@ -132,6 +138,14 @@ class FrozenEncoder:
         """What cosines are multiplied by before a softmax, as it was trained; CLIP's 100 where it has none."""
         scale = getattr(self.network, "logit_scale", None)
         return 100.0 if scale is None else float(scale.detach().float().exp())
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D]."""
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """B texts → [B, D]."""
 
     def _width(self) -> int:
         return self.encode_texts(["width"]).shape[1]

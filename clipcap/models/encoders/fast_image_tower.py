@@ -8,6 +8,7 @@ whose channels lie together in memory.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,19 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clipcap.models.kernels.packed_linear import PackedLinear, can_pack
+from clipcap.models.kernels.switch import fast
 
 QUICK_GELU = 1.702  # OpenAI's activation is x·sigmoid(1.702·x) = swish(1.702·x) / 1.702
 
 
-def fast_image_tower(visual: nn.Module) -> nn.Module:
+def fast_image_tower(visual: Any) -> nn.Module:
     """A tower of OpenAI's clip package, [B, 3, R, R] → [B, D], to compute features with; the one given is used up.
 
     Args:
         visual: in evaluation mode, in float32 on a CPU.
     """
+    if not fast():
+        return visual
     if hasattr(visual, "layer1"):
         fold_batch_norms(visual)
         return visual.to(memory_format=torch.channels_last)
@@ -48,7 +52,7 @@ class FastVisionTransformer(nn.Module):
         visual: what it computes; its embeddings and norms are shared, the matrices of its blocks are given up.
     """
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, visual: Any):
         super().__init__()
         self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
         self.class_embedding, self.positional_embedding = visual.class_embedding, visual.positional_embedding
@@ -71,7 +75,7 @@ class FastVisionTransformer(nn.Module):
 class _Block(nn.Module):
     """Attention, then a feed-forward net, each behind a norm and beside a residual."""
 
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         super().__init__()
         attention, feed_forward = block.attn, block.mlp
         self.num_heads = attention.num_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import OPENAI_URLS, read_weights
+from clipcap.models.encoders.openai_weights import OPENAI_URLS, read_openai_weights
 
 WIDTHS = {
     "RN50": 1024,
@@ -32,11 +32,12 @@ def is_resnet(name: str | None) -> bool | None:
     """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
     if name is not None and name not in OPENAI_URLS and Path(name).is_file():
         try:
-            return "visual.layer1.0.conv1.weight" in read_weights(Path(name))
+            return "visual.layer1.0.conv1.weight" in read_openai_weights(Path(name))
         except ClipcapError:
             return None
-    nameless = name is None or Path(name).is_absolute() or Path(name).exists()
-    known = None if nameless else name.split("/")[0]
-    if known is None or known.startswith("hf:"):
+    if name is None or Path(name).is_absolute() or Path(name).exists():
+        return None
+    known = name.split("/")[0]
+    if known.startswith("hf:"):
         return None
     return known.removeprefix("open_clip:").startswith("RN")

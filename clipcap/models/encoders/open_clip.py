@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from clipcap.runtime.text import one_line
 
 
 class OpenClipEncoder(FrozenEncoder):
-    """open_clip (`pip install 'clipcap[open_clip]'`): `open_clip:NAME/PRETRAINED`.
+    """open_clip (`pip install 'clipcap-toolkit[open_clip]'`): `open_clip:NAME/PRETRAINED`.
 
     PRETRAINED is a tag of open_clip or a file; NAME may also be open_clip's own `hf-hub:USER/NAME` or
     `local-dir:FOLDER`, which bring their weights.
@@ -27,15 +28,18 @@ class OpenClipEncoder(FrozenEncoder):
         try:
             import open_clip
         except ImportError as error:
-            raise ClipcapError(f"{name} needs the open_clip package: pip install 'clipcap[open_clip]'") from error
+            raise ClipcapError(
+                f"{name} needs the open_clip package: pip install 'clipcap-toolkit[open_clip]'"
+            ) from error
         architecture, pretrained, quick_gelu = _open_clip_parts(name)
         logging_level = logging.root.manager.disable
         logging.disable()  # open_clip logs what it then raises
         try:
-            network, preprocess = open_clip.create_model_from_pretrained(
+            loaded: Any = open_clip.create_model_from_pretrained(
                 architecture, pretrained, precision="fp32", force_quick_gelu=quick_gelu
             )
-            self._tokenize = open_clip.get_tokenizer(architecture)
+            network, preprocess = loaded
+            self._tokenize: Any = open_clip.get_tokenizer(architecture)
         except Exception as error:  # hub, file and shape errors come as many types
             raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
         finally:

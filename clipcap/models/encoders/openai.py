@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ class OpenAIEncoder(FrozenEncoder):
     """OpenAI's own `clip` package, by name or by a checkpoint in its format."""
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
-        network = load_openai_clip(name)
+        network: Any = load_openai_clip(name)  # a class of OpenAI's package, which has no types
         super().__init__(name, network, device, dtype)
         self.dim = network.text_projection.shape[1]
         self.preprocess = clip_preprocess(network.visual.input_resolution)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import CLIP, bundled
 from clipcap.runtime.files import best_checkpoint_in
-from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
+from clipcap.runtime.safe_load.unpickle import UnreadablePickle
+from clipcap.runtime.safe_load.weights import StoredWeights, check_finite, read_weights_file
 from clipcap.runtime.text import one_line
 
 try:
@@ -28,7 +30,6 @@ try:
         warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
         import clip
         from clip.clip import _MODELS as OPENAI_URLS
-        from clip.clip import _download
         from clip.model import build_model
 except ImportError as error:
     raise ClipcapError(
@@ -36,10 +37,13 @@ except ImportError as error:
         f"pip install clip-anytorch 'setuptools>=77.0.3,<82'"
     ) from error
 
-CACHE = Path(os.environ.get("CLIP_CACHE", "~/.cache/clip")).expanduser()
+# expanduser of os, since that of pathlib raises where there is no home
+CACHE = Path(os.path.expanduser(os.environ.get("CLIP_CACHE", "~/.cache/clip")))
 WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
 LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
+ANCHORS = ("visual.conv1.weight",)  # a tensor by which a prefix before all names is found
+_LONGEST_CONTEXT = 4096  # positions; OpenAI's have 77
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
 
 
@@ -68,7 +72,7 @@ def load_openai_clip(name: str) -> nn.Module:
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
             f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
         )
-    return build(read_weights(path), path)
+    return build(read_openai_weights(path), path)
 
 
 def _folder_of_weights(path: Path) -> Path | None:
@@ -83,12 +87,11 @@ def _named_weights(name: str) -> Path:
     if path.is_file():
         return path
     usual_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # clip's own is none
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub's own is none
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as draft:  # a download cut short must not pass for weights
-            os.replace(_download(url, draft), path)
-    except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=url.split("/")[-2])  # whole and checked, or none
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise ClipcapError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({one_line(error)}): "
             f"fetch {url} where there is a network and place it at {path}"
@@ -98,39 +101,64 @@ def _named_weights(name: str) -> Path:
     return path
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_openai_weights(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint in OpenAI's format; runs no code from the file.
 
     Raises:
         ClipcapError: damaged, or not such a checkpoint.
     """
     try:
-        state = scripted_state(path) if is_scripted(path) else load_tensors(path)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError and more
+        scripted = is_scripted(path)
+        state = scripted_state(path) if scripted else None
+    except (OSError, UnreadablePickle) as error:
         raise ClipcapError(
-            f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file; "
-            f"download or copy it again"
+            f"{path}: not a CLIP checkpoint that can be loaded safely: truncated, or another kind of file "
+            f"({one_line(error)[:120]}); download or copy it again"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ClipcapError(f"{path}: holds no state dict of a CLIP, but {_content(state)}")
-    return {str(k).removeprefix("module."): v for k, v in state.items() if k not in INFORMATION}
+    if state is not None:
+        check_finite(state, path)
+    else:
+        stored = read_weights_file(path, ANCHORS, "CLIP checkpoint")
+        if INFORMATION[0] not in stored.tensors and _is_of_open_clip(stored, path):
+            raise ClipcapError(f"{path}: {_open_clip_hint(path)}")
+        if stored.note:
+            logger.info(f"{path}: {stored.note}")
+        state = stored.tensors
+    return {name: tensor for name, tensor in state.items() if name not in INFORMATION}
 
 
-def _content(found: object) -> str:
-    if not isinstance(found, dict):
-        return f"a {type(found).__name__}"
-    return f"a dictionary with the keys {', '.join(map(str, list(found)[:5])) or '(none)'}"
+def _is_of_open_clip(stored: StoredWeights, path: Path) -> bool:
+    """Whether open_clip wrote a file: its training (epoch, name, state_dict), or as it publishes weights.
+
+    Its names and shapes are OpenAI's, but nearly all of its networks have another activation.
+    """
+    around = {name.partition(" ")[0] for name in stored.left_out}
+    return {"epoch", "name"} <= around or path.name.startswith("open_clip")
+
+
+def _open_clip_hint(path: Path) -> str:
+    return (
+        "is a checkpoint of open_clip, whose networks have another activation than OpenAI's: pass it as "
+        f"--clip_model_type open_clip:NAME/{path} with NAME the --model it was trained as"
+    )
+
+
+def _content(found: dict[str, Tensor]) -> str:
+    return f"a dictionary with the keys {', '.join(list(found)[:5]) or '(none)'}"
 
 
 def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     """The network of a state dict, sizes read off its tensors, float32, the numbers unrounded."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.device("meta"):  # compares all sizes before anything is allocated
             warnings.simplefilter("ignore")
-            network = build_model(dict(state)).float()
-        network.load_state_dict({k: v.float() for k, v in state.items()})
+            network = build_model(dict(state))
+        if network.context_length > _LONGEST_CONTEXT:
+            raise ValueError(f"a text tower of {network.context_length:,} positions")
+        network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
+        mask = network.build_attention_mask()  # [77, 77], no part of the state
+        for block in network.transformer.resblocks:
+            block.attn_mask = mask
     except Exception as error:  # build_model checks nothing
         reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)[:160]
         raise ClipcapError(

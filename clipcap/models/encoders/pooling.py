@@ -7,9 +7,11 @@ it is drawn anew. Pairs made here therefore say `text_pooling: mean` in their co
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 PAIR = "vision-text-dual-encoder"
@@ -17,7 +19,7 @@ PAIR = "vision-text-dual-encoder"
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 
 
-def image_features(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+def image_features(network: Any, pixel_values: Tensor) -> Tensor:
     """[B, 3, R, R] → clip_embedding [B, D]."""
     if network.config.model_type != PAIR:
         return _projected(network.get_image_features(pixel_values=pixel_values))
@@ -29,7 +31,7 @@ def image_features(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     return network.visual_projection(hidden.mean(1) if hidden.dim() == 3 else hidden.mean((2, 3)))
 
 
-def text_features(network: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+def text_features(network: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """[B, T] → clip_embedding [B, D]; without a mask every token counts.
 
     The mean of the tokens' last hidden states where the configuration says so, else the pooled output, or the first
@@ -49,7 +51,7 @@ def text_features(network: PreTrainedModel, input_ids: Tensor, attention_mask: T
     return network.text_projection(pooled)
 
 
-def _projected(output: Tensor | object) -> Tensor:
+def _projected(output: Any) -> Tensor:
     """What `get_*_features` gives: a tensor before transformers 5, an output with the tensor in it since."""
     return getattr(output, "pooler_output", output)
 

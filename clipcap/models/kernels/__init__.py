@@ -1,1 +1,1 @@
-"""Faster ways to the same numbers: packed weights, shared prefixes, chunked losses."""
+"""Faster ways to the same numbers; `switch` turns all of them off at once (`CLIPCAP_PLAIN=1`)."""

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from clipcap.models.kernels.switch import fast
+
+# torch 2.14's `linear_cross_entropy` with its chunked path holds less memory, but takes 1.9 to 2.6 times as long on
+# one CPU thread (768 → 50257, float32, gradient of the hidden states: 3.8 s against 2.1 s for 800 positions, 3.3 s
+# against 1.3 s for 500; peaks of 8 MB and 58 MB above the inputs at 800), and would need torch 2.13.
 POSITIONS = 320  # at a time: enough for a large matrix product, 64 MB of logits for GPT-2
 
 
@@ -23,6 +29,8 @@ def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
     Returns:
         a scalar, in float32 or whatever is finer.
     """
+    if not fast():
+        return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
     return _HeadLoss.apply(hidden, head.weight, head.bias, labels, torch.is_grad_enabled())
 
 
@@ -35,7 +43,9 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         inputs = (hidden, weight, bias)
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
-        of_hidden, of_weight, of_bias = (torch.zeros_like(x) if w else None for x, w in zip(inputs, wanted))
+        of_hidden, of_weight, of_bias = (
+            torch.zeros_like(x) if w and x is not None else None for x, w in zip(inputs, wanted)
+        )
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         if not len(hidden):
@@ -75,5 +85,8 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides its signature
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        [scale] = grad_outputs
         return *(None if g is None else g * scale.to(g) for g in ctx.saved_tensors), None, None

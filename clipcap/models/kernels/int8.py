@@ -6,6 +6,7 @@ import warnings
 
 import torch
 from torch import nn
+from torch.ao.quantization import qconfig
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -22,7 +23,7 @@ def quantised(lm: PreTrainedModel) -> PreTrainedModel:
                 setattr(module, name, _linear(child))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao announces its move to another package
-        kinds = torch.ao.quantization.per_channel_dynamic_qconfig
+        kinds = qconfig.per_channel_dynamic_qconfig
         names = [name for name, module in lm.named_modules() if type(module) is nn.Linear and "lora_" not in name]
         return torch.ao.quantization.quantize_dynamic(lm, dict.fromkeys(names, kinds), inplace=True)
 

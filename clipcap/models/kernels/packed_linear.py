@@ -6,11 +6,15 @@ a fifth at 200. oneDNN takes weights that were arranged once, and gives the same
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
+
+from clipcap.models.kernels.switch import fast
 
 MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
 
@@ -38,6 +42,8 @@ class PackedLinear:
 
 def can_pack() -> bool:
     """Whether this torch and processor do it: tried, since the operations are those of torch's own compiler."""
+    if not fast():
+        return False
     x, weight, bias = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.eye(5), torch.ones(5)
     try:
         swish, gelu = (PackedLinear(weight, bias, activation)(x) for activation in ("swish", "gelu"))
@@ -66,10 +72,10 @@ def pack_for_rows(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer.forward, _ByRows | _FeedForward):
             continue
-        if type(layer) in (nn.Linear, Conv1D):
-            layer.forward = _ByRows(layer)
+        if type(layer) is nn.Linear or type(layer) is Conv1D:
+            setattr(layer, "forward", _ByRows(layer))  # noqa: B010 - as below
         elif type(layer) is GPT2MLP and type(layer.act) is nn.GELU and layer.act.approximate == "tanh":
-            layer.forward = _FeedForward(layer)
+            setattr(layer, "forward", _FeedForward(layer))  # noqa: B010 - declared as a method, not as an attribute
 
 
 class _ByRows:
@@ -86,7 +92,7 @@ class _ByRows:
         if not _pays(x):
             return self.plain(x)
         version = 0 if self.weight.is_inference() else self.weight._version  # torch counts what is written into it
-        if self.version != version:
+        if self.packed is None or self.version != version:
             weight = self.weight.T if self.transposed else self.weight
             self.packed = PackedLinear(weight, self.bias, self.activation)
             self.version = version
@@ -97,7 +103,8 @@ class _FeedForward:
     """The forward of GPT-2's feed-forward net, whose activation is part of the packed product before it."""
 
     def __init__(self, net: GPT2MLP):
-        self.net, self.plain = net, net.forward
+        self.net = net
+        self.plain: Any = net.forward  # annotated as of a tuple, by mistake
         self.widen = _ByRows(net.c_fc, "gelu")
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -108,5 +115,5 @@ class _FeedForward:
 
 def _pays(x: Tensor) -> bool:
     """Whether a product of these rows [..., in] is one with packed weights."""
-    several = x.numel() > x.shape[-1]
-    return several and torch.is_inference_mode_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+    several = x.numel() > x.shape[-1] and torch.is_inference_mode_enabled()
+    return several and x.dtype == torch.float32 and x.device.type == "cpu" and fast()

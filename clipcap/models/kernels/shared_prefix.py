@@ -7,8 +7,10 @@ The language model reads an image's prefix once instead of once per caption; los
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -39,9 +41,10 @@ def can_share_prefix(lm: PreTrainedModel) -> bool:
     """Whether a language model obeys `packing`: tried on two short captions, since no attribute tells."""
     if any(getattr(lm.config, name, None) for name in WINDOWS):
         return False
-    weight = lm.get_input_embeddings().weight
+    embed = cast(nn.Embedding, lm.get_input_embeddings())
+    weight = embed.weight
     ids = torch.randint(len(weight), (1, 7), generator=torch.Generator().manual_seed(0))
-    embeds = lm.get_input_embeddings()(ids.to(weight.device))  # [1, 7, E]: a prefix of 2, captions of 3 and 2
+    embeds = embed(ids.to(weight.device))  # [1, 7, E]: a prefix of 2, captions of 3 and 2
     prefix, captions = embeds[:, :2], embeds[:, 2:].split([3, 2], dim=1)
     positions = torch.tensor([[0, 1, 2, 0, 1]], device=weight.device)
     training = lm.training

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from clipcap.runtime.safe_load.unpickle import Named, PickledObject, UnreadablePickle, plain_data
 
-_MAGIC = 0x1950A86A20F9469CFC6C
-_PROTOCOL = 1001
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
 _SYSTEM = {
-    "protocol_version": _PROTOCOL,
+    "protocol_version": PROTOCOL,
     "little_endian": True,
     "type_sizes": {"short": 2, "int": 4, "long": 4},
 }
@@ -34,6 +34,10 @@ STORAGES = {
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.LongStorage": torch.int64,
     "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
 }
 _INERT = re.compile("|".join(map(re.escape, STORAGES)))
 
@@ -42,7 +46,7 @@ def storage_bytes(values: np.ndarray) -> bytes:
     """A float16 or float32 array as the bytes that `torch.save` would write of its storage, address apart."""
     storage_class = {"float16": torch.HalfStorage, "float32": torch.FloatStorage}[values.dtype.name]
     stream = io.BytesIO()
-    for part in (_MAGIC, _PROTOCOL, _SYSTEM):
+    for part in (MAGIC, PROTOCOL, _SYSTEM):
         pickle.dump(part, stream, protocol=2)
     reference = pickle.dumps(("storage", storage_class, _KEY, "cpu", values.size, None), protocol=2)
     stream.write(reference.removesuffix(pickle.STOP) + pickle.BINPERSID + pickle.STOP)
@@ -64,7 +68,7 @@ def load_storage(data: bytes | str) -> Tensor:
 def _from_stream(data: bytes) -> Tensor:
     stream = io.BytesIO(data)
     magic, protocol, system = (plain_data(stream, {}, _INERT) for _ in range(3))
-    if (magic, protocol) != (_MAGIC, _PROTOCOL) or not system["little_endian"]:
+    if (magic, protocol) != (MAGIC, PROTOCOL) or not system["little_endian"]:
         raise UnreadablePickle("holds a tensor that torch did not write")
     reference = plain_data(stream, {}, _INERT)
     plain_data(stream, {}, _INERT)  # the list of keys: this one storage
@@ -96,12 +100,16 @@ def describe(reference: PickledObject) -> tuple[torch.dtype, str, int]:
     kind, storage_class, key, _, count, *_ = reference.args
     if kind != "storage" or not isinstance(storage_class, Named) or type(count) is not int or count < 0:
         raise UnreadablePickle("holds a tensor that torch did not write")
+    if storage_class.name not in STORAGES or not isinstance(key, str):
+        raise UnreadablePickle(f"holds numbers of a kind that no network here has ({storage_class.name[:60]})")
     return STORAGES[storage_class.name], key, count
 
 
-def stored_values(data: memoryview, dtype: torch.dtype, count: int) -> Tensor:
-    """`count` numbers out of bytes, as a 1-D tensor in memory of its own."""
+def stored_values(data: memoryview | bytearray, dtype: torch.dtype, count: int) -> Tensor:
+    """`count` numbers out of bytes, as a 1-D tensor; a bytearray becomes its memory, other bytes are copied."""
     size = count * dtype.itemsize
     if len(data) < size:
         raise UnreadablePickle(f"holds a tensor of {size:,} bytes, but only {len(data):,} of them are there")
-    return torch.frombuffer(bytearray(data[:size]), dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data[:size]), dtype=dtype, count=count)

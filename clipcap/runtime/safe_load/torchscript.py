@@ -19,6 +19,7 @@ from clipcap.runtime.safe_load.tensors import STORAGES, describe, stored_member,
 from clipcap.runtime.safe_load.unpickle import PickledObject, UnreadablePickle, plain_data
 
 _MOST_MODULES = 10_000  # OpenAI's largest has under 3,000
+_LONGEST_NAME = 1000  # characters
 _MODULE = r"__torch__(?:\.\w+)+"
 # What objects hold besides tensors and plain data: their classes, and lists and devices by TorchScript's own names.
 _INERT = re.compile("|".join((_MODULE, r"torch\.jit\._pickle\.\w+", r"torch\.device", *map(re.escape, STORAGES))))
@@ -31,7 +32,9 @@ def is_scripted(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+    except OSError:
+        raise
+    except Exception:  # on damaged archives zipfile raises almost anything
         return False
 
 
@@ -51,6 +54,8 @@ def scripted_state(path: Path) -> dict[str, Tensor]:
 
 def _state(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
+        if sum(member.compress_size for member in archive.infolist()) > path.stat().st_size:
+            raise UnreadablePickle("claims more data than the file has bytes")
         index = next(name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
         folder, storages = index.removesuffix("data.pkl"), {}
 
@@ -92,12 +97,16 @@ def _code(archive: zipfile.ZipFile, name: str, most: int = 16 * 2**20) -> str:
 
 def _tensors(root: Any, declared: dict[str, set[str]]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    pending, seen = [("", root)], 0
+    pending, seen = [("", root)], set()
     while pending:
         prefix, module = pending.pop()
-        seen += 1
-        if seen > _MOST_MODULES:  # one that holds itself has no end
+        if id(module) in seen:  # names would have no end, or add up to more than memory
+            raise UnreadablePickle("holds a module within itself, or twice")
+        seen.add(id(module))
+        if len(seen) > _MOST_MODULES:
             raise UnreadablePickle(f"holds more than {_MOST_MODULES:,} modules")
+        if len(prefix) > _LONGEST_NAME:
+            raise UnreadablePickle(f"holds names of more than {_LONGEST_NAME:,} characters")
         if not isinstance(module, PickledObject) or not isinstance(module.state, dict):
             raise UnreadablePickle("holds a module without a state")
         own = declared.get(module.name, set())

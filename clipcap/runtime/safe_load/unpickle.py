@@ -36,13 +36,21 @@ class PickledObject:
     state: Any = None
 
 
-def plain_data(stream: BinaryIO, calls: Mapping[str, Callable[..., Any]], inert: re.Pattern[str]) -> Any:
-    """The object of the next pickle in `stream`, made of plain values, `Record`s and results of `calls`.
+def plain_data(
+    stream: BinaryIO, calls: Mapping[str, Callable[..., Any]], inert: re.Pattern[str], lenient: bool = False
+) -> Any:
+    """The object of the next pickle in `stream`, made of plain values, `PickledObject`s and results of `calls`.
+
+    Args:
+        stream: stands at the beginning of the pickle, afterwards at its end.
+        calls: functions of ours, in place of those that the file names.
+        inert: names that become `PickledObject`s.
+        lenient: what the file does to such objects (items, further calls) is passed over, not refused.
 
     Raises:
         UnreadablePickle: says what is wrong and at which byte.
     """
-    machine = _Machine(calls, inert)
+    machine = _Machine(calls, inert, lenient)
     try:
         for opcode, arg, position in pickletools.genops(stream):
             machine.position = position
@@ -59,6 +67,7 @@ def plain_data(stream: BinaryIO, calls: Mapping[str, Callable[..., Any]], inert:
         ) from error
 
 
+_LONGEST_INT = 4096  # bits; Python refuses to print the longest
 _LITERALS = frozenset(
     [
         *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -67,13 +76,14 @@ _LITERALS = frozenset(
     ]
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_KEYS = (str, int, float, bool, type(None), PickledObject, Named)
 _PYTHON2_STRINGS = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING"))
 _IGNORED = frozenset(("PROTO", "FRAME"))
 
 
 class _Machine:
-    def __init__(self, calls: Mapping[str, Callable[..., Any]], inert: re.Pattern[str]):
-        self.calls, self.inert = calls, inert
+    def __init__(self, calls: Mapping[str, Callable[..., Any]], inert: re.Pattern[str], lenient: bool):
+        self.calls, self.inert, self.lenient = calls, inert, lenient
         self.stack: list = []
         self.outer: list[list] = []  # the stacks below each open mark
         self.memo: dict[int, Any] = {}
@@ -84,6 +94,8 @@ class _Machine:
     def step(self, opcode: str, arg: Any) -> None:
         """Carry out one instruction."""
         if opcode in _LITERALS:
+            if type(arg) is int and arg.bit_length() > _LONGEST_INT:
+                raise UnreadablePickle(f"holds a whole number of {arg.bit_length():,} bits, which no data needs")
             self.stack.append(arg)
         elif opcode in _STEPS:
             _STEPS[opcode](self, arg)
@@ -124,7 +136,13 @@ class _Machine:
     def _appends(self, _: None) -> None:
         self._extend(self._since_mark())
 
+    def _passes_over(self) -> bool:
+        """Whether the topmost object takes whatever it is given."""
+        return self.lenient and type(self.stack[-1]) in (PickledObject, Named)
+
     def _extend(self, items: list) -> None:
+        if self._passes_over():
+            return
         if type(self.stack[-1]) is not list:
             raise TypeError("appends to what is no list")
         self.stack[-1].extend(items)
@@ -154,11 +172,15 @@ class _Machine:
         self._update(self._since_mark())
 
     def _update(self, items: list) -> None:
+        if self._passes_over():
+            return
         target = self.stack[-1]
         if type(target) is not dict:
             raise TypeError("sets items of what is no dictionary")
         keys = items[::2]
-        if any(type(key) is not str and type(key) is not int for key in keys):  # others can be slow to hash
+        if self.lenient:
+            keys = [key if type(key) in _KEYS else PickledObject("a key", (key,)) for key in keys]
+        elif any(type(key) is not str and type(key) is not int for key in keys):  # others can be slow to hash
             raise TypeError("a dictionary key that is neither text nor a whole number")
         target.update(zip(keys, items[1::2], strict=True))
 
@@ -182,6 +204,9 @@ class _Machine:
 
     def _reduce(self, _: None) -> None:
         args, function = self.stack.pop(), self.stack.pop()
+        if self.lenient and type(function) is PickledObject:  # such as what `getattr` gives
+            self.stack.append(PickledObject(f"a result of {function.name}"[:200], (args,)))
+            return
         if type(args) is not tuple or type(function) is not Named:
             raise TypeError("calls what is no function")
         call = self.calls.get(function.name)
@@ -191,8 +216,19 @@ class _Machine:
                 raise ValueError("the same bytes again and again")
         self.stack.append(call(*args) if call else PickledObject(function.name, args))
 
+    def _new_object(self, _: None) -> None:
+        named, args = self.stack.pop(), self.stack.pop()
+        self.stack.append(args)
+        self._reduce(None)
+        if named:
+            self.stack.append(PickledObject("arguments by name", (self.stack.pop(), named)))
+
     def _build(self, _: None) -> None:
         state = self.stack.pop()
+        if type(self.stack[-1]) is dict:  # an OrderedDict of torch: what it has besides its items is dropped
+            return
+        if self.lenient and type(self.stack[-1]) is not PickledObject:
+            return
         if type(self.stack[-1]) is not PickledObject:
             raise TypeError("gives a state to what has none")
         self.stack[-1].state = state
@@ -225,6 +261,10 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine._stack_global,
     "INST": _Machine._instance,
     "REDUCE": _Machine._reduce,
+    "NEWOBJ_EX": _Machine._new_object,
+    "EMPTY_SET": lambda machine, _: machine.stack.append([]),  # as a list, since values may be slow to hash
+    "ADDITEMS": _Machine._appends,
+    "FROZENSET": _Machine._list,
     "NEWOBJ": _Machine._reduce,  # cls.__new__(cls, *args): to a machine that makes records, a call like any other
     "BUILD": _Machine._build,
     "BINPERSID": _Machine._persistent,

@@ -302,7 +302,7 @@ def test_bad_input_is_one_clear_line(monkeypatch):
     with pytest.raises(ClipcapError, match="no METEOR among the scores: choose from BLEU-1"):
         score(["a"], [["a"]], with_java=False).interval("METEOR")
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
-    with pytest.raises(ClipcapError, match=r"pip install 'clipcap\[eval\]'"):
+    with pytest.raises(ClipcapError, match=r"pip install 'clipcap-toolkit\[eval\]'"):
         cider(["a"], [["a"]])
 
 

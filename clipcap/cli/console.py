@@ -1,0 +1,33 @@
+"""What the command shows of the package's messages: on stderr, so that stdout holds results alone."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clipcap.runtime.messages import logger
+
+
+class _Console(logging.Handler):
+    """Writes messages as they are, and warnings behind `warning: `."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr)  # the stream of this moment: programs replace it
+
+
+@contextmanager
+def messages_on_stderr() -> Iterator[None]:
+    """Within, the package's messages go to stderr, progress included; then the logger is as it was before."""
+    handler, level, propagate = _Console(), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a library that sets up the root logger would show each message twice
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

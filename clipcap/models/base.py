@@ -1,0 +1,89 @@
+"""What ClipCap's captioner and CLIP-GPT have in common: a language model that continues a prefix."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, Self
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from typing_extensions import TypeVar
+
+from clipcap.errors import ClipcapError
+from clipcap.models.config import PrefixConfig
+from clipcap.models.kernels.fused_activation import fuse_activations
+from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
+
+IGNORE = -100  # label of positions that count for nothing, as in torch
+
+Config = TypeVar("Config", bound=PrefixConfig, default=PrefixConfig, covariant=True)
+
+
+class PrefixLM(nn.Module, ABC, Generic[Config]):
+    """A causal language model that continues the prefix of a CLIP embedding. Decoding needs no more than this.
+
+    Args:
+        config: sizes and kinds; `config.tune` decides what of the language model requires gradients.
+        lm: a causal language model; used in place. A LoRA adapter that it has already is kept.
+        lm_dropout: a tuned language model trains with its dropout; a frozen one never does.
+    """
+
+    config: Config
+    lm: PreTrainedModel
+
+    def __init__(self, config: Config, lm: PreTrainedModel, lm_dropout: bool = True):
+        super().__init__()
+        self.config = config
+        fuse_activations(lm)
+        self.lm = add_lora(lm, config.lora_rank) if config.tune == "lora" else lm
+        self.lm_dropout = lm_dropout
+        self._freeze_lm()
+        self._head_is_plain = head_is_plain(self.lm)
+
+    @abstractmethod
+    def prefix(self, clip_embedding: Tensor) -> Tensor:
+        """CLIP embeddings [B, D] → the language-model inputs before a caption, [B, P, E].
+
+        Raises:
+            ClipcapError: D is not the width this model was built for.
+        """
+
+    @abstractmethod
+    def parameter_report(self) -> str:
+        """How many parameters are trained and frozen, in a line or two."""
+
+    @property
+    def head(self) -> nn.Linear:
+        """Hidden states → logits."""
+        return output_head(self.lm)
+
+    @property
+    def token_embeddings(self) -> nn.Embedding:
+        """Token ids → language-model inputs."""
+        return token_embeddings(self.lm)
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        """[B, T] → language-model inputs [B, T, E]."""
+        return self.token_embeddings(input_ids)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a frozen language model stays in evaluation mode (no dropout)."""
+        super().train(mode)
+        if self.config.tune == "none" or not self.lm_dropout:
+            self.lm.eval()
+        return self
+
+    def _freeze_lm(self) -> None:
+        tune = self.config.tune
+        for name, parameter in self.lm.named_parameters():
+            parameter.requires_grad_(tune == "full" or (tune == "lora" and "lora_" in name))
+
+    def _check_width(self, clip_embedding: Tensor) -> None:
+        """Refuse CLIP embeddings [..., D] of another encoder's width."""
+        width = clip_embedding.shape[-1]
+        if width != self.config.clip_dim:
+            encoder = f" ({self.config.encoder})" if self.config.encoder else ""
+            raise ClipcapError(
+                f"CLIP embeddings are {width} wide, this model expects {self.config.clip_dim}{encoder}: encode the "
+                f"images with that encoder"
+            )

@@ -1,0 +1,217 @@
+"""Where commands write: no device is replaced, no link followed, and of two runs into one place one is told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+from support.road import draw_set, run, save_captioner
+from support.small import feature_file, flags, options
+
+from clipcap.cli.main import main
+from clipcap.errors import ClipcapError
+from clipcap.runtime.files import recover, replaced_file, replaced_folder
+from clipcap.runtime.places import sole_writer, writes_to
+
+PAIRS = int(os.environ.get("CLIPCAP_PAIRS", "1"))  # 20 by hand
+
+
+@pytest.fixture(params=["device", "pipe", "socket"])
+def special(request, tmp_path, monkeypatch):
+    """What is no file, and the place of nothing but itself."""
+    path = tmp_path / "special.pkl"
+    if request.param == "device":
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("making a device needs root")
+    elif request.param == "pipe":
+        os.mkfifo(path)
+    else:
+        monkeypatch.chdir(tmp_path)  # addresses of sockets are short
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    return path
+
+
+def test_what_is_no_file_stays_what_it_is(special, tmp_path):
+    kind = stat.S_IFMT(special.lstat().st_mode)
+    link = tmp_path / "link.pkl"
+    link.symlink_to(special)
+    for place in (special, link):
+        for replaced in (replaced_file, replaced_folder):
+            with pytest.raises(ClipcapError, match="only files and folders are written"), replaced(place):
+                pytest.fail("was opened")
+    assert stat.S_IFMT(special.lstat().st_mode) == kind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.pkl", "special.pkl"]
+
+
+def test_commands_refuse_them_before_they_work(special, tmp_path, capsys):
+    data = feature_file(tmp_path / "in" / "f.pkl")
+    named = special.with_suffix(".jsonl")
+    special.rename(named)
+    for words in (("features", "convert", data, "--out"), ("index", data, "--out"), ("export", "demo", "--out"),
+                  ("predict", "--features", data, "--out"), ("evaluate", "--data", data, "--out"),
+                  ("train", "--data", data, "--out_dir")):  # fmt: skip
+        status, _, err = run(capsys, *words, named)
+        assert status == 1, words
+        assert "only files and folders are written" in err[-1], words
+
+
+def test_a_link_in_the_way_of_a_draft_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    for name in (".out.draft", ".out.0123456789abcdef.draft", ".out.lock"):
+        (tmp_path / name).symlink_to("precious")
+    with replaced_file(tmp_path / "out") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "out").read_text() == "new"
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_planted_folder_is_not_taken_for_an_interrupted_replacement(tmp_path):
+    (tmp_path / "evil").mkdir()
+    (tmp_path / ".out.new").symlink_to("evil")
+    recover(tmp_path / "out")
+    assert not (tmp_path / "out").exists() and (tmp_path / "evil").is_dir()
+
+
+def test_drafts_of_killed_runs_are_removed_but_no_others(tmp_path):
+    for name in (".out.0123456789abcdef.draft", ".out.draft", ".outer.0123456789abcdef.draft"):
+        (tmp_path / name).touch()
+    with replaced_file(tmp_path / "out") as draft:
+        draft.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".outer.0123456789abcdef.draft", "out"]
+
+
+def in_a_child(work, log: Path) -> int:
+    """The process in which `work` runs; what it prints goes to `log`."""
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        status = work() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def status_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_lock_ends_with_its_holder_and_leaves_nothing(tmp_path):
+    place = tmp_path / "out"
+    ready, hold = os.pipe(), os.pipe()
+
+    def holder():
+        with sole_writer(place):
+            os.write(ready[1], b"x")
+            os.read(hold[0], 1)
+            os._exit(9)  # as a kill
+
+    child = in_a_child(holder, tmp_path / "log")
+    os.read(ready[0], 1)
+    with pytest.raises(ClipcapError, match="another process is writing there"), sole_writer(place):
+        pytest.fail("was let in")
+    with sole_writer(tmp_path / "other"):
+        pass
+    os.write(hold[1], b"x")
+    assert status_of(child) == 9
+    with sole_writer(place), sole_writer(place / "below"):
+        assert (tmp_path / ".out.lock").exists()
+    assert not (tmp_path / ".out.lock").exists()
+
+
+def test_the_place_is_found_among_arguments_by_name_and_by_position(tmp_path):
+    seen = []
+
+    @writes_to("out")
+    def write(what, out, more=None):
+        seen.append((tmp_path / ".there.lock").exists())
+
+    write("x", tmp_path / "there")
+    write(out=tmp_path / "there", what="x")
+    write("x", None)
+    assert seen == [True, True, False]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, lm_folder, clip_file):
+    """What commands are given."""
+    folder = tmp_path_factory.mktemp("material")
+    feature_file(folder / "f.pkl", dim=64)
+    feature_file(folder / "g.pkl", dim=64, seed=1)
+    draw_set(folder / "photos", 4, 2)
+    save_captioner(folder / "captioner", lm_folder, clip_file, tune="none")
+    return folder
+
+
+def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
+    """Each command that writes, and the name of what it writes."""
+    f, photos, captioner = material / "f.pkl", material / "photos", material / "captioner"
+    train = flags(options(f, lm, Path("OUT"), epochs=1))
+    return {
+        "parse": ["parse", "custom", "--data_path", photos, "--clip_model_type", clip, "--device", "cpu", "--out",
+                  "OUT.pkl"],
+        "parse to a folder": ["parse", "custom", "--data_path", photos, "--clip_model_type", clip, "--out", "OUT"],
+        "train": ["train", *train],
+        "convert": ["features", "convert", f, "--out", "OUT"],
+        "merge": ["features", "merge", f, material / "g.pkl", "--prefix_ids", "--out", "OUT.pkl"],
+        "split": ["features", "split", f, "--out", "OUT.pkl"],
+        "index": ["index", f, "--out", "OUT"],
+        "export": ["export", captioner, "--out", "OUT.pt"],
+        "predict": ["predict", "--beam", "--load_pt", captioner, "--img", photos, "--out", "OUT.jsonl"],
+        "search": ["search", "--index", f, "--image_id", "photo1", "--out", "OUT.jsonl"],
+    }  # fmt: skip
+
+
+NAMES = ("parse", "parse to a folder", "train", "convert", "merge", "split", "index", "export", "predict", "search")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files that a command wrote, but for those with times in them."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("log0", "log1")
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_into_one_place_leave_the_result_of_one(name, material, lm_folder, clip_file, tmp_path, monkeypatch):
+    words = list(map(str, writing_commands(material, lm_folder, clip_file)[name]))
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    monkeypatch.chdir(alone)
+    assert status_of(in_a_child(lambda: main(words), tmp_path / "log")) == 0, (tmp_path / "log").read_text()
+    right = content(alone)
+    assert right
+    for pair in range(PAIRS):
+        folder = tmp_path / f"pair{pair}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        logs = [folder / f"log{number}" for number in range(2)]
+        statuses = [status_of(child) for child in [in_a_child(lambda: main(words), log) for log in logs]]
+        texts = [log.read_text() for log in logs]
+        assert 0 in statuses, texts
+        for status, text in zip(statuses, texts):
+            told = [line for line in text.splitlines() if line.startswith("clipcap: error: ")]
+            assert "Traceback" not in text
+            assert status == 0 or (status == 1 and len(told) == 1), texts
+            # One that comes when the first has ended finds its run, or writes the same again.
+            assert status == 0 or "another process" in told[0] or "holds a run already" in told[0], texts
+        assert content(folder) == right
+        shutil.rmtree(folder)

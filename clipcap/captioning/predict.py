@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class CaptionBatch:
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
+    remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
 @writes_to("config.output.out")
@@ -67,13 +68,16 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
         batches = _of_features(captioner, config.load, output)
     else:
         batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
-    failed = 0
+    failed = captioned = 0
+    remarks: Counter[str] = Counter()
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
     with _output(output, many=len(paths) != 1) as emit:
         for batch in batches:
             for reason in batch.bad:
                 logger.warning(f"skipped {printable(reason)}")
             failed += len(batch.bad)
+            captioned += len(batch.names)
+            remarks.update(batch.remarks)
             if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
                 for name, of_image in zip(batch.names, captions):
@@ -81,6 +85,12 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
                 if len(watched) < WATCHED:
                     rows = batch.embeddings.cpu().numpy()
                     watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+    for remark, count in remarks.items():
+        logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
+    if failed and len(paths) > 1:
+        logger.info(
+            f"{captioned:,} of {captioned + failed:,} images captioned, {failed:,} left out for the reasons above"
+        )
     _warn_if_collapsed(list(watched.values()))
     return failed
 
@@ -117,7 +127,7 @@ def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upr
     encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
     for batch in _progress(encoded, batches):
         names = [str(paths[number]) for number in batch.numbers]
-        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad)
+        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad, batch.remarks)
 
 
 def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:

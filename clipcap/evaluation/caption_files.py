@@ -1,8 +1,7 @@
-"""Captions by image, out of the files that people have: COCO results and annotations, JSON Lines, CSV, features."""
+"""Captions by image, out of the files that people have: COCO results and annotations, tables, features."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,10 @@ from typing import IO, Any
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
-from clipcap.runtime.text import from_cell
+from clipcap.runtime.text import from_cell, in_short
+from clipcap.sources.columns import choose_columns
+from clipcap.sources.faults import Faults
+from clipcap.sources.tables import read_table
 
 _IMAGE_KEYS = ("image_id", "image", "id")
 
@@ -22,7 +24,8 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """The caption of each image.
 
     Args:
-        path: COCO results (a JSON list of `image_id` and `caption`), or `.jsonl` or `.csv` of `clipcap predict`.
+        path: COCO results (a JSON list of `image_id` and `caption`), `{image: caption}`, or `.jsonl` or `.csv` of
+            `clipcap predict`, or any other table of image and caption.
     Raises:
         ClipcapError: no such file, not of these kinds, or an image twice.
     """
@@ -50,15 +53,18 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     path = Path(path).expanduser()
     if path.is_dir() or path.suffix == ".pkl":
         return references_of(read_features(str(path)))
-    content = _json(path) if path.suffix == ".json" else None
+    content = _json(path) if path.suffix.lower() == ".json" else None
     if isinstance(content, dict) and "annotations" not in content:
-        if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in content.values()):
-            return {str(image): list(texts) for image, texts in content.items() if texts}
+        by_image = {str(image): [texts] if isinstance(texts, str) else texts for image, texts in content.items()}
+        if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in by_image.values()):
+            return {image: list(texts) for image, texts in by_image.items() if texts}
         raise ClipcapError(f"{path}: expected {{image: [captions]}}, or COCO annotations with a list `annotations`")
     references: dict[str, list[str]] = {}
     for number, row in enumerate(_rows(path)):
         image, caption = _pair(row, path, number)
         references.setdefault(image, []).append(caption)
+    if not references:
+        raise ClipcapError(f"{path}: holds no captions")
     return references
 
 
@@ -109,18 +115,46 @@ def _number(image: str) -> int | str:
 
 
 def _rows(path: Path) -> Iterable[Any]:
-    if path.suffix == ".csv":
-        with _opened(path) as file:
-            rows = csv.DictReader(file)
-            return [{name: from_cell(cell or "") for name, cell in row.items() if name} for row in rows]
-    if path.suffix == ".jsonl":
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv", ".tab", ".psv", ".txt", ".parquet"):
+        return _table_rows(path)
+    if suffix in (".jsonl", ".ndjson"):
         with _opened(path) as file:
             return [_loads(line, path) for line in file if line.strip()]
     content = _json(path)
+    if isinstance(content, dict) and "annotations" not in content:
+        return _by_image(content, path)
     content = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(content, list):
         raise ClipcapError(f"{path}: expected a list of objects with image_id and caption (COCO results)")
     return content
+
+
+def _by_image(content: dict, path: Path) -> Iterator[dict[str, str]]:
+    """Rows of {image: caption}, or {image: [caption]} with one each, as CLIPScore's and pycocoevalcap's."""
+    for image, caption in content.items():
+        if isinstance(caption, list) and len(caption) == 1:
+            caption = (
+                caption[0]["caption"] if isinstance(caption[0], dict) and "caption" in caption[0] else caption[0]
+            )
+        if not isinstance(caption, str):
+            raise ClipcapError(f"{path}: expected {{image: caption}}, one caption for '{in_short(str(image), 60)}'")
+        yield {"image": image, "caption": caption}
+
+
+def _table_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, in whatever way it is written; broken ones end the run, as scores are over all images."""
+    faults = Faults()
+    table = read_table(path, faults)
+    columns = choose_columns(table, None, None)
+    rows = [
+        {"image": from_cell(str(cells[0] or "")), "caption": from_cell(str(caption))}
+        for _, cells in table.rows(columns.image, *columns.captions, faults=faults)
+        for caption in cells[1:]
+    ]
+    if len(faults):
+        raise ClipcapError("; ".join(faults.notes()))
+    return rows
 
 
 def _pair(row: Any, path: Path, number: int) -> tuple[str, str]:
@@ -137,8 +171,6 @@ def _opened(path: Path) -> Iterator[IO[str]]:
             yield file
     except UnicodeDecodeError as error:
         raise ClipcapError(f"{path}: is not UTF-8 ({error.reason}): convert it (iconv -t UTF-8)") from error
-    except csv.Error as error:
-        raise ClipcapError(f"{path}: is not CSV: {error}") from error
     except OSError as error:
         raise ClipcapError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
@@ -17,7 +17,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.interrupts import raise_lost_interrupts
-from clipcap.images.read import ImageError, MissingImageError, open_image
+from clipcap.images.read import REMARK, ImageError, MissingImageError, open_image
 from clipcap.images.workers import decoders
 from clipcap.models.encoders.base import Encoder, Preprocess
 from clipcap.runtime.text import one_line
@@ -36,6 +36,7 @@ class Decoded:
     pixels: Tensor | None  # [B, 3, R, R], None where no image could be read
     good: list[int]  # numbers of the records
     bad: list[tuple[int, str]]  # (number of the record, reason)
+    remarks: list[tuple[int, str]] = field(default_factory=list)  # (number of the record, how it had to be shown)
 
 
 class ImageBatches(Dataset):
@@ -51,22 +52,24 @@ class ImageBatches(Dataset):
 
     def __getitem__(self, index: int) -> Decoded:
         batch, size = self.batches[index], self.config.batch_size
-        pixels, good, bad = [], [], []
+        pixels, good, bad, remarks = [], [], [], []
         for number in range(batch * size, min((batch + 1) * size, len(self.records))):
             try:
-                pixels.append(self._read(self.records[number]))
+                tensor, remark = self._read(self.records[number])
+                pixels.append(tensor)
                 good.append(number)
+                remarks += [(number, remark)] * bool(remark)
             except MissingImageError:
                 bad.append((number, MISSING))
             except ImageError as error:
                 bad.append((number, error.reason))
-        return Decoded(batch, torch.stack(pixels) if pixels else None, good, bad)
+        return Decoded(batch, torch.stack(pixels) if pixels else None, good, bad, remarks)
 
-    def _read(self, record: Record) -> Tensor:
+    def _read(self, record: Record) -> tuple[Tensor, str | None]:
         upright = self.config.recipe != "reference"
         image = open_image(record.image, upright=upright, frame=self.config.source.frame)
         try:
-            return self.preprocess(image)
+            return self.preprocess(image), image.info.get(REMARK)
         except Exception as error:  # one odd image must not end the run
             raise ImageError(str(record.image), f"cannot be preprocessed ({one_line(error)})") from error
 
@@ -94,7 +97,7 @@ def encode_missing(
             for decoded in decoders(batches, config.source.workers, encoder.device):
                 encoded = _encode(decoded, encoder, threads, partial.dtype)
                 check_interrupts()
-                partial.write(decoded.batch, *encoded)
+                partial.write(decoded.batch, *encoded, decoded.remarks)
                 bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
     except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from clipcap.options import given
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
-from clipcap.sources.collector import Source
+from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import READERS
 from clipcap.sources.record import Record
@@ -132,8 +133,10 @@ def limit_tokens(source: Source, limit: int | None, count_tokens: CountTokens | 
     kept = [record for record in short if record.captions]
     without = len(short) - len(kept)
     note = f"--token_limit {limit}: {dropped:,} longer captions dropped, {without:,} images left without one"
-    without += source.without_caption
-    return replace(source, records=kept, notes=[*source.notes, note], without_caption=without)
+    left_out = dict(source.left_out)
+    if without:
+        left_out[NO_CAPTION] = left_out.get(NO_CAPTION, 0) + without
+    return replace(source, records=kept, notes=[*source.notes, note], left_out=left_out)
 
 
 def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]:
@@ -227,27 +230,34 @@ def _image_path(record: Record) -> str:
     return os.path.join(os.getcwd(), str(record.image))
 
 
+def _counted(remarks: Iterable[str]) -> list[str]:
+    """What was done to show images whose numbers were no 8-bit colours, a line each."""
+    return [f"{count:,} image{'s' * (count != 1)} {remark}" for remark, count in Counter(remarks).items()]
+
+
 def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
-    bad, images = partial.bad(), len(source.records)
+    bad, remarks, images = partial.bad(), partial.remarks().values(), len(source.records)
     if bad:
         write_errors(errors, [(_image_path(source.records[i]), reason) for i, reason in sorted(bad.items())])
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
-    skipped = len(bad) + source.without_caption
+    for line in _counted(remarks):
+        logger.info(line)
+    skipped = len(bad) + sum(source.left_out.values())
     if not skipped:
         logger.info("no image was missing or unreadable")
         return
     missing = sum(reason == MISSING for reason in bad.values())
     kinds = [f"{missing:,} missing", f"{len(bad) - missing:,} unreadable" + f" (listed in {errors})" * bool(bad)]
-    kinds += [f"{source.without_caption:,} without a caption"] * bool(source.without_caption)
-    line = f"{skipped:,} of {images + source.without_caption:,} images skipped: {', '.join(kinds)}"
+    kinds += [f"{count:,} {reason}" for reason, count in source.left_out.items()]
+    line = f"{skipped:,} of {source.seen:,} images skipped: {', '.join(kinds)}"
     if len(bad) == images:
-        raise ClipcapError(f"{line}; none is left, nothing is written: mend --data_path or --images")
+        raise ClipcapError(f"{line}; none is left, nothing is written: correct --data_path or --images")
     if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: mend them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: repair them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
     logger.info(line)

@@ -114,8 +114,17 @@ class PartialRows:
         """Reasons of the images that could not be encoded, by row."""
         return {row: reason for entry in self._entries() for row, reason in entry["bad"]}
 
+    def remarks(self) -> dict[int, str]:
+        """How images had to be shown whose numbers were no 8-bit colours, by row."""
+        return {row: remark for entry in self._entries() for row, remark in entry.get("remarks", ())}
+
     def write(
-        self, batch: int, rows: Sequence[int], embeddings: Tensor | None, bad: Sequence[tuple[int, str]]
+        self,
+        batch: int,
+        rows: Sequence[int],
+        embeddings: Tensor | None,
+        bad: Sequence[tuple[int, str]],
+        remarks: Sequence[tuple[int, str]] = (),
     ) -> None:
         """Store a batch.
 
@@ -124,6 +133,7 @@ class PartialRows:
             rows: rows of `embeddings`, ascending.
             embeddings: [len(rows), D]; None where no image of the batch could be read.
             bad: (row, reason) of the others.
+            remarks: (row, how it had to be shown) of some.
 
         Raises:
             ClipcapError: the disk is full; the batches before this one are kept.
@@ -137,7 +147,8 @@ class PartialRows:
                     _to_disk(file)
             with (self.folder / f"done-{self.rank}.jsonl").open("a+b") as log:
                 torn = log.tell() and _last_byte(log) != b"\n"
-                line = to_json({"batch": batch, "bad": list(bad)}).encode()
+                entry = {"batch": batch, "bad": list(bad)} | ({"remarks": list(remarks)} if remarks else {})
+                line = to_json(entry).encode()
                 log.write(b"\n" * bool(torn) + line + b"\n")
                 _to_disk(log)
 

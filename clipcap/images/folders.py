@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.text import reason, shown
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".jfif")
 _DIGITS = re.compile(r"([0-9]+)")
 _DIGIT = re.compile(r"[0-9]")
 
@@ -32,23 +32,6 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
     names = list(names)
     alike = len({_DIGIT.sub("0", name) for name in names}) <= 1
     return sorted(names) if alike else sorted(names, key=natural_key)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def inside(name: str, origin: Path) -> str:
-    """`name`, after checking that it stays inside the folder it will be joined to.
-
-    Raises:
-        ClipcapError: it is empty, absolute, climbs out with `..` or holds a NUL; `origin` is the file it is from.
-    """
-    path = PureWindowsPath(name)  # knows both kinds of slash, and drives
-    if not path.parts or path.anchor or ".." in path.parts or "\0" in name:
-        raise ClipcapError(f"{shown(origin)}: '{shown(name)}' is not a file name inside the folder of the photos")
-    return name
 
 
 def require_folder(path: str | Path, flag: str) -> Path:
@@ -112,40 +95,8 @@ def walk(folder: Path) -> Iterator[Path]:
         pending.extend(here / name for name in reversed(folders))
 
 
-class Photos:
-    """Finds photos by name in a few folders; each folder is listed once, when first asked for."""
-
-    def __init__(self, folders: Sequence[Path]):
-        self.folders = folders
-        self._listed: dict[str, frozenset[str]] = {}
-
-    def find(self, *names: str) -> Path:
-        """The first of `names` that is there, else the path where the first one ought to be."""
-        return self._lookup(names) or self._rightful_place(names[0])
-
-    def find_stem(self, stem: str) -> Path:
-        """The photo called `stem` plus any image suffix (or none), else the path where `stem.jpg` ought to be."""
-        suffixes = [s for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper())]
-        names = [stem, *(stem + suffix for suffix in suffixes)]
-        return self._lookup(names) or self._rightful_place(f"{stem}.jpg")
-
-    def _lookup(self, names: Sequence[str]) -> Path | None:
-        for folder in self.folders:
-            for name in names:
-                parent, leaf = os.path.split(os.path.join(folder, name))
-                if leaf in self._names(parent):
-                    return Path(parent, leaf)
-        return None
-
-    def _rightful_place(self, name: str) -> Path:
-        """Beside the other photos, where there are any."""
-        places = [Path(folder, name) for folder in self.folders]
-        return next((p for p in places if any(map(is_image_name, self._names(str(p.parent))))), places[0])
-
-    def _names(self, folder: str) -> frozenset[str]:
-        if folder not in self._listed:
-            try:
-                self._listed[folder] = frozenset(list_folder(Path(folder))[1])
-            except ClipcapError:  # not there, or not for us: its photos will be listed as missing
-                self._listed[folder] = frozenset()
-        return self._listed[folder]
+def counted_suffixes(names: Iterable[str], most: int = 6) -> str:
+    """How many files there are of each suffix, the commonest first: `.mp4 3, .pdf 1`."""
+    counts = Counter(os.path.splitext(name)[1].lower() or "no suffix" for name in names)
+    listed = [f"{shown(suffix)} {count:,}" for suffix, count in counts.most_common(most)]
+    return ", ".join(listed + ["..."] * (len(counts) > most))

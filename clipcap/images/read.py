@@ -7,8 +7,9 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,8 +18,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import is_image_name, natural_key, walk
+from clipcap.images.folders import natural_key, walk
+from clipcap.images.kinds import NO_SIGNATURE, SIGNATURE_BYTES, SUFFIXES, is_image_name, suffix_of, why_unread
 from clipcap.images.memory import in_turn, middle_frame
+from clipcap.images.png import without_png_metadata
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
 
@@ -26,10 +29,14 @@ ImageSource = str | Path | bytes | BinaryIO | ImageRef | Image.Image
 
 # Where Pillow itself refuses to decode; said here so that the limit holds whatever Pillow is set to.
 MAX_PIXELS = 178_956_970
-# Pillow reads more, but some of its readers start other programs (EPS runs Ghostscript) or are no photos.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = (*SUFFIXES, "DIB", "MPO")
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")  # further pages of a TIFF or MPO are not later moments
 
+REMARK = "clipcap_remark"  # key of `Image.info` in what `open_image` returns
+
+_VISIBLE = 16  # a picture whose brightest point is darker than 1/16 of white is taken for one of another range
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIL = r"PIL\."
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,6 +79,8 @@ def open_image(
         upright: turn the photo as its EXIF orientation says.
         frame: which frame of an animation.
         max_pixels: decode nothing larger.
+    Returns:
+        the picture; `info[REMARK]` says what was done to show it, where its numbers were no 8-bit colours.
     Raises:
         MissingImageError: there is no such file.
         ImageError: it is no image, damaged, or larger than `max_pixels`.
@@ -81,24 +90,33 @@ def open_image(
             image.seek(middle_frame(image))
         image.load()
         turn = _UPRIGHT.get(_orientation(image)) if upright else None  # before the EXIF data is lost
-        rgb = _to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+        rgb, remark = _to_rgb(image)
+        shown_upright = rgb if turn is None else rgb.transpose(turn)
+        if remark:
+            shown_upright.info[REMARK] = remark
+        return shown_upright
 
 
-def check_image(source: str | Path | bytes | ImageRef) -> None:
-    """Raise what `open_image` would, reading every byte but decoding JPEGs at an eighth of their size."""
+def check_image(source: str | Path | bytes | ImageRef) -> str | None:
+    """Raise what `open_image` would, reading every byte but decoding JPEGs at an eighth of their size.
+
+    Returns:
+        what `open_image` would remark.
+    """
     with _opened(source) as image:
         image.draft("RGB", (1, 1))
         image.load()
+        return _to_rgb(image)[1] if _is_deep(image) else None
 
 
 @contextmanager
 def _opened(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The image with only its header read; whatever fails inside the `with` becomes an ImageError."""
     where = _name(source)
+    _silence_pillow()
     try:
         with _stream(source) as stream:
-            image = stream if isinstance(stream, Image.Image) else Image.open(stream, formats=_formats())
+            image = stream if isinstance(stream, Image.Image) else _identified(stream, where)
             if image.width * image.height > max_pixels:
                 raise ImageError(where, _too_large(max_pixels))
             with in_turn(image.width * image.height):
@@ -109,6 +127,36 @@ def _opened(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Iterator[Image
         raise MissingImageError(where, "no such file") from error
     except Exception as error:  # on damaged files Pillow's decoders raise almost anything
         raise ImageError(where, _why(error)) from error
+
+
+def _silence_pillow() -> None:
+    """Pillow warns of large pictures, odd palettes and damaged EXIF data: what matters of it is reported here.
+
+    The filter is set again where it is gone, as test runners and `warnings.catch_warnings` take filters away.
+    """
+    if not any(
+        entry[0] == "ignore" and entry[3] is not None and entry[3].pattern == _PIL for entry in warnings.filters
+    ):
+        warnings.filterwarnings("ignore", module=_PIL)
+
+
+def _identified(stream: BinaryIO, where: str) -> Image.Image:
+    """The image in a stream, its header read.
+
+    Raises:
+        ImageError: Pillow does not know it; the reason is read off its first bytes.
+    """
+    try:
+        stream.seek(0)
+        if stream.read(8) == _PNG:
+            stream = without_png_metadata(stream)
+        stream.seek(0)
+        own = [kind for kind in NO_SIGNATURE if where.lower().endswith(SUFFIXES[kind])]
+        return Image.open(stream, formats=[kind for kind in _formats() if kind not in NO_SIGNATURE] + own)
+    except UnidentifiedImageError as error:
+        stream.seek(0)
+        name, head = re.split(r"[/\\]", where)[-1], stream.read(SIGNATURE_BYTES)
+        raise ImageError(where, why_unread(name, head, ", ".join(_formats()))) from error
 
 
 def _name(source: ImageSource) -> str:
@@ -125,6 +173,8 @@ def _stream(source: ImageSource) -> BinaryIO | nullcontext:
     if not isinstance(source, (str, Path, ImageRef)):
         return nullcontext(source)
     ref = source if isinstance(source, ImageRef) else ImageRef(Path(source))
+    if ref.data is not None:
+        return ref.open()  # at hand
     mode = os.stat(ref.path).st_mode
     if stat.S_ISDIR(mode):
         raise ImageError(shown(ref), "is a folder, not an image")
@@ -140,16 +190,18 @@ def _stream(source: ImageSource) -> BinaryIO | nullcontext:
 
 @cache
 def _formats() -> list[str]:
-    """FORMATS that this build of Pillow can read."""
+    """FORMATS that this build of Pillow can read, HEIF among them where pillow-heif is installed."""
     Image.init()
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return _too_large(MAX_PIXELS)
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image (kinds that are read: {', '.join(_formats())})"
     return f"cannot be read ({reason(error)})"
 
 
@@ -164,25 +216,51 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit(image).convert("RGB")
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """(8-bit RGB, what had to be done to show it)."""
+    if _is_deep(image):
+        grey, remark = eight_bit(np.asarray(image))
+        return Image.fromarray(grey).convert("RGB"), remark
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB"), None
+    if image.mode in ("La", "RGBa"):  # colours multiplied by their opacity
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB"), None
+    return image.convert("RGB"), None
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, scaled; Pillow's own conversion cuts all of them off at 255.
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "F" or image.mode.startswith("I")
 
-    Whole numbers count as 16-bit. What white is in a float image is read off its largest value.
+
+def eight_bit(values: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Grey values of more than 8 bits, scaled so that something is to be seen.
+
+    Pillow's own conversion cuts all of them off at 255. No file says reliably which value is white: it is the
+    smallest of the usual depths (8, 10, 12, 14, 16 bits; floats to 1 or 255) that holds the largest value, or the
+    largest value itself where the picture would still be all but black. Negative values make the smallest one black.
+
+    Args:
+        values: [H, W] whole numbers or floats.
+    Returns:
+        ([H, W] uint8, which values are black and white where they are not 0 and 16 bits, 255 or 1).
     """
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)  # [H, W]
-    scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    largest = values.max()
-    white = next((scale for scale in scales if largest <= scale), largest)
-    return Image.fromarray(np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8))
+    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)  # [H, W]
+    floats = values.dtype.kind == "f"
+    low, high = float(min(numbers.min(), 0.0)), float(numbers.max())
+    scales = (1.0, 255.0, 65535.0) if floats else (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+    white = next((scale for scale in scales if high <= scale), high)
+    if low < 0 or high * _VISIBLE < white:
+        white = high if high > low else low + 1
+    grey = np.clip(np.rint((numbers - low) * (255 / (white - low))), 0, 255).astype(np.uint8)
+    usual = low == 0 and white in ((1.0, 255.0) if floats else (65535.0,))
+    black = f"{low:g} as black and " if low < 0 else ""
+    return grey, None if usual else f"of more than 8 bits, shown with {black}{white:g} as white"
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
@@ -214,7 +292,22 @@ def _images_of(path: str) -> list[Path]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return [path for path in walk(folder) if is_image_name(path.name)]
+    return [path for path in walk(folder) if is_image_file(path)]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is called like an image, or has no suffix and begins like one."""
+    return is_image_name(path.name) if "." in path.name else bool(_suffix_inside(path))
+
+
+def _suffix_inside(path: Path) -> str | None:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            return suffix_of(file.read(SIGNATURE_BYTES))
+    except OSError:
+        return None
 
 
 def _matching(pattern: str) -> list[Path]:

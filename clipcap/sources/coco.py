@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import Photos, inside, photo_folders, require_folder
-from clipcap.images.ref import ImageRef
+from clipcap.images.folders import photo_folders, require_folder
+from clipcap.images.photos import Photos
 from clipcap.runtime.text import shown
+from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source, split_name
 from clipcap.sources.config import SourceConfig
+from clipcap.sources.faults import RowError
+from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in
+from clipcap.sources.rows import Part, add_row, add_table, is_true
+from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_json
 
 PHOTO_FOLDERS = ("train2014", "val2014", "train2017", "val2017", "images", "Flicker8k_Dataset", "Flickr8k_Dataset")
@@ -23,7 +29,10 @@ CAPTION_FILES = (
     ("train_caption.json",),
     ("captions_train2014.json", "captions_val2014.json"),
     ("captions_train2017.json", "captions_val2017.json"),
+    ("coco_karpathy_train.json", "coco_karpathy_val.json", "coco_karpathy_test.json"),
+    ("nocaps_val_4500_captions.json",),
 )
+_FILE_NAMES = ("image", "filename", "imagepath", "filepath", "path", "imagefile", "img")
 
 
 def read(config: SourceConfig) -> Source:
@@ -32,8 +41,9 @@ def read(config: SourceConfig) -> Source:
     photos = Photos(photo_folders(root, PHOTO_FOLDERS, config.images))
     collector = Collector("coco")
     for file in files:
-        split = None if len(files) == 1 else "val" if "_val" in file.name else "train"
+        split = None if len(files) == 1 else split_in(file.name) or "train"
         _add_captions(collector, file, photos, split)
+    collector.note_photos(photos)
     return collector.finish(config)
 
 
@@ -58,12 +68,12 @@ def _locate(config: SourceConfig) -> tuple[Path, list[Path]]:
 def _add_captions(collector: Collector, path: Path, photos: Photos, split: str | None) -> None:
     """Recognise the format of a caption file and add what it holds."""
     data = read_json(path)
-    if isinstance(data, list):
-        _add_list(collector, _entries(path, "entry", data), photos)
-    elif isinstance(data, dict) and "images" in data and "annotations" in data:
-        _add_official(collector, path, data, photos, split)
-    elif isinstance(data, dict) and "images" in data:
-        _add_karpathy(collector, path, data, photos)
+    if isinstance(data, list) and data and _names_files(data[0]):
+        add_table(collector, read_table(path, collector.faults), photos, part=Part(split=split))
+    elif isinstance(data, list):
+        _add_list(collector, path, data, photos)
+    elif is_coco(data):
+        add_document(collector, path, data, photos, Part(split=split))
     else:
         raise ClipcapError(
             f"{shown(path)}: not COCO captions: expected a list of {{image_id, caption}}, or an object with "
@@ -71,69 +81,140 @@ def _add_captions(collector: Collector, path: Path, photos: Photos, split: str |
         )
 
 
-def _add_list(collector: Collector, entries: Iterator[_Entry], photos: Photos) -> None:
+def _names_files(entry: Any) -> bool:
+    """Whether an entry names its image's file, as BLIP's lists do, where the original's have a number alone."""
+    return isinstance(entry, dict) and any(plain(str(key)) in _FILE_NAMES for key in entry)
+
+
+def is_coco(document: Any) -> bool:
+    """Whether a JSON document is of COCO's official format or of Karpathy's."""
+    return isinstance(document, dict) and "images" in document
+
+
+def add_document(collector: Collector, path: Path, data: dict, photos: Photos, part: Part) -> None:
+    """Add the captions of a document in COCO's official format or Karpathy's.
+
+    Raises:
+        ClipcapError: its parts are no lists.
+    """
+    if "annotations" in data:
+        _add_official(collector, path, data, photos, part)
+    else:
+        _add_karpathy(collector, path, data, photos, part)
+
+
+def _add_list(collector: Collector, path: Path, data: list, photos: Photos) -> None:
     """The original's train_caption.json: photos of train2014 and val2014, found by their number."""
-    for entry in entries:
+
+    def add(entry: _Entry) -> None:
         try:
             number = int(entry.get("image_id", str, int))
         except ValueError as error:
-            raise ClipcapError(f"{entry.where}: 'image_id' is not a number") from error
+            raise RowError("'image_id' is not a number") from error
+        caption = entry.get("caption", str, list)
         names = {part: f"COCO_{part}_{number:012d}.jpg" for part in ("train2014", "val2014")}
-        photo = photos.find(*(f"{part}/{name}" for part, name in names.items()), *names.values())
-        collector.add(str(number), ImageRef(photo), [entry.get("caption", str)])
+        places = (*(f"{part}/{name}" for part, name in names.items()), *names.values(), f"{number:012d}.jpg")
+        add_row(collector, entry.where, photos, places, str(number), captions_in(caption, collector.remarks))
+
+    _each(collector, path, "entry", data, add)
 
 
-def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, split: str | None) -> None:
-    """captions_train2017.json and its like: file names under `images`, captions under `annotations`."""
+def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, part: Part) -> None:
+    """captions_train2017.json and its like: file names under `images`, captions under `annotations`.
+
+    Captions that VizWiz marks as rejected, or as a phrase for pictures that show nothing, are left out.
+    """
     folder = path.stem.removeprefix("captions_")
-    images = {}
-    for entry in _entries(path, "images entry", data["images"]):
-        name = inside(entry.get("file_name", str), path)
-        images[entry.get("id", str, int)] = photos.find(f"{folder}/{name}", name)
+    names: dict[Any, tuple[str, str]] = {}
     unlisted = 0
-    for entry in _entries(path, "annotations entry", data["annotations"]):
+
+    def list_image(entry: _Entry) -> None:
+        found = next((key for key in entry.value if plain(str(key)) in IMAGE_NAMES), "file_name")
+        names[entry.get("id", str, int)] = (entry.where, entry.get(found, str))
+
+    def add(entry: _Entry) -> None:
+        nonlocal unlisted
         image_id = entry.get("image_id", str, int)
-        if image_id in images:
-            collector.add(str(image_id), ImageRef(images[image_id]), [entry.get("caption", str)], split)
-        unlisted += image_id not in images
+        if image_id not in names:
+            unlisted += 1
+            return
+        captions = captions_in(entry.get("caption", str, list), collector.remarks)
+        mark = next(
+            (key for key, value in entry.value.items() if plain(key) in UNUSABLE_FLAGS and is_true(value)), None
+        )
+        if mark:
+            collector.unusable[mark] += len(captions)
+            captions = []
+        where, name = names[image_id]
+        below = posixpath.join(folder, name) if photos.stays_inside(name) else name
+        captioned.add(image_id)
+        add_row(
+            collector,
+            where,
+            photos,
+            (below, name),
+            f"{part.prefix}{image_id}",
+            captions,
+            part.split,
+        )
+
+    captioned: set = set()
+    _each(collector, path, "images entry", data["images"], list_image)
+    _each(collector, path, "annotations entry", data["annotations"], add)
     collector.note_count(unlisted, "caption", f"left out: the image is not listed in {shown(path.name)}")
+    for image_id, (_, name) in names.items():
+        if image_id not in captioned:
+            photos.knows(name)
+    collector.leave_out(len(names) - len(captioned), "image", f"listed in {shown(path.name)} without a caption")
 
 
-def _add_karpathy(collector: Collector, path: Path, data: dict, photos: Photos) -> None:
+def _add_karpathy(collector: Collector, path: Path, data: dict, photos: Photos, part: Part) -> None:
     """dataset_coco.json, dataset_flickr8k.json: a split per image, `restval` belongs to train."""
-    for entry in _entries(path, "images entry", data["images"]):
+
+    def add(entry: _Entry) -> None:
         name = entry.get("filename", str)
-        photo = inside(f"{entry.get('filepath', str)}/{name}" if "filepath" in entry.value else name, path)
+        below = "filepath" in entry.value and photos.stays_inside(name)
+        photo = posixpath.join(entry.get("filepath", str), name) if below else name
         image_id = str(entry.get("cocoid", str, int)) if "cocoid" in entry.value else name
-        sentences = [_Entry(entry.where, sentence) for sentence in entry.get("sentences", list)]
-        captions = [sentence.get("raw", str) for sentence in sentences]
-        split = split_name(entry.get("split", str), entry.where)
-        collector.add(image_id, ImageRef(photos.find(photo, name)), captions, split)
+        captions = captions_in(entry.get("sentences", list), collector.remarks)
+        split = split_name(entry.get("split", str)) if "split" in entry.value else part.split
+        add_row(collector, entry.where, photos, (photo, name), part.prefix + image_id, captions, split)
+
+    _each(collector, path, "images entry", data["images"], add)
+
+
+def _each(collector: Collector, path: Path, unit: str, values: Any, add: Callable[[_Entry], None]) -> None:
+    """Call `add` with every entry of a list; one that it refuses is a fault of that entry alone."""
+    if not isinstance(values, list):
+        raise ClipcapError(f"{shown(path)}: expected a list of {unit.split()[0]}, got {type(values).__name__}")
+    for number, value in enumerate(values, 1):
+        where = f"{shown(path)}: {unit} {number}"
+        try:
+            add(_Entry(where, value))
+        except RowError as error:
+            collector.faults.add(where, error)
 
 
 class _Entry:
-    """One object of a JSON list, with errors that say where it stands."""
+    """One object of a JSON list, with errors that say where it is."""
 
     def __init__(self, where: str, value: Any):
         if not isinstance(value, dict):
-            raise ClipcapError(f"{where}: expected an object, got {type(value).__name__}")
+            raise RowError(f"expected an object, got {type(value).__name__}")
         self.where = where
         self.value = value
 
     def get(self, key: str, *kinds: type) -> Any:
-        """The value of a key, which must be there and of one of these types."""
+        """The value of a key, which must be there and of one of these types.
+
+        Raises:
+            RowError: it is not.
+        """
         if key not in self.value:
             keys = ", ".join(f"'{shown(name)}'" for name in self.value)
-            raise ClipcapError(f"{self.where}: no '{key}'; its keys are {keys}")
+            raise RowError(f"no '{key}'; its keys are {keys}", f"no '{key}'")
         value = self.value[key]
         if not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ClipcapError(f"{self.where}: '{key}' is {type(value).__name__}, expected {expected}")
+            raise RowError(f"'{key}' is {type(value).__name__}, expected {expected}")
         return value
-
-
-def _entries(path: Path, unit: str, values: Any) -> Iterator[_Entry]:
-    if not isinstance(values, list):
-        raise ClipcapError(f"{shown(path)}: expected a list of {unit.split()[0]}, got {type(values).__name__}")
-    for number, value in enumerate(values, 1):
-        yield _Entry(f"{shown(path)}: {unit} {number}", value)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import in_natural_order
+from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.config import SourceConfig
+from clipcap.sources.faults import Faults, RowError
+from clipcap.sources.names import SPLIT_WORDS
 from clipcap.sources.record import Record
 from clipcap.sources.split import split_by_image
 
-_SPLITS = {"restval": "train", "dev": "val", "valid": "val", "validation": "val"}
+_MANY = 6  # captions, from which on single words are remarkable
+NO_CAPTION = "without a caption"  # why images are left out
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,14 @@ class Source:
     name: str
     records: list[Record]
     notes: list[str]
-    without_caption: int = 0  # images left out
+    left_out: dict[str, int] = field(default_factory=dict)  # images by the reason: "without a caption"
+
+    unnamed: int = 0  # photos beside those of a table that no row names
+
+    @property
+    def seen(self) -> int:
+        """All images that captions, or the lack of them, tell of: those with a record and those left out."""
+        return len(self.records) + sum(self.left_out.values())
 
 
 def clean_caption(text: str) -> str:
@@ -35,25 +45,20 @@ def clean_caption(text: str) -> str:
     return " ".join(text.replace("\0", " ").encode("utf-8", "ignore").decode("utf-8").split())
 
 
-def caption_texts(value: Any, where: str) -> list[str]:
-    """The captions in one cell: a text, a list of texts, or nothing (None, NaN)."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    for part in values:
-        if isinstance(part, (dict, list, tuple, bytes)):
-            raise ClipcapError(f"{where}: a caption is a text or a list of texts, here it is a {type(part).__name__}")
-    return ["" if part is None or part != part else str(part) for part in values]
-
-
 def caption_lines(text: str) -> list[str]:
     """The captions in a text file beside an image: one on each line that is not blank."""
     return [line for line in text.split("\n") if line.strip()] or [""]
 
 
-def split_name(name: str, where: str) -> str:
-    """train, val or test for a set's own word for it (restval, dev, validation, ...)."""
-    split = _SPLITS.get(name.lower(), name.lower())
-    if split not in ("train", "val", "test"):
-        raise ClipcapError(f"{where}: unknown split '{shown(name)}' (known: train, val, test, {', '.join(_SPLITS)})")
+def split_name(name: str) -> str:
+    """train, val or test for a set's own word for it (restval, dev, validation, ...).
+
+    Raises:
+        RowError: it is none of them.
+    """
+    split = SPLIT_WORDS.get(name.strip().lower())
+    if split is None:
+        raise RowError(f"unknown split '{shown(name)}' (known: train, val, test, restval, dev, validation)")
     return split
 
 
@@ -72,7 +77,11 @@ class Collector:
         self._images: dict[str, _Image] = {}
         self._notes: list[str] = []
         self._empty = 0
-        self._without_caption = 0
+        self._left_out: Counter[str] = Counter()
+        self._unnamed = 0
+        self.faults = Faults()  # rows left out
+        self.remarks: Counter[str] = Counter()  # what was done to make sense of others
+        self.unusable: Counter[str] = Counter()  # captions that the set marks as such, by the mark
 
     def note(self, text: str) -> None:
         """Add a remark for the user."""
@@ -83,10 +92,18 @@ class Collector:
         if count:
             self.note(f"{count:,} {noun}{'s' * (count != 1)} {remark}")
 
-    def note_without_caption(self, count: int, noun: str, why: str) -> None:
-        """Add a remark on images that are left out for want of a caption; they are counted in the `Source`."""
+    def leave_out(self, count: int, noun: str, why: str, reason: str = NO_CAPTION) -> None:
+        """Add a remark on images that are left out; `reason` is what the `Source` counts them under."""
         self.note_count(count, noun, f"left out: {why}")
-        self._without_caption += count
+        self._left_out[reason] += count
+
+    def note_photos(self, photos: Photos) -> None:
+        """Report what was done to find photos, and count those that nothing named."""
+        for note in photos.notes():
+            self.note(note)
+        unnamed = photos.unnamed()
+        self.note_count(unnamed, "photo", "left out: named in no row")
+        self._unnamed += unnamed
 
     def add(self, image_id: str, image: ImageRef, captions: list[str], split: str | None = None) -> None:
         """Add captions of an image; an image may come several times, but always in the same split."""
@@ -103,12 +120,22 @@ class Collector:
 
     def finish(self, config: SourceConfig) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""
+        for note in self.faults.notes():
+            self.note(note)
+        for remark, count in self.remarks.items():
+            self.note(f"{remark}: {count:,}")
+        single = sum(" " not in caption for entry in self._images.values() for caption in entry.captions)
+        total = sum(len(entry.captions) for entry in self._images.values())
+        if single * 2 > total >= _MANY:
+            self.note(f"{single:,} of {total:,} captions are single words: is that what they ought to be?")
+        marks = ", ".join(f"{shown(mark)} {count:,}" for mark, count in self.unusable.items())
+        self.note_count(self.unusable.total(), "caption", f"left out: marked as unusable ({marks})")
         self.note_count(self._empty, "empty caption", "dropped")
         images = self._images
         without = [key for key, entry in images.items() if not entry.captions]
         for key in without:
             del images[key]
-        self.note_without_caption(len(without), "image", "no caption")
+        self.leave_out(len(without), "image", "no caption")
         if not images:
             where = shown(config.captions or config.data_path)
             raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes]))
@@ -116,7 +143,8 @@ class Collector:
         for key in in_natural_order(images):
             entry = images.pop(key)  # a set of millions is not to be there twice
             records.append(Record(key, entry.image, tuple(entry.captions), entry.split))
-        return Source(self._name, self._split(records, config), self._notes, self._without_caption)
+        left_out = {reason: count for reason, count in self._left_out.items() if count}
+        return Source(self._name, self._split(records, config), self._notes, left_out, self._unnamed)
 
     def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:
         own = Counter(record.split for record in records)

@@ -3,48 +3,151 @@
 from __future__ import annotations
 
 import itertools
-import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import is_image_name
 from clipcap.runtime.text import shown
+from clipcap.sources.cells import image_in, image_in_conversation
+from clipcap.sources.delimited import is_data
+from clipcap.sources.faults import RowError
+from clipcap.sources.names import (
+    CAPTION_NAMES,
+    CONVERSATIONS,
+    ID_NAMES,
+    IMAGE_NAMES,
+    SPLIT_NAMES,
+    SPLIT_WORDS,
+    UNUSABLE_FLAGS,
+    family_of,
+    plain,
+)
 from clipcap.sources.tables import Table
 
-_IMAGE_NAMES = "image file filename file_name image_path filepath file_path path image_file image_name img img_path"
-_CAPTION_NAMES = "caption captions text texts caption_text description descriptions sentence sentences title raw"
+_SAMPLE_ROWS = 100
 
 
-def choose_columns(table: Table, image: str | None, caption: str | None) -> tuple[str, str, list[str]]:
-    """(image column, caption column, remarks): those given, else guessed from names, else from what they hold.
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of images and captions."""
 
+    image: str | None  # None: in the messages of a conversation
+    captions: list[str]
+    split: str | None
+    unusable: list[str]  # flags of captions that are not to be used
+    status: str | None  # of img2dataset: success, or why there is no image
+    note: str | None
+
+    @property
+    def wanted(self) -> list[str]:
+        """All of them, each once."""
+        named = [self.image, *self.captions, self.split, *self.unusable, self.status]
+        return list(dict.fromkeys(name for name in named if name is not None))
+
+
+def choose_columns(
+    table: Table, image: str | None, caption: str | None, is_photo: Callable[[str], bool] = lambda name: False
+) -> Columns:
+    """The columns given, else guessed from names, else from what they hold.
+
+    Args:
+        is_photo: whether a name is that of a photo that is there.
     Raises:
         ClipcapError: a column cannot be guessed; the message lists the columns.
     """
-    if any(map(is_image_name, table.columns)):  # a guess from what the rows hold would lose the first one
-        raise ClipcapError(f"{shown(table.path)}: no header{table.columns_hint()}")
+    for name in [image, *_listed(table, caption)] if caption else [image]:
+        if name and name not in table.columns:
+            raise ClipcapError(f"{shown(table.path)}: no column '{shown(name)}'{table.columns_hint()}")
     guessed = [flag for flag, given in (("image", image), ("caption", caption)) if not given]
-    image = image or _named(table, _IMAGE_NAMES) or _holding_images(table)
-    rest = [name for name in table.columns if name != image]
-    caption = caption or _named(table, _CAPTION_NAMES) or (rest[0] if image and len(rest) == 1 else None)
-    for flag, column in (("image", image), ("caption", caption)):
-        if column is None:
+    captions = _listed(table, caption) if caption else _caption_columns(table, image)
+    image = image or _image_column(table, captions, is_photo)
+    if not captions and image:
+        rest = [name for name in table.columns if name != image]
+        captions = rest if len(rest) == 1 else _longest_texts(table, rest) if table.headless else []
+    talk = [name for name in captions if plain(name) in CONVERSATIONS]
+    for flag, column in (("image", image or bool(talk)), ("caption", captions)):
+        if not column:
             hint = table.columns_hint()
             raise ClipcapError(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
-    note = f"columns: images from '{shown(image)}', captions from '{shown(caption)}'"
+    where = f"'{shown(image)}'" if image else "the messages"
+    listed = ", ".join(f"'{shown(name)}'" for name in captions)
+    note = f"columns: images from {where}, captions from {listed}"
     flags = " ".join(f"--{flag}_column" for flag in guessed)
-    return image, caption, [f"{note} (guessed; {flags} to change)"] if guessed else []
+    return Columns(
+        image,
+        captions,
+        _split_column(table),
+        [name for name in table.columns if plain(name) in UNUSABLE_FLAGS],
+        "status" if {"status", "key"} <= set(table.columns) else None,
+        f"{note} (guessed; {flags} to change)" if guessed else None,
+    )
 
 
-def _named(table: Table, names: str) -> str | None:
-    by_plain_name = {re.sub(r"[\s-]+", "_", column.lower()): column for column in reversed(table.columns)}
-    return next((by_plain_name[name] for name in names.split() if name in by_plain_name), None)
+def _listed(table: Table, caption: str) -> list[str]:
+    """--caption_column: one column, or several with commas between."""
+    parts = [part.strip() for part in caption.split(",")]
+    return parts if caption not in table.columns and all(part in table.columns for part in parts) else [caption]
 
 
-def _holding_images(table: Table) -> str | None:
-    """The first column whose first rows are mostly names of image files."""
-    sample = [cells for _, cells in itertools.islice(table.rows(*table.columns), 100)]
-    for i, column in enumerate(table.columns):
-        hits = sum(isinstance(cells[i], str) and is_image_name(cells[i]) for cells in sample)
-        if hits * 2 > len(sample):
-            return column
+def _caption_columns(table: Table, image: str | None) -> list[str]:
+    columns = [name for name in table.columns if name != image and name not in table.image_columns]
+    by_name = {plain(name): name for name in reversed(columns)}
+    for base in CAPTION_NAMES:
+        if found := family_of(base, columns) or ([by_name[base]] if base in by_name else []):
+            return found
+    return []
+
+
+def _image_column(table: Table, captions: list[str], is_photo: Callable[[str], bool]) -> str | None:
+    """The column that names or holds images: by its type, by its name and content, by its name, by its content."""
+    columns = [name for name in table.columns if name not in captions]
+    by_name = {plain(name): name for name in reversed(columns)}
+    named = [by_name[name] for name in IMAGE_NAMES if name in by_name]
+    stored = [name for name in table.image_columns if name in columns]
+    if stored:
+        return next((name for name in named if name in stored), stored[0])
+    light = [name for name in columns if name not in table.image_columns]
+    sample = [cells for _, cells in itertools.islice(table.rows(*light), _SAMPLE_ROWS)]
+    holding = [name for i, name in enumerate(light) if _holds_images([cells[i] for cells in sample], is_photo)]
+    for name in [*named, *(by_name[name] for name in ID_NAMES if name in by_name)]:
+        if name in holding:
+            return name
+    if any(plain(name) in CONVERSATIONS for name in captions) and not named:
+        talk = table.rows(*captions)
+        if any(image_in_conversation(cells[0]) for _, cells in itertools.islice(talk, _SAMPLE_ROWS)):
+            return None
+    ids = [by_name[name] for name in ID_NAMES if name in by_name]
+    return next(iter([*named, *holding, *ids]), None)
+
+
+def _holds_images(cells: list, is_photo: Callable[[str], bool]) -> bool:
+    """Whether most cells are images, or names of some."""
+
+    def is_image(cell: object) -> bool:
+        try:
+            found = image_in(cell)
+        except RowError:
+            return False
+        return isinstance(found, bytes) or (isinstance(found, str) and (is_data([found]) or is_photo(found)))
+
+    filled = [cell for cell in cells if cell not in (None, "")]
+    return sum(map(is_image, filled)) * 2 > len(filled)
+
+
+def _longest_texts(table: Table, columns: list[str]) -> list[str]:
+    """Of columns without names, the one with the longest texts on the whole."""
+    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+    lengths = [sum(len(str(cells[i])) for cells in sample) for i in range(len(columns))]
+    return [columns[lengths.index(max(lengths))]] if columns else []
+
+
+def _split_column(table: Table) -> str | None:
+    """The column that says an image's split: `split`, or one called much like it that holds nothing but splits."""
+    if "split" in table.columns:
+        return "split"
+    for name in table.columns:
+        if plain(name) in SPLIT_NAMES:
+            cells = [cells[0] for _, cells in itertools.islice(table.rows(name), _SAMPLE_ROWS)]
+            if cells and all(isinstance(cell, str) and cell.strip().lower() in SPLIT_WORDS for cell in cells):
+                return name
     return None

@@ -13,6 +13,7 @@ from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import as_cell, from_cell, shown
 from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
+from clipcap.sources.faults import Faults
 from clipcap.sources.textfiles import read_lines
 
 # The names the set is distributed under; its images go to folders called like the split.
@@ -33,12 +34,14 @@ def read(config: SourceConfig) -> Source:
         gone = known_failures(folder)
         own_split, prefix = (split, f"{split}/") if len(sets) > 1 else (None, "")
         left_out = 0
-        for number, (caption, url) in enumerate(read_links(tsv)):
+        for number, (caption, url) in enumerate(read_links(tsv, collector.faults)):
+            if not url:  # a broken row
+                continue
             if gone.get(number) == url:
                 left_out += 1
             else:
                 collector.add(f"{prefix}{number:08d}", ImageRef(folder / image_name(number)), [caption], own_split)
-        collector.note_count(left_out, "image", f"left out: gone for good ({shown(folder / FAILURES_FILE)})")
+        collector.leave_out(left_out, "image", f"gone for good ({shown(folder / FAILURES_FILE)})", "gone for good")
     return collector.finish(config)
 
 
@@ -63,19 +66,23 @@ def image_name(number: int) -> str:
     return f"{number:08d}.jpg"
 
 
-def read_links(tsv: Path) -> Iterator[tuple[str, str]]:
+def read_links(tsv: Path, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
     """(caption, url) of each row. CC12M, which has them the other way round, and a header line are understood.
 
-    Quotes are part of the caption: the set is distributed without any quoting.
+    Quotes are part of the caption: the set is distributed without any quoting. A broken row counts among `faults` and
+    keeps its number, with an empty caption: images are called by the number of their row.
     """
+    faults = Faults() if faults is None else faults
     rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(read_lines(tsv), 1))
     for number, cells in rows:
         if cells == [""] or (number == 1 and {cell.lower() for cell in cells} == {"caption", "url"}):
             continue
         if len(cells) != 2:
-            raise ClipcapError(f"{shown(tsv)}: line {number} has {len(cells)} fields, expected caption<TAB>url")
-        first, second = cells
-        yield (second, first) if first.lower().startswith(_URL_SCHEMES) else (first, second)
+            faults.add(f"{shown(tsv)}: line {number}", f"{len(cells)} fields, expected caption<TAB>url")
+            yield "", ""
+        else:
+            first, second = cells
+            yield (second, first) if first.lower().startswith(_URL_SCHEMES) else (first, second)
 
 
 def known_failures(folder: Path) -> dict[int, str]:

@@ -74,7 +74,8 @@ def _plan(tsv: Path, folder: Path) -> tuple[list[_Job], Counter[str]]:
     """(URLs still to fetch, images already accounted for)."""
     numbers: dict[str, list[int]] = {}
     for number, (_, url) in enumerate(read_links(tsv)):
-        numbers.setdefault(url, []).append(number)
+        if url:
+            numbers.setdefault(url, []).append(number)
     there, gone = set(list_folder(folder)[1]), known_failures(folder)
     jobs, outcomes = [], Counter()
     for url, wanted in numbers.items():

@@ -17,6 +17,7 @@ from clipcap.sources.record import Record
 
 SAMPLES = 5
 LISTED = 5  # images that are missing or unreadable, by name
+Checked = tuple[ImageError | None, str | None]  # what is wrong with an image, how it is shown
 _CHUNK = 1024  # images handed to the threads at a time
 
 
@@ -26,13 +27,14 @@ def describe(source: Source, count_tokens: Callable[[str], int] | None) -> str:
     Every image is read to its last byte (`images.check_image`), in threads: a header alone would not tell a
     truncated photo. Without `count_tokens` the longest caption is given in words, and the report says so.
     """
-    errors = _image_errors(source.records)
+    errors, remarks = _image_errors(source.records)
     lines = [
         f"{source.name}: {_number(len(source.records), 'image')} with {_captions_line(source.records)}",
-        _images_line(len(source.records), errors),
+        _images_line(source, errors),
         _longest_line(source.records, count_tokens),
         *_splits_line(source.records),
         *(f"note: {note}" for note in source.notes),
+        *(f"note: {_number(count, 'image')} {remark}" for remark, count in remarks.items()),
         *_listed("missing", [e for e in errors.values() if isinstance(e, MissingImageError)]),
         *_listed("unreadable", [e for e in errors.values() if not isinstance(e, MissingImageError)]),
         "sample pairs:",
@@ -41,30 +43,31 @@ def describe(source: Source, count_tokens: Callable[[str], int] | None) -> str:
     return "\n".join(lines)
 
 
-def _image_errors(records: list[Record]) -> dict[str, ImageError]:
-    """What is wrong with each image that cannot be used, by image id."""
-    errors = {}
+def _image_errors(records: list[Record]) -> tuple[dict[str, ImageError], Counter[str]]:
+    """(what is wrong with each image that cannot be used, by image id; how others are shown, counted)."""
+    errors, remarks = {}, Counter()
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        for record, error in tqdm(
+        for record, (error, remark) in tqdm(
             _checked(threads, records), total=len(records), desc="checking images", unit="image", disable=None
         ):
             if error:
                 errors[record.image_id] = error
-    return errors
+            if remark:
+                remarks[remark] += 1
+    return errors, remarks
 
 
-def _checked(threads: ThreadPoolExecutor, records: list[Record]) -> Iterator[tuple[Record, ImageError | None]]:
+def _checked(threads: ThreadPoolExecutor, records: list[Record]) -> Iterator[tuple[Record, Checked]]:
     for start in range(0, len(records), _CHUNK):
         chunk = records[start : start + _CHUNK]
-        yield from zip(chunk, threads.map(_error_of, chunk), strict=True)
+        yield from zip(chunk, threads.map(_checked_image, chunk), strict=True)
 
 
-def _error_of(record: Record) -> ImageError | None:
+def _checked_image(record: Record) -> Checked:
     try:
-        check_image(record.image)
+        return None, check_image(record.image)
     except ImageError as error:
-        return error
-    return None
+        return error, None
 
 
 def _number(count: int, noun: str) -> str:
@@ -78,9 +81,11 @@ def _captions_line(records: list[Record]) -> str:
     return f"{_number(sum(counts), 'caption')} ({each})"
 
 
-def _images_line(total: int, errors: dict[str, ImageError]) -> str:
+def _images_line(source: Source, errors: dict[str, ImageError]) -> str:
     missing = sum(isinstance(error, MissingImageError) for error in errors.values())
-    return f"images: {total - missing:,} found, {missing:,} missing, {len(errors) - missing:,} unreadable"
+    found = f"{len(source.records) - missing:,} found, {missing:,} missing, {len(errors) - missing:,} unreadable"
+    left_out = "".join(f", {count:,} {reason}" for reason, count in source.left_out.items())
+    return f"images: {found}{left_out}"
 
 
 def _longest_line(records: list[Record], count_tokens: Callable[[str], int] | None) -> str:

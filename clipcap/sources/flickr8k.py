@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import Photos, inside, photo_folders, require_folder
-from clipcap.images.ref import ImageRef
+from clipcap.images.folders import photo_folders, require_folder
+from clipcap.images.photos import PhotoNameError, Photos
 from clipcap.runtime.text import shown
+from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source
+from clipcap.sources.columns import choose_columns
 from clipcap.sources.config import SourceConfig
+from clipcap.sources.rows import add_row
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
 
-CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt")
-PHOTO_FOLDERS = ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset")
+CAPTION_FILES = (
+    "captions.txt", "Flickr8k.token.txt", "Flickr8k_text/Flickr8k.token.txt", "results.csv", "results_20130124.token",
+)  # fmt: skip
+PHOTO_FOLDERS = (
+    "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k_images", "flickr30k-images", "Flickr30k_Images",
+)  # fmt: skip
 SPLIT_LISTS = {"trainImages": "train", "devImages": "val", "testImages": "test"}
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+)#[0-9]+\t(?P<caption>.*)", re.DOTALL)
 
@@ -29,13 +37,18 @@ def read(config: SourceConfig) -> Source:
     splits = _official_splits([captions.parent, root, root / "Flickr8k_text"])
     collector = Collector("flickr8k")
     captioned = set()
-    for name, caption in _captions(captions):
+    for where, name, texts in _captions(captions, collector):
         captioned.add(name)
         if not splits or name in splits:
-            collector.add(name, ImageRef(photos.find(inside(name, captions))), [caption], splits.get(name))
+            add_row(collector, where, photos, [name], name, texts, splits.get(name))
     if splits:
-        collector.note_count(len(captioned - set(splits)), "image", "left out: in none of the split lists")
-        collector.note_without_caption(len(set(splits) - captioned), "image", "in a split list, but not captioned")
+        unlisted, silent = captioned - set(splits), set(splits) - captioned
+        for name in (*unlisted, *silent):
+            with suppress(PhotoNameError):
+                photos.find(name)  # not to be counted as a photo that nothing names
+        collector.leave_out(len(unlisted), "image", "in none of the split lists", "in none of the split lists")
+        collector.leave_out(len(silent), "image", "in a split list, but not captioned")
+    collector.note_photos(photos)
     return collector.finish(config)
 
 
@@ -59,15 +72,19 @@ def _official_splits(folders: Iterable[Path]) -> dict[str, str]:
     return splits
 
 
-def _captions(path: Path) -> Iterator[tuple[str, str]]:
-    """(image name, caption) of each caption, from either of the two formats."""
+def _captions(path: Path, collector: Collector) -> Iterator[tuple[str, str, list[str]]]:
+    """(where, image name, captions) of each row, from either of the two formats; broken rows are counted."""
     if "\t" not in next(read_lines(path), ""):
-        for _, (name, caption) in read_table(path).rows("image", "caption"):
-            yield name.strip(), caption
+        table = read_table(path, collector.faults)
+        columns = choose_columns(table, None, None)
+        rows = table.rows(columns.image, *columns.captions, faults=collector.faults, notes=collector.remarks)
+        for where, (name, *cells) in rows:
+            yield where, str(name).strip(), [text for cell in cells for text in captions_in(cell, collector.remarks)]
         return
     for number, line in enumerate(read_lines(path), 1):
+        where = f"{shown(path)}: line {number}"
         match = _TOKEN_LINE.fullmatch(line)
         if match:
-            yield match["name"], match["caption"]
+            yield where, match["name"], [match["caption"]]
         elif line.strip():
-            raise ClipcapError(f"{shown(path)}: line {number} is not of the form name.jpg#0<TAB>caption")
+            collector.faults.add(where, "is not of the form name.jpg#0<TAB>caption")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import Photos, inside, photo_folders, require_folder
-from clipcap.images.ref import ImageRef
+from clipcap.images.folders import photo_folders, require_folder
+from clipcap.images.photos import Photos
 from clipcap.runtime.text import shown
+from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
+from clipcap.sources.rows import add_row
 from clipcap.sources.tables import read_table
 
 
@@ -22,11 +24,12 @@ def read(config: SourceConfig) -> Source:
     photos = Photos(photo_folders(root, ("dataset", "images"), config.images))
     collector = Collector("food")
     nameless = 0
-    for _, (index, caption) in read_table(captions).rows("Index", "Captions"):
-        name = index.strip()
+    rows = read_table(captions).rows("Index", "Captions", faults=collector.faults, notes=collector.remarks)
+    for where, (index, caption) in rows:
+        name = str(index).strip()
         if name:
-            image = ImageRef(photos.find_stem(inside(name, captions)))
-            collector.add(name, image, [caption])
+            add_row(collector, where, photos, [name], name, captions_in(caption, collector.remarks))
         nameless += not name
     collector.note_count(nameless, "row", "left out: no Index")
+    collector.note_photos(photos)
     return collector.finish(config)

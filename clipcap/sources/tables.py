@@ -2,146 +2,155 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import is_image_name
+from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import reason, shown
-from clipcap.sources.textfiles import parse_json, read_json, read_lines
+from clipcap.sources.delimited import find_layout, read_rows, wrong_width
+from clipcap.sources.faults import Faults
+from clipcap.sources.json_tables import read_json_values, rows_of
+from clipcap.sources.textfiles import TextPlace
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for
+MAX_CELL_CHARACTERS = 131_072
+_PICTURES = 64  # of a Parquet file, read at a time
+_SAVE_AS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), "a spreadsheet: save it as CSV in UTF-8"),
+    **dict.fromkeys(
+        (".arrow", ".feather"), "an Arrow file: write it as Parquet (Dataset.to_parquet, pandas.to_parquet)"
+    ),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
+    **dict.fromkeys((".pkl", ".pickle"), "a pickle: write it as CSV or Parquet (pandas.to_parquet)"),
+}
 
 
 @dataclass(frozen=True)
 class Table:
     """A table on disk: its column names, and its rows read anew at every call of `rows`."""
 
-    path: Path
+    path: TextPlace
     columns: list[str]
-    _read: Callable[[list[str]], Iterator[Row]]
+    _read: Callable[[list[str], Faults, dict[str, int]], Iterator[Row]]
+    image_columns: tuple[str, ...] = ()  # known to hold the images themselves
+    document: Any = field(default=None, repr=False)  # what a JSON file holds
+    headless: bool = False  # its first line is a row, columns go by number
 
-    def rows(self, *columns: str) -> Iterator[Row]:
+    def rows(self, *columns: str, faults: Faults | None = None, notes: dict[str, int] | None = None) -> Iterator[Row]:
         """(where, cells) of each row, with the cells of `columns` in that order.
 
+        Args:
+            faults: takes the rows that are broken; they are left out.
+            notes: takes what was done to make sense of others, with a count.
         Raises:
-            ClipcapError: a column is not there (the message lists those that are), or a row is malformed.
+            ClipcapError: a column is not there (the message lists those that are), or the file is damaged.
         """
         for column in columns:
             if column not in self.columns:
                 raise ClipcapError(f"{shown(self.path)}: no column '{shown(column)}'{self.columns_hint()}")
-        return self._read(list(columns))
+        return self._read(list(columns), Faults() if faults is None else faults, {} if notes is None else notes)
 
     def columns_hint(self) -> str:
         """What the columns are, or that the header seems to be missing, to end an error message with."""
         names = ", ".join(f"'{shown(name[:40])}'" for name in self.columns[:40])
+        if self.headless:
+            return f"; it has no header line, its columns go by number: {names}"
         if any(is_image_name(name) for name in self.columns):
             return f"; its first line looks like data ({names}): put a header line with the column names on top"
         return f"; its columns are {names}"
 
 
-def read_table(path: Path) -> Table:
-    """Open a table; its suffix says which kind it is."""
-    reader = _READERS.get(path.suffix.lower())
+def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
+    """Open a table; its suffix says which kind it is. `faults` takes lines that are broken."""
+    suffix = os.path.splitext(str(path))[1].lower()
+    reader = _READERS.get(suffix)
     if reader is None:
-        raise ClipcapError(f"{shown(path)}: not a table that can be read ({', '.join(_READERS)})")
-    table = reader(path)
+        hint = _SAVE_AS.get(suffix)
+        kinds = f"not a table that can be read ({', '.join(_READERS)})"
+        raise ClipcapError(f"{shown(path)}: {kinds}{f'; it is {hint}' if hint else ''}")
+    table = reader(path, Faults() if faults is None else faults)
     for i, name in enumerate(table.columns):
         if name and name in table.columns[:i]:
             raise ClipcapError(f"{shown(path)}: column '{shown(name)}' is there twice: rename one")
     return table
 
 
-def _read_csv(path: Path) -> Table:
-    header = next(_csv_rows(path, delimiter := _delimiter(path)), None)
-    if header is None:
-        raise ClipcapError(f"{shown(path)}: the file is empty")
-    columns = [name.strip() for name in header[1]]
+def _read_csv(path: TextPlace, _: Faults) -> Table:
+    layout = find_layout(path)
 
-    def read(wanted: list[str]) -> Iterator[Row]:
-        places = [columns.index(name) for name in wanted]
-        for number, cells in itertools.islice(_csv_rows(path, delimiter), 1, None):
+    def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:
+        places = [layout.columns.index(name) for name in wanted]
+        last, width = max(places, default=0), len(layout.columns)
+        for number, cells in read_rows(path, layout, faults, notes):
             where = f"{shown(path)}: line {number}"
-            if len(cells) != len(columns):
-                raise ClipcapError(
-                    f"{where}: {len(cells)} fields where the header has {len(columns)} "
-                    f"(a text with {shown(delimiter)} in it belongs in double quotes)"
-                )
-            yield where, [cells[place] for place in places]
+            if last >= len(cells) or len(cells) > width:  # Excel leaves out empty cells at the end of a line
+                faults.add(where, wrong_width(cells, layout), "not as many fields as the header has")
+            elif any(len(cells[place]) > MAX_CELL_CHARACTERS for place in places):
+                faults.add(where, f"a field larger than {MAX_CELL_CHARACTERS:,} characters")
+            else:
+                yield where, [cells[place] for place in places]
 
-    return Table(path, columns, read)
-
-
-def _delimiter(path: Path) -> str:
-    """Tab for .tsv, else the commonest of the usual delimiters in the header line."""
-    first = next(read_lines(path), "")
-    return "\t" if path.suffix.lower() == ".tsv" else max(",\t;|", key=first.count)
+    return Table(path, layout.columns, read, headless=layout.headless)
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of each row that is not blank.
-
-    Strict: a quote left open would swallow the rest of the file into one caption.
-    """
-    reader = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if any(map(str.strip, cells)):
-                yield start, cells
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ClipcapError(
-            f"{shown(path)}: row at line {start}: {reason(error)} (is a double quote left open?)"
-        ) from error
+def _read_json(path: TextPlace, faults: Faults) -> Table:
+    return _table_of_values(path, read_json_values(path, False, faults))
 
 
-def _read_json(path: Path) -> Table:
-    data = read_json(path)
-    if isinstance(data, dict) and {"annotations", "images"} & set(data):
-        raise ClipcapError(f"{shown(path)}: this is COCO's format: parse it with parse/coco.py")
-    if isinstance(data, dict):  # {"1.jpg": "a caption" or ["several", ...], ...}
-        data = [{"image": name, "caption": caption} for name, caption in data.items()]
-    if not isinstance(data, list):
-        raise ClipcapError(f"{shown(path)}: expected a list of objects, one per image or caption")
-    return _table_of_objects(path, "entry", enumerate(data, 1))
+def _read_json_lines(path: TextPlace, faults: Faults) -> Table:
+    return _table_of_values(path, read_json_values(path, True, faults))
 
 
-def _read_json_lines(path: Path) -> Table:
-    lines = ((number, line) for number, line in enumerate(read_lines(path), 1) if line.strip())
-    parsed = ((number, parse_json(line, f"{shown(path)}: line {number}")) for number, line in lines)
-    return _table_of_objects(path, "line", parsed)
-
-
-def _table_of_objects(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> Table:
-    objects = [(f"{shown(path)}: {unit} {number}", value) for number, value in numbered]
-    if not objects:
+def _table_of_values(path: TextPlace, document: Any) -> Table:
+    if isinstance(document, dict) and {"annotations", "images"} <= set(document):
+        return Table(path, [], lambda *_: iter(()), document=document)
+    if (
+        isinstance(document, dict)
+        and isinstance(document.get("images"), list)
+        and _have_sentences(document["images"])
+    ):
+        return Table(path, [], lambda *_: iter(()), document=document)
+    rows = [(f"{shown(path)}: {where}", value) for where, value in rows_of(document, path)]
+    if not rows:
         raise ClipcapError(f"{shown(path)}: the file is empty")
-    for where, value in objects:
-        if not isinstance(value, dict):
-            raise ClipcapError(f"{where} is a {type(value).__name__}, expected an object with named columns")
-    columns = list(dict.fromkeys(key for _, value in objects for key in value))
+    objects = [row for _, row in rows if isinstance(row, dict)]
+    columns = list(dict.fromkeys(str(key) for row in objects for key in row))
+    if not columns:
+        where, value = rows[0]
+        raise ClipcapError(f"{where} is a {type(value).__name__}, expected an object with named columns")
 
-    def read(wanted: list[str]) -> Iterator[Row]:
-        return ((where, [value.get(name) for name in wanted]) for where, value in objects)
+    def read(wanted: list[str], faults: Faults, _: dict[str, int]) -> Iterator[Row]:
+        for where, row in rows:
+            if isinstance(row, dict):
+                yield where, [row.get(name) for name in wanted]
+            else:
+                faults.add(where, f"is a {type(row).__name__}, expected an object with named columns")
 
-    return Table(path, columns, read)
+    return Table(path, columns, read, document=document)
 
 
-def _read_parquet(path: Path) -> Table:
+def _have_sentences(images: list) -> bool:
+    """Whether a list is of Karpathy's entries."""
+    return bool(images) and any(isinstance(entry, dict) and "sentences" in entry for entry in images[:20])
+
+
+def _read_parquet(path: TextPlace, _: Faults) -> Table:
     import pyarrow
     import pyarrow.parquet
 
     from clipcap.runtime.safe_load.parquet import read_batches
 
-    def read(wanted: list[str]) -> Iterator[Row]:
+    if not isinstance(path, Path):
+        raise ClipcapError(f"{shown(path)}: Parquet inside a tar is not read: unpack the tar")
+
+    def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:
         number = 0
         try:
-            for batch in read_batches(path, wanted):
+            for batch in read_batches(path, wanted, _PICTURES if set(wanted) & set(images) else 2**16):
                 for row in batch.select(wanted).to_pylist():
                     number += 1
                     yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
@@ -149,21 +158,36 @@ def _read_parquet(path: Path) -> Table:
             raise ClipcapError(f"{shown(path)}: damaged Parquet file ({reason(error)})") from error
 
     try:
-        columns = pyarrow.parquet.read_schema(path).names
+        schema = pyarrow.parquet.read_schema(path)
     except FileNotFoundError as error:
         raise ClipcapError(f"{shown(path)}: no such file") from error
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ClipcapError(f"{shown(path)}: not a Parquet file ({reason(error)})") from error
-    return Table(path, columns, read)
+    images = tuple(name for name in schema.names if _holds_images(schema.field(name).type))
+    return Table(path, schema.names, read, images)
 
 
-_READERS: dict[str, Callable[[Path], Table]] = {
+def _holds_images(kind: Any) -> bool:
+    """Whether a column's type is that of images: bytes, or the hub's structure of bytes and path."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+_READERS: dict[str, Callable[[TextPlace, Faults], Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
+    ".tab": _read_csv,
+    ".psv": _read_csv,
     ".txt": _read_csv,
+    ".token": _read_csv,
     ".json": _read_json,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
+    ".pq": _read_parquet,
 }
 TABLE_SUFFIXES = tuple(_READERS)
+PACKED_SUFFIXES = tuple(_SAVE_AS)

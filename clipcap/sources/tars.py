@@ -5,20 +5,28 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import posixpath
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import is_image_name, natural_key
+from clipcap.images.folders import natural_key
+from clipcap.images.kinds import SIGNATURE_BYTES, is_image_name, suffix_of
+from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
-from clipcap.sources.collector import Collector, caption_lines, caption_texts
-from clipcap.sources.textfiles import decode_lines, parse_json
+from clipcap.sources.beside import CAPTION_SUFFIXES, add_pairs, pair
+from clipcap.sources.collector import Collector
+from clipcap.sources.faults import RowError
+from clipcap.sources.names import PHOTO_FOLDERS, split_in
+from clipcap.sources.rows import Part, add_table
+from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 
 MAX_SHARDS = 1_000_000
-MAX_TEXT_BYTES = 16 * 2**20  # a caption file beyond this is a mistake or an attack
+MAX_TABLE_BYTES = 256 * 2**20
 MAX_NAME_BYTES = 2**20  # of a name and its kin in headers of their own
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -65,42 +73,121 @@ def find_tars(pattern: str) -> list[Path]:
     return [Path(path) for path in sorted(set(found), key=natural_key)]
 
 
-def add_tars(collector: Collector, tars: list[Path]) -> None:
-    """Index every tar once: `key.jpg` gets the captions of `key.txt` (one a line) or of `key.json`.
+def add_tars(collector: Collector, tars: list[Path], prefix: str = "") -> None:
+    """Index every tar once: photos take the captions of the texts beside them, or of a table in the tar.
 
     Nothing is extracted: a record says at which byte of which tar its image lies.
     """
     base = os.path.commonpath([tar.parent for tar in tars])
-    without_caption = 0
+    splits = {tar: split_in(os.path.relpath(tar, base)) for tar in tars}
+    several = len(set(splits.values())) > 1
+    totals: Counter[str] = Counter()
     for tar in tars:
         shard = os.path.relpath(tar.with_suffix(""), base)
-        images, captions = _index(tar)
-        for key, image in images.items():
-            if key in captions:
-                collector.add(f"{shard}/{key}", image, captions[key])
-            without_caption += key not in captions
-    collector.note_without_caption(without_caption, "image", "no .txt or .json with a caption")
+        own = Part(f"{prefix}{shard}/", splits[tar] if several else None)
+        _add_tar(collector, tar, own, totals)
+    if totals:
+        listed = ", ".join(f"{suffix} {count:,}" for suffix, count in totals.most_common(6))
+        collector.note(f"other members of the tars: {listed}")
 
 
-def _index(path: Path) -> tuple[dict[str, ImageRef], dict[str, list[str]]]:
-    """(images, captions) of a tar by key, the member's name up to the first dot of its last part."""
-    images: dict[str, ImageRef] = {}
-    texts: dict[str, list[str]] = {}
-    objects: dict[str, list[str]] = {}
-    for tar, member in _members(path):
-        folder, leaf = os.path.split(member.name)
-        key, _, suffix = leaf.partition(".")
-        key = f"{folder}/{key}" if folder else key
-        where = path / member.name
-        if is_image_name("." + suffix):
-            images.setdefault(key, ImageRef(path, member.name, member.offset_data, member.size))
-        elif suffix.lower() == "txt":
-            texts[key] = caption_lines(_text(tar, member, where))
-        elif suffix.lower() == "json":
-            data = parse_json(_text(tar, member, where), shown(where))
-            if isinstance(data, dict) and "caption" in data:
-                objects[key] = caption_texts(data["caption"], shown(where))
-    return images, {**objects, **texts}
+def _add_tar(collector: Collector, tar: Path, part: Part, others: Counter[str]) -> None:
+    members: dict[str, ImageRef] = {}
+    twice = 0
+    for member in _members(tar):
+        name = member.name.removeprefix("./")
+        if posixpath.basename(name).startswith("."):  # macOS keeps a ._1.jpg beside 1.jpg
+            continue
+        twice += name in members and is_image_name(name)
+        members.setdefault(name, ImageRef(tar, member.name, member.offset_data, member.size))
+    collector.leave_out(
+        twice, "image", f"a second of the same name in {shown(tar)}", "of a name that is there already"
+    )
+    photos = {name for name in members if is_image_name(name) or _is_picture(name, members[name])}
+    tables = [name for name in members if _is_table(name, members)]
+    texts = CAPTION_SUFFIXES
+    others.update(
+        posixpath.splitext(name)[1].lower() or "no suffix"
+        for name in members
+        if name not in photos and name not in tables and not name.lower().endswith(texts)
+    )
+    if tables and add_table_in_tar(collector, members, photos, tables, part):
+        return
+    pairs = pair(members, photos.__contains__)
+    plain = {name: _key(name) for name in pairs.texts}
+    keys = Counter(plain.values())
+    short = {name: key if keys[key] == 1 else name for name, key in plain.items()}
+    by_key = {short[name]: name for name in pairs.texts}
+    pairs.texts = {short[name]: found for name, found in pairs.texts.items()}
+    add_pairs(collector, pairs, lambda key: members[by_key[key]], members.__getitem__, part)
+
+
+def _key(name: str) -> str:
+    """The id of an image: its name without the suffix."""
+    return posixpath.splitext(name)[0] if is_image_name(name) else name
+
+
+def _is_picture(name: str, place: ImageRef) -> bool:
+    """Whether a member whose name says nothing begins like an image."""
+    if name.lower().endswith((*CAPTION_SUFFIXES, *TABLE_SUFFIXES)) or place.size < SIGNATURE_BYTES:
+        return False
+    with open(place.path, "rb") as tar:
+        tar.seek(place.offset)
+        return suffix_of(tar.read(SIGNATURE_BYTES)) is not None
+
+
+def _is_table(name: str, members: dict[str, ImageRef]) -> bool:
+    """Whether a member is a table of captions rather than one photo's caption."""
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    if suffix.lower() not in (".csv", ".tsv", ".jsonl", ".json", ".txt"):
+        return False
+    return suffix.lower() in (".csv", ".tsv", ".jsonl") or stem.lower() in ("captions", "metadata", "annotations")
+
+
+def add_table_in_tar(
+    collector: Collector, members: dict[str, ImageRef], photos: set[str], tables: list[str], part: Part
+) -> bool:
+    """Add the captions of the tables in a tar; False where none of them is one of captions."""
+    added = False
+    for name in tables:
+        if members[name].size > MAX_TABLE_BYTES:
+            raise ClipcapError(f"{shown(members[name])}: a table of {members[name].size:,} bytes: unpack the tar")
+        inside = MemberPhotos(members, photos, posixpath.dirname(name))
+        try:
+            table = read_table(members[name], collector.faults)
+            add_table(collector, table, inside, part=part)
+        except ClipcapError:
+            continue
+        collector.note_photos(inside)
+        added = True
+    return added
+
+
+class MemberPhotos(Photos):
+    """Finds photos among the members of a tar, by the rule for folders."""
+
+    def __init__(self, members: dict[str, ImageRef], photos: set[str], folder: str):
+        super().__init__([folder, *(posixpath.join(folder, name) for name in PHOTO_FOLDERS)])
+        self._members, self._photos = members, photos
+
+    def place(self, name: str) -> ImageRef:
+        """Where the member lies; raises what `find` does, and a RowError where there is none."""
+        found = posixpath.normpath(str(self.find(name)))
+        if found not in self._members:
+            raise RowError(f"'{shown(name)}' is no member of the tar", "an image that is no member of the tar")
+        return self._members[found]
+
+    def _names(self, folder: str) -> frozenset[str]:
+        folder = posixpath.normpath(folder) if folder else ""
+        if folder not in self._listed:
+            inside = (posixpath.split(name) for name in self._photos)
+            self._listed[folder] = frozenset(leaf for parent, leaf in inside if parent == folder.removeprefix("."))
+        return self._listed[folder]
+
+    def _below(self, base: str) -> Iterator[str]:
+        return (
+            posixpath.relpath(name, base or ".") for name in self._photos if not base or name.startswith(f"{base}/")
+        )
 
 
 class _Member(tarfile.TarInfo):
@@ -120,7 +207,7 @@ class _Member(tarfile.TarInfo):
         return header
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The plain files in a tar."""
     _refuse_compressed(path)
     try:
@@ -132,7 +219,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                 before = tar.offset
                 tar.members.clear()  # it would keep all that it has seen, a kilobyte each
                 if member.isreg() and not member.issparse():
-                    yield tar, member
+                    yield member
             _require_end(tar)
     except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise ClipcapError(
@@ -158,12 +245,3 @@ def _require_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"bad header at byte {tar.offset:,}")
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: Path) -> str:
-    if member.size > MAX_TEXT_BYTES:
-        raise ClipcapError(f"{shown(where)}: {member.size:,} bytes are no caption")
-    try:
-        return "".join(decode_lines(tar.extractfile(member), where))
-    except tarfile.TarError as error:
-        raise ClipcapError(f"{shown(where)}: the tar ends within it: make or download the tar again") from error

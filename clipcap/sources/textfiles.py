@@ -1,47 +1,82 @@
-"""Text files read strictly: UTF-8 or an error that names the line, JSON without surprises."""
+"""Text files read strictly: UTF-8 or UTF-16, or an error that names the line; JSON without surprises."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from clipcap.errors import ClipcapError
+from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_HEAD_BYTES = 4096
+
+TextPlace = Path | ImageRef  # a file, or a member of a tar
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, line ends kept, a byte-order mark removed.
+def open_bytes(place: TextPlace) -> BinaryIO:
+    """The file, or the member of a tar, as a binary stream."""
+    return place.open() if isinstance(place, ImageRef) else open(place, "rb")
+
+
+def read_lines(path: TextPlace) -> Iterator[str]:
+    """The lines of a text in UTF-8 or UTF-16, line ends kept, a byte-order mark removed.
+
+    Only a line feed ends a line, so that U+2028 or a form feed inside a caption does not; a file without any, as
+    spreadsheets on old Macs write them, is split at its carriage returns.
 
     Raises:
-        ClipcapError: the file is missing, is no text, or is not UTF-8 (with the line and how to convert it).
+        ClipcapError: the file is missing, no text, or in another encoding (with the line and how to convert it).
     """
     try:
-        with open(path, "rb") as file:
-            yield from decode_lines(file, path)
+        with open_bytes(path) as file:
+            head = file.read(_HEAD_BYTES)
+            file.seek(0)
+            if encoding := _wide_encoding(head):
+                yield from io.TextIOWrapper(file, encoding, newline="\n")
+            elif b"\n" not in head and b"\r" in head.rstrip(b"\r"):
+                yield from decode_lines(_old_mac_lines(file.read()), path)
+            else:
+                yield from decode_lines(file, path)
+    except UnicodeError as error:
+        raise ClipcapError(f"{shown(path)}: looks like UTF-16, but is not ({reason(error)})") from error
     except (OSError, ValueError) as error:
         if isinstance(error, ClipcapError):
             raise
         raise ClipcapError(f"{shown(path)}: {_why(error)}") from error
 
 
-def decode_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
-    """As `read_lines`, from lines already split at the line feeds; `path` is named in errors.
+def _wide_encoding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the byte-order mark or by the zeros between the letters; None for all else."""
+    for mark, encoding in _BOMS.items():
+        if head.startswith(mark):
+            return encoding
+    start = head[: len(head) // 2 * 2][:64]
+    if len(start) >= 4 and not any(start[1::2]) and all(start[::2]):
+        return "utf-16-le"
+    if len(start) >= 4 and not any(start[::2]) and all(start[1::2]):
+        return "utf-16-be"
+    return None
 
-    Only a line feed ends a line, so that U+2028 or a form feed inside a caption does not.
-    """
+
+def _old_mac_lines(data: bytes) -> list[bytes]:
+    return data.splitlines(True) if b"\n" in data else [line + b"\n" for line in data.split(b"\r")]
+
+
+def decode_lines(lines: Iterable[bytes], path: TextPlace) -> Iterator[str]:
+    """The text of lines that are already split; `path` is named in errors."""
     for number, line in enumerate(lines, 1):
         yield _decode(line.removeprefix(_BOM) if number == 1 else line, path, number)
 
 
-def _decode(line: bytes, path: Path, number: int) -> str:
+def _decode(line: bytes, path: TextPlace, number: int) -> str:
     where = f"{shown(path)}: line {number}"
-    if number == 1 and line.startswith(_UTF16_BOMS):
-        raise ClipcapError(f"{shown(path)}: UTF-16, not UTF-8; {_conversion(path, 'UTF-16')}")
     if b"\0" in line:
         raise ClipcapError(f"{where} holds a NUL byte: not a UTF-8 text file, or a damaged one")
     try:
@@ -51,8 +86,9 @@ def _decode(line: bytes, path: Path, number: int) -> str:
         raise ClipcapError(f"{where}, {byte} is not UTF-8; {_conversion(path, 'WINDOWS-1252')}") from error
 
 
-def _conversion(path: Path, encoding: str) -> str:
-    return f"convert it: iconv -f {encoding} -t UTF-8 '{shown(path.name)}' > 'utf8-{shown(path.name)}'"
+def _conversion(path: TextPlace, encoding: str) -> str:
+    name = shown(os.path.basename(str(path)))
+    return f"convert it: iconv -f {encoding} -t UTF-8 '{name}' > 'utf8-{name}'"
 
 
 def _why(error: OSError | ValueError) -> str:
@@ -63,7 +99,7 @@ def _why(error: OSError | ValueError) -> str:
     return f"cannot be read ({reason(error)})"
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: TextPlace) -> Any:
     """The value in a JSON file."""
     return parse_json("".join(read_lines(path)), shown(path))
 

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from clipcap.images.read import ImageError, ImageSource, open_image
+from clipcap.images.read import REMARK, ImageError, ImageSource, open_image
 from clipcap.models.encoders.base import Encoder
 from clipcap.runtime.text import one_line
 
@@ -28,6 +28,7 @@ class EncodedImages:
     numbers: list[int]  # of the images that were encoded
     embeddings: Tensor | None  # [len(numbers), D] float32; None where there are none
     bad: list[str]  # why the others cannot be used, a line each
+    remarks: list[str]  # how some of those encoded had to be shown, a line each
 
 
 def encode_images(
@@ -54,24 +55,32 @@ def encode_images(
     with ExitStack() as stack:
         run = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
         for start in range(0, len(images), batch_size):
-            found = list(run(read, images[start : start + batch_size]))  # of [3, R, R], or the reason
-            good = [i for i, pixels in enumerate(found) if isinstance(pixels, Tensor)]
-            tensors = [pixels for pixels in found if isinstance(pixels, Tensor)]  # of [3, R, R]
+            found = list(run(read, images[start : start + batch_size]))
+            good = [(start + i, image) for i, image in enumerate(found) if isinstance(image, _Pixels)]
+            tensors = [image.pixels for _, image in good]  # of [3, R, R]
             yield EncodedImages(
-                [start + i for i in good],
+                [number for number, _ in good],
                 encoder.encode_images(torch.stack(tensors)) if good else None,  # [B, 3, R, R] -> [B, D]
                 [reason for reason in found if isinstance(reason, str)],
+                [image.remark for _, image in good if image.remark],
             )
 
 
-def _read(encoder: Encoder, decode: Callable[[ImageSource], Image.Image], image: ImageSource) -> Tensor | str:
-    """Pixels [3, R, R] of an image, or why there are none."""
+class _Pixels(NamedTuple):
+    """A preprocessed image."""
+
+    pixels: Tensor  # [3, R, R]
+    remark: str | None  # how it had to be shown
+
+
+def _read(encoder: Encoder, decode: Callable[[ImageSource], Image.Image], image: ImageSource) -> _Pixels | str:
+    """The pixels of an image, or why there are none."""
     try:
         picture = decode(image)
     except ImageError as error:
         return str(error)
     try:
-        return encoder.preprocess(picture)
+        return _Pixels(encoder.preprocess(picture), picture.info.get(REMARK))
     except Exception as error:  # one odd image must not end the run
         name = image if isinstance(image, str | Path) else "an image"
         return f"{name}: cannot be preprocessed ({one_line(error)})"

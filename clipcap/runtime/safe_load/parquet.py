@@ -18,8 +18,8 @@ class OversizedTable(ValueError):
     """A table that takes far more memory than its file."""
 
 
-def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The columns of a table, some rows at a time.
+def read_batches(path: Path, columns: Sequence[str], rows: int = 2**16) -> Iterator[pa.RecordBatch]:
+    """The columns of a table, at most so many rows at a time.
 
     Raises:
         OversizedTable: it takes more than `TIMES` times its size; raised before it does.
@@ -34,11 +34,11 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     if stored + _most_repeated(path, metadata, columns, texts) <= most:
         with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(columns=list(columns))
+            yield from file.iter_batches(rows, columns=list(columns))
         return
     size = 0
     with pq.ParquetFile(path, read_dictionary=texts) as file:  # slow: each batch brings all the words of its group
-        for batch in file.iter_batches(batch_size=ROWS, columns=list(columns)):
+        for batch in file.iter_batches(batch_size=min(rows, ROWS), columns=list(columns)):
             size += sum(map(_decoded_bytes, batch.columns))
             if size > most:
                 raise OversizedTable(f"takes more than {most:,} bytes when it is read, for {path.stat().st_size:,}")

@@ -1,0 +1,182 @@
+"""Captions in files beside photos, in a folder or in a tar: which text belongs to which photo, and what it says."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from clipcap.errors import ClipcapError
+from clipcap.images.folders import counted_suffixes
+from clipcap.images.kinds import is_image_name
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
+from clipcap.sources.cells import captions_in
+from clipcap.sources.collector import Collector, caption_lines
+from clipcap.sources.faults import RowError
+from clipcap.sources.names import SPLIT_WORDS
+from clipcap.sources.rows import Part
+from clipcap.sources.textfiles import TextPlace, parse_json, read_lines
+
+# The first of these that a photo has is its caption: taggers write .txt beside the .caption of captioners.
+CAPTION_SUFFIXES = (".caption", ".captions", ".cap", ".txt", ".text", ".json", ".tags", ".tag")
+MAX_TEXT_BYTES = 16 * 2**20  # a caption file beyond this is a mistake or an attack
+UNREADABLE_TEXT = "with a caption file that cannot be read"
+_POST_NUMBER = re.compile(r"_\d{1,2}$")
+
+
+@dataclass
+class Pairs:
+    """Photos, each with the texts that may be its caption, the likeliest first."""
+
+    texts: dict[str, list[str]]
+    elsewhere: int = 0  # photos whose text lies in another folder
+    unused: list[str] = field(default_factory=list)  # texts of no photo
+
+
+def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) -> Pairs:
+    """Find the texts of each photo among the files of a set.
+
+    A text has the name of its photo with another suffix, or behind it (`1.jpg.txt`), whatever the capitals; it lies
+    beside the photo, or alone of its name in another folder (`captions/1.txt`). Where names have several dots, the
+    part up to the first one may be what they share (`1.image.jpg`, `1.caption.txt`), as in webdataset tars.
+
+    Args:
+        files: paths relative to the set, with slashes.
+    """
+    names = list(files)
+    photos = [name for name in names if is_image(name)]
+    texts = [name for name in names if name.lower().endswith(CAPTION_SUFFIXES) and not is_image(name)]
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in texts:
+        by_stem[_stem(name)].append(name)
+        if _stem(name).lower() != _stem(name):
+            by_stem[_stem(name).lower()].append(name)
+    pairs = Pairs({})
+    stems = Counter(_stem(photo).lower() for photo in photos)
+    by_leaf = _by_leaf(texts)
+    by_key, photos_of_key = _by_first_dot(texts), Counter(_first_dot(photo) for photo in photos)
+    for photo in photos:
+        stem = _stem(photo)
+        found = by_stem.get(stem) or by_stem.get(stem.lower()) or by_stem.get(photo) or by_stem.get(photo.lower())
+        if not found and photos_of_key[_first_dot(photo)] == 1:
+            found = by_key.get(_first_dot(photo))
+        if not found and not stems[_POST_NUMBER.sub("", stem).lower()]:  # several photos of one post
+            found = by_stem.get(_POST_NUMBER.sub("", stem))
+        if not found:
+            found = _in_other_folder(photo, by_leaf, stems)
+            pairs.elsewhere += bool(found)
+        pairs.texts[photo] = sorted(set(found or ()), key=_rank)
+    used = {text for found in pairs.texts.values() for text in found}
+    pairs.unused = [name for name in texts if name not in used]
+    return pairs
+
+
+def add_pairs(
+    collector: Collector, pairs: Pairs, image: Callable[[str], ImageRef], text: Callable[[str], TextPlace], part: Part
+) -> None:
+    """Add each photo with what its texts say; photos without a caption are counted."""
+    splits = {photo: split_of(photo) for photo in pairs.texts}
+    own = {split for photo, split in splits.items() if pairs.texts[photo]}
+    lonely, unreadable, others = 0, 0, Counter()
+    for photo, texts in pairs.texts.items():
+        try:
+            captions, which = _captions_of(texts, text)
+        except ClipcapError as error:
+            collector.faults.add("caption file", error, "a caption file that cannot be read")
+            unreadable += 1
+            continue
+        if not captions:
+            lonely += 1
+            continue
+        others.update(posixpath.splitext(name)[1].lower() for name in texts[texts.index(which) + 1 :])
+        collector.add(
+            part.prefix + photo, image(photo), captions, part.split or (splits[photo] if len(own) > 1 else None)
+        )
+    kinds = ", ".join(CAPTION_SUFFIXES[:5])
+    collector.leave_out(lonely, "photo", f"no caption file of the same name ({kinds}, ...)")
+    collector.leave_out(unreadable, "photo", "caption file unreadable", UNREADABLE_TEXT)
+    del others[".json"]  # of img2dataset and the like: what is known of the picture
+    if others:
+        listed = ", ".join(f"{suffix} {count:,}" for suffix, count in others.items())
+        collector.note(
+            f"several caption files beside a photo: {', '.join(CAPTION_SUFFIXES)} in this order; not read: {listed}"
+        )
+    if pairs.elsewhere:
+        collector.note_count(pairs.elsewhere, "photo", "found with the caption in another folder")
+    collector.note_count(len(pairs.unused), "caption file", f"without a photo ({counted_suffixes(pairs.unused)})")
+
+
+def _captions_of(texts: list[str], place: Callable[[str], TextPlace]) -> tuple[list[str], str]:
+    """(captions in the first of the texts that holds some, that text)."""
+    empty: tuple[list[str], str] = ([], "")
+    for name in texts:
+        found = read_caption_file(place(name), name)
+        if any(map(str.strip, found)):
+            return found, name
+        if found and not empty[1]:
+            empty = found, name  # an empty file counts as an empty caption
+    return empty
+
+
+def read_caption_file(place: TextPlace, name: str) -> list[str]:
+    """The captions in a file beside a photo: one a line, or in JSON; none where JSON holds none.
+
+    Raises:
+        ClipcapError: it cannot be read.
+    """
+    if isinstance(place, ImageRef) and place.size > MAX_TEXT_BYTES:
+        raise ClipcapError(f"{shown(place)}: {place.size:,} bytes are no caption")
+    text = "".join(read_lines(place))
+    if not name.lower().endswith(".json"):
+        return [caption for line in caption_lines(text) for caption in captions_in(line)]
+    try:
+        return captions_in(parse_json(text, shown(place)))
+    except RowError:
+        return []
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of a path is called by, the outermost one."""
+    return next((SPLIT_WORDS[part.lower()] for part in name.split("/")[:-1] if part.lower() in SPLIT_WORDS), None)
+
+
+def _in_other_folder(photo: str, by_leaf: dict[str, list[str]], stems: Counter[str]) -> list[str]:
+    """The texts of a photo's name in a folder that holds no such photo, where that is only one folder."""
+    leaf = posixpath.basename(_stem(photo)).lower()
+    found = [text for text in by_leaf.get(leaf, []) if not stems[_stem(text).lower()]]
+    folders = {posixpath.dirname(text) for text in found}
+    if len(folders) > 1:  # images/train/1.jpg, captions/train/1.txt, captions/val/1.txt
+        mine = photo.lower().split("/")[1:-1]
+        folders = {folder for folder in folders if mine and folder.lower().split("/")[-len(mine) :] == mine}
+    return [text for text in found if posixpath.dirname(text) in folders] if len(folders) == 1 else []
+
+
+def _by_leaf(texts: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in texts:
+        found[posixpath.basename(_stem(name)).lower()].append(name)
+    return found
+
+
+def _by_first_dot(texts: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in texts:
+        found[_first_dot(name)].append(name)
+    return found
+
+
+def _first_dot(name: str) -> str:
+    folder, leaf = posixpath.split(name)
+    return posixpath.join(folder, leaf.partition(".")[0]).lower()
+
+
+def _stem(name: str) -> str:
+    folder, leaf = posixpath.split(name)
+    return posixpath.join(folder, posixpath.splitext(leaf)[0])
+
+
+def _rank(name: str) -> int:
+    return CAPTION_SUFFIXES.index(posixpath.splitext(name)[1].lower())

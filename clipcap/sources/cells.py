@@ -1,0 +1,250 @@
+"""What stands in one cell: captions in any notation, an image's name, or the image itself."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from clipcap.errors import ClipcapError
+from clipcap.images.kinds import SIGNATURE_BYTES, suffix_of
+from clipcap.runtime.text import shown
+from clipcap.sources.faults import RowError
+from clipcap.sources.json_tables import python_object
+from clipcap.sources.names import CAPTION_NAMES, caption_family, plain
+from clipcap.sources.textfiles import parse_json
+
+WORDS = "captions that are lists of single words, joined"
+TURNS = "further answers of conversations, left out (the first one is the caption)"
+
+_ENTITY = re.compile(r"\[/EN#\d+(?:/[\w-]+)+ ([^\]]*)\]")  # Flickr30k Entities: [/EN#3/people A man]
+_NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s+)+(?:'[^']*'|"[^"]*")\s*\]""")
+_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_IMAGE_MARK = re.compile(r"<img>.*?</img>|<image>|</?img>|<\|[\w ]*image[\w ]*\|>", re.IGNORECASE | re.DOTALL)
+_IMG_PATH = re.compile(r"<img>(.+?)</img>", re.IGNORECASE | re.DOTALL)
+_ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
+_NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
+_WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
+
+
+def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
+    """The captions in one cell; `counts` takes what was done to them.
+
+    Understood are a text; a list of texts, of words, of objects that hold a caption; a conversation; and all of that
+    written as JSON, as Python, as NumPy or PostgreSQL print it.
+
+    Raises:
+        RowError: it is none of these.
+    """
+    counts = Counter() if counts is None else counts
+    if value is None or value != value:
+        return [""]
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RowError(
+                "a caption is a text or a list of texts, here it is bytes", "a caption of bytes"
+            ) from error
+    if isinstance(value, str):
+        inner = _notation(value.strip())
+        return [_ENTITY.sub(r"\1", value)] if inner is None else captions_in(inner, counts)
+    if isinstance(value, dict):
+        return captions_in(_caption_of(value), counts)
+    if isinstance(value, (list, tuple)):
+        return _captions_in_list(value, counts)
+    return [str(value)]
+
+
+def _captions_in_list(values: Sequence, counts: Counter[str]) -> list[str]:
+    if not values:
+        return [""]
+    if all(isinstance(part, dict) for part in values):
+        if (answer := _answer(values, counts)) is not None:
+            return captions_in(answer, counts)
+        return [text for part in values for text in captions_in(_caption_of(part), counts)]
+    if all(isinstance(part, (list, tuple)) for part in values):
+        return [text for part in values for text in _captions_in_list(part, counts)]
+    for part in values:
+        if isinstance(part, (dict, list, tuple, bytes)):
+            raise RowError(f"a caption is a text or a list of texts, here it is a {type(part).__name__}")
+    texts = ["" if part is None or part != part else str(part) for part in values]
+    if len(texts) >= _WORDS_OF_A_CAPTION and all(map(_is_word, texts)):
+        counts[WORDS] += 1
+        blank = "" if any(map(_is_wide, texts)) else " "
+        return [blank.join(texts)]
+    return [_ENTITY.sub(r"\1", text) for text in texts]
+
+
+def _is_word(text: str) -> bool:
+    """Whether a text is no more than a word; of a script without blanks, two signs at most."""
+    return not any(map(str.isspace, text)) and (len(text) <= 2 or not _is_wide(text))
+
+
+def _is_wide(text: str) -> bool:
+    """Whether a text holds a sign of a script that sets no blanks between words."""
+    return any("\u0e00" <= c <= "\u0eff" or "\u2e80" <= c <= "\u9fff" or "\uf900" <= c <= "\ufaff" for c in text)
+
+
+def _notation(text: str) -> Any:
+    """The list or object that a text is the notation of; None where it is a text."""
+    ends = (text[:1], text[-1:])
+    if ends not in (("[", "]"), ("{", "}"), ("(", ")")) or len(text) < 4:
+        return None
+    if _NUMPY_LIST.fullmatch(text):  # Python would join the texts, as there are no commas
+        return [one or other for one, other in _QUOTED.findall(text)]
+    found = None
+    if ends[0] != "(":
+        try:
+            found = parse_json(text, "")
+        except ClipcapError:
+            found = None
+    found = python_object(text) if found is None else found
+    if (found is None or isinstance(found, set)) and ends[0] == "{" and text[1:2] == '"':  # a PostgreSQL array
+        found = next(csv.reader([text[1:-1]], escapechar="\\"), None)
+    if isinstance(found, dict):
+        return found if _has_caption(found) else None
+    usable = (
+        isinstance(found, (list, tuple)) and found and all(isinstance(p, (str, dict, list, tuple)) for p in found)
+    )
+    return found if usable else None
+
+
+def _has_caption(value: dict) -> bool:
+    keys = [str(key) for key in value]
+    return any(plain(key) in CAPTION_NAMES for key in keys) or all(map(_NUMBERED.fullmatch, keys))
+
+
+def _caption_of(value: dict) -> Any:
+    """What an object holds as its caption.
+
+    Raises:
+        RowError: it holds none.
+    """
+    by_name = {plain(str(key)): inner for key, inner in value.items()}
+    for name in CAPTION_NAMES:
+        if isinstance(by_name.get(name), (str, list, tuple, dict)) and by_name[name]:
+            return by_name[name]
+    family = caption_family(str(key) for key in value)
+    if family:
+        return [value[key] for key in family]
+    if value and all(_NUMBERED.fullmatch(str(key)) for key in value):
+        return list(value.values())
+    if any(name in by_name for name in CAPTION_NAMES):
+        return None
+    keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
+    raise RowError(
+        f"a caption is a text or a list of texts, here it is a dict with the keys {keys}", "a caption that is a dict"
+    )
+
+
+def _answer(turns: Sequence[dict], counts: Counter[str]) -> Any:
+    """The first answer of a conversation; None where it is none."""
+    answers = []
+    for turn in turns:
+        who = turn.get("from", turn.get("role"))
+        if isinstance(who, str) and ("value" in turn or "content" in turn):
+            if who.lower() in _ANSWERERS:
+                answers.append(turn.get("value", turn.get("content")))
+        elif isinstance(turn.get("assistant"), str):  # {"human": ..., "assistant": ...}
+            answers.append(turn["assistant"])
+        else:
+            return None
+    if not answers:
+        return "" if turns else None
+    if len(answers) > 1:
+        counts[TURNS] += len(answers) - 1
+    answer = answers[0]
+    if isinstance(answer, list):  # parts of a message
+        answer = " ".join(
+            part["text"] for part in answer if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+    return _IMAGE_MARK.sub(" ", answer) if isinstance(answer, str) else answer
+
+
+def image_in(value: Any) -> str | bytes | None:
+    """The name of an image in a cell, or its bytes; None where there is nothing.
+
+    Raises:
+        RowError: there are several images, or something else.
+    """
+    if value is None or value != value:
+        return None
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value) or None
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith(("[", "{")) and (inner := _image_notation(text)) is not None:
+            return image_in(inner)
+        return _from_base64(text) or text or None
+    if isinstance(value, dict):
+        return _image_in_object(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) > 1:
+            raise RowError(f"{len(value)} images in one row, expected one", "several images in one row")
+        return image_in(value[0]) if value else None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # pandas makes floats of numbers where one is lacking
+    return str(value)
+
+
+def _image_in_object(value: dict) -> str | bytes | None:
+    for key in ("bytes", "path", "file_name", "filename", "image", "image_url", "url", "src", "base64", "data"):
+        inner = value.get(key)
+        if inner not in (None, "", b""):
+            found = image_in(inner)
+            if key == "bytes" and isinstance(found, str):
+                raise RowError("the image column holds a dict whose bytes are no image", "bytes that are no image")
+            return found
+    keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
+    if any(key in value for key in ("bytes", "path")):
+        return None
+    raise RowError(f"the image column holds a dict with the keys {keys}, not a file name", "an image that is a dict")
+
+
+def _image_notation(text: str) -> Any:
+    try:
+        return parse_json(text, "")
+    except ClipcapError:
+        return python_object(text)
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The image that a text is the base64 of, as a data address too."""
+    head, comma, rest = text.partition(",")
+    data = head.startswith("data:") and bool(comma)
+    if not data and not (len(text) >= 64 and _BASE64.match(text)):
+        return None
+    body = rest if data else text
+    try:
+        start = base64.b64decode(
+            body[:88].ljust(-(-len(body[:88]) // 4) * 4, "="), b"-_" if "-" in body or "_" in body else None
+        )
+        if not data and suffix_of(start[:SIGNATURE_BYTES]) is None:
+            return None
+        return base64.b64decode(body + "=" * (-len(body) % 4), b"-_" if "-" in body or "_" in body else None)
+    except (binascii.Error, ValueError) as error:
+        if data:
+            raise RowError("a data address that is no base64", "an image that is no base64") from error
+        return None
+
+
+def image_in_conversation(value: Any) -> str | bytes | None:
+    """The image that a message of a conversation holds, as TRL's, axolotl's and Qwen's do; None where none does."""
+    for turn in value if isinstance(value, (list, tuple)) else ():
+        if not isinstance(turn, dict):
+            return None
+        content = turn.get("content", turn.get("value"))
+        if isinstance(content, str) and (match := _IMG_PATH.search(content)):
+            return match[1].strip()
+        for part in content if isinstance(content, (list, tuple)) else ():
+            if isinstance(part, dict) and (part.get("type") in ("image", "image_url") or "image" in part):
+                found = {key: inner for key, inner in part.items() if key != "type" and inner}
+                if found:
+                    return _image_in_object(found)
+    return None

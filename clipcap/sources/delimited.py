@@ -1,0 +1,257 @@
+"""Tables of text with a delimiter, as spreadsheets, pandas, R, Kaggle and shells write them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from clipcap.errors import ClipcapError
+from clipcap.images.kinds import is_image_name
+from clipcap.runtime.text import in_short, shown
+from clipcap.sources.faults import Faults
+from clipcap.sources.textfiles import TextPlace, read_lines
+
+DELIMITERS = ",\t;|"
+MAX_ROW_LINES = 1000  # beyond that many lines an open quote is taken for a sign
+REPEATED = "header lines between the rows, left out"
+_SAMPLE_ROWS = 50
+_SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
+_RULE = re.compile(r"[\s|+:=-]*-[\s|+:=-]*")  # the line under the head of a table in Markdown or of psql
+_CAPTION_NUMBER = re.compile(r"#[0-9]+$")
+_ESCAPED = {"doublequote": False, "escapechar": "\\"}
+_WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True}, _ESCAPED)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table is written."""
+
+    delimiter: str  # a blank: an image name, white space, the rest
+    columns: list[str]
+    first: int  # number of the first line with a row
+    quote: str = '"'
+    wrapped: bool = False  # each whole line is one quoted cell
+    headless: bool = False
+
+
+def is_data(cells: Sequence[str]) -> bool:
+    """Whether a first line is a row: one of its cells names an image."""
+    return any(is_image_name(_CAPTION_NUMBER.sub("", cell.strip().strip("\"'"))) for cell in cells)
+
+
+def find_layout(path: TextPlace) -> Layout:
+    """Read the layout off the first lines.
+
+    Raises:
+        ClipcapError: the file is empty.
+    """
+    lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(read_lines(path), 1))
+    lines = ((number, line) for number, line in lines if line.strip())
+    number, head = next(lines, (0, ""))
+    delimiter = None
+    if match := _SEPARATOR_LINE.fullmatch(head):  # for Excel
+        delimiter = match[1]
+        number, head = next(lines, (0, ""))
+    elif head.lower() in ("sep=", '"sep="'):  # sep=<tab>, whose tab is white space
+        delimiter = "\t"
+        number, head = next(lines, (0, ""))
+    while head.startswith("#") and not is_data([head]) and len(_split(head, delimiter or _delimiter(path, head))) < 2:
+        number, head = next(lines, (0, ""))  # a remark above the table
+    if not number:
+        raise ClipcapError(f"{shown(path)}: the file is empty")
+    head = head.removeprefix("#").lstrip(" ") if not is_data([head]) else head
+    sample = list(itertools.islice(lines, _SAMPLE_ROWS))
+    wrapped = False
+    if delimiter is None:
+        inner = _quoted(head, ",", '"', {})
+        wrapped = head.startswith('"') and inner is not None and len(inner) == 1 and _has_delimiter(inner[0])
+        head = inner[0] if wrapped else head
+        delimiter = _delimiter(path, head)
+    quote = _quote_of([line for _, line in sample], delimiter)
+    cells = _split(head, delimiter, quote)
+    if is_data(cells):
+        return _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample])
+    columns = [name.strip().strip("\ufeff") for name in cells]
+    if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
+        columns = ["", *columns]
+    return Layout(delimiter, columns, number + 1, quote, wrapped)
+
+
+def _headless(delimiter: str, cells: list[str], number: int, quote: str, wrapped: bool, sample: list[str]) -> Layout:
+    """The layout of a table that starts with its first row: columns are called by their number."""
+    width = len(cells)
+    if width > 2 and is_data(cells[:1]) and any(len(_split(line, delimiter, quote)) != width for line in sample):
+        width = 2  # delimiters within the captions
+    return Layout(delimiter, [str(i + 1) for i in range(width)], number, quote, wrapped, headless=True)
+
+
+def read_rows(
+    path: TextPlace, layout: Layout, faults: Faults, notes: dict[str, int]
+) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, cells) of each row; `notes` counts what was done to make sense of them."""
+    lines = deque()
+    source = iter(enumerate(read_lines(path), 1))
+    for _ in range(layout.first - 1):
+        next(source, None)
+    width = len(layout.columns)
+    while True:
+        number, line = lines.popleft() if lines else next(source, (0, ""))
+        if not number:
+            return
+        text = line.rstrip("\r\n")
+        if layout.wrapped:
+            inner = _quoted(text, ",", '"', {})
+            text = inner[0] if inner and len(inner) == 1 else text
+        if not text.strip(layout.delimiter + " \t"):
+            continue
+        cells = _row(text, layout, lines, source, notes)
+        if len(cells) > width and not any(map(str.strip, cells[width:])):
+            cells = cells[:width]
+        elif len(cells) > width == 2:
+            cells = _joined(cells, layout.delimiter, notes)
+        if not layout.headless and [cell.strip() for cell in cells] == layout.columns:
+            notes[REPEATED] = notes.get(REPEATED, 0) + 1
+        elif not (_RULE.fullmatch(text) and not is_data(cells)):
+            yield number, cells
+
+
+def _row(
+    text: str, layout: Layout, lines: deque, source: Iterator[tuple[int, str]], notes: dict[str, int]
+) -> list[str]:
+    """The cells of the row that begins with this line; further lines of it are taken from `lines` and `source`."""
+    delimiter, quote, width = layout.delimiter, layout.quote, len(layout.columns)
+    if delimiter == " ":
+        return _split(text, delimiter, quote)
+    if quote not in text:
+        cells = text.split(delimiter)
+        escaped = _quoted(text, delimiter, quote, _ESCAPED) if "\\" in text and len(cells) > width else None
+        return escaped if escaped and len(escaped) == width else cells
+    ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
+    if f"{delimiter} {quote}" in text:
+        ways = ({"skipinitialspace": True}, *ways)
+    readings = [_quoted(text, delimiter, quote, how) for how in ways]
+    for cells in readings:
+        if cells is not None and len(cells) == width:
+            return cells
+    plain = text.split(delimiter)
+    if not any(readings) and (cells := _over_lines(text, layout, lines, source)):
+        return cells
+    if len(plain) == width:  # a quote is a sign like any other
+        key = "captions with a quote that closes nothing, read as it is"
+        notes[key] = notes.get(key, 0) + 1
+        return plain
+    return next(filter(None, readings), plain)
+
+
+def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[int, str]]) -> list[str] | None:
+    """The cells of a row whose quoted cell holds line ends; None where the quote is a sign, and nothing is taken.
+
+    A quote that a caption happens to begin with would swallow the rows up to the next quote at a line's end: lines
+    that are each a row by themselves are taken for rows.
+    """
+    delimiter, quote, width = layout.delimiter, layout.quote, len(layout.columns)
+    whole, rows_by_themselves = [text], [text.split(delimiter)]
+    for i in range(MAX_ROW_LINES):
+        if i == len(lines):
+            following = next(source, None)
+            if following is None:
+                return None
+            lines.append(following)
+        line = lines[i][1].rstrip("\r\n")
+        whole.append(line)
+        rows_by_themselves.append(line.split(delimiter))
+        if quote not in line:
+            continue
+        for how in _WAYS_TO_QUOTE:
+            cells = _quoted("\n".join(whole), delimiter, quote, how)
+            if cells is not None and len(cells) == width:
+                if all(_alike(rows_by_themselves[0], row, width, delimiter) for row in rows_by_themselves):
+                    return None
+                for _ in range(i + 1):
+                    lines.popleft()
+                return cells
+    return None
+
+
+def _alike(first: list[str], row: list[str], width: int, delimiter: str) -> bool:
+    """Whether a line is a row by itself: of the right width, with an image or a number where the first has one."""
+    if len(row) != width:
+        return False
+    marks = [
+        i for i in range(min(width, len(first))) if is_image_name(first[i].strip()) or first[i].strip().isdigit()
+    ]
+    matching = any(is_image_name(row[i].strip()) or row[i].strip().isdigit() for i in marks)
+    return matching or (delimiter == "\t" and not marks)
+
+
+def _joined(cells: list[str], delimiter: str, notes: dict[str, int]) -> list[str]:
+    """Two cells of a row whose caption has the delimiter in it, where the other is an image's name; else as it is."""
+    if is_data(cells[:1]):
+        cells = [cells[0], delimiter.join(cells[1:])]
+    elif is_data(cells[-1:]):
+        cells = [delimiter.join(cells[:-1]), cells[-1]]
+    else:
+        return cells
+    key = f"captions with an unquoted '{shown(delimiter)}', read to the end of the line"
+    notes[key] = notes.get(key, 0) + 1
+    return cells
+
+
+def _quoted(text: str, delimiter: str, quote: str, how: dict) -> list[str] | None:
+    """The cells of a row in one way of quoting; None where it is not written so."""
+    try:
+        rows = list(csv.reader([text], delimiter=delimiter, quotechar=quote, strict=True, **how))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None
+
+
+def _split(text: str, delimiter: str, quote: str = '"') -> list[str]:
+    if delimiter == " ":
+        return text.split(None, 1)
+    if quote not in text:
+        return text.split(delimiter)
+    readings = (_quoted(text, delimiter, quote, how) for how in _WAYS_TO_QUOTE)
+    return next((cells for cells in readings if cells), text.split(delimiter))
+
+
+def _has_delimiter(text: str) -> bool:
+    return any(sign in text for sign in DELIMITERS)
+
+
+def _delimiter(path: TextPlace, head: str) -> str:
+    """The delimiter beside an image's name in a first row; else tab for .tsv, else the commonest in the head."""
+    for sign in "\t|;,":
+        cells = _split(head, sign)
+        if len(cells) > 1 and (is_data(cells[:1]) or is_data(cells[-1:])):
+            return sign
+    if is_data(head.split(None, 1)[:1]) and not _has_delimiter(head.split(None, 1)[0]):
+        return " "
+    outside = re.sub(r'"[^"]*"', "", head)
+    if str(path).lower().endswith((".tsv", ".tab")) and "\t" in outside:
+        return "\t"
+    return max(DELIMITERS, key=outside.count)
+
+
+def _quote_of(sample: list[str], delimiter: str) -> str:
+    """The sign around texts: ' where every row has a cell in them and none in double quotes."""
+    single = re.compile(rf"(?:^|{re.escape(delimiter)}\s*)'[^']*(?:''[^']*)*'\s*(?={re.escape(delimiter)}|$)")
+    return "'" if sample and all(single.search(line) and '"' not in line for line in sample) else '"'
+
+
+def _has_row_names(sample: list[str], delimiter: str, quote: str, width: int) -> bool:
+    """Whether rows begin with a number that the header has no name for, as R writes them."""
+    rows = [_split(line, delimiter, quote) for line in sample]
+    return bool(rows) and all(len(row) == width + 1 and row[0].strip().isdigit() for row in rows)
+
+
+def wrong_width(cells: Sequence[str], layout: Layout) -> str:
+    """Why a row does not fit its header."""
+    return (
+        f"{len(cells)} fields where the header has {len(layout.columns)} (a text with "
+        f"{shown(layout.delimiter)} in it belongs in double quotes): {in_short(layout.delimiter.join(cells), 60)}"
+    )

@@ -1,0 +1,197 @@
+"""Folders as people have them: tables at the top or in each split's folder, tars, photos with texts beside them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap.errors import ClipcapError
+from clipcap.images.folders import counted_suffixes, list_folder, photo_folders, walk
+from clipcap.images.kinds import is_image_name
+from clipcap.images.photos import Photos
+from clipcap.images.read import is_image_file
+from clipcap.runtime.text import shown
+from clipcap.sources import coco, tars
+from clipcap.sources.columns import choose_columns
+from clipcap.sources.faults import Faults
+from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
+from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
+
+MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
+_USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
+_TEXT_TABLES = re.compile(r"(?:captions?|metadata|annotations?|results(_\w+)?|.*\.token)\.txt|.*\.token")
+# What Kaggle, the hub, img2dataset and this program leave beside captions.
+_NO_CAPTIONS = re.compile(
+    r"dataset-metadata\.json|dataset_infos?\.json|dataset_dict\.json|state\.json|.*_stats\.json|croissant.*\.json|"
+    r"readme\..*|licen[sc]e.*|download_errors\.csv|.*_errors\.csv|package\.json|config\.json|kaggle\.json"
+)
+_SHARD = re.compile(r".*-\d+-of-\d+.*|\d+|.*(?:part|shard|chunk)[-_.]?\d+.*|.*\d{5,}.*")
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """A table of a set: where it is, and what of its place says to which split its images belong."""
+
+    path: Path
+    prefix: str = ""
+    split: str | None = None
+
+
+def tables_at_top(folder: Path) -> list[CaptionTable]:
+    """The tables of captions in a folder itself: one, or the shards or splits of one set.
+
+    Raises:
+        ClipcapError: there are several that do not belong together.
+    """
+    folders, names = list_folder(folder)
+    candidates = _candidates(names, folders)
+    if len(candidates) > 1 and not _belong_together(candidates):
+        usual = [name for name in candidates if os.path.splitext(name)[0].lower() in _USUAL_NAMES]
+        candidates = usual if len(usual) == 1 else [n for n in candidates if holds_captions(folder / n)] or candidates
+        if len(candidates) > 1 and not _belong_together(candidates):
+            choice = ", ".join(map(shown, candidates))
+            raise ClipcapError(f"{shown(folder)}: several tables ({choice}): choose one with --captions FILE")
+    elif len(candidates) == 1 and not _known(candidates[0]) and not holds_captions(folder / candidates[0], True):
+        return []
+    splits = {name: split_in(name) for name in candidates}
+    several = len(set(splits.values())) > 1
+    prefixes = {name: f"{os.path.splitext(name)[0]}/" if len(candidates) > 1 else "" for name in candidates}
+    return [CaptionTable(folder / n, prefixes[n], splits[n] if several else None) for n in candidates]
+
+
+def _known(name: str) -> bool:
+    """Whether a table can be nothing but captions, so that its errors are the user's to see."""
+    return not name.lower().endswith(".json") or os.path.splitext(name)[0].lower() in _USUAL_NAMES
+
+
+def tables_below(folder: Path) -> list[CaptionTable]:
+    """The tables of captions in folders below: of splits, of classes, or one in a folder of its own.
+
+    Raises:
+        ClipcapError: there are several that do not belong together.
+    """
+    found: list[CaptionTable] = []
+    for below in _folders_below(folder):
+        relative = below.relative_to(folder).as_posix()
+        split = next((SPLIT_WORDS[p.lower()] for p in relative.split("/") if p.lower() in SPLIT_WORDS), None)
+        folders, names = list_folder(below)
+        for name in _candidates(names, folders):
+            if holds_captions(below / name):
+                found.append(CaptionTable(below / name, f"{relative}/", split or split_in(name)))
+    places = {table.path.parent for table in found}
+    alone = len(places) == 1 and _belong_together([table.path.name for table in found])
+    own = all(_holds_photos(place) or split_in(place.name) for place in places)
+    if len(found) > 1 and not alone and not own:
+        choice = ", ".join(shown(table.path.relative_to(folder)) for table in found[:10])
+        raise ClipcapError(f"{shown(folder)}: several tables ({choice}): choose one with --captions FILE")
+    if len({table.split for table in found}) <= 1:
+        found = [CaptionTable(table.path, table.prefix, None) for table in found]
+    return [CaptionTable(table.path, "", None) for table in found] if len(found) == 1 else found
+
+
+def tars_below(folder: Path) -> list[Path]:
+    """Tars in the folders below."""
+    return [
+        below / name
+        for below in _folders_below(folder)
+        for name in list_folder(below)[1]
+        if tars.is_tar_pattern(name)
+    ]
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    pending = [(folder / name, 1) for name in list_folder(folder)[0]]
+    while pending:
+        here, depth = pending.pop(0)
+        yield here
+        if depth < MAX_DEPTH:
+            pending += [(here / name, depth + 1) for name in list_folder(here)[0]]
+
+
+def _candidates(names: list[str], folders: list[str]) -> list[str]:
+    """Files that may be tables of captions. Those called like a photo, a tar or a folder say what is in it."""
+    stems = {os.path.splitext(name)[0].lower() for name in names if is_image_name(name) or tars.is_tar_pattern(name)}
+    stems |= {name.lower() for name in names if is_image_name(name)} | {f for f in folders if f.isdigit()}
+    tables = [
+        name for name in names if name.lower().endswith(TABLE_SUFFIXES) and not _NO_CAPTIONS.fullmatch(name.lower())
+    ]
+    tables = [name for name in tables if not name.lower().endswith((".txt", ".token")) or _is_text_table(name)]
+    return [name for name in tables if os.path.splitext(name)[0].lower() not in stems]
+
+
+def _is_text_table(name: str) -> bool:
+    return _TEXT_TABLES.fullmatch(name.lower()) is not None
+
+
+def _belong_together(names: list[str]) -> bool:
+    """Whether tables are shards or splits of one set: alike but for words that name splits, and numbers of shards."""
+    alike = {
+        re.sub("|".join(sorted(SPLIT_WORDS, key=len, reverse=True)), "#", without_digits(name)) for name in names
+    }
+    stems = [os.path.splitext(name)[0] for name in names]
+    splits = [split_in(stem) for stem in stems]
+    shards = all(map(_SHARD.fullmatch, stems))
+    return len(alike) == 1 and (shards or (all(splits) and len(set(splits)) == len(names)))
+
+
+def holds_captions(path: Path, unless_json: bool = False) -> bool:
+    """Whether a table has columns of images and captions; with `unless_json`, errors of other kinds count as yes."""
+    try:
+        table = read_table(path, Faults())
+        if coco.is_coco(table.document):
+            return True
+        columns = choose_columns(table, None, None)
+        if isinstance(table.document, dict) and columns.image and not _names_photos(table, columns.image):
+            return False
+    except ClipcapError:
+        return unless_json and not str(path).lower().endswith(".json")
+    return True
+
+
+def _names_photos(table: Table, column: str) -> bool:
+    """Whether some of the first rows name an image, or a photo that is there: any object maps words to words."""
+    photos = Photos(photo_folders(Path(str(table.path)).parent, PHOTO_FOLDERS, None), anywhere=True)
+    first = [str(cells[0]) for _, cells in itertools.islice(table.rows(column), 20)]
+    return any(is_image_name(name) or photos.knows(name) for name in first)
+
+
+def _holds_photos(folder: Path) -> bool:
+    return any(is_image_name(path.name) for path in walk(folder))
+
+
+def only_folder(folder: Path) -> Path:
+    """The folder itself, or the one below that holds all there is, as archives unpack to."""
+    while True:
+        folders, names = list_folder(folder)
+        rest = [name for name in names if not _NO_CAPTIONS.fullmatch(name.lower())]
+        if len(folders) != 1 or rest:
+            return folder
+        folder = folder / folders[0]
+
+
+def photos_and_texts(folder: Path) -> list[str]:
+    """Every file below a folder but those that say what the set is, by its path from there with slashes."""
+    files = (
+        path.relative_to(folder).as_posix() for path in walk(folder) if not _NO_CAPTIONS.fullmatch(path.name.lower())
+    )
+    return list(files)
+
+
+def is_photo_in(folder: Path, name: str) -> bool:
+    """Whether a file below a folder is an image, by its suffix, or by its first bytes where it has none."""
+    return is_image_file(folder / name)
+
+
+def packed_hint(names: list[str]) -> str:
+    """What to do with archives, where a folder holds nothing else; empty where there are none."""
+    packed = [name for name in names if name.lower().endswith(PACKED_SUFFIXES)]
+    return f"; unpack or convert first: {', '.join(map(shown, packed[:5]))}" if packed else ""
+
+
+def other_files(names: list[str]) -> str:
+    """Files that are neither photos nor captions, counted by suffix; empty where there are none."""
+    return counted_suffixes(names) if names else ""

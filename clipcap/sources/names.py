@@ -1,0 +1,69 @@
+"""The names that people give to columns, folders and files: of images, captions, splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# Compared without capitals, blanks, dots, hyphens and underscores; the first that is there is the column.
+IMAGE_NAMES = (
+    "image file filename imagepath imagefile imagefilename imagename filepath path imagefilepath imagefilepath img "
+    "imgpath imgname imgfile imgfilename images photo photopath photoname photofile picture pic jpg png webp jpeg "
+    "imagelink imageurl imageurls url urls link imgurl photourl fname relpath relativepath imagelocalpath"
+).split()
+ID_NAMES = ("imageid", "imgid", "photoid", "key", "id", "index", "uid", "uniqid", "name", "asset", "assetid")
+CAPTION_NAMES = (
+    "caption captions text texts captiontext captionstr captiontxt description descriptions sentence sentences title "
+    "titles raw comment comments txt imagecaption imagedescription imgcaption photodescription alttext alt "
+    "shortcaption longcaption detailedcaption generatedcaption blipcaption recaption summary utterance annotation "
+    "response output answer completion target referencestrs conversations conversation messages dialog prompt label "
+    "tags tag"
+).split()
+CONVERSATIONS = ("conversations", "conversation", "messages", "dialog")
+# Folders of photos beside a table of captions.
+PHOTO_FOLDERS = (
+    "images image imgs img photos photo pictures pics pic dataset data gifs files jpg jpeg train2014 val2014 "
+    "train2017 val2017 flicker8k_dataset flickr8k_dataset flickr30k_images flickr30k-images"
+).split()
+SPLIT_NAMES = ("split", "set", "subset", "setname", "partition", "phase", "datasplit", "splitname")
+UNUSABLE_FLAGS = ("isrejected", "isprecanned", "rejected", "precanned", "isspam")
+
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "trainset": "train", "restval": "train", "trainval": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "valset": "val", "devel": "val",
+    "test": "test", "testing": "test", "testset": "test",
+}  # fmt: skip
+_WORD = re.compile(r"[a-z]+")
+_MEMBER = re.compile(r"(.+?)(?:[\s_.\-/\[(]*\d{1,3}|[\s_.\-/\[(]+[a-h])[\])]?", re.IGNORECASE)
+_SHARD_DIGITS = re.compile(r"\d+")
+
+
+def plain(name: str) -> str:
+    """A column's name as it is compared."""
+    return re.sub(r"[\s_.\-]+", "", name).lower()
+
+
+def split_in(name: str) -> str | None:
+    """The split that the name of a file or folder speaks of: `captions_train2017.json`, `val-00001.tar`, `Test`."""
+    words = [SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in SPLIT_WORDS]
+    return words[0] if words else None
+
+
+def family_of(base: str, columns: Iterable[str]) -> list[str]:
+    """Columns that are numbered members of one family (`base` and a number or letter), with `base` itself."""
+    columns = list(columns)
+    members = [
+        column for column in columns if (match := _MEMBER.fullmatch(column.strip())) and plain(match[1]) == base
+    ]
+    return [column for column in columns if column in members or plain(column) == base] if members else []
+
+
+def caption_family(columns: Iterable[str]) -> list[str]:
+    """Columns that are captions one beside the other: caption_0 … caption_4, comment 1, `caption` and `caption.1`."""
+    columns = list(columns)
+    return next(filter(None, (family_of(base, columns) for base in CAPTION_NAMES)), [])
+
+
+def without_digits(name: str) -> str:
+    """A file's name with its numbers taken out: shards of one table are alike in it."""
+    return _SHARD_DIGITS.sub("#", name.lower())

@@ -1,0 +1,163 @@
+"""The rows of a table as captions of images: names looked up, images in cells addressed, broken rows counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipcap.errors import ClipcapError
+from clipcap.images.photos import PhotoLinkError, PhotoNameError, Photos
+from clipcap.images.ref import ImageRef
+from clipcap.runtime.text import shown
+from clipcap.sources.cells import captions_in, image_in, image_in_conversation
+from clipcap.sources.collector import Collector, split_name
+from clipcap.sources.columns import Columns, choose_columns
+from clipcap.sources.faults import RowError
+from clipcap.sources.tables import Table
+
+LINKS = "a link in place of a file"
+NOT_FETCHED = "not downloaded"
+_INPUT_FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a table's images belong to the set it is a part of."""
+
+    prefix: str = ""  # of image ids, where several tables make one set
+    split: str | None = None  # of all of its images, where the table does not say
+
+
+def add_table(
+    collector: Collector,
+    table: Table,
+    photos: Photos,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    part: Part = Part(),
+) -> None:
+    """Add every row that can be used; the others are counted in the collector's faults.
+
+    Raises:
+        ClipcapError: the columns cannot be guessed.
+    """
+    try:
+        columns = choose_columns(table, image_column, caption_column, photos.knows)
+    except ClipcapError as error:
+        raise ClipcapError("; ".join([str(error), *collector.faults.notes()])) from error
+    if columns.note:
+        collector.note(columns.note)
+    links_before = photos.links
+    reader = _RowReader(collector, table, photos, columns, part)
+    rows = table.rows(*columns.wanted, faults=collector.faults, notes=collector.remarks)
+    for number, (where, cells) in enumerate(rows):
+        try:
+            reader.add(number, where, dict(zip(columns.wanted, cells)))
+        except PhotoLinkError as error:
+            collector.faults.add(where, error, LINKS)
+        except PhotoNameError as error:
+            collector.faults.add(where, error, "not a file name inside the folder of the photos")
+        except RowError as error:
+            collector.faults.add(where, error)
+    nothing = f"nothing in column '{shown(columns.image)}'" if columns.image else "no image in the messages"
+    collector.note_count(reader.nameless, "row", f"left out: {nothing}")
+    collector.leave_out(reader.not_fetched, "image", "its download failed (column 'status')", NOT_FETCHED)
+    if photos.links > links_before:
+        collector.note(_how_to_fetch(table, columns, photos.links - links_before))
+
+
+def add_row(
+    collector: Collector,
+    where: str,
+    photos: Photos,
+    names: Sequence[str],
+    image_id: str,
+    captions: list[str],
+    split: str | None = None,
+) -> None:
+    """Add the captions of a photo that goes by one of `names`; where none can be a file's, the row is at fault."""
+    try:
+        photo = ImageRef(photos.find(*names))
+    except PhotoNameError as error:
+        collector.faults.add(where, error, "not a file name inside the folder of the photos")
+        return
+    collector.add(image_id, photo, captions, split)
+
+
+class _RowReader:
+    """Adds rows of one table to a collector."""
+
+    def __init__(self, collector: Collector, table: Table, photos: Photos, columns: Columns, part: Part):
+        self._collector, self._table, self._photos, self._columns, self._part = (
+            collector,
+            table,
+            photos,
+            columns,
+            part,
+        )
+        self.nameless = self.not_fetched = 0
+
+    def add(self, number: int, where: str, row: dict[str, Any]) -> None:
+        """Add a row.
+
+        Raises:
+            RowError: it cannot be used.
+            PhotoNameError: its image's name can be no file's.
+        """
+        columns, collector = self._columns, self._collector
+        image = self._image(row)
+        if columns.status and row[columns.status] not in ("success", None, "") and not isinstance(image, bytes):
+            self.not_fetched += 1
+            return
+        if not image:
+            self.nameless += 1
+            return
+        image_id, ref = self._place(number, image)
+        captions = [text for name in columns.captions for text in captions_in(row[name], collector.remarks)]
+        split = self._split(row)
+        mark = next((name for name in columns.unusable if is_true(row[name])), None)
+        if mark:
+            collector.unusable[mark] += sum(map(bool, captions))
+            captions = []
+        collector.add(self._part.prefix + image_id, ref, captions, split)
+
+    def _image(self, row: dict[str, Any]) -> str | bytes | None:
+        if self._columns.image:
+            return image_in(row[self._columns.image])
+        talks = (image_in_conversation(row[name]) for name in self._columns.captions)
+        return next(filter(None, talks), None)
+
+    def _place(self, number: int, image: str | bytes) -> tuple[str, ImageRef]:
+        """(image id, where the image lies)."""
+        if isinstance(image, str):
+            return image, self._photos.place(image)
+        label, path = f"{number:08d}", Path(str(self._table.path))
+        if self._columns.image in self._table.image_columns:
+            return label, ImageRef(path, f"row {number + 1}", number, column=self._columns.image)
+        return label, ImageRef(path, f"row {number + 1}", data=image)
+
+    def _split(self, row: dict[str, Any]) -> str | None:
+        cell = row[self._columns.split] if self._columns.split else None
+        if cell is None or cell != cell or not str(cell).strip():
+            return self._part.split
+        return split_name(str(cell))
+
+
+def is_true(value: Any) -> bool:
+    """Whether a flag is set, however it is written."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("true", "1", "1.0", "yes", "y", "t")
+    return value is not None and value == value and bool(value)
+
+
+def _how_to_fetch(table: Table, columns: Columns, links: int) -> str:
+    name = str(table.path)
+    kind = _INPUT_FORMATS.get(Path(name).suffix.lower(), "csv")
+    caption = columns.captions[0]
+    return (
+        f"{links:,} links in column '{shown(columns.image)}': img2dataset fetches their pictures, --url_list "
+        f"'{shown(name)}' --input_format {kind} --url_col '{shown(columns.image)}' --caption_col '{shown(caption)}' "
+        f"--output_format webdataset --output_folder pictures; then parse that folder"
+    )

@@ -25,7 +25,7 @@ STOP_WORDS = frozenset(
     how i if in into is it its just many more most my near next no not of off on one onto or other our out over
     own same she so some something such than that the their them then there these they this those through to too
     two three under up very was we were what when where which while who will with you your
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 

@@ -90,7 +90,13 @@ def choose_pairs(captions: str, drawer: Drawer, config: SynthesiseConfig) -> lis
         chosen += usable
     cut = config.captions == "class"
     return [
-        Pair(i, caption, word, config.template.replace("{}", word) if cut else caption, (config.seed * 1_000_003 + i) % 2**32)
+        Pair(
+            i,
+            caption,
+            word,
+            config.template.replace("{}", word) if cut else caption,
+            (config.seed * 1_000_003 + i) % 2**32,
+        )
         for i, (caption, word) in enumerate(chosen[: config.count])
     ]
 

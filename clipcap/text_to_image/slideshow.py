@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import in_natural_order, is_image_name, list_folder, require_folder
+from clipcap.images.folders import in_natural_order, list_folder, require_folder
+from clipcap.images.kinds import is_image_name
 from clipcap.images.read import open_image
 from clipcap.text_to_image.config import SlideshowConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames

@@ -104,8 +104,8 @@ def test_generated_pictures_are_never_held_out(place, tmp_path):
     refuse_generated([None, tmp_path / "photo.jpg"])
 
 
-TINY = ("--embed_dim", "16", "--resolution", "32", "--vision_width", "64", "--vision_layers", "1", "--text_width", "64",
-        "--text_layers", "1", "--bs", "4", "--epochs", "1", "--workers", "0")  # fmt: skip
+TINY = "--embed_dim 16 --resolution 32 --vision_width 64 --vision_layers 1 --text_width 64 --text_layers 1".split()
+TINY += "--bs 4 --epochs 1 --workers 0".split()
 
 
 def contrastive(data, out, *words):

@@ -69,11 +69,11 @@ def build_page(
 
 def theme() -> Any:
     """The looks that Gradio knows of, in the fonts of the reader's system."""
-    import gradio as gr
+    from gradio.themes import Base, Font
 
-    font = [gr.themes.Font(FONT), gr.themes.Font("sans-serif")]
-    mono = [gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")]
-    base = gr.themes.Base(
+    font = [Font(FONT), Font("sans-serif")]
+    mono = [Font("ui-monospace"), Font("monospace")]
+    base = Base(
         primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="lg", font=font, font_mono=mono
     )
     return base.set(  # the defaults are too pale to be read by everybody

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, cast
 
 from clipcap.app.calls import Calls
 from clipcap.app.config import AppConfig
@@ -28,6 +28,7 @@ from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
+from clipcap.models.config import ModelConfig
 from clipcap.retrieval.index import Index
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
@@ -123,7 +124,7 @@ def _about(config: AppConfig, captioner: Captioner) -> str:
     """A line on the model, without the folders of this machine."""
     if config.load.load_pt is None:
         return "The bundled demo model, which knows drawn plates of food alone"
-    own = captioner.model.config
+    own = cast(ModelConfig, captioner.model.config)  # of a ClipCap, the one kind that load_captioner reads
     parts = [
         config.load.load_pt,
         f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",

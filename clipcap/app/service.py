@@ -16,7 +16,7 @@ from torch import Tensor
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.outputs import csv_lines
+from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.load import load_encoder
@@ -66,7 +66,7 @@ class CaptionService:
         return [_row(caption) for caption in captions]
 
     def caption_many(
-        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], None]
+        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], object]
     ) -> tuple[list[Row], str]:
         """The best caption of each photo.
 
@@ -200,7 +200,7 @@ def _row(caption: Caption) -> Row:
     return {
         "caption": caption.text,
         "logprob": round(caption.logprob, 4),
-        "clip_score": round(caption.clip_score, 4),
+        "clip_score": None if caption.clip_score is None else round(caption.clip_score, 4),
     }
 
 

@@ -157,7 +157,7 @@ def _settings(longest: int) -> list[Any]:
     """How captions are written, in the order that `_decoding` takes it."""
     import gradio as gr
 
-    default = DecodeConfig()
+    default = DecodeConfig().resolved()
     most_tokens = min(100, longest)
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         decoding = gr.Radio([BEAM, SAMPLING], value=BEAM, label="Decoding", elem_classes="decoding")

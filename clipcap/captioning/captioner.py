@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
@@ -85,7 +85,7 @@ class Captioner:
         With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
@@ -242,12 +242,13 @@ class Captioner:
         self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None = None
     ) -> list[list[Caption]]:
         """Captions for one batch of embeddings [B, D]; `numbers` of its images in the run, as `decode` takes them."""
+        config = config.resolved()
         embeddings = embeddings.to(self.device, torch.float32)
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
-            several = config.beam_size if config.beam else max(5, wanted)
-            config = replace(config, num_captions=max(several, wanted))
+            several = config.beam_size if config.beam else BEAMS
+            config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(embeddings), config)
         found = self._decode(embeddings, config, numbers)
         if config.recipe != "reference":
@@ -259,7 +260,7 @@ class Captioner:
     def _prepare(self, images: int, config: DecodeConfig) -> None:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
-        rows = images * (config.beam_size if config.beam else config.num_captions)
+        rows = images * ((config.beam and config.beam_size) or config.num_captions)
         if rows > 1 and self._images > 1 and self._packable:
             pack_for_rows(self.model.lm)
 
@@ -297,7 +298,8 @@ def _is_image(value: Any) -> bool:
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
-        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+        config = DecodeConfig.of(**options)
+        return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
 
 
@@ -318,7 +320,7 @@ def _listed(images: Any) -> list:
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
+    """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "

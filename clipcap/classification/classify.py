@@ -210,7 +210,7 @@ def _tops(probabilities: Tensor, labels: Sequence[str], top: int) -> list[list[t
     """The first labels of each row with their probabilities."""
     values, order = probabilities.sort(dim=1, descending=True, stable=True)
     return [
-        [(labels[i], value) for i, value in zip(row[:top], numbers[:top], strict=True)]
+        [(labels[int(i)], value) for i, value in zip(row[:top], numbers[:top], strict=True)]
         for row, numbers in zip(order.tolist(), values.tolist(), strict=True)
     ]
 

@@ -46,11 +46,11 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
         raise ClipcapError(f"{flag} {name}: no such file or folder")
     table = read_table(path)
     label_column = label_column or _label_column(table, flag)
-    columns = choose_columns(table, image_column, label_column)
+    image_column = choose_columns(table, image_column, label_column).image
+    if image_column is None:
+        raise ClipcapError(f"{flag} {name}: cannot tell the image column, give --image_column{table.columns_hint()}")
     photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None), anywhere=True)
-    rows = [
-        (str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(str(columns.image), label_column)
-    ]
+    rows = [(str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(image_column, label_column)]
     found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
     if not found:
         raise ClipcapError(f"{flag} {name}: no rows with an image and a label")

@@ -20,7 +20,6 @@ class ContrastiveLoopConfig(LoopConfig):
     epochs: int = option(30, "passes over the images, each time with another caption of each")
     weight_decay: float = option(0.1, "AdamW weight decay (not of biases, norms and the temperature)")
     grad_clip: float = option(1.0, "clip the gradient's L2 norm (0: off)")
-    keep: int = option(1, "numbered checkpoints to keep (0: all)", group="output")
     seed: int = option(42, "seed of split, initial weights, order, crops and dropout")
 
 

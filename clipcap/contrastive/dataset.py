@@ -74,7 +74,7 @@ class ImageTextBatch:
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     rows: np.ndarray  # int64 [B], the images; NO_IMAGE where there is none
-    keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE where there is no picture
+    keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE for a missing picture
     crops: Crops
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:

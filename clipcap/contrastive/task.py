@@ -61,7 +61,7 @@ class ContrastiveTask:
                 f"{len(train) - len(extra)}"
             )
         if config.bs * accelerator.num_processes < 2:
-            raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
+            raise ClipcapError("--bs 1 leaves no other image to compare with: set it to 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
         pictures = self._pictures(train, crops.side)
         mixed = Extra(len(extra), config.extra_share if extra else 0.0)
@@ -107,7 +107,7 @@ class ContrastiveTask:
         return f" and {extra.count} of {self.config.extra} ({extra.share:.0%} of every batch)" if extra.share else ""
 
     def decode(self) -> None:
-        """Read the pictures that are kept in memory."""
+        """Read the pictures that stay in memory."""
         for pictures in (self.pairs.pictures, self.held_out.pictures):
             pictures.fill(quiet=not self.accelerator.is_main_process)
         self._tell_bad()
@@ -128,7 +128,7 @@ class ContrastiveTask:
             write_errors(errors, list(found.items()))
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.source.max_bad):
-            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
+            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: fix them, or allow more")
         logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -197,6 +197,10 @@ class ContrastiveTask:
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of an encoder."""
         self.towers.write(folder)
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in self.towers.network.state_dict().values())
 
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the towers."""

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from clipcap.demo.drawing.draw import draw
 from clipcap.demo.grammar import FOOD_NAMES, LOOSE_NAMES, captions
 from clipcap.demo.latent_scene import CLASSES, NOISE, latent_scene
-from clipcap.demo.plates import scenes
+from clipcap.demo.plates import Split, scenes
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
@@ -237,7 +237,7 @@ class Judge:
         features, labels = self._real("val", plates // 3)
         self.accuracy = round((self.classify(features) == labels).float().mean().item(), 4)
 
-    def _real(self, split: str, count: int) -> tuple[Tensor, Tensor]:
+    def _real(self, split: Split, count: int) -> tuple[Tensor, Tensor]:
         chosen = (scene for scene in scenes(split, SEED + 9) if len(scene.facts.foods) == 1)
         pairs = [(draw(scene, 96), CLASSES.index(scene.facts.foods[0][0])) for scene in islice(chosen, count)]
         return self.features([picture for picture, _ in pairs]), torch.tensor([label for _, label in pairs])

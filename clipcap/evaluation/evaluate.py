@@ -73,7 +73,10 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
-    found = _read(config) if config.predictions else _caption(config, state)
+    if config.predictions and config.references:
+        found = _read(config.predictions, config.references)
+    else:
+        found = _caption(config, str(config.data), state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
         _write_json(out / REFERENCES, found.references)
@@ -110,28 +113,28 @@ def _write_json(path: Path, content: Any) -> None:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 
 
-def _read(config: EvaluateConfig) -> Captioned:
+def _read(predictions: str, references_path: str) -> Captioned:
     """Somebody's captions, with their references."""
-    references = read_references(config.references)
-    captions = matched(read_predictions(config.predictions), references, config.predictions)
+    references = read_references(references_path)
+    captions = matched(read_predictions(predictions), references, predictions)
     notes = []
     if len(captions) < len(references):
         notes.append(f"{len(references) - len(captions)} images of the references have no caption and do not count")
-    facts = {"captions": config.predictions, "references": config.references}
+    facts = {"captions": predictions, "references": references_path}
     return Captioned(captions, {image: references[image] for image in captions}, facts, notes=notes)
 
 
-def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
+def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captioned:
     """The captions of all images of a feature file; every process returns those of all."""
-    features = read_features(config.data, encoder=config.load.clip_model_type)
+    features = read_features(data, encoder=config.load.clip_model_type)
     references = references_of(features)
     if not references:
-        raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
+        raise ClipcapError(f"--data {data}: holds no captions to compare with: parse the images with theirs")
     _report_processes(state)
     captioner = load_captioner(config.load)
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, data,
         f"the checkpoint {config.load.load_pt}",
     )  # fmt: skip
     first_rows: dict[str, int] = {}
@@ -192,6 +195,7 @@ def caption_rows(
 
 def decoding_said(config: DecodeConfig) -> str:
     """How captions are decoded, in words."""
+    config = config.resolved()
     if config.beam:
         return f"beam search, {config.beam_size} beams"
     if config.greedy or config.temp == 0:

@@ -30,6 +30,7 @@ from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import given
+from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
@@ -87,8 +88,11 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
         partial.create()
     state.wait_for_everyone()
     if done := partial.done():
-        logger.info(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
-    encode_missing(partial, source.records, encoder, config, state)
+        logger.info(f"continuing where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
+    with states_what_is_left(
+        lambda: f"{len(partial.done()):,} batches of {config.batch_size} images are kept: the same command continues"
+    ):
+        encode_missing(partial, source.records, encoder, config, state)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
@@ -145,7 +149,7 @@ def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]
     """The feature file of each split: `out` where there is one; else NAME_train, NAME_val, … for `out` NAME.
 
     Raises:
-        ClipcapError: something else lies there; said before hours of work, not after.
+        ClipcapError: something else lies there; raised before hours of work, not after.
     """
     splits = sorted({record.split for record in records}, key=str)
     paths = {split: split_path(out, split or "rest") if len(splits) > 1 else out for split in splits}
@@ -202,7 +206,7 @@ def _write(
     if lacking:
         raise ClipcapError(
             f"{partial.folder}: {lacking:,} batches of other processes are not there: all machines of a run must "
-            f"write to the same drive; run the same command again, it goes on where it stopped"
+            f"write to the same drive; run the same command again, it continues where it stopped"
         )
     bad = partial.bad()
     meta = FeatureMeta(
@@ -266,7 +270,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
         raise ClipcapError(f"{line}; none is left, nothing is written: correct --data_path or --images")
     if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: repair them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: fix them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
     logger.info(line)

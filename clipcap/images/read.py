@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -249,7 +249,8 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
         from PIL import ImageCms
 
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB"), None
+        rgb = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # None in place only
+        return cast(Image.Image, rgb), None
     if image.mode in ("La", "RGBa"):  # colours multiplied by their opacity
         image = image.convert(image.mode.upper())
     if image.has_transparency_data:

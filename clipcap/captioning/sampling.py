@@ -21,6 +21,7 @@ def sample(
     All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, number of the
     image): the samples of an image depend neither on the batch size nor on its neighbours.
     """
+    config = config.resolved()
     images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
     stop = torch.tensor(stop_ids, device=device)
     chances = None if config.greedy else uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
@@ -34,7 +35,9 @@ def sample(
         if chances is None:
             token = search.argmax(dim=-1)  # [N, K]
         else:
-            token = _draw(search, chances[:, :, position], config.top_k, config.top_p)
+            token = _draw(
+                search, chances[:, :, position], config.top_k or 0, 1.0 if config.top_p is None else config.top_p
+            )
         token = token.masked_fill(state.stopped, stop_ids[0])
         running = ~state.stopped
         state.tokens[:, :, position] = token

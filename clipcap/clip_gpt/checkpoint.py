@@ -58,7 +58,7 @@ class LoadedClipGPT(NamedTuple):
 def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
     """Write the files of a checkpoint into an existing folder; `note` goes into its card."""
     config = model.config
-    save_file({k: v.detach().cpu().contiguous() for k, v in _stored(model).items()}, folder / WEIGHTS)
+    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
@@ -84,7 +84,7 @@ def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> P
     return folder
 
 
-def _stored(model: ClipGPT) -> dict[str, Tensor]:
+def stored_state(model: ClipGPT) -> dict[str, Tensor]:
     """The tensors a checkpoint holds; tied ones once."""
     own = model.state_dict()
     if model.config.stores_lm:
@@ -101,7 +101,7 @@ def restore_clip_gpt(model: ClipGPT, folder: Path) -> None:
     Raises:
         ClipcapError: they are damaged, or one is missing, unknown or of another size (the message names both sizes).
     """
-    state, wanted = read_weights(folder), _stored(model)
+    state, wanted = read_weights(folder), stored_state(model)
     for name in sorted(wanted.keys() | state.keys()):
         if name not in state:
             raise ClipcapError(f"{folder}: tensor {name} is missing: the checkpoint is incomplete")

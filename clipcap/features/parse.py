@@ -29,6 +29,7 @@ from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import given
+from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
@@ -86,7 +87,10 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
     state.wait_for_everyone()
     if done := partial.done():
         logger.info(f"continuing where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
-    encode_missing(partial, source.records, encoder, config, state)
+    with states_what_is_left(
+        lambda: f"{len(partial.done()):,} batches of {config.batch_size} images are kept: the same command continues"
+    ):
+        encode_missing(partial, source.records, encoder, config, state)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []

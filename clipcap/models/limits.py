@@ -53,8 +53,11 @@ def check_mapper_sizes(
     Raises:
         ClipcapError: names the tensor, and both sizes.
     """
-    with torch.device("meta"):
-        wanted = make_mapper(config, embed_dim).state_dict()
+    try:
+        with torch.device("meta"):
+            wanted = make_mapper(config, embed_dim).state_dict()
+    except RuntimeError as error:  # beyond what torch can count
+        raise ClipcapError(f"{path}: its mapper is of a size that no model has ({one_line(error)[:100]})") from error
     for name, tensor in sorted(wanted.items()):
         found = state.get(f"{prefix}{name}")
         if found is None:

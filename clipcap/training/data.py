@@ -18,6 +18,7 @@ from clipcap.models.encoders.names import is_resnet
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
+from clipcap.sources.generated import refuse_generated
 from clipcap.training.config import FeaturesConfig
 
 COMPARED_TOGETHER = 8192  # embeddings
@@ -38,6 +39,8 @@ def training_features(config: FeaturesConfig, seed: int, overfit: int) -> tuple[
     features, val = open_features(config, seed, overfit)
     if val is not None:
         check_finite(val)
+        if val is not features and not overfit:
+            refuse_generated(val.image_paths)
     for note in dict.fromkeys(f.encoder_note for f in (features, val) if f is not None and f.encoder_note):
         logger.info(printable(note))
     for warning in data_warnings(config, features, val):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,19 +141,20 @@ def _check_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} is {list(value.shape)}, its parameter {list(parameter.shape)}")
 
 
-def canonical(value: Any, texts: dict[str, str] | None = None) -> Any:
+def canonical(value: Any, texts: dict[str, str] | None = None, sort: bool = True) -> Any:
     """A copy whose pickle has the same bytes wherever equal values came from: pickles write shared objects once.
 
-    Dictionaries with text keys are sorted, equal texts become one object, lists and tuples objects of their own.
+    Equal texts become one object, lists and tuples objects of their own. Dictionaries are sorted, as optimisers order
+    theirs differently after a resume; `progress` keeps its order, in which the log is written.
     """
     texts = {} if texts is None else texts
     if isinstance(value, str):
         return texts.setdefault(value, value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda item: (type(item[0]).__name__, item[0]))
-        return {canonical(key, texts): canonical(part, texts) for key, part in items}
+        items = list(value.items())
+        if sort:
+            items.sort(key=lambda item: (type(item[0]).__name__, item[0]))
+        return {canonical(k, texts): canonical(v, texts, sort and k != "progress") for k, v in items}
     if isinstance(value, (list, tuple)):
-        return type(value)(canonical(part, texts) for part in value)
-    return float(value) if isinstance(value, float) else value
+        return type(value)(canonical(part, texts, sort) for part in value)
+    return value

@@ -69,6 +69,10 @@ class Task(Protocol[AnyBatch]):
         """Write the checkpoint's files into an existing folder."""
         ...
 
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors that `write` stores."""
+        ...
+
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model.
 

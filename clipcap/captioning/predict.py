@@ -40,6 +40,7 @@ class CaptionBatch:
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
+    pictures: list[Path | None]  # where the images lie
     remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
@@ -64,8 +65,10 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if img and not paths:
         return failed
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
-    if img or decoding.rerank == "clip":
+    if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    if decoding.rerank == "clip":
+        captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
         if output.features:
@@ -78,7 +81,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
                 logger.warning(f"skipped {printable(reason)}")
             found.count(batch)
             if batch.names and batch.embeddings is not None:
-                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
+                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
                 for name, image_captions in zip(batch.names, captions):
                     destination.emit(name, [_framed(caption, output) for caption in image_captions])
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
@@ -160,7 +163,8 @@ def _caption_photos(
     for batch in _progress(encoded, len(photos), batch_size):
         names = [str(photos[number]) for number in batch.numbers]
         own = [numbers[number] for number in batch.numbers]
-        yield CaptionBatch(own, names, batch.embeddings, batch.bad, batch.remarks)
+        pictures: list[Path | None] = [photos[number] for number in batch.numbers]
+        yield CaptionBatch(own, names, batch.embeddings, batch.bad, pictures, batch.remarks)
 
 
 def _caption_features(
@@ -188,7 +192,9 @@ def _feature_batches(features: Features, batch_size: int, done: Callable[[str], 
         finite = embeddings.isfinite().all(dim=1)  # [B]
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
         bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
+        paths = [features.image_paths[row] for row in good]
+        pictures = [None if path is None else Path(path) for path in paths]
+        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:

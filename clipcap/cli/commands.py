@@ -148,6 +148,17 @@ FEATURE_TOOLS = (
         ),
     ),
     Command(
+        "import", "embeddings made elsewhere, of any medium → feature file",
+        "clipcap.features.import_arrays:import_arrays",
+        arguments=(
+            argument("path", metavar="ARRAY", help="x.npy, .npz, .safetensors or .pt: [N, D] or [N, T, W]"), OUT,
+            argument("--encoder", required=True, group="model", help="name of what made the embeddings"),
+            argument("--captions", default=None, help="table of ids and captions (CSV, TSV, JSON, Parquet)"),
+            argument("--ids", default=None, help="text with the id of each row in a line"),
+            argument("--key", default=None, help="which array of a file with several"),
+        ),
+    ),
+    Command(
         "convert", "a pickle ↔ a folder, or other numbers", "clipcap.features.tools:convert",
         arguments=(
             PATH, OUT, ENCODER,
@@ -163,8 +174,8 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
-        below=FEATURE_TOOLS,
+        "features", "inspect, import, merge, split, convert feature files", group="make features",
+        metavar="ACTION", below=FEATURE_TOOLS,
     ),
     Command(
         "train", "feature file → captioner", "clipcap.training.train:train", TrainConfig,

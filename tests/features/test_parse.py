@@ -696,6 +696,9 @@ def test_the_last_lines_account_for_every_photo(parsing, tmp_path):
     assert "1 image of more than 8 bits, shown with 4095 as white" in said
     listed = f"0 missing, 1 unreadable (listed in {tmp_path / 'f_errors.csv'}), 1 without a caption"
     assert said[-1] == f"2 of 6 images skipped: {listed}"
+    (folder / "photo1.png").rename(folder / "photo1.CR2")
+    _, said = parsing(data_path=str(folder), max_bad=0.5)
+    assert any("photo1.CR2: " in line and "convert it" in line for line in said)
 
 
 def test_pictures_inside_a_table_give_the_features_of_files(parsing, tmp_path, photos):

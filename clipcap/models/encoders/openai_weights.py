@@ -70,7 +70,8 @@ def load_openai_clip(name: str) -> nn.Module:
     elif not path.is_file():
         raise ClipcapError(
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
-            f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH"
+            f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH, "
+            f"timm:NAME"
         )
     return build(read_openai_weights(path), path)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.curves import write_curves
 from clipcap.training.data import training_features
+from clipcap.training.extra_pairs import ExtraPairs, read_extra
 from clipcap.training.loop import Loop
+from clipcap.training.objective import CrossEntropy, Objective, Steps
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -54,7 +58,11 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
-    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
+    objective: Callable[[Steps], Objective] = CrossEntropy
+    if config.task.extra and config.task.extra_share:
+        extra = read_extra(config.task.extra, features)
+        objective = partial(ExtraPairs, extra=extra, share=config.task.extra_share)
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
     logger.info(task.describe())
     best = Loop(task, loop, accelerator).fit()
     if accelerator.is_main_process:

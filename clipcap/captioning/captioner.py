@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
@@ -66,6 +67,7 @@ class Captioner:
         self.summary = ""
         self._encoder = encoder
         self._rounded = False
+        self.memory: TextMemory | None = None  # images are projected on, where there is one
         self._images = 0  # captioned so far
 
     @classmethod
@@ -268,7 +270,11 @@ class Captioner:
         return not self._rounded and packable(self.model.lm)
 
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return decode(self.model, self.tokenizer, embeddings, config, numbers)
+        return decode(self.model, self.tokenizer, self._remembered(embeddings), config, numbers)
+
+    def _remembered(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [B, D] as the memory of texts gives them, where there is one."""
+        return embeddings if self.memory is None else self.memory.project(embeddings)
 
     def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
         """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
@@ -281,7 +287,7 @@ class Captioner:
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
+        prefix = torch.nn.functional.normalize(self.model.prefix(self._remembered(embedding))[0], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
@@ -333,6 +339,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
         device=config.device,
         dtype=config.dtype,
     )
+    if config.memory is not None:
+        captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

@@ -34,7 +34,7 @@ def find_features(path: str | Path) -> Path:
         name = path.name.removesuffix(".pkl")
         like = [path.with_name(name + end) for end in ("", ".pkl", "_train", "_train.pkl")]
         there = next((f"; did you mean {near}?" for near in like if near.exists()), "")
-        raise ClipcapError(f"{path}: no such feature file: parse the images first, or mend the path{there}")
+        raise ClipcapError(f"{path}: no such feature file: parse the images first, or fix the path{there}")
     return found
 
 

@@ -141,7 +141,10 @@ def open_shards(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Pat
     stem = {"image": "img_emb", "text": "text_emb"}[tower]
     shards, files = numbered(path, stem, "npy"), numbered(path, "metadata", "parquet")
     if not shards:
-        raise ClipcapError(f"{path}: no {stem}/{stem}_*.npy in it: give a feature file, or parse the images first")
+        raise ClipcapError(
+            f"{path}: no {stem}/{stem}_*.npy in it: give a feature file, or parse the images first "
+            f"(photos alone: `clipcap index` or `clipcap parse photos`)"
+        )
     embeddings = ShardedRows(list(shards.values()))
     if not embeddings.shape[0]:
         raise ClipcapError(f"{path}: holds no images: parse them again")

@@ -26,6 +26,7 @@ from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.features.files import read_parts
 from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
+from clipcap.retrieval.duplicates import describe, near_duplicates
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
     Rescored,
@@ -39,6 +40,7 @@ from clipcap.retrieval.faiss_index import (
 )
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
+from clipcap.retrieval.photo_folder import forget_encoded, is_photo_folder, photo_features, write_state
 from clipcap.runtime.files import current_path, replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
@@ -56,13 +58,14 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """Write the index of features, or add them to one that is there.
 
     Args:
-        sources: feature files and folders of one encoder.
+        sources: feature files and folders of one encoder, or folders of photos.
     Raises:
         ClipcapError: bad features, features of several encoders, or no place to write; what was at `out` stays.
     """
     out, started = Path(config.out), time.perf_counter()
     _check_place(out, config.append)
-    parts = [_parts(source, config) for source in sources]
+    photos = _photos(sources, config)
+    parts = [[photos]] if photos else [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
         content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
@@ -77,10 +80,25 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
             index = _save(draft, content)
             content["probe"], content["recall"] = measured(index, index.approximate, config.recall)
             _save(draft, content)
+        if photos:
+            write_state(draft, photos)
+    forget_encoded(out)
     index = Index.open(out)
     for line in _said(index, content, time.perf_counter() - started):
         logger.info(line)
+    if config.duplicates:
+        print(describe(near_duplicates(index, config.duplicate_cosine), config.duplicate_cosine))
     return index
+
+
+def _photos(sources: Sequence[str | Path], config: IndexConfig) -> Features | None:
+    """The embeddings of photos, where the sources are folders of photos."""
+    folders = [source for source in sources if is_photo_folder(source)]
+    if folders and len(folders) < len(sources):
+        raise ClipcapError(
+            "photos and features are two kinds of sources: parse the photos first, or index them apart"
+        )
+    return photo_features(folders, config) if folders else None
 
 
 def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:

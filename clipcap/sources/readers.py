@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipcap.sources import coco, conceptual, custom, flickr8k, food
+from clipcap.sources import coco, conceptual, custom, flickr8k, food, photos
 from clipcap.sources.collector import Source
 from clipcap.sources.config import SourceConfig
 
@@ -14,4 +14,5 @@ READERS: dict[str, Callable[[SourceConfig], Source]] = {
     "flickr8k": flickr8k.read,
     "conceptual": conceptual.read,
     "custom": custom.read,
+    "photos": photos.read,
 }

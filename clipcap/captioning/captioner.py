@@ -65,6 +65,7 @@ class Captioner:
         self.tokenizer = tokenizer
         self.summary = ""
         self._encoder = encoder
+        self._judges: dict[str, Encoder] = {}
         self._rounded = False
         self._images = 0  # captioned so far
 
@@ -85,7 +86,7 @@ class Captioner:
         With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
@@ -148,6 +149,18 @@ class Captioner:
             self._check(self._encoder)
         return self._encoder
 
+    def judge(self, name: str | None) -> Encoder:
+        """The encoder that captions are judged by: the second one of `--score_with`, or this captioner's own.
+
+        Raises:
+            ClipcapError: it cannot be loaded.
+        """
+        if name is None:
+            return self.encoder
+        if name not in self._judges:
+            self._judges[name] = load_encoder(name, str(self.device))
+        return self._judges[name]
+
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
         if encoder.dim != config.clip_dim:
@@ -199,8 +212,9 @@ class Captioner:
         results: list[list[Caption]] = []
         for start in range(0, len(images), batch_size):
             numbers = range(start, min(start + batch_size, len(images)))
-            embeddings = self._embeddings([images[number] for number in numbers], config, numbers)
-            results += self.caption_embeddings(embeddings, config, numbers)
+            batch = [images[number] for number in numbers]
+            embeddings = self._embeddings(batch, config, numbers)
+            results += self.caption_embeddings(embeddings, config, numbers, batch)
         return results
 
     def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
@@ -239,9 +253,22 @@ class Captioner:
         return flat
 
     def caption_embeddings(
-        self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None = None
+        self,
+        embeddings: Tensor,
+        config: DecodeConfig,
+        numbers: Sequence[int] | None = None,
+        pictures: Sequence[Any] | None = None,
     ) -> list[list[Caption]]:
-        """Captions for one batch of embeddings [B, D]; `numbers` of its images in the run, as `decode` takes them."""
+        """Captions for one batch of images, best first.
+
+        Args:
+            embeddings: [B, D].
+            config: how to decode.
+            numbers: B, of the images in the run, as `decode` takes them.
+            pictures: B, the images themselves, for a second encoder that orders the captions.
+        Raises:
+            ClipcapError: the captions do not fit the language model, or a picture is needed and cannot be read.
+        """
         config = config.resolved()
         embeddings = embeddings.to(self.device, torch.float32)
         reranked = config.rerank == "clip"
@@ -254,7 +281,8 @@ class Captioner:
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
-            found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
+            judge, seen = self._seen_by_judge(embeddings, pictures, config)
+            found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
         return found
 
     def _prepare(self, images: int, config: DecodeConfig) -> None:
@@ -271,9 +299,29 @@ class Captioner:
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
         return decode(self.model, self.tokenizer, embeddings, config, numbers)
 
-    def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
-        """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
-        texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
+    def _seen_by_judge(
+        self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
+    ) -> tuple[Encoder, Tensor]:
+        """(the encoder that orders captions, its embeddings of the images)."""
+        judge = self.judge(config.score_with)
+        if config.score_with is None:
+            return judge, embeddings
+        if pictures is None or not all(map(_is_image, pictures)):
+            raise ClipcapError(
+                f"--score_with {config.score_with} looks at the photos themselves, and here are none: pass photos, "
+                f"or leave it out"
+            )
+        return judge, embed_pictures(judge, pictures, upright=config.recipe != "reference")
+
+    def rerank(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
+        """Order captions by the cosine of their text embedding and the image's; sets `clip_score`.
+
+        Args:
+            embedding: of the image, [D], by `judge`.
+            captions: of it.
+            judge: a dual encoder (default: the captioner's own).
+        """
+        texts = (judge or self.encoder).encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
         scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
         return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
@@ -289,6 +337,15 @@ class Captioner:
             [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
+
+
+def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
+    """Read and encode images, float32 [B, D].
+
+    Raises:
+        ClipcapError: one cannot be read.
+    """
+    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
 
 
 def _is_image(value: Any) -> bool:
@@ -320,7 +377,7 @@ def _listed(images: Any) -> list:
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
+    """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "

@@ -42,6 +42,10 @@ class DecodeConfig(Options, group="decoding"):
     )
     prompt: str = option("", "words every caption starts with")
     rerank: Literal["none", "clip"] = option("none", "clip: order captions by how well they fit the image")
+    score_with: str | None = option(
+        None,
+        "second encoder, whose text tower judges captions by the photos themselves (default: the captioner's own)",
+    )
     seed: int | None = option(None, "sampling only: repeat the same samples")
     recipe: Recipe = option("default", "reference: raw text, stop at '.', sampling is greedy, as the original")
 

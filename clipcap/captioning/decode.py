@@ -57,7 +57,7 @@ def decode(
     Returns:
         for each image its captions, best first.
     Raises:
-        ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is no token.
+        ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is not one token.
     """
     return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
 

@@ -40,6 +40,7 @@ class CaptionBatch:
     names: list[str]
     embeddings: Tensor | None  # [len(names), D]; None where there are none
     bad: list[str]  # why others cannot be captioned
+    pictures: list[Path | None]  # where the images lie
     remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
@@ -64,24 +65,26 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if img and not paths:
         return failed
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
-    if img or decoding.rerank == "clip":
+    if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    if decoding.rerank == "clip":
+        captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
         if output.features:
-            batches = _of_features(captioner, config.load, output, destination.done)
+            batches = _caption_features(captioner, config.load, output, destination.done)
         else:
             upright = decoding.recipe != "reference"
-            batches = _of_photos(captioner, paths, output.batch_size, upright, destination.done)
+            batches = _caption_photos(captioner, paths, output.batch_size, upright, destination.done)
         for batch in batches:
             for reason in batch.bad:
                 logger.warning(f"skipped {printable(reason)}")
             found.count(batch)
             if batch.names and batch.embeddings is not None:
-                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
-                for name, of_image in zip(batch.names, captions):
-                    destination.emit(name, [_framed(caption, output) for caption in of_image])
-                found.watch(batch.embeddings, [of_image[0].text for of_image in captions])
+                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
+                for name, image_captions in zip(batch.names, captions):
+                    destination.emit(name, [_framed(caption, output) for caption in image_captions])
+                found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
     found.report(len(paths))
     return found.failed
 
@@ -136,7 +139,7 @@ def _missing(names: Sequence[str], done: Callable[[str], bool]) -> list[int]:
     missing = [number for number, name in enumerate(names) if not done(name)]
     if len(missing) < len(names):
         logger.info(
-            f"going on where an earlier run stopped: {len(names) - len(missing):,} of {len(names):,} are done"
+            f"continuing where an earlier run stopped: {len(names) - len(missing):,} of {len(names):,} are done"
         )
     return missing
 
@@ -151,7 +154,7 @@ def _warn_if_collapsed(captions: list[str]) -> None:
         )
 
 
-def _of_photos(
+def _caption_photos(
     captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool, done: Callable[[str], bool]
 ) -> Iterator[CaptionBatch]:
     threads, numbers = min(8, os.cpu_count() or 1), _missing([str(path) for path in paths], done)
@@ -160,10 +163,11 @@ def _of_photos(
     for batch in _progress(encoded, len(photos), batch_size):
         names = [str(photos[number]) for number in batch.numbers]
         own = [numbers[number] for number in batch.numbers]
-        yield CaptionBatch(own, names, batch.embeddings, batch.bad, batch.remarks)
+        pictures: list[Path | None] = [photos[number] for number in batch.numbers]
+        yield CaptionBatch(own, names, batch.embeddings, batch.bad, pictures, batch.remarks)
 
 
-def _of_features(
+def _caption_features(
     captioner: Captioner, load: LoadOptions, output: OutputConfig, done: Callable[[str], bool]
 ) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
@@ -188,7 +192,9 @@ def _feature_batches(features: Features, batch_size: int, done: Callable[[str], 
         finite = embeddings.isfinite().all(dim=1)  # [B]
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
         bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
+        paths = [features.image_paths[row] for row in good]
+        pictures = [None if path is None else Path(path) for path in paths]
+        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:

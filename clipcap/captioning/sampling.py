@@ -10,7 +10,7 @@ from torch import Tensor
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs
 
-_LIKELIEST = 128  # tokens that are sorted, where they hold the whole of `top_p`
+_LIKELIEST = 128  # tokens to sort, where they hold the whole of `top_p`
 
 
 def sample(
@@ -74,7 +74,7 @@ def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tenso
         likeliest, order = log_probs.sort(dim=-1, descending=True)
         likeliest = likeliest.exp()
         cumulative = likeliest.cumsum(dim=-1)
-    allowed = cumulative - likeliest < top_p  # what stands before a token; the likeliest always stays
+    allowed = cumulative - likeliest < top_p  # mass before a token; the likeliest token always stays
     allowed[..., 0] = True
     last = allowed.sum(dim=-1, keepdim=True) - 1  # [N, K, 1]: allowed tokens are a prefix of the sorted ones
     mass = cumulative.gather(-1, last)

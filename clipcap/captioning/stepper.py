@@ -58,7 +58,7 @@ class CachedDecoder:
         self.cache.batch_select_indices(rows)
 
     def reorder(self, rows: Tensor) -> None:
-        """Each row goes on from another row of its image."""
+        """Each row continues another row of its image."""
         reorder(self.cache, rows)
 
     def step(self, token_ids: Tensor) -> None:

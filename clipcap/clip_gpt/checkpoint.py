@@ -78,7 +78,7 @@ def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> P
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+        raise ClipcapError(f"{folder}: exists and is not a checkpoint, so it is not replaced: choose another name")
     with writing(folder), replaced_folder(folder) as draft:
         write_clip_gpt(model, tokenizer, draft)
     return folder
@@ -99,7 +99,7 @@ def restore_clip_gpt(model: ClipGPT, folder: Path) -> None:
     """Fill in a checkpoint's tensors; all of what it stores, nothing else.
 
     Raises:
-        ClipcapError: they are damaged, or one is missing, unknown or of another size (both sizes are said).
+        ClipcapError: they are damaged, or one is missing, unknown or of another size (the message names both sizes).
     """
     state, wanted = read_weights(folder), stored_state(model)
     for name in sorted(wanted.keys() | state.keys()):
@@ -127,7 +127,7 @@ def load_clip_gpt(
     Args:
         path: a checkpoint folder, a folder holding one, a hub name, or a folder in General-GPT's layout.
         lm: where a checkpoint without language model finds its own now.
-        encoder: of its features, where it is elsewhere, or not said, as in General-GPT's layout.
+        encoder: of its features, where it lies elsewhere, or the file does not name it, as in General-GPT's layout.
         normalize_prefix: whether a folder in General-GPT's layout was trained on normalised embeddings.
     Raises:
         ClipcapError: it is not there, damaged, something else, or an argument contradicts what it stores.
@@ -215,8 +215,8 @@ def _load_plain(path: Path, lm: str | None, encoder: str | None, normalize_prefi
         lm_stored=True,
     )
     model = ClipGPT(config, base, Layout(tokenizer))
-    said = f"encoder {encoder}" if encoder else "encoder not said (--clip_model_type names it)"
-    return LoadedClipGPT(model.eval(), tokenizer, path, f"{path}: CLIP-GPT in the original's layout, {said}")
+    named = f"encoder {encoder}" if encoder else "encoder unknown (name it with --clip_model_type)"
+    return LoadedClipGPT(model.eval(), tokenizer, path, f"{path}: CLIP-GPT in the original's layout, {named}")
 
 
 def _card(config: ClipGptConfig, note: str) -> str:

@@ -104,8 +104,6 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return "a video, not an image: take a frame out of it"
     found = suffix_of(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
-    if "HEIF" in kinds and {found, own} & set(SUFFIXES["HEIF"]):
-        return "damaged, or HEIC of a kind that is not read"
     for suffix in (found, own):
         if suffix in HINTS:
             return HINTS[suffix].format(name=name, stem=stem)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from multiprocessing import AuthenticationError
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +28,7 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> Itera
     """
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if device.type != "cpu" else 1
-    workers = min(len(items), workers)
+    workers = min(len(cast(Sized, items)), workers)
     loader = DataLoader(
         items,
         batch_size=None,

@@ -25,7 +25,7 @@ from clipcap.runtime.places import writes_to
 def find(
     words: str | Sequence[str], photos: Sequence[str], config: SearchConfig, without: Sequence[str] = ()
 ) -> list[list[Match]]:
-    """Print the pictures that are nearest to each query and, with `out`, write or draw them.
+    """Print the pictures nearest to each query and, with `out`, write or draw them.
 
     Args:
         words: what to look for: one text, also word by word, or several texts of several words each.
@@ -53,7 +53,7 @@ def find(
     if config.softmax:
         scale = _encoder(index, config).logit_scale
         found = [_with_shares(matches, scale) for matches in found]
-        print(f"probability: the share among the {config.k} images that are shown")
+        print(f"probability: the share among the {config.k} images shown")
     show(names, found, config.out)
     return found
 

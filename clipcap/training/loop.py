@@ -98,7 +98,7 @@ class Loop:
         return bool(self.options.patience) and self.progress.stale >= self.options.patience
 
     def _epoch(self, epoch: int) -> None:
-        """Train one epoch, from the step the run stands at."""
+        """Train one epoch, from the current step of the run."""
         progress, per_epoch = self.progress, self.task.steps_per_epoch()
         self.model.train()
         hidden = not self.accelerator.is_main_process

@@ -10,6 +10,7 @@ import shlex
 import shutil
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -330,6 +331,17 @@ def test_a_bad_photo_among_good_ones_is_named_and_left_out(caption, photos, expe
     assert [line["caption"] for line in lines_of(tmp_path / "c.jsonl")] == [c[0].text for c in expected(good)]
 
 
+def test_captioned_and_left_out_add_up_and_pictures_of_other_depths_are_remarked(caption, photos):
+    photos[2].write_bytes(b"no picture")
+    (photos[0].parent / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(photos[0].parent / "deep.png")
+    status, out, err = caption("--img", photos[0].parent)
+    assert (status, len(out)) == (1, 5)
+    assert "5 of 7 images captioned, 2 left out for the reasons above" in err
+    assert "1 image of more than 8 bits, shown with 4095 as white" in err
+    assert any("phone.HEIC" in line for line in err if line.startswith("warning: skipped"))
+
+
 def test_what_is_wrong_with_the_encoder_is_no_fault_of_the_photo(capsys, photos, lm_folder, clip_file, tmp_path):
     folder = save_captioner(tmp_path / "c", lm_folder, clip_file, encoder=None, encoder_weights_id=None)
     status, _, err = run(capsys, "predict", "--load_pt", folder, "--img", *photos, *SHORT)
@@ -514,7 +526,7 @@ def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path)
         (("--img", "{photo}", "--stop_token", "two words"), "--stop_token 'two words' is"),
         (("--img", "{photo}", "--temp", "-1"), "--temp must be at least 0"),
         (("--img", "/no/such.jpg"), "/no/such.jpg: no such file or folder"),
-        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: there is no such checkpoint"),
+        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: no such checkpoint"),
         (("--img", "{photo}", "--device", "nonsense"), "--device nonsense"),
     ],
 )

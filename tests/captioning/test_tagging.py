@@ -160,7 +160,7 @@ def test_a_file_is_continued_to_the_same_lines(caption, photos, tmp_path, monkey
     out.write_bytes(out.read_bytes() + whole.splitlines(keepends=True)[-1][:9])  # as a kill in the middle of a line
     status, _, err = caption(*words, "--out", out)
     assert (status, rounded(out.read_bytes().decode())) == (0, rounded(whole.decode()))
-    assert f"going on where an earlier run stopped: {stop} of 5 are done" in err
+    assert f"continuing where an earlier run stopped: {stop} of 5 are done" in err
     assert sorted(p.name for p in out.parent.iterdir() if "unfinished" in p.name) == []
 
 

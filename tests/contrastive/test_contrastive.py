@@ -331,8 +331,9 @@ def test_a_clip_learns_colours_and_the_road_goes_on_with_it(tmp_path, capsys, me
     assert status == 0, err
     assert read_features(features).meta.encoder_weights_id == encoder.weights_id
     grid = tmp_path / "grid.png"
-    status, out, _ = run(capsys, "search", "plain", "blue", "--index", features, "--k", 3, "--out", grid)
-    assert status == 0 and len(out) == 5 and "blue" in out[1] and grid.is_file()
+    status, out, err = run(capsys, "search", "plain", "blue", "--index", features, "--k", 3, "--out", grid)
+    assert status == 0 and len(out) == 4 and "blue" in out[1] and grid.is_file()
+    assert f"wrote {grid}" in err
 
 
 def test_a_resumed_run_equals_an_unbroken_one(photos, tmp_path):
@@ -461,7 +462,7 @@ def test_a_set_of_one_caption_is_refused(tmp_path):
 
 
 def test_a_batch_without_contrast_is_refused(photos, tmp_path):
-    with pytest.raises(ClipcapError, match="--bs 1 leaves an image nothing to be told from"):
+    with pytest.raises(ClipcapError, match="--bs 1 leaves no other image to compare with"):
         trained(photos, tmp_path, bs=1)
 
 

@@ -80,6 +80,8 @@ def test_resumed_run_equals_an_unbroken_one(data, lm_folder, tmp_path, tune, epo
     broken = run(data, lm_folder, tmp_path / "broken", **chosen, resume=True)
     for name in ("last", "best"):
         assert same(weights(unbroken / f"clipcap-{name}"), weights(broken / f"clipcap-{name}"))
+    states = [(folder / "clipcap-last" / "training_state.pt").read_bytes() for folder in (unbroken, broken)]
+    assert states[0] == states[1]
     assert metrics(broken) == metrics(unbroken)
     assert [line["epoch"] for line in metrics(broken)] == [0, 1, 2]
 

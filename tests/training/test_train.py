@@ -360,7 +360,7 @@ def test_is_rn_is_checked_against_the_data(data, tmp_path):
     vit = feature_file(tmp_path / "vit.pkl", meta=FeatureMeta(encoder="ViT-B/32"), dim=512)
     resnet = feature_file(tmp_path / "rn.pkl", meta=FeatureMeta(encoder="RN50x4"), dim=640)
     open_features(FeaturesConfig(data=str(resnet), is_rn=True))
-    with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is no ResNet"):
+    with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is not a ResNet"):
         open_features(FeaturesConfig(data=str(vit), is_rn=True))
     old = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
     with pytest.raises(ClipcapError, match=r"taken for features of ViT-B/32 .*name the encoder by --clip_model_type"):

@@ -46,6 +46,7 @@ from clipcap.runtime.files import current_path, replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import no_bar
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -155,7 +156,7 @@ def _save(draft: Path, content: dict[str, Any]) -> Index:
 def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> None:
     """Add the rows of features as parts of the index."""
     before, writer, path = len(content["parts"]), None, None
-    with tqdm(unit="row", desc="indexing", disable=None) as bar:
+    with tqdm(unit="row", desc="indexing", disable=no_bar()) as bar:
         for features in source:
             _check_encoder(features, content)
             path = features.path
@@ -233,7 +234,7 @@ def _approximate(index: Index, draft: Path, kind: Kind, before: int) -> None:
         write_faiss(trained(kind, sample_of(index.parts, sample_size(rows)), rows), draft / "trained.index")
     for number, part in list(enumerate(index.parts))[before:]:
         near = read_faiss(draft / "trained.index", mapped=False)
-        with tqdm(total=len(part.images), unit="row", desc=f"adding to {kind}", disable=None) as bar:
+        with tqdm(total=len(part.images), unit="row", desc=f"adding to {kind}", disable=no_bar()) as bar:
             for added in add_rows(near, part):
                 bar.update(added)
         write_faiss(near, draft / f"part_{number}" / "near.index")

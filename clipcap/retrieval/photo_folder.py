@@ -28,6 +28,7 @@ from clipcap.runtime.files import current_path, replaced_file
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import printable
 
 STATE = "photos.json"  # in the index: size and time of change of each photo
@@ -182,7 +183,7 @@ def _encoded(photos: list[Photo], encoder: Encoder, store: _Store) -> dict[str, 
     rest = [photo for photo in photos if found.get(photo.name, (None,))[0] != photo.stamp]
     if len(rest) < len(photos):
         logger.info(f"going on where an earlier run stopped: {len(photos) - len(rest):,} photos are encoded")
-    with tqdm(total=len(rest), unit="photo", desc="encoding", disable=None) as bar:
+    with tqdm(total=len(rest), unit="photo", desc="encoding", disable=no_bar()) as bar:
         for start in range(0, len(rest), TOGETHER):
             for some, rows in _batches(rest[start : start + TOGETHER], encoder):
                 bar.update(BATCH)

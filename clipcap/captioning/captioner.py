@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,18 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
-from clipcap.models.encoders.encode_images import encode_images
+from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
@@ -196,12 +198,37 @@ class Captioner:
         """
         images, config = _listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
-        results: list[list[Caption]] = []
-        for start in range(0, len(images), batch_size):
-            numbers = range(start, min(start + batch_size, len(images)))
-            embeddings = self._embeddings([images[number] for number in numbers], config, numbers)
-            results += self.caption_embeddings(embeddings, config, numbers)
-        return results
+        numbers = range(len(images))
+        parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
+        batches = (
+            EncodedImages(list(part), self._embeddings(images[part.start : part.stop], config, part))
+            for part in parts
+        )
+        return [captions for _, found in self.caption_batches(batches, config) for captions in found]
+
+    def caption_batches(self, batches: Iterable[EncodedImages], config: DecodeConfig) -> Iterator[CaptionedBatch]:
+        """Caption batches of embeddings as they come; gives each batch with its captions."""
+        return caption_batches(
+            lambda embeddings, numbers: self.caption_embeddings(embeddings, config, numbers), batches
+        )
+
+    def caption_rows(
+        self,
+        features: Features,
+        rows: Sequence[int],
+        config: DecodeConfig,
+        batch_size: int = 16,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[CaptionedBatch]:
+        """Caption rows of a feature file, a batch at a time; those that are not finite are in `bad` of its batch.
+
+        Args:
+            rows: R of the file.
+            config: how to decode.
+            batch_size: rows decoded together.
+            numbers: R, of their images in the run, on which samples depend (default: 0, 1, …).
+        """
+        return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
 
     def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
         """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
@@ -217,7 +244,7 @@ class Captioner:
             upright = config.recipe != "reference"
             [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
             if encoded.bad or encoded.embeddings is None:
-                raise ClipcapError(encoded.bad[0])
+                raise next(iter(encoded.bad.values()))
             given |= dict(zip(rest, encoded.embeddings))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
+from clipcap.captioning.batches import row_name, stored_embeddings
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.outputs import _output
@@ -21,23 +21,12 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
-from clipcap.models.encoders.encode_images import encode_images
+from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
-
-
-@dataclass(frozen=True)
-class CaptionBatch:
-    """Images to caption together."""
-
-    numbers: list[int]  # of the images in the run
-    names: list[str]
-    embeddings: Tensor | None  # [len(names), D]; None where there are none
-    bad: list[str]  # why others cannot be captioned
-    remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
 @writes_to("config.output.out")
@@ -65,26 +54,28 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if img or decoding.rerank == "clip":
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
     if output.features:
-        batches = _of_features(captioner, config.load, output)
+        features = _checked_features(captioner, config.load, output.features)
+        batches = stored_embeddings(features, range(features.num_images), output.batch_size)
+        count, name = features.num_images, partial(row_name, features)
     else:
         batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
+        count, name = len(paths), lambda number: str(paths[number])
+    batches = _progress(batches, -(-count // output.batch_size))
     failed = captioned = 0
     remarks: Counter[str] = Counter()
     watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
     with _output(output, many=len(paths) != 1) as emit:
-        for batch in batches:
-            for reason in batch.bad:
-                logger.warning(f"skipped {printable(reason)}")
+        for batch, captions in captioner.caption_batches(batches, decoding):
+            for fault in batch.bad.values():
+                logger.warning(f"skipped {printable(str(fault))}")
             failed += len(batch.bad)
-            captioned += len(batch.names)
+            captioned += len(captions)
             remarks.update(batch.remarks)
-            if batch.names and batch.embeddings is not None:
-                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers)
-                for name, of_image in zip(batch.names, captions):
-                    emit(name, of_image)
-                if len(watched) < WATCHED:
-                    rows = batch.embeddings.cpu().numpy()
-                    watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
+            for number, of_image in zip(batch.numbers, captions):
+                emit(name(number), of_image)
+            if batch.embeddings is not None and len(watched) < WATCHED:
+                rows = batch.embeddings.cpu().numpy()
+                watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
     for remark, count in remarks.items():
         logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
     if failed and len(paths) > 1:
@@ -122,17 +113,15 @@ def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
     return wanted
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
-    threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
-    encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
-    for batch in _progress(encoded, batches):
-        names = [str(paths[number]) for number in batch.numbers]
-        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad, batch.remarks)
+def _of_photos(
+    captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool
+) -> Iterator[EncodedImages]:
+    threads = min(8, os.cpu_count() or 1)
+    return encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
 
 
-def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
-    """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    path = str(output.features)
+def _checked_features(captioner: Captioner, load: LoadOptions, path: str) -> Features:
+    """A feature file of the captioner's encoder."""
     features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
         logger.info(printable(features.encoder_note))
@@ -141,19 +130,7 @@ def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) 
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, output.batch_size)
-
-
-def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
-    starts = range(0, features.num_images, batch_size)
-    for first in _progress(starts, len(starts)):
-        rows = range(first, min(first + batch_size, features.num_images))
-        names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
-        embeddings = features.rows(rows)  # [B, D]
-        finite = embeddings.isfinite().all(dim=1)  # [B]
-        good = [row for row, usable in zip(rows, finite.tolist()) if usable]
-        bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad)
+    return features
 
 
 def _progress(batches: Iterable[Any], count: int) -> Iterable[Any]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.encode_images import encode_images
 
 
 def encode_photos(
@@ -37,15 +37,10 @@ def encode_photos(
     good: list[int] = []
     bad: dict[int, str] = {}
     with tqdm(total=len(photos), desc="encoding", unit="photo", disable=None) as bar:
-        for first in range(0, len(photos), batch_size):
-            pixels = []
-            for number in range(first, min(first + batch_size, len(photos))):
-                try:
-                    pixels.append(encoder.preprocess(open_image(photos[number], frame=frame)))  # [3, R, R]
-                    good.append(number)
-                except ImageError as error:
-                    bad[number] = error.reason
-                bar.update()
-            if pixels:
-                parts.append(normalize(encoder.encode_images(torch.stack(pixels)), dim=1).cpu())
+        for batch in encode_images(encoder, photos, batch_size, frame=frame):
+            good += batch.numbers
+            bad |= {number: fault.reason for number, fault in batch.bad.items()}
+            if batch.embeddings is not None:
+                parts.append(normalize(batch.embeddings, dim=1).cpu())  # [B, D]
+            bar.update(len(batch.numbers) + len(batch.bad))
     return torch.cat(parts) if parts else torch.empty(0, encoder.dim), good, bad

@@ -17,9 +17,10 @@ from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.interrupts import raise_lost_interrupts
-from clipcap.images.read import REMARK, ImageError, MissingImageError, open_image
+from clipcap.images.read import ImageError, MissingImageError
 from clipcap.images.workers import decoders
 from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.models.encoders.encode_images import read_pixels
 from clipcap.runtime.text import one_line
 from clipcap.sources.record import Record
 
@@ -67,11 +68,8 @@ class ImageBatches(Dataset):
 
     def _read(self, record: Record) -> tuple[Tensor, str | None]:
         upright = self.config.recipe != "reference"
-        image = open_image(record.image, upright=upright, frame=self.config.source.frame)
-        try:
-            return self.preprocess(image), image.info.get(REMARK)
-        except Exception as error:  # one odd image must not end the run
-            raise ImageError(str(record.image), f"cannot be preprocessed ({one_line(error)})") from error
+        found = read_pixels(self.preprocess, record.image, upright=upright, frame=self.config.source.frame)
+        return found.pixels, found.remark
 
 
 def encode_missing(

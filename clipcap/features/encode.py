@@ -18,10 +18,9 @@ from clipcap.features.config import ParseConfig
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.interrupts import raise_lost_interrupts
 from clipcap.images.read import ImageError, MissingImageError
-from clipcap.images.workers import decoders
+from clipcap.images.workers import decoders, report_lost_workers
 from clipcap.models.encoders.base import Encoder, Preprocess
 from clipcap.models.encoders.encode_images import read_pixels
-from clipcap.runtime.text import one_line
 from clipcap.sources.record import Record
 
 MISSING = "file not found"
@@ -90,20 +89,13 @@ def encode_missing(
     hidden = None if state.is_main_process else True
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
-    try:
-        with bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
-            for decoded in decoders(batches, config.source.workers, encoder.device):
-                encoded = _encode(decoded, encoder, threads, partial.dtype)
-                check_interrupts()
-                partial.write(decoded.batch, *encoded, decoded.remarks)
-                bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
-    except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
-            raise
-        raise ClipcapError(
-            f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
-            f"--workers 0, it goes on where it stopped ({one_line(error)})"
-        ) from error
+    lost = report_lost_workers(", it goes on where it stopped")
+    with lost, bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
+        for decoded in decoders(batches, config.source.workers, encoder.device):
+            encoded = _encode(decoded, encoder, threads, partial.dtype)
+            check_interrupts()
+            partial.write(decoded.batch, *encoded, decoded.remarks)
+            bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
 
 
 def _encode(

@@ -17,6 +17,7 @@ import torch
 
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
+from clipcap.retrieval.entries import SCHEMA, entries_table
 from clipcap.runtime.safe_load.tensors import storage_bytes
 
 TEXTS = {
@@ -78,9 +79,36 @@ def unpickle() -> dict[str, bytes]:
     return seeds | {"zipped": b"\1" + stream.getvalue()}
 
 
+def weights() -> dict[str, bytes]:
+    """A wrapped state dict in both formats, a TorchScript archive, a training state."""
+    names = ("gpt.transformer.wte.weight", "clip_project.model.0.weight", "visual.conv1.weight")
+    content = {"state_dict": {f"model.{name}": torch.ones(2, 2) for name in names}, "epoch": 1, "args": Path("x")}
+    progress = {"epoch": 1, "step": 0, "loss_sum": 0.0, "loss_weight": 0.0, "best": 1.0, "stale": 0, "reductions": 0}
+    state = {"identity": {"seed": 1}, "progress": {**progress, "history": [{"train_loss": 1.0}]}, "scaler": None}
+    state |= {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}}
+    seeds = {}
+    for name, byte, value in (("wrapped", 0, content), ("state", 2, {**state, "scheduler": {"last_epoch": 1}})):
+        for zipped in (True, False):
+            stream = io.BytesIO()
+            torch.save(value, stream, _use_new_zipfile_serialization=zipped)
+            seeds[f"{name}{'' if zipped else '-stream'}"] = bytes([byte]) + stream.getvalue()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(1, 1)).save(f"{folder}/a.pt")
+        return seeds | {"archive": b"\1" + Path(folder, "a.pt").read_bytes()}
+
+
+def entries() -> dict[str, bytes]:
+    """A part of an index of three rows."""
+    stream = io.BytesIO()
+    with pa.ipc.new_file(stream, SCHEMA) as file:
+        file.write_table(entries_table(["a", "b", "c"], ["a.jpg", None, "c.jpg"], [["x", "yy"], [], ["z"]]))
+    return {"three": stream.getvalue()}
+
+
 def main(corpus: Path) -> None:
     """Write the seeds of every target."""
-    for target in (readers, unpickle):
+    for target in (readers, unpickle, weights, entries):
         folder = corpus / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target().items():

@@ -20,6 +20,7 @@ MAX_LINES = 500
 MAX_FUNCTION_LINES = 60
 EXTRAS = (
     "open_clip",
+    "timm",
     "pillow_heif",
     "peft",
     "pycocoevalcap",

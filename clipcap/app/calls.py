@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection
+from inspect import signature
 from typing import Any
 
 UNATTENDED_S = 30.0  # how long a call may wait for somebody to listen to its answer
@@ -44,6 +45,19 @@ class Calls:
                 return f"value {place} of `data` is not what {component.label or 'this input'!r} takes"
         return None
 
+    def mistake_in_names(self, name: str, content: Any) -> str | None:
+        """As `mistake`, of a body with values by the names of parameters; Gradio refuses those out of range."""
+        found = [function for function in self._page.fns.values() if function.api_name == name]
+        if not found:
+            return "there is no such end point"
+        if not isinstance(content, dict):
+            return "the body is no object with a value for each parameter"
+        takes = dict(zip(signature(found[0].fn).parameters, found[0].inputs))
+        for parameter, value in content.items():
+            if parameter in takes and not _fits(takes[parameter], value, in_range=False):
+                return f"{parameter!r} is not what {takes[parameter].label or 'this input'!r} takes"
+        return None
+
     def is_awaited(self, event_id: str | None) -> bool:
         """Whether somebody still wants the answer of an event that is being computed."""
         event = self._page._queue.event_ids_to_events.get(event_id) if event_id else None
@@ -77,14 +91,14 @@ class Calls:
         return ended
 
 
-def _fits(component: Any, value: Any) -> bool:
+def _fits(component: Any, value: Any, in_range: bool = True) -> bool:
     """Whether a value is of the kind that a component of Gradio takes."""
     kind = type(component).__name__
     if kind == "Slider":
         number = type(value) in (int, float) and math.isfinite(value)
-        return number and component.minimum <= value <= component.maximum
+        return number and (not in_range or component.minimum <= value <= component.maximum)
     if kind == "Radio":
-        return isinstance(value, str) and value in _values(component.choices)
+        return isinstance(value, str) and (not in_range or value in _values(component.choices))
     if kind == "Textbox":
         return value is None or isinstance(value, str)
     if kind == "Image":

@@ -25,7 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 UPLOAD = "/gradio_api/upload"
-CALL = re.compile(r"/gradio_api/call/(?!v2/)(?P<name>\w+)(?:/(?P<event>\w+))?/?")
+CALL = re.compile(r"/gradio_api/call/(?P<v2>v2/)?(?P<name>\w+)(?:/(?P<event>\w+))?/?")
 JOIN, DATA, RUN = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/run/predict"
 OPEN = re.compile(
     r"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
@@ -98,7 +98,7 @@ class Guard:
                 receive = await (self._counted(receive) if upload else self._checked(scope, receive))
             await self._attended(scope, receive, send_on)
             if scope["method"] == "POST" and self.calls and CALL.fullmatch(scope["path"]):
-                self._expect(answer)
+                _expect(self.calls, answer)
         except Refusal as refusal:
             if not started:
                 await _answer(send_on, refusal)
@@ -114,13 +114,6 @@ class Guard:
             await self.app(scope, receive, send)
         finally:
             await ended()
-
-    def _expect(self, answer: bytes) -> None:
-        """Somebody is to listen to the call that was answered with its event."""
-        try:
-            self.calls.expect(str(json.loads(answer)["event_id"]))
-        except (ValueError, KeyError, TypeError):  # it was refused
-            return
 
     def _check(self, scope: Message) -> None:
         if not scope["path"].isprintable():
@@ -187,10 +180,22 @@ class Guard:
         call = CALL.fullmatch(path)
         if self.calls is None or not (call or path.rstrip("/") in (JOIN, RUN)):
             return
-        if mistake := self.calls.mistake(call["name"] if call else None, content):
+        if call and call["v2"]:
+            mistake = self.calls.mistake_in_names(call["name"], content)
+        else:
+            mistake = self.calls.mistake(call["name"] if call else None, content)
+        if mistake:
             raise Refusal(422, mistake)
         if not call and isinstance(session := content.get("session_hash"), str):
             self.calls.expect(session)
+
+
+def _expect(calls: Calls, answer: bytes) -> None:
+    """Somebody is to listen to the call that was answered with its event."""
+    try:
+        calls.expect(str(json.loads(answer)["event_id"]))
+    except (ValueError, KeyError, TypeError):  # it was refused
+        return
 
 
 def _listened_to(scope: Message) -> str | None:

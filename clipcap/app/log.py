@@ -63,8 +63,8 @@ class SafeStream(io.TextIOBase):
             return
         if self._in_traceback:
             self._in_traceback = False
-            line = f"clipcap: a request failed: {line[:LONGEST_LINE]}{self._place}"
-        if line.startswith(_BETWEEN):
+            line = f"clipcap: a request failed{self._place}: {line}"
+        if not line.strip() or line.startswith(_BETWEEN):
             return
         shown = printable(line.replace("\t", " "))
         self._stream.write(f"{shown if len(shown) <= LONGEST_LINE else shown[:LONGEST_LINE] + ' …'}\n")

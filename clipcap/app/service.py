@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.outputs import csv_lines
+from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
@@ -29,6 +30,7 @@ Row = dict[str, Any]
 
 TOGETHER = 8  # photos of a batch that are captioned before others have their turn
 SMALL, LARGE = 96, 320  # pixels of a thumbnail's longer side
+LARGEST_GIF = 3_000_000  # bytes of an animation that is shown as it is
 LONGEST_QUERY = 1000  # characters
 
 
@@ -61,7 +63,7 @@ class CaptionService:
         return [_row(caption) for caption in found[0]]
 
     def caption_many(
-        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], None]
+        self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], object]
     ) -> tuple[list[Row], str]:
         """The best caption of each photo.
 
@@ -182,13 +184,18 @@ class PictureSearch:
     def _shown(self, path: str | None) -> str | None:
         if path is None:
             return None
+        if path.lower().endswith(".gif") and os.path.isfile(path) and os.path.getsize(path) <= LARGEST_GIF:
+            with open(path, "rb") as file:  # as it is, so that it plays
+                return "data:image/gif;base64," + base64.b64encode(file.read()).decode("ascii")
         try:
             return _thumbnail(open_image(path, max_pixels=self._max_pixels), LARGE)
         except ImageError:
             return None
 
 
-def text_search(index: Index, captioner: Captioner, max_pixels: int, turn: Lock) -> PictureSearch:
+def text_search(
+    index: Index, captioner: Captioner, max_pixels: int, turn: Lock, tokenizer: str | None = None
+) -> PictureSearch:
     """Search by the text tower of the encoder that the index was made with.
 
     Raises:
@@ -196,7 +203,7 @@ def text_search(index: Index, captioner: Captioner, max_pixels: int, turn: Lock)
     """
     encoder = captioner.encoder
     if index.meta.encoder not in (None, encoder.name):
-        encoder = load_encoder(index.meta.encoder, str(captioner.device))
+        encoder = load_encoder(index.meta.encoder, str(captioner.device), tokenizer=tokenizer)
     index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "the search of the page")
     return PictureSearch(index, encoder.encode_texts, max_pixels, turn)
 
@@ -205,7 +212,7 @@ def _row(caption: Caption) -> Row:
     return {
         "caption": caption.text,
         "logprob": round(caption.logprob, 4),
-        "clip_score": round(caption.clip_score, 4),
+        "clip_score": None if caption.clip_score is None else round(caption.clip_score, 4),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
@@ -67,6 +67,7 @@ class Captioner:
         self.tokenizer = tokenizer
         self.summary = ""
         self._encoder = encoder
+        self._judges: dict[str, Encoder] = {}
         self._rounded = False
         self._images = 0  # captioned so far
 
@@ -87,7 +88,7 @@ class Captioner:
         With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
@@ -150,6 +151,18 @@ class Captioner:
             self._check(self._encoder)
         return self._encoder
 
+    def judge(self, name: str | None) -> Encoder:
+        """The encoder that captions are judged by: the second one of `--score_with`, or this captioner's own.
+
+        Raises:
+            ClipcapError: it cannot be loaded.
+        """
+        if name is None:
+            return self.encoder
+        if name not in self._judges:
+            self._judges[name] = load_encoder(name, str(self.device))
+        return self._judges[name]
+
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
         if encoder.dim != config.clip_dim:
@@ -204,13 +217,31 @@ class Captioner:
             EncodedImages(list(part), self._embeddings(images[part.start : part.stop], config, part))
             for part in parts
         )
-        return [captions for _, found in self.caption_batches(batches, config) for captions in found]
+        return [
+            captions for _, found in self.caption_batches(batches, config, images.__getitem__) for captions in found
+        ]
 
-    def caption_batches(self, batches: Iterable[EncodedImages], config: DecodeConfig) -> Iterator[CaptionedBatch]:
-        """Caption batches of embeddings as they come; gives each batch with its captions."""
-        return caption_batches(
-            lambda embeddings, numbers: self.caption_embeddings(embeddings, config, numbers), batches
-        )
+    def caption_batches(
+        self,
+        batches: Iterable[EncodedImages],
+        config: DecodeConfig,
+        picture: Callable[[int], Any] | None = None,
+    ) -> Iterator[CaptionedBatch]:
+        """Caption batches of embeddings as they come.
+
+        Args:
+            batches: of embeddings, with the numbers of their images.
+            config: how to decode.
+            picture: number → the image itself, for a second encoder that orders the captions.
+        Returns:
+            each batch with its captions.
+        """
+
+        def write(embeddings: Tensor, numbers: Sequence[int]) -> list[list[Caption]]:
+            pictures = [picture(number) for number in numbers] if picture else None
+            return self.caption_embeddings(embeddings, config, numbers, pictures)
+
+        return caption_batches(write, batches)
 
     def caption_rows(
         self,
@@ -266,27 +297,42 @@ class Captioner:
         return flat
 
     def caption_embeddings(
-        self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None = None
+        self,
+        embeddings: Tensor,
+        config: DecodeConfig,
+        numbers: Sequence[int] | None = None,
+        pictures: Sequence[Any] | None = None,
     ) -> list[list[Caption]]:
-        """Captions for one batch of embeddings [B, D]; `numbers` of its images in the run, as `decode` takes them."""
+        """Captions for one batch of images, best first.
+
+        Args:
+            embeddings: [B, D].
+            config: how to decode.
+            numbers: B, of the images in the run, as `decode` takes them.
+            pictures: B, the images themselves, for a second encoder that orders the captions.
+        Raises:
+            ClipcapError: the captions do not fit the language model, or a picture is needed and cannot be read.
+        """
+        config = config.resolved()
         embeddings = embeddings.to(self.device, torch.float32)
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
-            several = config.beam_size if config.beam else max(5, wanted)
-            config = replace(config, num_captions=max(several, wanted))
+            several = config.beam_size if config.beam else BEAMS
+            config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(embeddings), config)
         found = self._decode(embeddings, config, numbers)
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
-            found = [self.rerank(row, captions)[:wanted] for row, captions in zip(embeddings, found)]
+            judge, seen = self._seen_by_judge(embeddings, pictures, config)
+            found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
         return found
 
     def _prepare(self, images: int, config: DecodeConfig) -> None:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
-        rows = images * (config.beam_size if config.beam else config.num_captions)
+        rows = images * ((config.beam and config.beam_size) or config.num_captions)
         if rows > 1 and self._images > 1 and self._packable:
             pack_for_rows(self.model.lm)
 
@@ -297,9 +343,29 @@ class Captioner:
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
         return decode(self.model, self.tokenizer, embeddings, config, numbers)
 
-    def rerank(self, embedding: Tensor, captions: Sequence[Caption]) -> list[Caption]:
-        """Order captions by the cosine of their CLIP text embedding and the image's [D]; sets `clip_score`."""
-        texts = self.encoder.encode_texts([c.text for c in captions])  # [K, D]
+    def _seen_by_judge(
+        self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
+    ) -> tuple[Encoder, Tensor]:
+        """(the encoder that orders captions, its embeddings of the images)."""
+        judge = self.judge(config.score_with)
+        if config.score_with is None:
+            return judge, embeddings
+        if pictures is None or not all(map(_is_image, pictures)):
+            raise ClipcapError(
+                f"--score_with {config.score_with} looks at the photos themselves, and here are none: pass photos, "
+                f"or leave it out"
+            )
+        return judge, embed_pictures(judge, pictures, upright=config.recipe != "reference")
+
+    def rerank(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
+        """Order captions by the cosine of their text embedding and the image's; sets `clip_score`.
+
+        Args:
+            embedding: of the image, [D], by `judge`.
+            captions: of it.
+            judge: a dual encoder (default: the captioner's own).
+        """
+        texts = (judge or self.encoder).encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
         scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
         return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
@@ -317,6 +383,15 @@ class Captioner:
         ]
 
 
+def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
+    """Read and encode images, float32 [B, D].
+
+    Raises:
+        ClipcapError: one cannot be read.
+    """
+    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
+
+
 def _is_image(value: Any) -> bool:
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
 
@@ -324,7 +399,8 @@ def _is_image(value: Any) -> bool:
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
-        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+        config = DecodeConfig.of(**options)
+        return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
 
 
@@ -345,7 +421,7 @@ def _listed(images: Any) -> list:
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
+    """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "

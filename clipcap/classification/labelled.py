@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import Photos, is_image_name, photo_folders, walk
+from clipcap.images.folders import photo_folders, walk
+from clipcap.images.kinds import is_image_name
+from clipcap.images.photos import Photos
 from clipcap.sources.columns import choose_columns
 from clipcap.sources.tables import Table, read_table
 
@@ -43,12 +46,29 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
         raise ClipcapError(f"{flag} {name}: no such file or folder")
     table = read_table(path)
     label_column = label_column or _label_column(table, flag)
-    image_column, label_column, _ = choose_columns(table, image_column, label_column)
-    photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None))
+    image_column = choose_columns(table, image_column, label_column).image
+    if image_column is None:
+        raise ClipcapError(f"{flag} {name}: cannot tell the image column, give --image_column{table.columns_hint()}")
+    photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None), anywhere=True)
     rows = [(str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(image_column, label_column)]
     found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
     if not found:
         raise ClipcapError(f"{flag} {name}: no rows with an image and a label")
+    return found
+
+
+def checked_labels(labels: Sequence[str]) -> list[str]:
+    """Labels without blanks around them.
+
+    Raises:
+        ClipcapError: none, or one twice.
+    """
+    found = [label.strip() for label in labels if label.strip()]
+    double = next((label for label in found if found.count(label) > 1), None)
+    if double or not found:
+        raise ClipcapError(
+            f"--labels: {double!r} is there twice" if double else "--labels is missing: a,b,c or a file"
+        )
     return found
 
 

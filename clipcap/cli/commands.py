@@ -21,7 +21,7 @@ from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
-from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, TrainDrawConfig
+from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, SynthesiseConfig, TrainDrawConfig
 from clipcap.training.config import TrainConfig
 
 
@@ -121,7 +121,12 @@ def _contrastive(source: str, text: str) -> Command:
 
 FEATURE_TOOLS = (
     Command(
-        "info", "what a feature file is and holds", "clipcap.features.tools:info", arguments=(PATH,), prints="{}",
+        "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
+        arguments=(
+            PATH,
+            argument("--words", default=None, group="output",
+                     help="draw a cloud of the captions' words: NAME.png or NAME.svg"),
+        ),
     ),
     Command(
         "verify", "read all of it and report what is wrong", "clipcap.features.tools:verify", arguments=(PATH,),
@@ -143,6 +148,17 @@ FEATURE_TOOLS = (
         ),
     ),
     Command(
+        "import", "embeddings made elsewhere, of any medium → feature file",
+        "clipcap.features.import_arrays:import_arrays",
+        arguments=(
+            argument("path", metavar="ARRAY", help="x.npy, .npz, .safetensors or .pt: [N, D] or [N, T, W]"), OUT,
+            argument("--encoder", required=True, group="model", help="name of what made the embeddings"),
+            argument("--captions", default=None, help="table of ids and captions (CSV, TSV, JSON, Parquet)"),
+            argument("--ids", default=None, help="text with the id of each row in a line"),
+            argument("--key", default=None, help="which array of a file with several"),
+        ),
+    ),
+    Command(
         "convert", "a pickle ↔ a folder, or other numbers", "clipcap.features.tools:convert",
         arguments=(
             PATH, OUT, ENCODER,
@@ -158,8 +174,8 @@ COMMANDS = (
         description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
     ),
     Command(
-        "features", "inspect feature files, merge, split or convert them", group="make features", metavar="ACTION",
-        below=FEATURE_TOOLS,
+        "features", "inspect, import, merge, split, convert feature files", group="make features",
+        metavar="ACTION", below=FEATURE_TOOLS,
     ),
     Command(
         "train", "feature file → captioner", "clipcap.training.train:train", TrainConfig,
@@ -228,6 +244,13 @@ COMMANDS = (
         "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
         (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
         group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
+    ),
+    Command(
+        "synthesise", "captions → generated pictures that match them", "clipcap.text_to_image.synthesise:synthesise",
+        SynthesiseConfig,
+        (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
+        group="draw", prints="set: {}",
+        description="Captions → a set of generated pictures with captions, for --extra of contrastive and train.",
     ),
     Command(
         "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",

@@ -24,7 +24,7 @@ from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.contrastive.train import train_contrastive
 from clipcap.demo.facts import table
 from clipcap.demo.language import train_lm
-from clipcap.demo.plates import scenes, write_set
+from clipcap.demo.plates import Split, scenes, write_set
 from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.files import read_features
@@ -54,7 +54,8 @@ def build(work: Path, out: Path = FOLDER, share: float = 1.0) -> dict:
     count = max(200, int(PICTURES * share))
     draft = work / "weights"
     draft.mkdir(parents=True, exist_ok=True)
-    for split, pictures, seed in (("train", count, SEED), ("val", HELD_OUT, SEED + 1)):
+    sets: list[tuple[Split, int, int]] = [("train", count, SEED), ("val", HELD_OUT, SEED + 1)]
+    for split, pictures, seed in sets:
         if not (work / split / "Captions.csv").exists():
             write_set(work / split, pictures, seed, PIXELS, split, workers=2)
     recall = _clip(work, draft / CLIP, share)

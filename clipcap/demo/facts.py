@@ -11,7 +11,7 @@ ASPECTS = ("food", "count", "colour", "plate")
 
 
 def fact_shares(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
-    """Share of the captions that are right in each aspect, and in all of them together.
+    """Share of captions right in each aspect, and in all of them together.
 
     Args:
         captions: one per picture, of a model or of anybody.
@@ -28,7 +28,7 @@ def fact_shares(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, f
 
 def table(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
     """`fact_shares` of the pictures with one food, of those with more, and of all."""
-    kinds = {"one food": [], "two or more": [], "all pictures": list(range(len(scenes)))}
+    kinds: dict[str, list[int]] = {"one food": [], "two or more": [], "all pictures": list(range(len(scenes)))}
     for number, scene in enumerate(scenes):
         kinds["one food" if len(scene.facts.foods) == 1 else "two or more"].append(number)
     return {

@@ -1,7 +1,7 @@
 """Captions of a scene in many wordings, and the facts read back out of a caption.
 
 Every caption states each food with its number and the plate's colour and shape ("plate" alone is a round one).
-The table, the things beside the plate, the colour of an apple are told in some captions and left out in others.
+The table, the things beside the plate, the colour of an apple appear in some captions and not in others.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _caption(rng: Random, scene: Scene) -> str:
 def _foods(rng: Random, scene: Scene, terse: bool) -> str:
     """The food phrase, such as: two green apples and a donut."""
     tints = {item.food: item.tint for item in scene.items}
-    foods = list(scene.facts.foods)
+    foods = [(food, count or 1) for food, count in scene.facts.foods]  # a scene says every count
     rng.shuffle(foods)
     bare = terse and len(scene.items) == 1  # "donut on blue plate"
     return " and ".join(_portion(rng, food, count, tints[food], bare) for food, count in foods)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def train_lm(folder: Path, steps: int, seed: int) -> float:
     """
     texts = (text for texts in islice(passages(seed), TOKENIZER_PASSAGES) for text in texts)
     tokenizer = make_tokenizer(texts, VOCABULARY)
+    end: Any = tokenizer.eos_token_id  # one number: one token, which a tokenizer's types leave open
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
         GPT2Config(
@@ -42,8 +44,8 @@ def train_lm(folder: Path, steps: int, seed: int) -> float:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=end,
+            eos_token_id=end,
         )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.01, betas=(0.9, 0.98))
@@ -68,7 +70,7 @@ def _rows(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[np.ndarray]
     stream = np.empty(0, dtype=np.int64)
     every = passages(seed)
     while True:
-        texts = [text + tokenizer.eos_token for passage in islice(every, 500) for text in passage]
+        texts = [f"{text}{tokenizer.eos_token}" for passage in islice(every, 500) for text in passage]
         pieces = tokenizer(texts)["input_ids"]
         stream = np.concatenate([stream, *map(np.array, pieces)])
         whole = len(stream) // POSITIONS

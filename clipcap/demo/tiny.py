@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -59,14 +60,15 @@ def make_gpt2(
     """A GPT-2 with random weights and a tokenizer learnt from `texts`, saved as a transformers folder."""
     tokenizer = make_tokenizer(texts)
     torch.manual_seed(seed)
+    end: Any = tokenizer.eos_token_id  # one number: one token, which a tokenizer's types leave open
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=positions,
         n_embd=width,
         n_layer=layers,
         n_head=max(1, width // 64),
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=end,
+        eos_token_id=end,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

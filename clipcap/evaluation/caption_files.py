@@ -86,8 +86,9 @@ def matched(predictions: Mapping[str, str], references: Mapping[str, Sequence[st
     Raises:
         ClipcapError: an image has no reference.
     """
-    names = {image: next((name for name in _names(image) if name in references), None) for image in predictions}
-    missing = [image for image, name in names.items() if name is None]
+    found = ((image, next((name for name in _names(image) if name in references), None)) for image in predictions)
+    names = {image: name for image, name in found if name is not None}
+    missing = [image for image in predictions if image not in names]
     if missing:
         raise ClipcapError(
             f"{where}: {len(missing)} of {len(predictions)} images have no reference, the first is {missing[0]}; "
@@ -147,6 +148,8 @@ def _table_rows(path: Path) -> list[dict[str, str]]:
     faults = Faults()
     table = read_table(path, faults)
     columns = choose_columns(table, None, None)
+    if columns.image is None:
+        raise ClipcapError(f"{path}: no column names the images: add a column image")
     rows = [
         {"image": from_cell(str(cells[0] or "")), "caption": from_cell(str(caption))}
         for _, cells in table.rows(columns.image, *columns.captions, faults=faults)

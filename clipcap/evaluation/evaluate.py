@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner, embed_pictures, load_captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
@@ -27,7 +27,7 @@ from clipcap.evaluation.report.page import write_report
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
-from clipcap.models.encoders.base import pick_device
+from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.options import given
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.json_text import to_json
@@ -73,7 +73,10 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     out = Path(config.out).expanduser()
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
-    found = _read(config) if config.predictions else _caption(config, state)
+    if config.predictions and config.references:
+        found = _read(config.predictions, config.references)
+    else:
+        found = _caption(config, str(config.data), state)
     if state.is_main_process:
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
         _write_json(out / REFERENCES, found.references)
@@ -110,28 +113,28 @@ def _write_json(path: Path, content: Any) -> None:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a surrogate is JSON's \\ud800
 
 
-def _read(config: EvaluateConfig) -> Captioned:
+def _read(predictions: str, references_path: str) -> Captioned:
     """Somebody's captions, with their references."""
-    references = read_references(config.references)
-    captions = matched(read_predictions(config.predictions), references, config.predictions)
+    references = read_references(references_path)
+    captions = matched(read_predictions(predictions), references, predictions)
     notes = []
     if len(captions) < len(references):
         notes.append(f"{len(references) - len(captions)} images of the references have no caption and do not count")
-    facts = {"captions": config.predictions, "references": config.references}
+    facts = {"captions": predictions, "references": references_path}
     return Captioned(captions, {image: references[image] for image in captions}, facts, notes=notes)
 
 
-def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
+def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captioned:
     """The captions of all images of a feature file; every process returns those of all."""
-    features = read_features(config.data, encoder=config.load.clip_model_type)
+    features = read_features(data, encoder=config.load.clip_model_type)
     references = references_of(features)
     if not references:
-        raise ClipcapError(f"--data {config.data}: holds no captions to compare with: parse the images with theirs")
+        raise ClipcapError(f"--data {data}: holds no captions to compare with: parse the images with theirs")
     _report_processes(state)
     captioner = load_captioner(config.load)
     own = captioner.model.config
     check_same_encoder(
-        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, config.data,
+        features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, data,
         f"the checkpoint {config.load.load_pt}",
     )  # fmt: skip
     first_rows: dict[str, int] = {}
@@ -153,7 +156,7 @@ def _caption(config: EvaluateConfig, state: PartialState) -> Captioned:
         epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
     )
     if state.is_main_process:
-        _add_clip_scores(found, captioner, features, rows, config.clip_score)
+        _add_clip_scores(found, captioner, features, rows, config)
     return found
 
 
@@ -191,6 +194,7 @@ def caption_rows(
 
 def decoding_said(config: DecodeConfig) -> str:
     """How captions are decoded, in words."""
+    config = config.resolved()
     if config.beam:
         return f"beam search, {config.beam_size} beams"
     if config.greedy or config.temp == 0:
@@ -216,25 +220,49 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _add_clip_scores(
-    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], wanted: bool
+    found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig
 ) -> None:
-    if not wanted:
+    """Add CLIPScore and RefCLIPScore, by the captioner's own encoder or by the one of --score_with."""
+    if not config.clip_score:
         found.notes.append(f"{CLIP_SCORE} skipped: asked to do without")
         return
+    name = config.decode.score_with
     try:
-        encoder = captioner.encoder
+        encoder = captioner.judge(name)
         texts = [PROMPT + text for several in found.references.values() for text in several]
         captions = _encoded(encoder, [PROMPT + caption for caption in found.captions.values()])  # [N, D]
         references = _encoded(encoder, texts).split([len(several) for several in found.references.values()])
+        images = features.rows(rows) if name is None else _pictures_by(encoder, features, rows)  # [N, D]
     except ClipcapError as error:
         found.notes.append(f"{CLIP_SCORE} skipped: {error}")
         return
-    images = features.rows(rows)  # [N, D]
+    own = captioner.model.config
+    same = name is None or encoder.weights_id == own.encoder_weights_id
+    found.facts[f"{CLIP_SCORE} by"] = encoder.name + (" (same encoder as the captioner reads)" if same else "")
     found.clip[CLIP_SCORE] = clip_score(images, captions).numpy()
     found.clip[REF_CLIP_SCORE] = ref_clip_score(images, captions, references).numpy()
 
 
-def _encoded(encoder: Any, texts: Sequence[str], together: int = 256) -> torch.Tensor:
+def _pictures_by(encoder: Encoder, features: Features, rows: Sequence[int], together: int = 32) -> torch.Tensor:
+    """The pictures of these rows by another encoder, [N, D].
+
+    Raises:
+        ClipcapError: the features do not say where a picture lies, or it cannot be read.
+    """
+    paths: list[str] = []
+    for row in rows:
+        path = features.image_paths[row]
+        if not path:
+            raise ClipcapError(
+                f"{features.path}: does not say where the picture of {features.image_ids[row]} lies, which "
+                f"--score_with looks at"
+            )
+        paths.append(path)
+    parts = [embed_pictures(encoder, paths[i : i + together]).cpu() for i in range(0, len(paths), together)]
+    return torch.cat(parts)
+
+
+def _encoded(encoder: Encoder, texts: Sequence[str], together: int = 256) -> torch.Tensor:
     """Texts → embeddings [N, D]."""
     parts = [encoder.encode_texts(texts[i : i + together]).cpu() for i in range(0, len(texts), together)]
     return torch.cat(parts)
@@ -289,4 +317,6 @@ def printed(content: Mapping[str, Any]) -> str:
         for name, interval in content["corpus"].items()
     ]
     lines += [f"{name:14}{value:8.4g}" for name, value in content["diversity"].items()]
+    if by := content["run"].get(f"{CLIP_SCORE} by"):
+        lines.append(f"{CLIP_SCORE} by {printable(by)}")
     return "\n".join(lines + [printable(note) for note in content["notes"]])

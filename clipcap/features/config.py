@@ -23,7 +23,7 @@ class ParseConfig(Options, group="model"):
     clip_model_type: str = option(
         "ViT-B/32",
         "frozen encoder: an OpenAI name, a checkpoint in OpenAI's format, "
-        "open_clip:NAME/PRETRAINED or hf:NAME_OR_PATH",
+        "open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH or timm:NAME",
     )
     lm: str = option("gpt2", "language model whose tokenizer counts --token_limit", group="data")
     token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm", group="data")

@@ -85,11 +85,11 @@ def encode_missing(
     todo = [b for b in range(-(-len(records) // size)) if b not in done]
     mine = todo[state.process_index :: state.num_processes]
     already = sum(min(size, len(records) - b * size) for b in done)
-    # Without a terminal there is no bar: in a log it would be one endless line.
+    # Only a terminal shows the bar: in a log it would be one endless line.
     hidden = None if state.is_main_process else True
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
-    lost = report_lost_workers(", it goes on where it stopped")
+    lost = report_lost_workers(", it continues where it stopped")
     with lost, bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
         for decoded in decoders(batches, config.source.workers, encoder.device):
             encoded = _encode(decoded, encoder, threads, partial.dtype)

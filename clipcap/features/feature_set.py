@@ -53,22 +53,24 @@ class FeatureMeta:
 
 
 class Sliced(Protocol):
-    """What is written a slice at a time; it may be made when it is asked for."""
+    """A column that is written a slice at a time; its values may be computed on demand."""
 
     def __len__(self) -> int:
         """N."""
+        ...
 
-    def __getitem__(self, rows: slice) -> Sequence | np.ndarray:
-        """What stands for these rows."""
+    def __getitem__(self, rows: slice, /) -> Any:
+        """The values of these rows: a sequence or an array."""
+        ...
 
 
 @dataclass(frozen=True)
 class LazyColumn:
-    """What is made of rows when it is asked for.
+    """A column whose values are computed on demand.
 
     Args:
         count: of the rows.
-        make: gives what stands for those from a first one on and before a last one.
+        make: computes the values from a first row to before a last one.
     """
 
     count: int
@@ -96,13 +98,16 @@ class Rows(Protocol):
     @property
     def shape(self) -> Sequence[int]:
         """(N, D)."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the stored numbers."""
+        ...
 
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
+    def __getitem__(self, index: Tensor | slice, /) -> Tensor:
         """The rows of an int64 index [B], copied, or of a slice of step 1: [B, D] in any floating-point type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,8 @@ class Features:
         if self.meta.encoder and not self.meta.encoder_guessed:
             return None
         taken = f"taken for {self.meta.encoder}" if self.meta.encoder else "the width of no encoder known here"
-        mend = "overrides" if self.meta.encoder else "names it"
-        return f"{self.path}: does not say its encoder; {self.dim} wide, {taken} (--clip_model_type {mend})"
+        flag_use = "overrides" if self.meta.encoder else "names it"
+        return f"{self.path}: does not say its encoder; {self.dim} wide, {taken} (--clip_model_type {flag_use})"
 
     def rows(self, index: Index) -> Tensor:
         """Rows as float32 [B, D]; only these are read."""
@@ -240,7 +245,8 @@ class Features:
 
 
 def _take(values: Sequence, index: np.ndarray) -> Sequence:
-    return values.take(index) if hasattr(values, "take") else [values[i] for i in index.tolist()]
+    take = getattr(values, "take", None)  # of columns that lie on disk
+    return [values[i] for i in index.tolist()] if take is None else take(index)
 
 
 def _copied(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def find_features(path: str | Path) -> Path:
         name = path.name.removesuffix(".pkl")
         like = [path.with_name(name + end) for end in ("", ".pkl", "_train", "_train.pkl")]
         there = next((f"; did you mean {near}?" for near in like if near.exists()), "")
-        raise ClipcapError(f"{path}: no such feature file: parse the images first, or mend the path{there}")
+        raise ClipcapError(f"{path}: no such feature file: parse the images first, or fix the path{there}")
     return found
 
 
@@ -147,6 +147,6 @@ def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta) -
     if path.suffix != ".pkl":
         write_folder(path, parts, meta)
         return
-    embeddings, *columns = zip(*(Content(*(column[:] for column in part)) for part in parts))
+    embeddings, *columns = map(list, zip(*([column[:] for column in part] for part in parts)))
     rows = np.concatenate(embeddings) if len(embeddings) > 1 else embeddings[0]
     write_pickle(path, Content(rows, *(list(chain.from_iterable(column)) for column in columns)), meta)

@@ -1,4 +1,4 @@
-"""The feature folder, in the layout of clip-retrieval: shards of embeddings that are memory-mapped, and Parquet.
+"""The feature folder, in the layout of clip-retrieval: memory-mapped shards of embeddings, and Parquet.
 
     img_emb/img_emb_0.npy         [rows, D] float16 or float32
     metadata/metadata_0.parquet   a line per row: image_id, image_path, caption, captions
@@ -14,12 +14,13 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from pyarrow import compute
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
@@ -27,6 +28,7 @@ from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_norm
 from clipcap.runtime.disk_arrays import by_shard
 from clipcap.runtime.safe_load.parquet import read_batches
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
@@ -65,8 +67,8 @@ class ShardedRows:
             return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
         found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
-        for shard, places, of_shard in by_shard(self.starts, rows):
-            found[places] = self.shards[shard][of_shard]
+        for shard, places, shard_rows in by_shard(self.starts, rows):
+            found[places] = self.shards[shard][shard_rows]
         return torch.from_numpy(found)
 
     def _between(self, start: int, stop: int) -> Tensor:
@@ -103,7 +105,7 @@ class ArrowStrings(Sequence):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int | slice) -> str | list[str | None] | None:
+    def __getitem__(self, index: int | slice) -> Any:  # a text, or a list of them for a slice
         return self.texts[index].to_pylist() if isinstance(index, slice) else self.texts[int(index)].as_py()
 
     def __iter__(self) -> Iterator[str | None]:
@@ -211,7 +213,7 @@ def _empty(file: Path, columns: Sequence[str]) -> pa.Schema | None:
 
 
 def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
-    """All captions, also those that are empty or null, and the row of each, int64."""
+    """All captions, empty and null ones included, and the row of each, int64."""
     if "captions" in metadata.column_names:
         lists = metadata["captions"].combine_chunks()
         return pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
@@ -221,7 +223,7 @@ def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
 
 
 def captions_in(metadata: pa.Table) -> tuple[ArrowStrings, np.ndarray]:
-    """The captions that are not empty, and the row of each."""
+    """The captions with text, and the row of each."""
     texts, rows = caption_texts(metadata)
     there = pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0)
     return ArrowStrings(texts.filter(there)), rows[there.to_numpy(zero_copy_only=False)]

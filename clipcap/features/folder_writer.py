@@ -17,7 +17,7 @@ from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 
 SHARD_ROWS = 100_000
-TOGETHER = 8192  # rows that are converted and written at a time
+TOGETHER = 8192  # rows converted and written at a time
 
 
 def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
@@ -63,16 +63,19 @@ def _save_metadata(path: Path, part: Content, rows: slice) -> None:
 
 
 def _metadata_table(ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> pa.Table:
-    texts = [[_utf8(text) for text in of_row] for of_row in captions]
+    texts = [[_utf8(text) for text in row_captions] for row_captions in captions]
     columns = {
         "image_id": (map(_utf8, ids), pa.string()),
         "image_path": ((path and _utf8(path) for path in paths), pa.string()),
-        "caption": ((of_row[0] if of_row else None for of_row in texts), pa.string()),  # for clip-retrieval
+        "caption": (
+            (row_captions[0] if row_captions else None for row_captions in texts),
+            pa.string(),
+        ),  # for clip-retrieval
         "captions": (texts, pa.list_(pa.string())),
     }
     return pa.table({name: pa.array(list(values), kind) for name, (values, kind) in columns.items()})
 
 
 def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
+    """Replace what is not UTF-8 in a file name: Arrow refuses it."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -11,11 +11,11 @@ import pickle
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, _utils
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content, FeatureMeta, Features, looks_normalized
@@ -52,13 +52,13 @@ def read_content(path: Path) -> dict[str, Any]:
             what = "a torch.save archive" if stream[:2] == b"PK" else "no pickle"
             raise ClipcapError(f"{path}: is {what}, not a ClipCap feature file: {AGAIN}")
         try:
-            content = plain_data(stream, CALLS, INERT)
+            content = plain_data(cast(BinaryIO, stream), CALLS, INERT)  # a map reads as a file does
         except UnreadablePickle as error:
             raise ClipcapError(f"{path}: {error}: copy the file again or {AGAIN}") from error
     if not isinstance(content, dict) or not {"clip_embedding", "captions"} <= content.keys():
         keys = [f"{key!r:.40}" for key in content][:10] if isinstance(content, dict) else [type(content).__name__]
         raise ClipcapError(
-            f"{path}: is no ClipCap feature file: expected the keys clip_embedding and captions, "
+            f"{path}: is not a ClipCap feature file: expected the keys clip_embedding and captions, "
             f"found {', '.join(keys) or 'none'}: {AGAIN}"
         )
     if not isinstance(content["captions"], list):
@@ -72,7 +72,7 @@ def embeddings_of(content: dict[str, Any], path: Path) -> Tensor:
     if isinstance(value, PickledObject):
         value = _array(value, path)
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ClipcapError(f"{path}: its clip_embedding is no array of floating-point numbers: {AGAIN}")
+        raise ClipcapError(f"{path}: its clip_embedding is not an array of floating-point numbers: {AGAIN}")
     if value.ndim != 2 or not value.numel():
         raise ClipcapError(
             f"{path}: its clip_embedding has shape {list(value.shape)}, expected [images, width]: {AGAIN}"
@@ -90,7 +90,7 @@ def _array(record: PickledObject, path: Path) -> Tensor | None:
 
 
 def _captions(items: list, num_rows: int, path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Captions that are not empty, the row of each, and the image id of each row that has one."""
+    """The captions with text, the row of each, and the image id of each row that has one."""
     captions, rows, ids = [], [], {}
     for number in range(len(items)):
         caption, row, image_id = read_caption(items, number, num_rows, path)
@@ -111,7 +111,7 @@ def read_caption(items: list, number: int, num_rows: int, path: Path) -> tuple[s
         shown = row if type(row) in (int, float, str) else type(row)
         raise ClipcapError(f"{where} points at row {shown!r:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}")
     if caption is not None and type(caption) is not str:
-        raise ClipcapError(f"{where} is no text but {type(caption).__name__}: {AGAIN}")
+        raise ClipcapError(f"{where} is not a text but {type(caption).__name__}: {AGAIN}")
     return caption or "", row, str(image_id) if type(image_id) in (str, int) else None
 
 
@@ -146,9 +146,9 @@ def _name(dtype: torch.dtype) -> str:
 def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
     """Write a feature pickle: each image one row, its captions pointing at it."""
     same = _Shared()
-    ids = [same(image_id) for image_id in rows.image_ids]
+    ids = [same(image_id) for image_id in rows.image_ids[:]]
     items = []
-    for row, texts in enumerate(rows.captions):
+    for row, texts in enumerate(rows.captions[:]):
         for text in texts:
             values = (ids[row], len(items), same(text), row)
             items.append(dict(zip(("image_id", "id", "caption", "clip_embedding"), values, strict=True)))
@@ -157,7 +157,7 @@ def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
         "captions": items,
         "meta": {same(name): same(value) for name, value in asdict(meta).items()},
         "image_ids": ids,
-        "image_paths": [same(image_path) for image_path in rows.image_paths],
+        "image_paths": [same(image_path) for image_path in rows.image_paths[:]],
     }
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class _FeaturePickler(pickle.Pickler):
         if not isinstance(value, np.ndarray):
             return NotImplemented
         size, stride = value.shape, (value.shape[1], 1)
-        return torch._utils._rebuild_tensor_v2, (_Storage(value), 0, size, stride, False, OrderedDict())
+        return _utils._rebuild_tensor_v2, (_Storage(value), 0, size, stride, False, OrderedDict())
 
 
 class _Storage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ class Texts(Sequence, ABC):
     def several(self, numbers: np.ndarray) -> list[str | None]:
         """The texts of these numbers, int64 [n]."""
 
-    def __getitem__(self, index: int | slice) -> str | list[str | None] | None:
+    def __getitem__(self, index: int | slice) -> Any:  # a text, or a list of them for a slice
         if isinstance(index, slice):
             return self.several(np.arange(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
@@ -46,7 +47,7 @@ class StoredTexts(Texts):
         read: the texts of a file.
     """
 
-    def __init__(self, files: Sequence[Path], starts: Sequence[int], read: Callable[[Path], pa.Array]):
+    def __init__(self, files: Sequence[Path], starts: Sequence[int] | np.ndarray, read: Callable[[Path], pa.Array]):
         self.files, self.starts, self._read = files, np.asarray(starts), read
         self._last: tuple[int, pa.Array | None] = (-1, None)  # in one piece: threads look too
 
@@ -56,8 +57,8 @@ class StoredTexts(Texts):
     def several(self, numbers: np.ndarray) -> list[str | None]:
         """The texts of these numbers."""
         found = np.empty(len(numbers), object)
-        for shard, places, of_shard in by_shard(self.starts, numbers):
-            found[places] = np.array(self._shard(shard).take(pa.array(of_shard)).to_pylist(), object)
+        for shard, places, shard_rows in by_shard(self.starts, numbers):
+            found[places] = np.array(self._shard(shard).take(pa.array(shard_rows)).to_pylist(), object)
         return found.tolist()
 
     def _shard(self, number: int) -> pa.Array:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from pyarrow import compute
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
@@ -19,6 +20,7 @@ from clipcap.features.pickle_file import embeddings_of, read_caption, read_conte
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 BLOCK = 8192  # rows looked at together
 
 
@@ -103,7 +105,7 @@ def _look_at_shard(rows: ShardedRows, metadata: pa.Table, findings: Findings) ->
     """Its image ids as numbers, int64 [rows]."""
     names = row_ids(metadata, findings.images)
     texts, rows_of_texts = caption_texts(metadata)
-    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)  # null is no caption at all
+    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)  # a null is not a caption
     blank = rows_of_texts[pc.fill_null(empty, False).to_numpy(zero_copy_only=False)]
     if len(blank):
         findings.add("empty captions", len(blank), _row(findings.images, blank[0], names))

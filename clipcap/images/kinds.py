@@ -29,7 +29,8 @@ SUFFIXES = {
 }
 NO_SIGNATURE = ("TGA",)  # any bytes may pass for one: tried for its own suffixes alone
 
-_CONVERT = "convert it, with ImageMagick for example: magick '{name}' '{stem}.jpg'"
+CONVERT = "convert it"  # in every reason that says how
+_CONVERT = CONVERT + ", with ImageMagick for example: magick '{name}' '{stem}.jpg'"
 HEIF_HINT = "HEIC is read with pillow-heif installed (pip install pillow-heif); or " + _CONVERT
 _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
 # Pictures that people have and that are not read: what to do instead, by suffix.
@@ -89,6 +90,13 @@ def suffix_of(head: bytes) -> str | None:
     return next((suffix for magic, suffix in _SIGNATURES if head.startswith(magic)), None) if plausible else None
 
 
+def why_heif_unread(name: str) -> str:
+    """Why pillow-heif does not read a file, and what to do."""
+    return "a damaged HEIC file, or of a kind that is not read: " + _CONVERT.format(
+        name=name, stem=name.rpartition(".")[0] or name
+    )
+
+
 def why_unread(name: str, head: bytes, kinds: str) -> str:
     """Why Pillow does not know a file, and what to do, from its first bytes and its name."""
     stem = name.rpartition(".")[0] or name
@@ -104,8 +112,6 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return "a video, not an image: take a frame out of it"
     found = suffix_of(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
-    if "HEIF" in kinds and {found, own} & set(SUFFIXES["HEIF"]):
-        return "damaged, or HEIC of a kind that is not read"
     for suffix in (found, own):
         if suffix in HINTS:
             return HINTS[suffix].format(name=name, stem=stem)

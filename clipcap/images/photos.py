@@ -61,6 +61,7 @@ class Photos:
         self._found: dict[str, set[str]] = {}
         self._ways: Counter[str] = Counter()
         self._several = 0
+        self._last: tuple[tuple[str, ...], Path] = ((), Path())
         self.links = 0  # names that were links, found or not
         self._means: dict[str, tuple[str, ...]] = {}  # the folders in the name by which a photo was found
 
@@ -73,15 +74,20 @@ class Photos:
             PhotoLinkError: it is a link, and no file is called like its end.
             PhotoNameError: it is empty, or leaves the folders where it may not.
         """
+        if names == self._last[0]:  # the next caption of an image
+            return self._last[1]
         places = [name for name in names if self.stays_inside(name)]
         self.links += is_link(names[0])
         found = self._lookup(places) or next(filter(None, map(self._loosely, names)), None)
         if found is None:
             self._refuse(names[0])
-            return self._rightful_place(names[0])
-        parent, leaf = os.path.split(found)
-        self._found.setdefault(parent, set()).add(leaf)
-        return Path(found)
+            place = self._rightful_place(names[0])
+        else:
+            parent, leaf = os.path.split(found)
+            self._found.setdefault(parent, set()).add(leaf)
+            place = Path(found)
+        self._last = names, place
+        return place
 
     def place(self, name: str) -> ImageRef:
         """Where the photo of a name lies; raises what `find` does."""

@@ -9,17 +9,25 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key, walk
-from clipcap.images.kinds import NO_SIGNATURE, SIGNATURE_BYTES, SUFFIXES, is_image_name, suffix_of, why_unread
+from clipcap.images.kinds import (
+    NO_SIGNATURE,
+    SIGNATURE_BYTES,
+    SUFFIXES,
+    is_image_name,
+    suffix_of,
+    why_heif_unread,
+    why_unread,
+)
 from clipcap.images.memory import in_turn, middle_frame
 from clipcap.images.png import without_png_metadata
 from clipcap.images.ref import ImageRef
@@ -134,9 +142,7 @@ def _silence_pillow() -> None:
 
     The filter is set again where it is gone, as test runners and `warnings.catch_warnings` take filters away.
     """
-    if not any(
-        entry[0] == "ignore" and entry[3] is not None and entry[3].pattern == _PIL for entry in warnings.filters
-    ):
+    if not warnings.filters or getattr(warnings.filters[0][3], "pattern", None) != _PIL:
         warnings.filterwarnings("ignore", module=_PIL)
 
 
@@ -154,6 +160,8 @@ def _identified(stream: BinaryIO, where: str) -> Image.Image:
         own = [kind for kind in NO_SIGNATURE if where.lower().endswith(SUFFIXES[kind])]
         return Image.open(stream, formats=[kind for kind in _formats() if kind not in NO_SIGNATURE] + own)
     except UnidentifiedImageError as error:
+        if (heif := _heif(stream, where)) is not None:
+            return heif
         stream.seek(0)
         name, head = re.split(r"[/\\]", where)[-1], stream.read(SIGNATURE_BYTES)
         raise ImageError(where, why_unread(name, head, ", ".join(_formats()))) from error
@@ -190,13 +198,29 @@ def _stream(source: ImageSource) -> BinaryIO | nullcontext:
 
 @cache
 def _formats() -> list[str]:
-    """FORMATS that this build of Pillow can read, HEIF among them where pillow-heif is installed."""
+    """FORMATS that this build of Pillow can read."""
     Image.init()
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _heif(stream: BinaryIO, where: str) -> Image.Image | None:
+    """The image of a HEIC file, its header read; None where it is none, or pillow-heif is not installed.
+
+    Raises:
+        ImageError: it is damaged.
+    """
+    stream.seek(0)
+    if suffix_of(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
+        return None
+    try:
+        import pillow_heif
+    except ImportError:
+        return None
+    stream.seek(0)
+    try:
+        return pillow_heif.HeifImageFile(stream)
+    except (SyntaxError, ValueError, EOFError, RuntimeError) as error:
+        raise ImageError(where, why_heif_unread(re.split(r"[/\\]", where)[-1])) from error
 
 
 def _why(error: Exception) -> str:
@@ -225,7 +249,8 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
         from PIL import ImageCms
 
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB"), None
+        rgb = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")  # None in place only
+        return cast(Image.Image, rgb), None
     if image.mode in ("La", "RGBa"):  # colours multiplied by their opacity
         image = image.convert(image.mode.upper())
     if image.has_transparency_data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.text import as_cell
@@ -21,6 +22,6 @@ def write_errors(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     Raises:
         ClipcapError: it cannot be written.
     """
-    how = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    how: dict[str, Any] = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
     with writing(path), replaced_file(path) as draft, draft.open("w", **how) as file:
         csv.writer(file).writerows([("path", "reason"), *(map(as_cell, row) for row in rows)])

@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from multiprocessing import AuthenticationError
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -34,7 +34,7 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> Itera
     """
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if device.type != "cpu" else 1
-    workers = min(len(items), workers)
+    workers = min(len(cast(Sized, items)), workers)
     loader = DataLoader(
         items,
         batch_size=None,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
-from clipcap.models.kernels.chunked_cross_entropy import head_loss
+from clipcap.models.kernels.chunked_cross_entropy import head_loss, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
 from clipcap.models.language_model import max_positions
@@ -58,6 +57,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         input_ids: Tensor,
         labels: Tensor | None = None,
         positions: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Logits of each caption token, or with `labels` the summed loss.
 
@@ -69,6 +69,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             labels: [B, T], the tokens to predict; `IGNORE` where a position does not count.
             positions: [B, T], each token's place in its caption, where rows hold several captions of their image end
                 to end (`clipcap.models.kernels.shared_prefix`; for the loss alone); by default they hold one.
+            weights: [B, T] float32, what each label token's cross-entropy is multiplied by (default: 1).
         Returns:
             logits [B, T, V], position t predicting token t; or the cross-entropy summed over label tokens, a
             scalar in float32: divide by the number of label tokens of the whole (global) batch.
@@ -85,15 +86,15 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             inputs |= packing(positions[:, :-1], prefix.shape[1], inputs_embeds.dtype)
         counted = labels != IGNORE  # [B, T]
         places = _predicted_from(positions, prefix.shape[1], labels)[counted]  # [n], n label tokens
-        return self._loss_at(places, inputs, labels[counted])
+        return self._loss_at(places, inputs, labels[counted], None if weights is None else weights[counted])
 
-    def _loss_at(self, places: Tensor, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    def _loss_at(self, places: Tensor, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor | None) -> Tensor:
         """Cross-entropy at these places [n] of all rows end to end: the head is a quarter of GPT-2's arithmetic."""
         if not self._head_is_plain:
             logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
-            return F.cross_entropy(logits.float(), labels, reduction="sum")
+            return weighted_cross_entropy(logits, labels, weights)
         hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
-        return head_loss(hidden, self.head, labels)
+        return head_loss(hidden, self.head, labels, weights)
 
     def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states of the language model, [B, L, H]; right from the end of the prefix on."""

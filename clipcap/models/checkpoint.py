@@ -23,7 +23,7 @@ import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer
+from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
@@ -68,7 +68,7 @@ def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path,
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+        raise ClipcapError(f"{folder}: exists and is not a checkpoint, so it is not replaced: choose another name")
     with writing(folder), replaced_folder(folder) as draft:
         write_checkpoint(model, tokenizer, draft, note)
     return folder
@@ -122,7 +122,7 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
         if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
             return path / alone
     if not path.is_dir():
-        raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
+        raise ClipcapError(f"{path}: no such checkpoint ({wanted})")
     found = best_checkpoint_in(path, lambda p: p.suffix in SUFFIXES or (p / CONFIG).is_file())
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
@@ -226,7 +226,7 @@ def _load_native(
     state = read_weights(path)
     check_sizes(config, state, path / CONFIG)
     base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG, state.values())
-    check_mapper_sizes(config, base.get_input_embeddings().weight.shape[1], state, MAPPER, path)
+    check_mapper_sizes(config, token_embeddings(base).weight.shape[1], state, MAPPER, path)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm
@@ -253,7 +253,7 @@ def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Pa
     """Fill in a checkpoint's tensors; all of what it stores, nothing else.
 
     Raises:
-        ClipcapError: a tensor is missing, unknown or of another size (both sizes are said).
+        ClipcapError: a tensor is missing, unknown or of another size (the message names both sizes).
     """
     own = model.state_dict()
     for name, tensor in state.items():

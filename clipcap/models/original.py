@@ -17,7 +17,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.names import guess_encoder
-from clipcap.models.language_model import load_lm, load_lm_config
+from clipcap.models.language_model import load_lm, load_lm_config, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_network_size
 from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensors
 from clipcap.runtime.files import replaced_file, writing
@@ -73,7 +73,7 @@ def load_reference(
     Args:
         path: the `.pt` file.
         lm: language model whose tokenizer and head count belong to it; where its configuration is not at hand,
-            or it is no GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
+            or it is not a GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
         num_heads: attention heads of a transformer mapper, which the file does not tell.
         normalize_prefix: whether it was trained on normalised embeddings, which the file does not tell.
         encoder: encoder of its features (default: guessed from the width).
@@ -140,7 +140,7 @@ def _mapper_before(
 ) -> tuple[ClipCaptionModel, str]:
     """The model of a file that holds the mapper alone, before the language model called `lm`."""
     base = load_lm(lm)
-    embed_dim = base.get_input_embeddings().weight.shape[1]
+    embed_dim = token_embeddings(base).weight.shape[1]
     config = _config(mapper, embed_dim, path, lm, num_heads, normalize_prefix, encoder, lm_stored=False)
     model = ClipCaptionModel(config, base)
     _load_strictly(model.mapper, mapper, path, MAPPER)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
+    Kind,
     Rescored,
     add_rows,
     load_faiss,
@@ -46,7 +47,7 @@ from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
-ASKED = 100  # rows that are searched for to measure recall
+ASKED = 100  # rows to search for when recall is measured
 NEAREST = (1, 10, 100)
 SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
 
@@ -64,21 +65,22 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     _check_place(out, config.append)
     parts = [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
-        content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
+        content = _copy_existing(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
-        for of_source in parts:
-            _copy(of_source, draft, content)
+        for source_parts in parts:
+            _copy(source_parts, draft, content)
         index = _save(draft, content)
         content["images"] = len(np.unique(np.concatenate([part.images for part in index.parts])))
         if not config.append:
             content["kind"] = _kind(config, len(index))
         if content["kind"] != "exact":
-            _approximate(index, draft, content["kind"], before)
+            _approximate(index, draft, cast(Kind, content["kind"]), before)
             index = _save(draft, content)
-            content["probe"], content["recall"] = measured(index, index.approximate, config.recall)
+            near = cast(Rescored, index.approximate)  # as every index of ours that is not exact
+            content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
     index = Index.open(out)
-    for line in _said(index, content, time.perf_counter() - started):
+    for line in _summary_lines(index, content, time.perf_counter() - started):
         logger.info(line)
     return index
 
@@ -93,7 +95,7 @@ def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:
 def _check_place(out: Path, append: bool) -> None:
     place = current_path(out)
     if append and not (place / CONFIG).exists():
-        raise ClipcapError(f"--out {out}: is no index to add to: leave out --append to make one")
+        raise ClipcapError(f"--out {out}: is not an index to add to: leave out --append to make one")
     if place.is_file():
         raise ClipcapError(f"--out {out}: is a file: an index is a folder")
     if place.is_dir() and any(place.iterdir()) and not (place / CONFIG).exists():
@@ -105,7 +107,7 @@ def _new(config: IndexConfig) -> dict[str, Any]:
     return {**head, "kind": "exact", "images": 0, "probe": 0, "recall": {}, "meta": None, "sources": [], "parts": []}
 
 
-def _taken_over(place: Path, draft: Path, config: IndexConfig) -> dict[str, Any]:
+def _copy_existing(place: Path, draft: Path, config: IndexConfig) -> dict[str, Any]:
     """What the index says of itself; its parts stand in the draft too, as links: they are never changed."""
     Index.open(place)  # whole, and of a format known here
     content = read_config(place)
@@ -134,10 +136,11 @@ def _save(draft: Path, content: dict[str, Any]) -> Index:
 
 def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> None:
     """Add the rows of features as parts of the index."""
-    before, writer = len(content["parts"]), None
+    before, writer, path = len(content["parts"]), None, None
     with tqdm(unit="row", desc="indexing", disable=None) as bar:
         for features in source:
             _check_encoder(features, content)
+            path = features.path
             for first in range(0, features.num_images, BLOCK):
                 here = slice(first, min(first + BLOCK, features.num_images))
                 rows = features.embeddings[here]  # [B, D]
@@ -149,10 +152,12 @@ def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> N
                 captions = features.captions_by_row(here.start, here.stop)
                 writer.add(rows, features.image_ids[here], features.image_paths[here], captions)
                 bar.update(len(rows))
+    if writer is None or path is None:
+        raise ClipcapError("there is nothing to index: the features have no rows")
     content["parts"].append(writer.close())
-    content["sources"].append(str(features.path.absolute()))
+    content["sources"].append(str(path.absolute()))
     if before:
-        _check_ids(_save(draft, content), before, features.path)
+        _check_ids(_save(draft, content), before, path)
 
 
 def _check_encoder(features: Features, content: dict[str, Any]) -> None:
@@ -172,7 +177,7 @@ def _check_ids(index: Index, before: int, path: Path) -> None:
     """Refuse image ids of the parts from number `before` on that earlier parts give to other images."""
     old, new = index.parts[:before], index.parts[before:]
     numbers = [np.concatenate([part.images for part in parts]) for parts in (old, new)]
-    _, *shared = np.intersect1d(*numbers, return_indices=True)  # where they stand first, twice [S]
+    _, *shared = np.intersect1d(numbers[0], numbers[1], return_indices=True)  # where each first occurs, twice [S]
     for first in range(0, len(shared[0]), BLOCK):
         a, b = (_in_any_order(parts, rows[first : first + BLOCK]) for parts, rows in zip((old, new), shared))
         different = ((a - b).norm(dim=1) > SAME * a.norm(dim=1)).nonzero().flatten().tolist()
@@ -203,7 +208,7 @@ def _kind(config: IndexConfig, rows: int) -> str:
     return "ivf"
 
 
-def _approximate(index: Index, draft: Path, kind: str, before: int) -> None:
+def _approximate(index: Index, draft: Path, kind: Kind, before: int) -> None:
     """faiss indexes of the parts from number `before` on."""
     if not before:
         rows = len(index)
@@ -237,6 +242,7 @@ def measured(index: Index, near: Rescored, target: float) -> tuple[int, dict[str
         asked = sum(len(true[:k]) for true, _ in pairs)
         return sum(len({*true[:k]} & {*found[:k]}) for true, found in pairs) / asked if asked else 1.0
 
+    probe = near.probe
     for probe in near.probes():
         near.probe = probe
         if share(10) >= target:
@@ -253,7 +259,7 @@ def _others(hits: Hits, own: np.ndarray) -> list[list[int]]:
     return found
 
 
-def _said(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
+def _summary_lines(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
     size = sum(file.stat().st_size for file in index.path.rglob("*") if file.is_file())
     yield (
         f"{index.path}: {len(index):,} rows of {content['images']:,} images, {index.dim} wide, of "

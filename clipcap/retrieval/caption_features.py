@@ -50,7 +50,7 @@ class CaptionParts:
                 captions = [part.captions[i] for i in chosen]
                 batches = [captions[first : first + BATCH] for first in range(0, len(captions), BATCH)]
                 embeddings = torch.cat([encoder.encode_texts(batch).cpu() for batch in batches])  # [M, D]
-                rows = part.caption_rows[chosen[0] : chosen[-1] + 1].tolist()
+                rows: list[int] = part.caption_rows[chosen[0] : chosen[-1] + 1].tolist()
                 found += len(captions)
                 yield Features(
                     embeddings=embeddings,

@@ -1,20 +1,21 @@
-"""What stands behind each row of an index: image id, captions and path; in memory, or in mapped Arrow files."""
+"""The entry of each row of an index: image id, captions and path; in memory, or in mapped Arrow files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 SCHEMA = pa.schema(
     {
         "image_id": pa.large_string(),
@@ -36,7 +37,8 @@ class Catalogue(Protocol):
     """The entries of an index, by row and by name."""
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
+        ...
 
     def row_of(self, image_id: str) -> int | None:
         """The first row of an image."""
@@ -52,7 +54,7 @@ class FeatureCatalogue:
         self.features = features
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
         features = self.features
         return Entry(str(features.image_ids[row]), features.image_paths[row], features.captions_of(row))
 
@@ -76,11 +78,11 @@ class StoredCatalogue:
         self.caption_starts = np.cumsum([0, *captions])
 
     def entry(self, row: int) -> Entry:
-        """What stands behind a row."""
+        """The entry of a row."""
         part = int(np.searchsorted(self.starts, row, side="right")) - 1
         try:
             return Entry(*(column[row - int(self.starts[part])].as_py() for column in self.tables[part].columns))
-        except ValueError as error:  # bytes that are no UTF-8
+        except ValueError as error:  # bytes other than UTF-8
             raise ClipcapError(f"row {row} of the index: its texts are damaged: build the index again") from error
 
     def row_of(self, image_id: str) -> int | None:
@@ -122,7 +124,7 @@ def entries_table(
     columns = [
         [_utf8(image_id) for image_id in image_ids],
         [path and _utf8(path) for path in image_paths],
-        [[_utf8(text) for text in of_row] for of_row in captions],
+        [[_utf8(text) for text in row_captions] for row_captions in captions],
     ]
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA)], SCHEMA)
 
@@ -141,7 +143,7 @@ def map_entries(path: Path) -> pa.Table:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{path}: truncated or damaged ({reason}): copy or build the index again") from error
     if table.schema != SCHEMA:
-        raise ClipcapError(f"{path}: is no part of an index: copy or build the index again")
+        raise ClipcapError(f"{path}: is not a part of an index: copy or build the index again")
     return table
 
 
@@ -179,5 +181,5 @@ def _check_array(array: pa.Array) -> None:
 
 
 def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
+    """Replace what is not UTF-8 in a file name: Arrow refuses it."""
     return text.encode("utf-8", "replace").decode("utf-8")

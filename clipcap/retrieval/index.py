@@ -47,11 +47,12 @@ class Approximate(Protocol):
 
     def hits(self, queries: Tensor, k: int) -> Hits:
         """As `clipcap.retrieval.exact.nearest`, as far as it finds it; queries float64 [Q, D], of norm 1."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Embeddings that can be searched, and what stands behind them."""
+    """Embeddings to search, and the entries of their rows."""
 
     path: Path
     meta: FeatureMeta  # of their encoder

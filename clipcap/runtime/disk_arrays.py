@@ -185,7 +185,7 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
     return ArrayFile(arrays, end["facts"])
 
 
-def kept_arrays(
+def cached_arrays(
     path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None], quiet: bool = False
 ) -> ArrayFile:
     """The arrays at `path` where they were made from what `fingerprint` tells; else made now, and kept there.
@@ -249,8 +249,10 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 def _locked(lock: BinaryIO) -> bool:
     """Whether there is a lock: some network drives have none, and the work may be done twice there."""
+    if fcntl is None:
+        return False
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX)
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True

@@ -19,7 +19,8 @@ try:
 except ImportError:  # Windows: nothing separates two runs of one command there
     fcntl = None
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -58,7 +59,7 @@ def sole_writer(path: str | Path) -> Iterator[None]:
     place = Path(os.path.realpath(place.parent), place.name)
     key = (os.getpid(), place)
     covered = any((os.getpid(), outer) in _locked for outer in (place, *place.parents))
-    if covered or fcntl is None or not place.name:
+    if covered or not place.name:
         yield
         return
     name = place.with_name(f".{place.name}.lock")
@@ -106,6 +107,8 @@ def _named(arguments: dict[str, Any], name: str) -> Any:
 
 def _lock(name: Path, place: Path) -> int | None:
     """The locked file of that name; None where there are no locks."""
+    if fcntl is None:
+        return None
     while True:
         try:
             name.parent.mkdir(parents=True, exist_ok=True)

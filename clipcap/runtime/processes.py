@@ -18,7 +18,7 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
-def lost(error: RuntimeError) -> bool:
+def lost(error: Exception) -> bool:
     """Whether an error is that of a process whose partners are gone."""
     by_class = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
     return by_class or any(word in str(error) for word in ("gloo", "NCCL"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import photo_folders, require_folder
-from clipcap.images.photos import Photos
+from clipcap.images.photos import PhotoNameError, Photos
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source, split_name
@@ -164,7 +165,8 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
     collector.note_count(unlisted, "caption", f"left out: the image is not listed in {shown(path.name)}")
     for image_id, (_, name) in names.items():
         if image_id not in captioned:
-            photos.knows(name)
+            with suppress(PhotoNameError):
+                photos.find(name)  # not to be counted as a photo that nothing names
     collector.leave_out(len(names) - len(captioned), "image", f"listed in {shown(path.name)} without a caption")
 
 

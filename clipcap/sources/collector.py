@@ -14,7 +14,7 @@ from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults, RowError
 from clipcap.sources.names import SPLIT_WORDS
 from clipcap.sources.record import Record
-from clipcap.sources.split import split_by_image
+from clipcap.sources.split import split_records
 
 _MANY = 6  # captions, from which on single words are remarkable
 NO_CAPTION = "without a caption"  # why images are left out
@@ -30,6 +30,7 @@ class Source:
     left_out: dict[str, int] = field(default_factory=dict)  # images by the reason: "without a caption"
 
     unnamed: int = 0  # photos beside those of a table that no row names
+    rows_left_out: int = 0  # of tables: broken, without an image's name, or with one that can be no file's
 
     @property
     def seen(self) -> int:
@@ -78,7 +79,7 @@ class Collector:
         self._notes: list[str] = []
         self._empty = 0
         self._left_out: Counter[str] = Counter()
-        self._unnamed = 0
+        self._unnamed = self._nameless = 0
         self.faults = Faults()  # rows left out
         self.remarks: Counter[str] = Counter()  # what was done to make sense of others
         self.unusable: Counter[str] = Counter()  # captions that the set marks as such, by the mark
@@ -96,6 +97,11 @@ class Collector:
         """Add a remark on images that are left out; `reason` is what the `Source` counts them under."""
         self.note_count(count, noun, f"left out: {why}")
         self._left_out[reason] += count
+
+    def note_nameless(self, count: int, why: str) -> None:
+        """Add a remark on rows without an image's name, which are left out."""
+        self.note_count(count, "row", f"left out: {why}")
+        self._nameless += count
 
     def note_photos(self, photos: Photos) -> None:
         """Report what was done to find photos, and count those that nothing named."""
@@ -144,14 +150,15 @@ class Collector:
             entry = images.pop(key)  # a set of millions is not to be there twice
             records.append(Record(key, entry.image, tuple(entry.captions), entry.split))
         left_out = {reason: count for reason, count in self._left_out.items() if count}
-        return Source(self._name, self._split(records, config), self._notes, left_out, self._unnamed)
+        rows = len(self.faults) + self._nameless
+        return Source(self._name, self._split(records, config), self._notes, left_out, self._unnamed, rows)
 
     def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:
         own = Counter(record.split for record in records)
         if config.train_size is None:
             return records
         if set(own) == {None}:
-            return split_by_image(records, config.train_size, config.seed)
+            return split_records(records, config.train_size, config.seed)
         counts = ", ".join(f"{split} {count:,}" for split, count in own.items())
         raise ClipcapError(
             f"--train_size: leave it out: this set has its own splits ({counts} images), and they are used"

@@ -68,8 +68,8 @@ def find_layout(path: TextPlace) -> Layout:
     wrapped = False
     if delimiter is None:
         inner = _quoted(head, ",", '"', {})
-        wrapped = head.startswith('"') and inner is not None and len(inner) == 1 and _has_delimiter(inner[0])
-        head = inner[0] if wrapped else head
+        if inner is not None and head.startswith('"') and len(inner) == 1 and _has_delimiter(inner[0]):
+            wrapped, head = True, inner[0]
         delimiter = _delimiter(path, head)
     quote = _quote_of([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)
@@ -113,10 +113,14 @@ def read_rows(
             cells = cells[:width]
         elif len(cells) > width == 2:
             cells = _joined(cells, layout.delimiter, notes)
-        if not layout.headless and [cell.strip() for cell in cells] == layout.columns:
+        if cells[0].strip() == layout.columns[0] and _is_header(cells, layout):
             notes[REPEATED] = notes.get(REPEATED, 0) + 1
-        elif not (_RULE.fullmatch(text) and not is_data(cells)):
+        elif "-" not in text or not _RULE.fullmatch(text) or is_data(cells):
             yield number, cells
+
+
+def _is_header(cells: list[str], layout: Layout) -> bool:
+    return not layout.headless and [cell.strip() for cell in cells] == layout.columns
 
 
 def _row(
@@ -133,10 +137,12 @@ def _row(
     ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
     if f"{delimiter} {quote}" in text:
         ways = ({"skipinitialspace": True}, *ways)
-    readings = [_quoted(text, delimiter, quote, how) for how in ways]
-    for cells in readings:
+    readings = []
+    for how in ways:
+        cells = _quoted(text, delimiter, quote, how)
         if cells is not None and len(cells) == width:
             return cells
+        readings.append(cells)
     plain = text.split(delimiter)
     if not any(readings) and (cells := _over_lines(text, layout, lines, source)):
         return cells

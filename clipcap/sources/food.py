@@ -30,6 +30,6 @@ def read(config: SourceConfig) -> Source:
         if name:
             add_row(collector, where, photos, [name], name, captions_in(caption, collector.remarks))
         nameless += not name
-    collector.note_count(nameless, "row", "left out: no Index")
+    collector.note_nameless(nameless, "no Index")
     collector.note_photos(photos)
     return collector.finish(config)

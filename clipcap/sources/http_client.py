@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO
 from urllib import request
@@ -164,6 +165,6 @@ def _ascii(url: str) -> str:
     return parts._replace(path=quote(parts.path, safe=_URL_SAFE), query=quote(parts.query, safe=_URL_SAFE)).geturl()
 
 
-def _retry_after(headers: HTTPMessage) -> float:
+def _retry_after(headers: Message) -> float:
     seconds = headers.get("Retry-After", "")
     return min(float(seconds), MAX_PAUSE_S) if seconds.isascii() and seconds.isdigit() else 0.0

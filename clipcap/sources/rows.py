@@ -51,10 +51,11 @@ def add_table(
         collector.note(columns.note)
     links_before = photos.links
     reader = _RowReader(collector, table, photos, columns, part)
-    rows = table.rows(*columns.wanted, faults=collector.faults, notes=collector.remarks)
+    wanted = columns.wanted
+    rows = table.rows(*wanted, faults=collector.faults, notes=collector.remarks)
     for number, (where, cells) in enumerate(rows):
         try:
-            reader.add(number, where, dict(zip(columns.wanted, cells)))
+            reader.add(number, where, dict(zip(wanted, cells)))
         except PhotoLinkError as error:
             collector.faults.add(where, error, LINKS)
         except PhotoNameError as error:
@@ -62,7 +63,7 @@ def add_table(
         except RowError as error:
             collector.faults.add(where, error)
     nothing = f"nothing in column '{shown(columns.image)}'" if columns.image else "no image in the messages"
-    collector.note_count(reader.nameless, "row", f"left out: {nothing}")
+    collector.note_nameless(reader.nameless, nothing)
     collector.leave_out(reader.not_fetched, "image", "its download failed (column 'status')", NOT_FETCHED)
     if photos.links > links_before:
         collector.note(_how_to_fetch(table, columns, photos.links - links_before))

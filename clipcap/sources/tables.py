@@ -84,15 +84,15 @@ def _read_csv(path: TextPlace, _: Faults) -> Table:
 
     def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:
         places = [layout.columns.index(name) for name in wanted]
-        last, width = max(places, default=0), len(layout.columns)
+        last, width, place = max(places, default=0), len(layout.columns), shown(path)
         for number, cells in read_rows(path, layout, faults, notes):
-            where = f"{shown(path)}: line {number}"
+            where = f"{place}: line {number}"
             if last >= len(cells) or len(cells) > width:  # Excel leaves out empty cells at the end of a line
                 faults.add(where, wrong_width(cells, layout), "not as many fields as the header has")
-            elif any(len(cells[place]) > MAX_CELL_CHARACTERS for place in places):
+            elif max(map(len, cells)) > MAX_CELL_CHARACTERS:
                 faults.add(where, f"a field larger than {MAX_CELL_CHARACTERS:,} characters")
             else:
-                yield where, [cells[place] for place in places]
+                yield where, [cells[i] for i in places]
 
     return Table(path, layout.columns, read, headless=layout.headless)
 

@@ -11,6 +11,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self, cast
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key
@@ -194,7 +195,7 @@ class _Member(tarfile.TarInfo):
     """A header with a size that is safe: tarfile reads names of any length, and back where one is negative."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Parse a header.
 
         Raises:
@@ -203,7 +204,9 @@ class _Member(tarfile.TarInfo):
         header = super().frombuf(buf, encoding, errors)
         named = header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
         if header.size < 0 or (named and header.size > MAX_NAME_BYTES):
-            raise tarfile.InvalidHeaderError(f"a size of {header.size:,}")
+            raise tarfile.InvalidHeaderError(  # pyright: ignore[reportAttributeAccessIssue]  # public, not in typeshed
+                f"a size of {header.size:,}"
+            )
         return header
 
 
@@ -217,7 +220,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
                 if not before < tar.offset:  # a header may lead back to an earlier one, for ever
                     raise tarfile.ReadError(f"bad header at byte {member.offset:,}")
                 before = tar.offset
-                tar.members.clear()  # it would keep all that it has seen, a kilobyte each
+                cast(Any, tar).members.clear()  # it would keep all that it has seen, a kilobyte each
                 if member.isreg() and not member.issparse():
                     yield member
             _require_end(tar)

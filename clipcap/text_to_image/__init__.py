@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `_PUBLIC` loads when it is first asked for
+    from clipcap.text_to_image.generator_files import load_generator
 
 _PUBLIC = {"load_generator": "clipcap.text_to_image.generator_files"}
 __all__ = ["load_generator"]

@@ -37,6 +37,7 @@ def read_captions(path: str, source: str, val_share: float, seed: int) -> Captio
         ClipcapError: nothing is there, or no captions.
     """
     place = Path(path).expanduser()
+    groups: list[tuple[str | None, list[str]]]
     if place.is_file() and place.suffix.lower() == ".txt" and source == "custom":
         groups = _of_lines(read_lines(place))
     elif place.suffix == ".pkl" or (place / "img_emb").is_dir():

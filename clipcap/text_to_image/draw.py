@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
@@ -43,15 +45,13 @@ class Drawer:
 
     def __init__(self, config: DrawConfig):
         config = config.resolved({})
-        self.config, self.device = config, pick_device(config.device)
+        self.config, self.device = config, pick_device(config.device or "auto")
         self.mapping: TextMapping = load_mapping(config.load_pt or DEMO)
         facts = self.mapping.facts
         generator, text_model = config.generator or facts.generator, config.text_model or facts.text_model
-        for value, flag in ((generator, "--generator"), (text_model, "--text_model")):
-            if value is None:
-                raise ClipcapError(
-                    f"{flag} is missing: {self.mapping.name} does not say which one it was trained with"
-                )
+        if generator is None or text_model is None:
+            flag = "--generator" if generator is None else "--text_model"
+            raise ClipcapError(f"{flag} is missing: {self.mapping.name} does not say which one it was trained with")
         self.reference = config.recipe == "reference"
         self.per = config.per or ("token" if self.reference else "word")
         self.mask = not self.reference and facts.mask if config.mask is None else config.mask
@@ -126,13 +126,15 @@ class Drawer:
     def _exactly(self, row: Tensor, word: str) -> Tensor:
         """The class's own embedding where --exact asks for it and the word stands for one."""
         known = self.table.words_in(word) if self.table else []
-        return self.generator.class_embeddings[self.table.words[known[0]].given].cpu() if known else row
+        if self.table is None or not known:
+            return row
+        return self.generator.class_embeddings[self.table.words[known[0]].given].cpu()
 
     def _draw(self, rows: Sequence[_Row], tokens: int) -> list[Image.Image]:
         """Pictures of rows; the noise of row i does not depend on how many are drawn at once."""
         config, width = self.config, self.generator.config.z_dim
         noise = truncated_noise(
-            1 if self.same_noise else max(tokens, len(rows)), width, config.seed, config.truncation
+            1 if self.same_noise else max(tokens, len(rows)), width, cast(int, config.seed), config.truncation
         )
         first = 1 if self.reference else 0  # of a batch of all tokens, [CLS] among them
         places = [0 if self.same_noise else first + number for number in range(len(rows))]
@@ -147,6 +149,7 @@ class Drawer:
         return pictures
 
 
+@writes_to("config.out")
 def draw(texts: Sequence[str], config: DrawConfig) -> list[Path]:
     """Draw texts and write them; without texts, ask for them.
 
@@ -168,6 +171,7 @@ def draw(texts: Sequence[str], config: DrawConfig) -> list[Path]:
     _check_sizes(drawer, sizes, config)
     several = len(texts) > 1 or not texts or config.interactive
     written: list[Path] = []
+    pause, width = cast(float, config.pause), cast(int, config.width)  # set by `resolved`
     for number, text in enumerate(_texts(texts, config)):
         place = _numbered(path, number + 1) if several else path
         try:
@@ -177,7 +181,7 @@ def draw(texts: Sequence[str], config: DrawConfig) -> list[Path]:
                 raise
             print(f"clipcap: {error}", file=sys.stderr)
             continue
-        written.append(write_frames(frames, check_out(str(place)), config.pause, config.width))
+        written.append(write_frames(frames, check_out(str(place)), pause, width))
         print(f"{written[-1]}: {len(frames)} picture{'s' * (len(frames) > 1)}")
     if not written:
         raise ClipcapError("nothing was drawn")

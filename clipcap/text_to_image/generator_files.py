@@ -142,7 +142,7 @@ def fold_spectral_norms(state: Mapping[str, Tensor], where: Path) -> dict[str, T
     for key in (key for key in state if key.endswith(_VECTORS[0])):
         name = key.removesuffix(_VECTORS[0])
         weight, u, v = (state.get(name + part) for part in _VECTORS)
-        if u is None or v is None:
+        if weight is None or u is None or v is None:
             raise ClipcapError(f"{where}: lacks {name}{'.weight_u' if u is None else '.weight_v'}")
         matrix = weight.flatten(1) if weight.dim() > 1 else weight[:, None]  # [out, rest]
         if u.shape != matrix.shape[:1] or v.shape != matrix.shape[1:]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import in_natural_order, is_image_name, list_folder, require_folder
+from clipcap.images.folders import in_natural_order, list_folder, require_folder
+from clipcap.images.kinds import is_image_name
 from clipcap.images.read import open_image
+from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.config import SlideshowConfig
 from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
 
 
+@writes_to("config.out")
 def slideshow(folder: str, config: SlideshowConfig) -> Path:
     """Write the pictures of a folder as a GIF or a grid, picture i under the sentence with word i in capitals.
 

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device, weights_id
-from clipcap.runtime.disk_arrays import kept_arrays, write_arrays
+from clipcap.runtime.disk_arrays import cached_arrays, write_arrays
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
@@ -29,6 +30,7 @@ from clipcap.text_to_image.words import WordTable, load_words, words_of_generato
 BLOCK = 512  # captions read from disk at once
 
 
+@writes_to("config.out_dir")
 def train_draw(captions: str, config: TrainDrawConfig) -> Path:
     """Train the mapping and write it.
 
@@ -138,7 +140,7 @@ def _states(
         write_arrays(file, arrays, {"fingerprint": fingerprint})
 
     path.parent.parent.mkdir(parents=True, exist_ok=True)
-    stored = kept_arrays(path, fingerprint, write).arrays
+    stored = cached_arrays(path, fingerprint, write).arrays
     count = len(pairs)
     hidden = stored["hidden"].reshape(count, config.max_tokens, -1)
     real = stored["real"].reshape(count, -1).astype(bool)
@@ -184,7 +186,8 @@ def _fit(sets: dict[str, States], config: TrainDrawConfig) -> TextMapping:
 def _scores(mapping: TextMapping, sets: dict[str, States], embeddings: Tensor, table: WordTable) -> dict[str, float]:
     """Mean squares beside those of the mean target, and how often the nearest class is the word's."""
     train = sets["train"]
-    mean = sum(target.double().sum(0) for _, target in train.blocks()) / int(train.rows.sum())
+    sums = [target.double().sum(0) for _, target in train.blocks()]
+    mean = torch.stack(sums).sum(0) / int(train.rows.sum())
     constant = torch.zeros_like(mapping.weight), mean.float()
     figures = {}
     for name, states in sets.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,23 @@ from clipcap.captioning.decode import Caption, decode
 from clipcap.features.feature_set import Features
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.models.checkpoint import load_state, read_weights, stored_state, write_checkpoint
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
 from clipcap.training.config import CaptionerLoopConfig, CaptionerTaskConfig
 from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
+from clipcap.training.objective import CrossEntropy, Objective, Steps
 from clipcap.training.optimizer import trained_parameters
 
 
 class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
-    """A captioner's training (`clipcap.training.task.Task`), of what any `FeatureTask` takes."""
+    """A captioner's training (`clipcap.training.task.Task`), of what any `FeatureTask` takes.
+
+    Args:
+        objective: what is learnt, made of the run's steps (default: cross-entropy).
+    """
 
     def __init__(
         self,
@@ -38,12 +43,14 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         features: Features,
         val: Features | None,
         accelerator: Accelerator,
+        objective: Callable[[Steps], Objective] = CrossEntropy,
     ):
         self.recipe = loop.recipe
         reference = loop.recipe == "reference"
         share = config.share_prefix and not reference
         data = (tokenizer, features, val, accelerator)
         super().__init__(config, loop, model, *data, reference=reference, share_prefix=share)
+        self.objective = objective(Steps(self.data, self.step_size, self.seed, self.parts))
         if config.compile:
             compile_loss(model, accelerator.device)
 
@@ -58,7 +65,20 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
-        return prefetch(self.data.windows(self.step_size, epoch, self.seed, self.parts, skip))
+        windows = self.objective.windows(epoch, skip)
+        return prefetch(windows) if self.objective.ahead else windows
+
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return self.objective.steps_per_epoch()
+
+    def describe(self) -> str:
+        """What is trained on, and what is learnt, a line or two each."""
+        return "\n".join([super().describe(), *self.objective.describe()])
+
+    def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """As for any features, with the objective's own scores."""
+        return {**super().report(captions, references), **self.objective.scores(captions, references, self.shown())}
 
     def weight(self, batch: Batch) -> int:
         """Label tokens of a micro-batch."""
@@ -79,7 +99,7 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
         own = {"share_prefix": self.data.share_prefix, "num_heads": self.model.config.num_heads}
-        return {"recipe": self.recipe, **super().identity(), **own}
+        return {"recipe": self.recipe, **super().identity(), **own, **self.objective.identity()}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -102,6 +122,10 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a native checkpoint."""
         write_checkpoint(self.model, self.tokenizer, folder, self.card_notes(metrics))
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in stored_state(self.model).values())
 
     def restore(self, folder: Path) -> None:
         """Put a native checkpoint's weights into the model."""

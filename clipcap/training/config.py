@@ -19,11 +19,16 @@ class LoopConfig(Options, group="training"):
     out_dir: str = option("checkpoints", "folder of the checkpoints", group="output")
     prefix: str = option("clipcap", "name the checkpoints start with", group="output")
     epochs: int = option(10, "passes over the data")
-    save_every: int = option(1, "epochs between numbered checkpoints", group="output")
+    save_every: int | None = option(
+        None, "epochs between numbered checkpoints (default: none is written, or 1 with --keep)", group="output"
+    )
     save_steps: int = option(
         0, "also save `last` every this many optimiser steps (0: at epoch ends only)", group="output"
     )
-    keep: int = option(0, "numbered checkpoints to keep (0: all)", group="output")
+    keep: int | None = option(
+        None, "numbered checkpoints to keep beside best and last (default: none, or 0 with --save_every; 0: all)",
+        group="output",
+    )  # fmt: skip
     grad_accum: int = option(1, "batches per optimiser step")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
@@ -37,15 +42,31 @@ class LoopConfig(Options, group="training"):
     tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to", group="output")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "save_every", "grad_accum"):
+        for name in ("epochs", "grad_accum"):
             at_least(name, getattr(self, name), 1)
-        for name in ("save_steps", "keep", "patience", "weight_decay", "grad_clip"):
+        for name in ("save_steps", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
+        if self.save_every is not None:
+            at_least("save_every", self.save_every, 1)
+        if self.keep is not None:
+            at_least("keep", self.keep, 0)
         within("seed", self.seed, 0, LARGEST_SEED)
         if self.warmup_steps is not None:
             at_least("warmup_steps", self.warmup_steps, 0)
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    @property
+    def numbering(self) -> int:
+        """Epochs between numbered checkpoints; 0 where none is written."""
+        return self.save_every or int(self.keep is not None)
+
+    def numbered_checkpoints(self) -> int:
+        """How many numbered checkpoints the run holds in the end; the last epoch has one."""
+        if not self.numbering:
+            return 0
+        written = -(-self.epochs // self.numbering)
+        return min(written, self.keep) if self.keep else written
 
     def warmup(self, total: int) -> int:
         """Steps of warm-up of a run of `total` optimiser steps."""
@@ -137,6 +158,11 @@ class CaptionerLoopConfig(LoopConfig):
     """The training loop of a captioner."""
 
     recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
+
+    @property
+    def numbering(self) -> int:
+        """As of any loop; in the reference recipe every epoch has a numbered checkpoint, as the original's."""
+        return super().numbering or int(self.recipe == "reference")
 
     def warmup(self, total: int) -> int:
         """As of any loop; in the reference recipe 5,000 whatever the run's length."""

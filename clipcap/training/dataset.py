@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import TypeVar
 
@@ -37,11 +38,67 @@ class Batch:
     positions: Tensor | None  # [B, T], each token's place in its caption, where a row holds several
     captions: np.ndarray  # [n] numbers of the captions
     row_of: np.ndarray  # [n] the row of each
+    weights: Tensor | None = None  # [B, T] float32, of each label token's cross-entropy; None: 1
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         """What the model's forward takes."""
-        tensors = {name: getattr(self, name) for name in ("clip_embedding", "input_ids", "labels", "positions")}
+        names = ("clip_embedding", "input_ids", "labels", "positions", "weights")
+        tensors = {name: getattr(self, name) for name in names}
         return {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where n captions stand in the rows of a batch, those of a row end to end.
+
+    Args:
+        first: bool [n], which captions begin a row.
+        lengths: int64 [n], their tokens.
+    """
+
+    first: np.ndarray
+    lengths: np.ndarray
+
+    @cached_property
+    def row_of(self) -> np.ndarray:
+        """The row of each caption, int64 [n]."""
+        return self.first.cumsum() - 1
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """The column of each caption's first token, int64 [n]."""
+        begins = self.lengths.cumsum() - self.lengths  # of the captions' tokens, all end to end
+        return begins - begins[self.first][self.row_of]
+
+    @cached_property
+    def position(self) -> np.ndarray:
+        """Of each token its place in its caption, int64 [tokens]."""
+        return np.arange(self.lengths.sum()) - np.repeat(self.lengths.cumsum() - self.lengths, self.lengths)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the batch: the longest row decides."""
+        return int(self.row_of[-1]) + 1, max(1, int((self.offsets + self.lengths).max()))
+
+    def fill(self, values: np.ndarray, padding: float) -> np.ndarray:
+        """A value per token, [tokens] → [B, T]."""
+        found = np.full(self.shape, padding, values.dtype)
+        found[np.repeat(self.row_of, self.lengths), np.repeat(self.offsets, self.lengths) + self.position] = values
+        return found
+
+    def batch(self, clip_embedding: Tensor, tokens: np.ndarray, captions: np.ndarray) -> Batch:
+        """The batch of these captions.
+
+        Args:
+            clip_embedding: [B, D], of each row.
+            tokens: [tokens], of all captions end to end.
+            captions: [n] their numbers.
+        """
+        tokens = tokens.astype(np.int64)
+        ids, labels, positions = self.fill(tokens, 0), self.fill(tokens, IGNORE), self.fill(self.position, 0)
+        ids, labels, positions = map(torch.from_numpy, (ids, labels, positions))
+        positions = None if self.first.all() else positions
+        return Batch(clip_embedding, ids, labels, positions, captions, self.row_of)
 
 
 @dataclass
@@ -97,22 +154,17 @@ class CaptionDataset:
 
     def batch(self, captions: np.ndarray) -> Batch:
         """The batch of the captions of these numbers; rows are padded to the longest of them."""
-        first = self.order.begins_row(captions)  # [n]
-        row_of = first.cumsum() - 1
-        lengths = self.order.lengths(captions)
-        begins = lengths.cumsum() - lengths  # of the captions' tokens, all end to end
-        offsets = begins - begins[first][row_of]  # of each caption in its row
-        position = np.arange(lengths.sum()) - np.repeat(begins, lengths)  # of each token in its caption
-        cells = np.repeat(row_of, lengths), np.repeat(offsets, lengths) + position
-        shape = row_of[-1] + 1, max(1, int((offsets + lengths).max()))
-        input_ids, positions, labels = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, IGNORE)
-        input_ids[cells] = labels[cells] = self.tokens[np.repeat(self.starts[captions], lengths) + position]
-        positions[cells] = position
+        layout = self.layout(captions)
+        tokens = self.tokens[np.repeat(self.starts[captions], layout.lengths) + layout.position]
+        rows = self.features.rows(self.features.caption_rows[captions[layout.first]])
+        batch = layout.batch(rows, tokens, captions)
         if self.reference:
-            labels[input_ids == 0] = IGNORE
-        rows = self.features.rows(self.features.caption_rows[captions[first]])
-        ids, labels, positions = map(torch.from_numpy, (input_ids, labels, positions))
-        return Batch(rows, ids, labels, None if first.all() else positions, captions, row_of)
+            batch.labels[batch.input_ids == 0] = IGNORE
+        return batch
+
+    def layout(self, captions: np.ndarray) -> Layout:
+        """Where the captions of these numbers stand in their batch."""
+        return Layout(self.order.begins_row(captions), self.order.lengths(captions))
 
     def steps(self, size: int, epoch: int, seed: int) -> Iterator[np.ndarray]:
         """One epoch as the captions of each optimiser step, in training order.

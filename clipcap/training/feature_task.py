@@ -79,10 +79,9 @@ class FeatureTask(ABC, Generic[Config, Model]):
         self._unable_to_share = share_prefix and not shares
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * loop.grad_accum
-        self._steps = self.data.count_steps(self.step_size)
         self._shown = self._images_to_caption()
         if config.select == "cider":
-            cider_scorer()  # where its package is missing, that is said now and not after an epoch
+            cider_scorer()  # a missing package is reported now, not after an epoch
             if not self._shown:
                 raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
 
@@ -98,7 +97,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
         """What is trained on, in one line or two."""
         lines = [_size("training on", self.data)]
         lines.append(_size("validating on", self.val) if self.val else "no validation: pass --val FILE or --val 0.1")
-        steps = f"{self._steps} step{'s' * (self._steps > 1)} of {self.step_size} captions an epoch"
+        count = self.steps_per_epoch()
+        steps = f"{count} step{'s' * (count > 1)} of {self.step_size} captions an epoch"
         lines.append(f"{steps}; captions of an image share its prefix" if self.data.shares else steps)
         if self._unable_to_share:
             kind = self.model.lm.config.model_type
@@ -107,7 +107,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
-        return self._steps
+        return self.data.count_steps(self.step_size)
 
     def images(self, batch: Batch) -> list[str]:
         """The id of each caption's image."""
@@ -148,6 +148,11 @@ class FeatureTask(ABC, Generic[Config, Model]):
         captions = [text for _, text in sorted(gather_object(found))]
         return self.report(captions, [wanted for _, wanted in self._shown])
 
+    def shown(self) -> Tensor:
+        """The CLIP embeddings of the validation images that are captioned, [N, D]."""
+        assert self.val is not None, "captions of held-out images have been asked for"
+        return self.val.features.rows([row for row, _ in self._shown])
+
     def _images_to_caption(self) -> list[tuple[int, list[str]]]:
         """Some validation images, spread over the set: a row of each and all its captions."""
         if self.val is None or not self.config.val_captions:
@@ -158,8 +163,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
         chosen = slice(None, None, max(1, len(images) // self.config.val_captions))
         shown = []
         for image, caption in list(zip(images[chosen], first[chosen]))[: self.config.val_captions]:
-            of_image = [features.captions[int(i)] for i in np.flatnonzero(image_of_caption == image)]
-            shown.append((int(features.caption_rows[caption]), of_image))
+            references = [features.captions[int(i)] for i in np.flatnonzero(image_of_caption == image)]
+            shown.append((int(features.caption_rows[caption]), references))
         return shown
 
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -168,10 +173,10 @@ class FeatureTask(ABC, Generic[Config, Model]):
             logger.info(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
         scores = {"distinct": distinct_share(captions)}
         if different := collapsed(captions):
-            mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
+            advice = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             logger.warning(
                 f"only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
-                f"model does not use the image yet ({mend})"
+                f"model does not use the image yet ({advice})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]

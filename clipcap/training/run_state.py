@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
 
 _COUNTS = ("epoch", "step", "stale", "reductions")
+_SLOT = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of each parameter
 _AGAIN = "start anew in another --out_dir, or go on from its weights with --weights_dir"
 
 
@@ -33,7 +33,7 @@ def check_state(state: Any, path: Path) -> None:
 def _fault(state: Any) -> str:
     """What is wrong with a training state; empty where it is sound."""
     if not isinstance(state, dict):
-        return "it is no dictionary"
+        return "it is not a dictionary"
     for name in ("identity", "progress", "optimizer", "scheduler"):
         if not isinstance(state.get(name), dict):
             return f"its {name} is missing or damaged"
@@ -48,7 +48,7 @@ def _fault(state: Any) -> str:
         return "its optimizer is damaged"
     for slot in slots.values():
         if not isinstance(slot, dict) or not all(isinstance(v, Tensor) and is_finite(v) for v in slot.values()):
-            return "its optimizer holds NaN, infinity, or what is no number"
+            return "its optimizer holds NaN, infinity, or something other than numbers"
     return ""
 
 
@@ -65,7 +65,8 @@ def _progress_fault(progress: dict[str, Any]) -> str:
             return f"its {name} is {value!r:.40}, no count"
     for name in ("loss_sum", "loss_weight", "best"):
         value = progress.get(name)
-        if type(value) not in (int, float) or math.isnan(value) or (name != "best" and math.isinf(value)):
+        number = cast(float, value)
+        if type(value) not in (int, float) or math.isnan(number) or (name != "best" and math.isinf(number)):
             return f"its {name} is {value!r:.40}, no number"
     history = progress.get("history")
     if not isinstance(history, list) or len(history) != progress["epoch"] or not all(map(_are_metrics, history)):
@@ -128,27 +129,32 @@ def _check_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
         for name, value in group.items():
             stored_value = before.get(name, value)  # newer releases of torch have more options
             number = name in ("lr", "initial_lr") and type(stored_value) in (int, float)
-            if name != "params" and not number and type(stored_value) is not type(value):
+            switched = isinstance(value, bool) and stored_value is not value
+            if name != "params" and not number and (switched or type(stored_value) is not type(value)):
                 raise ValueError(f"{name} of a group is {stored_value!r:.40}")
     for parameter, number in zip(parameters, numbers, strict=True):
-        for name, value in state["state"].get(number, {}).items():
-            if value.dim() and value.shape != parameter.shape:
+        slot = state["state"].get(number, {})
+        if slot and slot.keys() != _SLOT:
+            raise ValueError(f"it has {', '.join(map(str, slot))[:60]}")
+        for name, value in slot.items():
+            if value.shape != (() if name == "step" else parameter.shape):
                 raise ValueError(f"{name} is {list(value.shape)}, its parameter {list(parameter.shape)}")
 
 
-def canonical(value: Any, texts: dict[str, str] | None = None) -> Any:
+def canonical(value: Any, texts: dict[str, str] | None = None, sort: bool = True) -> Any:
     """A copy whose pickle has the same bytes wherever equal values came from: pickles write shared objects once.
 
-    Dictionaries with text keys are sorted, equal texts become one object, lists and tuples objects of their own.
+    Equal texts become one object, lists and tuples objects of their own. Dictionaries are sorted, as optimisers order
+    theirs differently after a resume; `progress` keeps its order, in which the log is written.
     """
     texts = {} if texts is None else texts
     if isinstance(value, str):
         return texts.setdefault(value, value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda item: (type(item[0]).__name__, item[0]))
-        return {canonical(key, texts): canonical(part, texts) for key, part in items}
+        items = list(value.items())
+        if sort:
+            items.sort(key=lambda item: (type(item[0]).__name__, item[0]))
+        return {canonical(k, texts): canonical(v, texts, sort and k != "progress") for k, v in items}
     if isinstance(value, (list, tuple)):
-        return type(value)(canonical(part, texts) for part in value)
-    return float(value) if isinstance(value, float) else value
+        return type(value)(canonical(part, texts, sort) for part in value)
+    return value

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import REPO
 
-TARGETS = ("unpickle", "readers")
+TARGETS = ("unpickle", "readers", "weights", "entries")
 
 
 @pytest.mark.parametrize("target", TARGETS)

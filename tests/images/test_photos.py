@@ -125,5 +125,5 @@ def test_every_source_counts_names_that_can_be_no_files(tmp_path):
 
 
 def test_a_set_without_any_photo_named_says_so(tmp_path):
-    with pytest.raises(ClipcapError, match="no image with a caption; .*1 row left out"):
+    with pytest.raises(ClipcapError, match=r"no image with a caption; .*1 row left out"):
         read(put(tmp_path / "caps.csv", "image,caption\nhttps://example.org/1.jpg,text\n"))

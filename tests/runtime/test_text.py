@@ -30,6 +30,42 @@ def test_tidied(raw, shown):
     assert tidy(raw) == shown
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Un chien court ; il est content !",
+        "« Bonjour » dit-il : c’est « oui » !",
+        "«\u00a0Bonjour\u00a0» et 50\u202f%",
+        "¿Qué hace el perro? ¡Corre!",
+        "hij is 's morgens vroeg op de fiets",
+        "50 % der Leute sind auf der Straße",
+        "红色的车 在路上",
+        "赤い車\u3000走る犬",
+        "강아지가 달린다",
+        "กินข้าว แล้ว",
+        "एक कुत्ता दौड़ता है ।",
+        "Собака бежит : быстро !",
+        "كلب يركض ، سريع",
+    ],
+)
+def test_other_languages_keep_their_spacing_and_signs(text):
+    assert tidy(text) == text
+
+
+@pytest.mark.parametrize(
+    "raw, shown",
+    [
+        ("红 色 的 车 在 水 上 。", "红色的车在水上。"),
+        ("一 辆 bmw 车 停 着 .", "一辆 bmw 车停着."),
+        ("犬 が 走 る", "犬が走る"),
+        ("un café , noir .", "un café, noir."),
+        ("a café , with tea !", "a café, with tea!"),
+    ],
+)
+def test_what_a_tokenizer_put_between_signs_goes_in_every_language(raw, shown):
+    assert tidy(raw) == shown
+
+
 @given(st.text())
 def test_tidying_twice_changes_nothing_more(text):
     once = tidy(text)

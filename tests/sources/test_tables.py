@@ -170,7 +170,7 @@ def test_several_caption_columns_are_captions_of_one_image(photos, names):
 
 
 SHAPES = {
-    "by image": {a: b for a, b in PAIRS},
+    "by image": dict(PAIRS),
     "by image, lists": {a: [b] for a, b in PAIRS},
     "kohya's metadata": {f"/content/train/{a[:-4]}": {"caption": b, "tags": "day"} for a, b in PAIRS},
     "columns": {"image": [a for a, _ in PAIRS], "caption": [b for _, b in PAIRS]},
@@ -210,14 +210,23 @@ SHAPES = {
     "TRL, images in messages": [
         {
             "messages": [
-                {"role": "user", "content": [{"type": "image", "image": f"file:///data/images/{a}"}, {"type": "text", "text": "?"}]},
+                {
+                    "role": "user",
+                    "content": [{"type": "image", "image": f"file:///x/images/{a}"}, {"type": "text", "text": "?"}],
+                },
                 {"role": "assistant", "content": [{"type": "text", "text": b}]},
             ]
         }
         for a, b in PAIRS
     ],
     "Qwen": [
-        {"id": a, "conversations": [{"from": "user", "value": f"Picture 1: <img>images/{a}</img>\nTell."}, {"from": "assistant", "value": b}]}
+        {
+            "id": a,
+            "conversations": [
+                {"from": "user", "value": f"Picture 1: <img>images/{a}</img>\nTell."},
+                {"from": "assistant", "value": b},
+            ],
+        }
         for a, b in PAIRS
     ],
 }  # fmt: skip

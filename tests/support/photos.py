@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import tarfile
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -24,6 +25,7 @@ def picture(number: int = 0) -> Image.Image:
     return image
 
 
+@cache
 def encoded(number: int = 0, kind: str = "JPEG") -> bytes:
     """The picture as a file's bytes."""
     buffer = io.BytesIO()

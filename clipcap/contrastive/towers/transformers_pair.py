@@ -16,7 +16,6 @@ from transformers import (
     CLIPImageProcessor,
     CLIPTextModel,
     CLIPVisionModel,
-    PretrainedConfig,
     PreTrainedModel,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
@@ -84,7 +83,7 @@ def dual_encoder_towers(name: str, config: TowersConfig) -> TransformersTowers:
     return TransformersTowers(network, processor, tokenizer, config.max_seq_length, (1e-5, 1e-5, 1e-5))
 
 
-def _processor(name: str, config: PretrainedConfig, resolution: int) -> CLIPImageProcessor:
+def _processor(name: str, config: object, resolution: int) -> CLIPImageProcessor:
     """CLIP's way to make pixels, with the size, mean and deviation that the image tower is used to."""
     mean, std, size = CLIP_MEAN, CLIP_STD, getattr(config, "image_size", None)
     try:

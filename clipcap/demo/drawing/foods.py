@@ -50,7 +50,7 @@ def banana(pen: Pen, _: str) -> None:
     pen.mark(smooth(path("84 -34  80 -60  102 -60  102 -36")), (122, 104, 40))
     pen.dot(0.94, -0.5, 0.09, (84, 60, 30))
     pen.dot(-0.87, -0.48, 0.11, (92, 66, 32))
-    for _ in range(4):
+    for _spot in range(4):
         x = pen.rng.uniform(-0.5, 0.5)
         pen.dot(x, 0.36 - 0.5 * x * x + pen.rng.uniform(-0.12, 0.06), 0.035, (150, 104, 40, 170))
 
@@ -65,7 +65,7 @@ def broccoli(pen: Pen, _: str) -> None:
     for x, y, r in crown:
         pen.body(blob(x, y, r, pen.rng, 0.06), (44, 98, 42))
         pen.ball(x, y, r * 0.86, (52, 112, 48), (112, 176, 76), steps=4)
-        for bx, by, _ in _around(6, 0.66 * r, pen.rng.uniform(0, 60)):
+        for bx, by, _angle in _around(6, 0.66 * r, pen.rng.uniform(0, 60)):
             pen.dot(x + bx, y + by, 0.28 * r, (66, 132, 56))
             pen.shine(x + bx, y + by, 0.1 * r, 0.25)
 
@@ -161,7 +161,7 @@ def pancake(pen: Pen, _: str) -> None:
     pen.mark(blob(0, 0, 0.86, pen.rng, 0.02), (206, 136, 62))
     pen.mark(blob(0, 0, 0.7, pen.rng, 0.04), (220, 154, 76))
     spill = []
-    for x, y, _ in _around(10, 1):
+    for x, y, _angle in _around(10, 1):
         reach = pen.rng.uniform(0.36, 0.74)
         spill.append((reach * x, reach * y))
     pen.mark(smooth(spill), (150, 74, 18, 190))

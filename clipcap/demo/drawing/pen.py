@@ -137,7 +137,7 @@ class Pen:
         cover = self._cover.reduce(OVERSAMPLE)
         height = np.asarray(cover.filter(ImageFilter.GaussianBlur(0.16 * self.radius)), np.float32) / 255
         fall_y, fall_x = np.gradient(height)
-        slope = np.clip(-(fall_x * self.light[0] + fall_y * self.light[1]) * self.radius, -1, 1)
+        slope = np.asarray(np.clip(-(fall_x * self.light[0] + fall_y * self.light[1]) * self.radius, -1, 1))
         # blurred once more: the steps of an 8-bit height would show as contour lines
         facing = Image.fromarray((127.5 + 127.5 * slope).astype(np.uint8))
         facing = facing.filter(ImageFilter.GaussianBlur(0.05 * self.radius))

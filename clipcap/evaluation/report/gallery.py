@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from random import Random
 
 from PIL import Image
@@ -34,7 +35,7 @@ def chosen(pictures: Sequence[Pictured], by: str | None) -> dict[str, list[int]]
     SHOWN pictures, all are there.
     """
     numbers = range(len(pictures))
-    value = {i: pictures[i].scores.get(by, math.nan) for i in numbers}
+    value = {i: math.nan if by is None else pictures[i].scores.get(by, math.nan) for i in numbers}
     ranked = sorted((i for i in numbers if math.isfinite(value[i])), key=lambda i: -value[i])
     rest = [i for i in numbers if not math.isfinite(value[i])]
     drawn = Random(SEED).sample(numbers, min(SHOWN, len(pictures)))
@@ -86,7 +87,7 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
 def _score(one: Pictured, by: str | None) -> Markup:
     """The score of the order; the others unfold below it."""
     rest = {name: value for name, value in one.scores.items() if name != by}
-    if by in one.scores:
+    if by is not None and by in one.scores:
         shown = join([tag("span", by), " ", tag("b", number(one.scores[by]))])
     else:
         shown = Markup("scores")
@@ -114,7 +115,7 @@ def _picture(one: Pictured) -> Markup:
     return tag("img", src=source, width=width, height=height, alt=alt, decoding="async")
 
 
-def thumbnail(path: object) -> tuple[str, int, int]:
+def thumbnail(path: str | Path) -> tuple[str, int, int]:
     """A small upright JPEG in base64, with its width and height in pixels.
 
     Raises:

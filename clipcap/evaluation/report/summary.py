@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from clipcap.evaluation.report.charts import COLOURS, Bars, Line, edges_of, histogram, legend, line_chart, shares
 from clipcap.evaluation.report.content import Interval, Pictured, Run
-from clipcap.runtime.html import Markup, join, number, phrase, tag
+from clipcap.images.word_cloud import HEIGHT as CLOUD_HEIGHT
+from clipcap.images.word_cloud import WIDTH as CLOUD_WIDTH
+from clipcap.images.word_cloud import PlacedWord, count_words, place_words
+from clipcap.runtime.html import Markup, join, number, phrase, tag, text
 
 _NO_CURVE = ("epoch", "step")
 _MEANINGS = {
@@ -17,6 +21,7 @@ _MEANINGS = {
     "copied": "share of captions that training had",
 }
 _NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
+_CLOUD_WORDS = 60
 _BAR, _TALL = 240, 10  # units of the drawing of an interval
 _SMALLEST = 0.001  # width of scores that is drawn in full: less does not show in their numbers
 
@@ -49,7 +54,7 @@ def scores(runs: Sequence[Run]) -> Markup:
     rows = []
     for name in names:
         found = [run.scores.get(name) for run in runs]
-        cells = _cells_of_one(found[0]) if one else _cells(runs, found)
+        cells = _value_cells(runs[0].scores[name]) if one else _cells(runs, found)
         meaning = [" ", tag("small", _MEANINGS[name])] if name in _MEANINGS else []
         title = tag("th", tag("bdi", name), *meaning, scope="row", role="rowheader")
         rows.append(tag("tr", title, *cells, role="row"))
@@ -59,39 +64,49 @@ def scores(runs: Sequence[Run]) -> Markup:
     return tag("div", tag("table", caption, *body, class_=look, role="table"), _notes(runs), class_="measured")
 
 
-def _cells_of_one(score: Interval) -> list[Markup]:
+def _value_cells(score: Interval) -> list[Markup]:
     between = _between(score)
     return [tag("td", tag("b", number(score.value)), role="cell"), tag("td", between, class_="quiet", role="cell")]
 
 
 def _cells(runs: Sequence[Run], found: Sequence[Interval | None]) -> list[Markup]:
     """Values side by side; intervals are drawn to one scale, so that a look tells whether they overlap."""
-    ends = [end for score in found if score and score.low is not None for end in (score.low, score.value, score.high)]
+    spans = [_span(score) for score in found]
+    ends = [end for score, span in zip(found, spans) if score and span for end in (*span, score.value)]
     cells = []
-    for place, score in enumerate(found):
+    for place, (score, span) in enumerate(zip(found, spans)):
         name = tag("span", run_label(runs, place), class_="whose", aria_hidden="true")
-        inside = ["–"]
+        inside: list[Markup | str] = ["–"]
         if score is not None:
             inside = [tag("b", number(score.value))]
-        if score is not None and score.low is not None:
-            inside += [tag("span", _between(score), class_="quiet"), _whisker(score, min(ends), max(ends), place)]
+        if score is not None and span is not None:
+            whisker = _whisker(score.value, span, min(ends), max(ends), place)
+            inside += [tag("span", _between(score), class_="quiet"), whisker]
         cells.append(tag("td", name, *inside, role="cell"))
     return cells
 
 
 def _between(score: Interval) -> str:
-    return "" if score.low is None else f"{number(score.low)} – {number(score.high)}"
+    span = _span(score)
+    return "" if span is None else f"{number(span[0])} – {number(span[1])}"
 
 
-def _whisker(score: Interval, low: float, high: float, place: int) -> Markup:
+def _span(score: Interval | None) -> tuple[float, float] | None:
+    """Both ends of a score's interval; None where it has none."""
+    if score is None or score.low is None or score.high is None:
+        return None
+    return score.low, score.high
+
+
+def _whisker(score: float, span: tuple[float, float], low: float, high: float, place: int) -> Markup:
     def x(value: float) -> str:
         return f"{5 + (value - low) / max(high - low, _SMALLEST) * (_BAR - 10):.1f}"
 
     middle = _TALL / 2
     parts = [
         tag("path", d=f"M0 {middle}H{_BAR}", class_="track"),
-        tag("path", d=f"M{x(score.low)} {middle}H{x(score.high)}", class_=f"whisker s{place % COLOURS}"),
-        tag("circle", cx=x(score.value), cy=middle, r=4, class_=f"line s{place % COLOURS}"),
+        tag("path", d=f"M{x(span[0])} {middle}H{x(span[1])}", class_=f"whisker s{place % COLOURS}"),
+        tag("circle", cx=x(score), cy=middle, r=4, class_=f"line s{place % COLOURS}"),
     ]
     return tag("svg", *parts, viewBox=f"0 0 {_BAR} {_TALL}", class_="interval", aria_hidden="true")
 
@@ -139,7 +154,7 @@ def _lines(runs: Sequence[Run], name: str, several: bool) -> list[Line]:
     return found
 
 
-def _finite(value: object) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -159,7 +174,8 @@ def distributions(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | N
 
 
 def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
-    texts = [("references", None, [text for one in pictures for text in one.references])]
+    human = [text for one in pictures for text in one.references]
+    texts: list[tuple[str, int | None, list[str]]] = [("references", None, human)]
     for place, run in enumerate(runs):
         texts.append((run.name, place, [one.captions[run.name] for one in pictures if run.name in one.captions]))
     words = [(name, colour, [len(text.split()) for text in some]) for name, colour, some in texts if some]
@@ -173,8 +189,35 @@ def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     return _figure("Length of captions", series, drawn, said)
 
 
+def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
+    """Clouds of the words of people and of the first run."""
+    sets = {"references": [caption for one in pictures for caption in one.references]}
+    if runs:
+        sets[runs[0].name] = [one.captions[runs[0].name] for one in pictures if runs[0].name in one.captions]
+    figures = []
+    for name, texts in sets.items():
+        counts = count_words(texts)
+        placed = place_words(counts, _CLOUD_WORDS)
+        if placed:
+            said = (
+                f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
+            )
+            figures.append(_figure(f"Words of {name}", [], _cloud(placed, said), said))
+    return tag("div", *figures, class_="charts") if figures else Markup()
+
+
+def _cloud(placed: Sequence[PlacedWord], said: str) -> Markup:
+    drawn = []
+    for place, one in enumerate(placed):
+        where = {"x": f"{one.x:.1f}", "y": f"{one.y:.1f}", "font_size": one.size, "class_": f"w{place % COLOURS}"}
+        tip = tag("title", f"{one.count:,}")
+        drawn.append(tag("text", tip, one.word, text_anchor="middle", dominant_baseline="central", **where))
+    box = f"0 0 {CLOUD_WIDTH} {CLOUD_HEIGHT}"
+    return tag("svg", *drawn, viewBox=box, role="img", aria_label=text(said), class_="cloud")
+
+
 def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
-    values = [one.scores[by] for one in pictures if _finite(one.scores.get(by))]
+    values = [] if by is None else [value for one in pictures if _finite(value := one.scores.get(by))]
     if not values:
         return Markup()
     edges = edges_of(values)

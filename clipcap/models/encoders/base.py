@@ -35,6 +35,7 @@ class Encoder(Protocol):
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by before a softmax."""
+        ...
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""

@@ -92,7 +92,8 @@ def load_hybrid(folder: Path) -> VisionTextDualEncoderModel:
         there = sum(tensor.numel() for tensor in state.values())
         if wanted > 1.1 * there + 1e6:
             raise ClipcapError(f"{folder}: {CONFIG} asks for {wanted:,} numbers, {WEIGHTS} holds {there:,}")
-        model, info = VisionTextDualEncoderModel.from_pretrained(None, config=config, state_dict=state, **options)
+        load: Any = VisionTextDualEncoderModel.from_pretrained  # its types leave out the loading info
+        model, info = load(None, config=config, state_dict=state, **options)
     except ClipcapError:
         raise
     except Exception as error:  # of damaged configurations transformers lets through almost anything
@@ -102,7 +103,7 @@ def load_hybrid(folder: Path) -> VisionTextDualEncoderModel:
 
 
 def _check(info: dict[str, Any], folder: Path) -> None:
-    """Refuse weights that are not exactly those of the network."""
+    """Refuse weights other than exactly those of the network."""
     for kind, what in (("missing_keys", "lacks"), ("unexpected_keys", "holds the unknown"), ("mismatched_keys", "")):
         names = [str(name[0] if isinstance(name, tuple) else name) for name in info.get(kind) or ()]
         names = [name for name in names if not name.endswith("position_ids")]
@@ -159,7 +160,8 @@ def _renamed(path: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 def _shifted(state: dict[str, Tensor], config: VisionTextDualEncoderConfig) -> dict[str, Tensor]:
     """Rows of zeros before the text tower's positions, where its kind counts from behind padding."""
-    name, text = "text_model.embeddings.position_embeddings.weight", config.text_config
+    name = "text_model.embeddings.position_embeddings.weight"
+    text: Any = config.text_config  # a configuration, which transformers types as a dictionary or None too
     if text.model_type not in OFFSET_POSITIONS or name not in state:
         return state
     table = state[name]  # [positions, H]
@@ -170,7 +172,8 @@ def hybrid_processor(config: VisionTextDualEncoderConfig) -> CLIPImageProcessor:
     """CLIP's own preprocessing at the image tower's size: a hybrid CLIP's folder holds none."""
     from transformers import CLIPImageProcessor
 
-    side = config.vision_config.image_size
+    vision: Any = config.vision_config  # a configuration, which transformers types as a dictionary or None too
+    side = vision.image_size
     return CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},

@@ -1,11 +1,17 @@
-"""Frozen image and text encoders behind one small protocol: OpenAI's clip, open_clip, transformers."""
+"""Frozen encoders behind one small protocol: OpenAI's clip, open_clip, transformers, timm."""
 
 from __future__ import annotations
 
+import torch
+
+from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
+from clipcap.models.encoders.flax_hybrid import hybrid_folder
+from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
+from clipcap.models.encoders.names import IMPORTED
 from clipcap.models.encoders.open_clip import OpenClipEncoder
 from clipcap.models.encoders.openai import OpenAIEncoder
-from clipcap.models.encoders.transformers_clip import HFEncoder
+from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
 
 
 def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer: str | None = None) -> Encoder:
@@ -13,8 +19,9 @@ def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer
 
     Args:
         name: an OpenAI name (`ViT-B/32`, `RN50x4`, …), a path to a checkpoint in OpenAI's format,
-            `open_clip:NAME/PRETRAINED`, or `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder, and HybridCLIP
-            as flax stored it).
+            `open_clip:NAME/PRETRAINED`, `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder, HybridCLIP as flax
+            stored it, and image networks such as DINOv2, ViT and ConvNeXt), or `timm:NAME` and `timm:NAME/FILE`.
+            Image networks have no text tower: their `encode_texts` refuses.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: auto (float16 on a GPU, else float32), float32, float16 or bfloat16.
         tokenizer: name or folder of an `hf:` encoder's tokenizer, where it is elsewhere.
@@ -22,10 +29,26 @@ def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer
     Raises:
         ClipcapError: unknown name, missing or damaged weights, no such device.
     """
+    if name.startswith(IMPORTED):
+        raise ClipcapError(
+            f"{name}: stands for embeddings that were made elsewhere and imported: nothing here encodes with it "
+            f"(pass embeddings by --features, and for scores a second encoder by --score_with)"
+        )
     place = pick_device(device)
     number = pick_dtype(dtype, place)
     if name.startswith("hf:"):
-        return HFEncoder(name, place, number, tokenizer)
+        return _load_hf(name, place, number, tokenizer)
+    if name.startswith("timm:"):
+        return TimmEncoder(name, place, number)
     if name.startswith("open_clip:"):
         return OpenClipEncoder(name, place, number)
     return OpenAIEncoder(name, place, number)
+
+
+def _load_hf(name: str, device: torch.device, dtype: torch.dtype, tokenizer: str | None) -> Encoder:
+    """A dual encoder of transformers, or an image network, whichever the configuration is of."""
+    from transformers import AutoConfig
+
+    if hybrid_folder(name.removeprefix("hf:")) is None and is_image_only(hf_part(AutoConfig, name, "encoder")):
+        return HFImageEncoder(name, device, dtype)
+    return HFEncoder(name, device, dtype, tokenizer)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import OPENAI_URLS, read_openai_weights
+from clipcap.runtime.bundled import DEMO
 
 WIDTHS = {
     "RN50": 1024,
@@ -19,6 +20,7 @@ WIDTHS = {
     "ViT-L/14@336px": 768,
 }
 
+IMPORTED = "import:"  # before the name of an encoder whose embeddings were made elsewhere
 
 _LIKELIEST = {512: "ViT-B/32", 640: "RN50x4", 768: "ViT-L/14", 1024: "RN50"}
 
@@ -38,6 +40,12 @@ def is_resnet(name: str | None) -> bool | None:
     if name is None or Path(name).is_absolute() or Path(name).exists():
         return None
     known = name.split("/")[0]
-    if known.startswith("hf:"):
+    if known.startswith(("hf:", "timm:", IMPORTED)):
         return None
     return known.removeprefix("open_clip:").startswith("RN")
+
+
+def is_loadable(name: str) -> bool:
+    """Whether `load_encoder` may know an encoder of this name."""
+    prefixes = ("hf:", "open_clip:", "timm:", IMPORTED)
+    return name in OPENAI_URLS or name == DEMO or name.startswith(prefixes) or Path(name).exists()

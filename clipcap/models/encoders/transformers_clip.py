@@ -39,18 +39,18 @@ class HFEncoder(FrozenEncoder):
             self._tokenizer = hybrid_tokenizer(folder, tokenizer)
             self.dim = self.network.config.projection_dim
             return
-        network = _hf_part(AutoModel, name, "encoder", dtype=torch.float32)
+        network = hf_part(AutoModel, name, "encoder", dtype=torch.float32)
         if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
             raise ClipcapError(
                 f"{name} is a {network.config.model_type} model, which has no image and text tower: "
                 f"choose a CLIP, SigLIP or VisionTextDualEncoder model"
             )
         self._hold(name, network, device, dtype)
-        self.preprocess = HFPreprocess(_hf_part(AutoImageProcessor, name, "image processor"))
+        self.preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
         self._tokenizer = (
             load_pretrained(AutoTokenizer, tokenizer, "tokenizer", "--tokenizer")
             if tokenizer
-            else _hf_part(AutoTokenizer, name, "tokenizer")
+            else hf_part(AutoTokenizer, name, "tokenizer")
         )
         self.dim = self._width()
 
@@ -81,7 +81,7 @@ class HFEncoder(FrozenEncoder):
         return self._run(text_features, self.network, tokens["input_ids"], tokens.get("attention_mask"))
 
     def encode_token_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Embeddings of texts that are tokens already.
+        """Embeddings of tokenized texts.
 
         Args:
             input_ids: int64 [B, T], special tokens included.
@@ -93,7 +93,7 @@ class HFEncoder(FrozenEncoder):
         return self._run(text_features, self.network, input_ids.to(self.device), mask)
 
 
-def _hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:
+def hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:
     """One part of `hf:NAME_OR_PATH`; errors spell the name as it was given."""
     flag = "--clip_model_type hf:"
     try:

@@ -17,7 +17,7 @@ from clipcap.models.kernels.switch import fast
 POSITIONS = 320  # at a time: enough for a large matrix product, 64 MB of logits for GPT-2
 
 
-def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
+def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """The cross-entropy of `head(hidden)`, summed over n positions.
 
     Logits and their gradient live for `POSITIONS` positions only; the backward pass computes nothing anew.
@@ -26,12 +26,20 @@ def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
         hidden: [n, H].
         head: H → V.
         labels: int64 [n].
+        weights: float32 [n], what each position's cross-entropy is multiplied by (default: 1).
     Returns:
         a scalar, in float32 or whatever is finer.
     """
     if not fast():
-        return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
-    return _HeadLoss.apply(hidden, head.weight, head.bias, labels, torch.is_grad_enabled())
+        return weighted_cross_entropy(head(hidden), labels, weights)
+    return _HeadLoss.apply(hidden, head.weight, head.bias, labels, weights, torch.is_grad_enabled())
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The cross-entropy of logits [n, V], summed over n positions; `labels` and `weights` as for `head_loss`."""
+    if weights is None:
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+    return (weights * F.cross_entropy(logits.float(), labels, reduction="none")).sum()
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -39,7 +47,13 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, with_gradients: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None,
+        with_gradients: bool,
     ) -> Tensor:
         inputs = (hidden, weight, bias)
         wanted = [with_gradients and needed for needed in ctx.needs_input_grad[:3]]
@@ -66,11 +80,16 @@ class _HeadLoss(torch.autograd.Function):
             of_label = scores.gather(0, label)  # [1, c]
             probabilities = scores.exp_()
             normaliser = probabilities.sum(dim=0)  # [c]
-            total += normaliser.log().sum() - of_label.sum()
+            if weights is None:
+                total += normaliser.log().sum() - of_label.sum()
+            else:
+                total += (weights[part] * (normaliser.log() - of_label[0])).sum()
             if not any(wanted):
                 continue
             # The gradient of the logits, in their place: probabilities, less 1 at the label.
             gradient = probabilities.div_(normaliser).scatter_add_(0, label, torch.full_like(of_label, -1))
+            if weights is not None:
+                gradient *= weights[part]
             gradient = gradient.to(dtype)  # [V, c]
             if of_hidden is not None:
                 of_hidden[part] = (gradient.T @ matrix).to(of_hidden)  # [c, V] · [V, H]
@@ -89,4 +108,4 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         [scale] = grad_outputs
-        return *(None if g is None else g * scale.to(g) for g in ctx.saved_tensors), None, None
+        return *(None if g is None else g * scale.to(g) for g in ctx.saved_tensors), None, None, None

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -183,10 +183,10 @@ def _leaves(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, Stored
 
 def _joined(content: Mapping[str, Any], place: str) -> StoredArray:
     """An array of chunks, which flax stores flat, in the order of their numbers."""
-    numbered = [content.get(name) for name in ("shape", "chunks")]
-    if not all(isinstance(part, dict) for part in numbered):
+    numbered = [part for name in ("shape", "chunks") if isinstance(part := content.get(name), dict)]
+    if len(numbered) < 2:
         raise MsgpackError(f"holds an array of chunks without shape or chunks at {place[:80]}")
-    shape, chunks = ([part.get(str(i)) for i in range(len(part))] for part in numbered)
+    shape, chunks = ([cast(Any, part.get(str(i))) for i in range(len(part))] for part in numbered)
     right = all(type(n) is int and n >= 0 for n in shape) and all(isinstance(c, StoredArray) for c in chunks)
     if not right or not chunks or len({chunk.dtype for chunk in chunks}) != 1:
         raise MsgpackError(f"holds an array of chunks that do not fit together at {place[:80]}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
+from pyarrow import compute
 
+pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 TIMES = 200  # that a table may grow when it is read: captions that repeat compress well
 ALWAYS = 256 * 2**20  # bytes that any table may take
 ROWS = 4096  # read together
@@ -61,7 +63,7 @@ def _most_repeated(path: Path, metadata: pq.FileMetaData, columns: Sequence[str]
 def _longest_word(array: pa.Array) -> int:
     """Bytes of the longest text of a dictionary, at any depth."""
     if isinstance(array, pa.DictionaryArray):
-        return pa.compute.max(pa.compute.binary_length(array.dictionary)).as_py() or 0 if len(array.dictionary) else 0
+        return pc.max(pc.binary_length(array.dictionary)).as_py() or 0 if len(array.dictionary) else 0
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return _longest_word(array.values)
     if pa.types.is_struct(array.type):
@@ -75,9 +77,9 @@ def _decoded_bytes(array: pa.Array) -> int:
         words = array.dictionary
         if not (pa.types.is_string(words.type) or pa.types.is_binary(words.type) or _is_large(words.type)):
             return array.nbytes
-        lengths = pa.compute.binary_length(words)
-        used = pa.compute.take(lengths, array.indices)
-        return int(pa.compute.sum(used).as_py() or 0) + 8 * len(array)
+        lengths = pc.binary_length(words)
+        used = pc.take(lengths, array.indices)
+        return int(pc.sum(used).as_py() or 0) + 8 * len(array)
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return 8 * len(array) + _decoded_bytes(array.flatten())
     if pa.types.is_struct(array.type):

@@ -53,7 +53,7 @@ def plain_data(
     machine = _Machine(calls, inert, lenient)
     try:
         for opcode, arg, position in pickletools.genops(stream):
-            machine.position = position
+            machine.position = position or 0
             machine.step(opcode.name, arg)
         return machine.result
     except UnreadablePickle:

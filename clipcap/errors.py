@@ -2,7 +2,7 @@
 
 
 class ClipcapError(ValueError):
-    """Bad input, said in one line: what is wrong, where, and how to mend it.
+    """Bad input, reported in one line: what is wrong, where, and how to fix it.
 
     Commands print the message and exit with status 1; it is never shown with a traceback.
     """

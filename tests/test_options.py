@@ -95,7 +95,10 @@ def test_impossible_values_are_refused(options, said):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"beam": True, "num_captions": 6}, "--num_captions 6 is more than --beam_size 5: raise --beam_size to 6"),
+        (
+            {"beam": True, "beam_size": 5, "num_captions": 6},
+            "--num_captions 6 is more than --beam_size 5: raise --beam_size to 6",
+        ),
         ({"top_p": 1.5}, "--top_p must lie between 0 and 1, got 1.5"),
         ({"repetition_penalty": 0}, "--repetition_penalty must be above 0"),
         ({"min_new_tokens": 9, "max_new_tokens": 3}, "--min_new_tokens 9 is above --max_new_tokens 3"),

@@ -17,6 +17,11 @@ class AppConfig(Options, group="page"):
         None, "adds a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
     )
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
+    draw: str | None = option(
+        None,
+        "a tab that draws texts with this mapping of train-draw (default: the bundled one beside the demo model)",
+    )
+    generator: str | None = option(None, "generator of the tab that draws (default: the mapping's)")
     clip_gpt: str | None = option(None, "adds a tab that shows which pictures of --index this CLIP-GPT imagines")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in")
     port: int = option(7860, "port to listen on (0: any that is free)")

@@ -52,6 +52,24 @@ def pictures(rows: Sequence[Row]) -> Markup:
     return _list("ol", "pictures", items)
 
 
+def drawn(rows: Sequence[Row]) -> Markup:
+    """A text as an animation, its words below."""
+    return join(
+        tag("figure", tag("img", src=row["gif"], alt=row["text"]), phrase("figcaption", row["text"]), class_="drawn")
+        for row in rows
+    )
+
+
+def labels(rows: Sequence[Row]) -> Markup:
+    """Labels with a bar as long as they are likely, best first."""
+    items = []
+    for row in rows:
+        share = f"{100 * row['probability']:.1f} %"
+        bar = tag("i", style=f"--share: {row['probability']:.4f}", aria_hidden="true")
+        items.append(tag("li", phrase("p", row["label"]), tag("small", tag("span", share)), bar))
+    return _list("ol", "labels", items)
+
+
 def _scores(row: Row) -> Markup:
     parts = [f"log-probability {row['logprob']:.3f}", f"CLIP score {row['clip_score']:.3f}"]
     return tag("small", join(tag("span", part) for part in parts))

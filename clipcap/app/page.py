@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipcap.app import tabs
 from clipcap.app.config import AppConfig
-from clipcap.app.service import CaptionService, PictureSearch
+from clipcap.app.drawing import Drawing
+from clipcap.app.drawing_tabs import classify_tab, draw_tab
+from clipcap.app.service import CaptionService, PictureSearch, Row
 from clipcap.runtime.html import phrase, tag
 
 STYLE = Path(__file__).parent / "style.css"
@@ -26,6 +28,8 @@ def build_page(
     delete_cache: tuple[int, int],
     search: PictureSearch | None = None,
     imagine: PictureSearch | None = None,
+    drawing: Drawing | None = None,
+    label: Callable[[Path, str, str], list[Row]] | None = None,
 ) -> Any:
     """The page as Gradio blocks.
 
@@ -35,6 +39,8 @@ def build_page(
         delete_cache: how often files that came or went are looked through, and the age at which they go, in seconds.
         search: of the search tab, where there is one.
         imagine: of the tab of CLIP-GPT, where there is one.
+        drawing: of the tab that draws texts, where there is one.
+        label: of the tab that classifies photos, where there is one.
     """
     import gradio as gr
 
@@ -52,6 +58,12 @@ def build_page(
         if imagine:
             with gr.Tab("Imagine"):
                 tabs.search_tab(imagine, "imagine", IMAGINE, "Caption")
+        if label:
+            with gr.Tab("Classify"):
+                classify_tab(label, examples)
+        if drawing:
+            with gr.Tab("Draw"):
+                draw_tab(drawing)
     return page.queue(max_size=MOST_WAITING)
 
 

@@ -10,14 +10,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import cast
+from typing import Any, cast
 
 from clipcap.app.calls import Calls
 from clipcap.app.config import AppConfig
+from clipcap.app.drawing import Drawing, label_photo
 from clipcap.app.guard import Guard, is_loopback
 from clipcap.app.log import SafeStream, hide_cancelled_requests
 from clipcap.app.page import STYLE, build_page, theme
@@ -30,6 +32,8 @@ from clipcap.models.config import ModelConfig
 from clipcap.retrieval.index import Index
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
+from clipcap.text_to_image.config import DrawConfig
+from clipcap.text_to_image.draw import Drawer
 
 EXAMPLES = "examples"  # their folder
 EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels
@@ -54,9 +58,10 @@ def serve(config: AppConfig) -> None:
         _ = captioner.encoder  # what hinders it is to be known now, not at the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)
+        more = _drawing(config, turn), partial(label_photo, lambda: captioner.encoder, turn, max_pixels)
         with tempfile.TemporaryDirectory(prefix="clipcap-app-") as folder:
             try:
-                _run(config, Path(folder), listener, service, _about(config, captioner), searches)
+                _run(config, Path(folder), listener, service, _about(config, captioner), (*searches, *more))
             except KeyboardInterrupt:
                 logger.info("stopped")
 
@@ -77,7 +82,7 @@ def _run(
     listener: socket.socket,
     service: CaptionService,
     model: str,
-    searches: tuple[PictureSearch | None, PictureSearch | None],
+    further: tuple[Any, ...],
 ) -> None:
     # Read when Gradio is imported: nothing is sent anywhere, and files go to a folder of ours.
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
@@ -89,7 +94,7 @@ def _run(
 
     examples = _draw_examples(folder / EXAMPLES)
     gr.set_static_paths(folder / EXAMPLES)
-    page = build_page(service, config, model, examples, (TIDY_EVERY_S, KEPT_S), *searches)
+    page = build_page(service, config, model, examples, (TIDY_EVERY_S, KEPT_S), *further)
     page.state_session_capacity = SESSIONS
     app = gr.mount_gradio_app(
         FastAPI(), page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
@@ -136,7 +141,7 @@ def _searches(
     if not config.index:
         return None, None
     index = Index.open(config.index)
-    search = text_search(index, captioner, max_pixels, turn)
+    search = text_search(index, captioner, max_pixels, turn, config.tokenizer)
     if not config.clip_gpt:
         return search, None
     clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)
@@ -144,6 +149,16 @@ def _searches(
     own = clip_gpt.model.config
     index.check_encoder(own.encoder, own.encoder_weights_id, own.clip_dim, f"--clip_gpt {config.clip_gpt}")
     return search, PictureSearch(index, clip_gpt.imagine, max_pixels, turn)
+
+
+def _drawing(config: AppConfig, turn: Lock) -> Drawing | None:
+    """The tab that draws, where models are named for it, or the demo model is served."""
+    if not (config.draw or config.generator) and config.load.load_pt is not None:
+        return None
+    drawing = DrawConfig(load_pt=config.draw, generator=config.generator, device=config.load.device)
+    if config.draw or config.generator:
+        Drawer(drawing)  # its errors are to be known now, not at the first text
+    return Drawing(drawing, turn)
 
 
 def _draw_examples(folder: Path) -> Sequence[Path]:

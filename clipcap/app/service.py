@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -15,7 +16,7 @@ from torch import Tensor
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.outputs import csv_lines
+from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.load import load_encoder
@@ -26,6 +27,7 @@ Row = dict[str, Any]
 
 TOGETHER = 8  # photos of a batch that are captioned before others have their turn
 SMALL, LARGE = 96, 320  # pixels of a thumbnail's longer side
+LARGEST_GIF = 3_000_000  # bytes of an animation that is shown as it is
 LONGEST_QUERY = 1000  # characters
 
 
@@ -170,13 +172,18 @@ class PictureSearch:
     def _shown(self, path: str | None) -> str | None:
         if path is None:
             return None
+        if path.lower().endswith(".gif") and os.path.isfile(path) and os.path.getsize(path) <= LARGEST_GIF:
+            with open(path, "rb") as file:  # as it is, so that it plays
+                return "data:image/gif;base64," + base64.b64encode(file.read()).decode("ascii")
         try:
             return _thumbnail(open_image(path, max_pixels=self._max_pixels), LARGE)
         except ImageError:
             return None
 
 
-def text_search(index: Index, captioner: Captioner, max_pixels: int, turn: Lock) -> PictureSearch:
+def text_search(
+    index: Index, captioner: Captioner, max_pixels: int, turn: Lock, tokenizer: str | None = None
+) -> PictureSearch:
     """Search by the text tower of the encoder that the index was made with.
 
     Raises:
@@ -184,7 +191,7 @@ def text_search(index: Index, captioner: Captioner, max_pixels: int, turn: Lock)
     """
     encoder = captioner.encoder
     if index.meta.encoder not in (None, encoder.name):
-        encoder = load_encoder(index.meta.encoder, str(captioner.device))
+        encoder = load_encoder(index.meta.encoder, str(captioner.device), tokenizer=tokenizer)
     index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "the search of the page")
     return PictureSearch(index, encoder.encode_texts, max_pixels, turn)
 

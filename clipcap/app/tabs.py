@@ -45,14 +45,14 @@ def caption_tab(service: CaptionService, examples: Sequence[Path]) -> None:
 
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            photo = _photo("caption_photo")
+            photo = photo_input("caption_photo")
             settings = _settings(service.longest)
             again = gr.Button("Write captions", variant="primary")
         with gr.Column(scale=6, min_width=300):
-            rows, shown = _result("Captions appear here.")
+            rows, shown = result("Captions appear here.")
     gr.Examples([[str(path)] for path in examples], photo, label="Or one of these", api_visibility="private")
-    event = gr.on([photo.change, again.click], _said(caption), [photo, *settings], rows, api_name="caption")
-    _show(event, rows, shown, markup.captions)
+    event = gr.on([photo.change, again.click], report_errors(caption), [photo, *settings], rows, api_name="caption")
+    show_result(event, rows, shown, markup.captions)
 
 
 def many_tab(service: CaptionService, config: AppConfig) -> None:
@@ -94,10 +94,10 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
             go = gr.Button("Caption all", variant="primary")
         with gr.Column(scale=6, min_width=300):
             table = gr.File(label="Captions as CSV", interactive=False, visible=False, elem_id="many_csv")
-            rows, shown = _result("Captions appear here.")
-    event = go.click(_said(caption_many), [photos, *settings], [rows, table], api_name="caption_many")
+            rows, shown = result("Captions appear here.")
+    event = go.click(report_errors(caption_many), [photos, *settings], [rows, table], api_name="caption_many")
     event.success(lambda: gr.update(visible=True), None, table, **UNSEEN)
-    _show(event, rows, shown, markup.photos)
+    show_result(event, rows, shown, markup.photos)
 
 
 def explain_tab(service: CaptionService) -> None:
@@ -115,12 +115,12 @@ def explain_tab(service: CaptionService) -> None:
     )
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
-            photo = _photo("explain_photo")
+            photo = photo_input("explain_photo")
             words = gr.Slider(1, 10, 5, step=1, label="Words for each position")
         with gr.Column(scale=6, min_width=300):
-            rows, shown = _result("The words of the prefix appear here.")
-    event = gr.on([photo.change, words.release], _said(explain), [photo, words], rows, api_name="explain")
-    _show(event, rows, shown, markup.words)
+            rows, shown = result("The words of the prefix appear here.")
+    event = gr.on([photo.change, words.release], report_errors(explain), [photo, words], rows, api_name="explain")
+    show_result(event, rows, shown, markup.words)
 
 
 def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
@@ -136,12 +136,12 @@ def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
         words = gr.Textbox(label=label, scale=6, min_width=260, max_lines=1, elem_id=f"{name}_words")
         pictures = gr.Slider(1, 30, 9, step=1, label="Pictures", scale=3, min_width=160)
         go = gr.Button("Search", variant="primary", scale=1, min_width=120)
-    rows, shown = _result("Pictures appear here.")
-    event = gr.on([go.click, words.submit], _said(find), [words, pictures], rows, api_name=name)
-    _show(event, rows, shown, markup.pictures)
+    rows, shown = result("Pictures appear here.")
+    event = gr.on([go.click, words.submit], report_errors(find), [words, pictures], rows, api_name=name)
+    show_result(event, rows, shown, markup.pictures)
 
 
-def _photo(name: str) -> Any:
+def photo_input(name: str) -> Any:
     """A place for a photo. It is opened by `clipcap.images.read`, which says in a line what is wrong with it."""
     import gradio as gr
 
@@ -157,7 +157,7 @@ def _settings(longest: int) -> list[Any]:
     """How captions are written, in the order that `_decoding` takes it."""
     import gradio as gr
 
-    default = DecodeConfig()
+    default = DecodeConfig().resolved()
     most_tokens = min(100, longest)
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         decoding = gr.Radio([BEAM, SAMPLING], value=BEAM, label="Decoding", elem_classes="decoding")
@@ -198,20 +198,20 @@ def _decoding(
     )
 
 
-def _result(text: str) -> tuple[Any, Any]:
+def result(text: str) -> tuple[Any, Any]:
     """Rows as the API gives them, unseen, and as they are shown."""
     import gradio as gr
 
     return gr.JSON(visible=False), gr.HTML(f'<p class="empty">{text}</p>', elem_classes="result")
 
 
-def _show(event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str]) -> None:
+def show_result(event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str]) -> None:
     """Show the rows of an event once it is over, and nothing after an error."""
     event.success(lambda found: render(found or []), rows, shown, **UNSEEN)
     event.failure(lambda: "", None, shown, **UNSEEN)
 
 
-def _said(compute: Callable) -> Callable:
+def report_errors(compute: Callable) -> Callable:
     """What computes, with bad input said in the page."""
     import gradio as gr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs, select_rows, stack
 
 
@@ -13,7 +13,8 @@ def beam_search(
     stepper: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int]
 ) -> Hypotheses:
     """The original's beam search over N images at once. Finished images leave the batch."""
-    beams, device = config.beam_size, stepper.logits.device
+    config = config.resolved()
+    beams, device = config.beam_size or BEAMS, stepper.logits.device
     images = len(stepper.logits)
     stop = torch.tensor(stop_ids, device=device)
 

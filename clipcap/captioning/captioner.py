@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
@@ -67,6 +68,7 @@ class Captioner:
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
+        self.memory: TextMemory | None = None  # images are projected on, where there is one
         self._images = 0  # captioned so far
 
     @classmethod
@@ -86,7 +88,7 @@ class Captioner:
         With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to mend it.
+            ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
@@ -269,12 +271,13 @@ class Captioner:
         Raises:
             ClipcapError: the captions do not fit the language model, or a picture is needed and cannot be read.
         """
+        config = config.resolved()
         embeddings = embeddings.to(self.device, torch.float32)
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
-            several = config.beam_size if config.beam else max(5, wanted)
-            config = replace(config, num_captions=max(several, wanted))
+            several = config.beam_size if config.beam else BEAMS
+            config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(embeddings), config)
         found = self._decode(embeddings, config, numbers)
         if config.recipe != "reference":
@@ -287,7 +290,7 @@ class Captioner:
     def _prepare(self, images: int, config: DecodeConfig) -> None:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
-        rows = images * (config.beam_size if config.beam else config.num_captions)
+        rows = images * ((config.beam and config.beam_size) or config.num_captions)
         if rows > 1 and self._images > 1 and self._packable:
             pack_for_rows(self.model.lm)
 
@@ -296,7 +299,11 @@ class Captioner:
         return not self._rounded and packable(self.model.lm)
 
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return decode(self.model, self.tokenizer, embeddings, config, numbers)
+        return decode(self.model, self.tokenizer, self._remembered(embeddings), config, numbers)
+
+    def _remembered(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [B, D] as the memory of texts gives them, where there is one."""
+        return embeddings if self.memory is None else self.memory.project(embeddings)
 
     def _seen_by_judge(
         self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
@@ -329,9 +336,8 @@ class Captioner:
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        prefix = torch.nn.functional.normalize(
-            self.model.prefix(embedding)[0, self.model.image_span], dim=-1
-        )  # [P, E]
+        whole = self.model.prefix(self._remembered(embedding))[0]  # [before + P + after, E]
+        prefix = torch.nn.functional.normalize(whole[self.model.image_span], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
@@ -356,7 +362,8 @@ def _is_image(value: Any) -> bool:
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
-        config = DecodeConfig(beam=not {"greedy", "temp", "temperature", "top_p", "top_k"} & options.keys())
+        config = DecodeConfig.of(**options)
+        return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
 
 
@@ -377,7 +384,7 @@ def _listed(images: Any) -> list:
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
-    """The captioner that the options name; what was read is said on stderr."""
+    """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
@@ -392,6 +399,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
         device=config.device,
         dtype=config.dtype,
     )
+    if config.memory is not None:
+        captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

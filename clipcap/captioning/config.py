@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 from clipcap.errors import ClipcapError
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
+
+BEAMS = 5
+_LEAST = {"beam_size": 1, "num_captions": 1, "max_new_tokens": 1, "temp": 0, "top_k": 0, "min_new_tokens": 0}
 
 
 @dataclass(frozen=True)
 class DecodeConfig(Options, group="decoding"):
     """How captions are written (ClipCap, section 3.4)."""
 
-    beam: bool = option(False, "beam search instead of sampling")
-    beam_size: int = option(5, "beams of --beam")
+    reference_searches: ClassVar[bool] = False  # whether --recipe reference is beam search where nothing is chosen
+
+    beam: bool | None = option(
+        None, "beam search (default: on, unless an option of sampling is given: --greedy, --temp, --top_p, ...)"
+    )
+    beam_size: int | None = option(None, "beams of beam search (default: 5, or --num_captions where that is more)")
     greedy: bool = option(False, "always the most likely token (same as --temp 0)")
-    temp: float = option(
-        1.0,
-        "temperature of sampling: below 1 safer, above 1 wilder, 0 greedy (of --beam: of its scores; 0 counts as 1, "
-        "as in the original)",
+    temp: float | None = option(
+        None,
+        "temperature of sampling: below 1 safer, above 1 wilder, 0 greedy (default: 1; with --beam: of its scores, "
+        "where 0 counts as 1, as in the original)",
         aliases=("temperature",),
     )
-    top_p: float = option(0.8, "sampling only: from the smallest set of tokens with this probability (1: all)")
-    top_k: int = option(0, "sampling only: from this many likeliest tokens (0: all)")
+    top_p: float | None = option(
+        None, "sampling only: from the smallest set of tokens with this probability (default: 0.8; 1: all)"
+    )
+    top_k: int | None = option(None, "sampling only: from this many likeliest tokens (default: 0: all)")
     num_captions: int = option(1, "captions per image, best first")
     max_new_tokens: int = option(67, "longest caption in tokens", aliases=("entry_length",))
     min_new_tokens: int = option(0, "shortest caption in tokens")
@@ -37,20 +46,20 @@ class DecodeConfig(Options, group="decoding"):
         None,
         "second encoder, whose text tower judges captions by the photos themselves (default: the captioner's own)",
     )
-    seed: int | None = option(None, "repeat the same samples")
+    seed: int | None = option(None, "sampling only: repeat the same samples")
     recipe: Recipe = option("default", "reference: raw text, stop at '.', sampling is greedy, as the original")
 
     def __post_init__(self) -> None:
         if self.beam and self.greedy:
             raise ClipcapError("--beam and --greedy are two ways to decode: choose one")
-        for name in ("beam_size", "num_captions", "max_new_tokens"):
-            at_least(name, getattr(self, name), 1)
-        for name in ("temp", "top_k", "min_new_tokens"):
-            at_least(name, getattr(self, name), 0)
-        within("top_p", self.top_p, 0, 1)
+        for name, least in _LEAST.items():
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), least)
+        if self.top_p is not None:
+            within("top_p", self.top_p, 0, 1)
         if self.repetition_penalty <= 0:
             raise ClipcapError(f"--repetition_penalty must be above 0, got {self.repetition_penalty}")
-        if self.beam and self.num_captions > self.beam_size:
+        if self.searches and self.beam_size is not None and self.num_captions > self.beam_size:
             raise ClipcapError(
                 f"--num_captions {self.num_captions} is more than --beam_size {self.beam_size}: "
                 f"raise --beam_size to {self.num_captions}"
@@ -61,6 +70,29 @@ class DecodeConfig(Options, group="decoding"):
             raise ClipcapError(
                 f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.max_new_tokens}"
             )
+
+    @property
+    def samples(self) -> bool:
+        """Whether an option of sampling is given."""
+        return self.greedy or any(value is not None for value in (self.temp, self.top_p, self.top_k, self.seed))
+
+    @property
+    def searches(self) -> bool:
+        """Whether captions are written by beam search: as `beam` states, else by what else is given."""
+        if self.beam is not None:
+            return self.beam
+        return not self.samples and (self.reference_searches or self.recipe != "reference")
+
+    def resolved(self) -> Self:
+        """A copy with a value for each option whose default depends on others."""
+        return replace(
+            self,
+            beam=self.searches,
+            beam_size=max(BEAMS, self.num_captions) if self.beam_size is None else self.beam_size,
+            temp=1.0 if self.temp is None else self.temp,
+            top_p=0.8 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +115,9 @@ class LoadConfig(LoadOptions):
     num_heads: int | None = option(
         None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder states it)"
     )
+    memory: str | None = option(
+        None, "folder of texts: each photo becomes a mixture of them first (for captioners of --objective text)"
+    )
     dtype: Literal["float32", "int8"] = option(
         "float32",
         "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ",
@@ -100,16 +135,50 @@ class OutputConfig(Options, group="output"):
 
     features: str | None = option(None, "caption the embeddings of a feature file instead of photos", group="data")
     batch_size: int = option(16, "images decoded together", group="machine")
-    out: str | None = option(None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing")
-    sidecar: bool = option(False, "write a .txt with the caption beside each photo")
-    overwrite: bool = option(False, "with --sidecar: replace existing .txt files")
+    out: str | None = option(
+        None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing; an interrupted run is continued"
+    )
+    out_format: Literal["clipcap", "imagefolder", "kohya"] = option(
+        "clipcap", "lines of --out FILE.jsonl: with scores; file_name and text; or image_path and caption"
+    )
+    sidecar: bool = option(False, "write a .txt beside each photo, with a line for each of --num_captions")
+    out_tree: str | None = option(None, "as --sidecar, but into this folder, which mirrors the tree of the photos")
+    caption_extension: str = option(".txt", "suffix of the files of --sidecar and --out_tree, such as .caption")
+    existing: Literal["skip", "replace", "append", "prepend"] = option(
+        "skip", "photos that have a text file: left out, or their text is replaced or joined with the caption"
+    )
+    overwrite: bool = option(False, "as --existing replace")
+    caption_prefix: str = option(
+        "", "text set before each caption once it is written (--prompt is read by the model, and changes the caption)"
+    )
+    caption_suffix: str = option("", "text set after each caption once it is written")
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
+        self._check_texts()
+        if self.out_format != "clipcap" and not (self.out or "").endswith(".jsonl"):
+            raise ClipcapError(f"--out_format {self.out_format} is of a file: add --out metadata.jsonl")
         if self.out and not self.out.endswith((".jsonl", ".csv")):
             raise ClipcapError(f"--out {self.out}: end the name in .jsonl or .csv")
         if self.sidecar and self.features:
             raise ClipcapError("--sidecar writes beside photos, --features has none: use --out")
+        if self.out_tree and self.features:
+            raise ClipcapError("--out_tree mirrors the tree of photos, --features has none: use --out")
+
+    def _check_texts(self) -> None:
+        """Check the options of text files."""
+        suffix = self.caption_extension
+        if not suffix.strip(".") or "/" in suffix or "\\" in suffix or "\0" in suffix:
+            raise ClipcapError(f"--caption_extension {suffix!r}: must be a suffix such as .txt or .caption")
+        if self.caption_extension[0] != ".":
+            object.__setattr__(self, "caption_extension", f".{suffix}")
+        if self.overwrite:
+            if self.existing not in ("skip", "replace"):
+                raise ClipcapError(f"--overwrite means --existing replace, but {self.existing} was given: drop one")
+            object.__setattr__(self, "existing", "replace")
+        places = [f"--{name}" for name in ("sidecar", "out_tree", "out") if getattr(self, name)]
+        if len(places) > 1:
+            raise ClipcapError(f"{places[0]} and {places[1]} are two places for the captions: choose one")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def decode(
     Returns:
         for each image its captions, best first.
     Raises:
-        ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is no token.
+        ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is not one token.
     """
     return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
 
@@ -89,12 +89,13 @@ def continue_prefix(
 def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
     """Fill in what the checkpoint decides: the stop token; under the reference recipe, what the original does."""
     reference = config.recipe == "reference"
+    config = config.resolved()
     config = replace(config, stop_token=config.stop_token or model.config.stop_token or ("." if reference else None))
     if config.greedy or config.temp == 0:
         # Greedy is the same at any temperature; for beam search the original counts 0 as 1.
         config = replace(config, greedy=not config.beam, temp=1.0)
     vocabulary = model.head.out_features
-    if config.beam and config.beam_size > vocabulary:
+    if config.beam and config.beam_size is not None and config.beam_size > vocabulary:
         raise ClipcapError(f"--beam_size {config.beam_size} is more than the language model's {vocabulary} tokens")
     if reference and not config.beam:
         config = replace(config, greedy=True)  # the original's "temperature" feeds an argmax

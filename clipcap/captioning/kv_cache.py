@@ -76,7 +76,7 @@ def expand(cache: Cache, repeats: int, room: int) -> None:
 
 
 def reorder(cache: Cache, rows: Tensor) -> None:
-    """Each row goes on from another row of its image."""
+    """Each row continues another row of its image."""
     for layer in cache.layers:
         if isinstance(layer, PreallocatedLayer):
             layer.reorder(rows)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
-from clipcap.captioning.outputs import _output
+from clipcap.captioning.decode import Caption
+from clipcap.captioning.outputs import open_destination
 from clipcap.captioning.text import collapsed
+from clipcap.captioning.text_files import TextFiles
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
@@ -26,6 +28,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
+T = TypeVar("T")
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
 
@@ -41,7 +44,7 @@ class CaptionBatch:
     remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
-@writes_to("config.output.out")
+@writes_to(lambda called: called["config"].output.out or called["config"].output.out_tree)
 def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
@@ -57,45 +60,88 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     output, decoding = config.output, config.decode
     if bool(img) == bool(output.features):
         raise ClipcapError("pass photos with --img, or a feature file with --features (one of the two)")
-    if output.sidecar and output.out:
-        raise ClipcapError("--sidecar and --out are two places for the captions: choose one")
-    paths = _without_sidecar(find_images(img), output) if img else []
+    texts = TextFiles(output, img) if output.sidecar or output.out_tree else None
+    paths, failed = _photos(img, texts)
     if img and not paths:
-        return 0
+        return failed
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
     if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
     if decoding.rerank == "clip":
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
-    if output.features:
-        batches = _of_features(captioner, config.load, output)
-    else:
-        batches = _of_photos(captioner, paths, output.batch_size, upright=decoding.recipe != "reference")
-    failed = captioned = 0
-    remarks: Counter[str] = Counter()
-    watched: dict[bytes, str] = {}  # a caption per embedding: copies of a photo rightly share theirs
-    with _output(output, many=len(paths) != 1) as emit:
+    found = _Found(failed)
+    with open_destination(config, texts, many=len(paths) != 1) as destination:
+        if output.features:
+            batches = _caption_features(captioner, config.load, output, destination.done)
+        else:
+            upright = decoding.recipe != "reference"
+            batches = _caption_photos(captioner, paths, output.batch_size, upright, destination.done)
         for batch in batches:
             for reason in batch.bad:
                 logger.warning(f"skipped {printable(reason)}")
-            failed += len(batch.bad)
-            captioned += len(batch.names)
-            remarks.update(batch.remarks)
+            found.count(batch)
             if batch.names and batch.embeddings is not None:
                 captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
-                for name, of_image in zip(batch.names, captions):
-                    emit(name, of_image)
-                if len(watched) < WATCHED:
-                    rows = batch.embeddings.cpu().numpy()
-                    watched |= {row.tobytes(): of_image[0].text for row, of_image in zip(rows, captions)}
-    for remark, count in remarks.items():
-        logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
-    if failed and len(paths) > 1:
+                for name, image_captions in zip(batch.names, captions):
+                    destination.emit(name, [_framed(caption, output) for caption in image_captions])
+                found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
+    found.report(len(paths))
+    return found.failed
+
+
+@dataclass
+class _Found:
+    """What a run met with, for its report."""
+
+    failed: int  # images left out
+    captioned: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)
+    watched: dict[bytes, str] = field(default_factory=dict)  # a caption per embedding: copies rightly share theirs
+
+    def count(self, batch: CaptionBatch) -> None:
+        """Count the images of a batch."""
+        self.failed += len(batch.bad)
+        self.captioned += len(batch.names)
+        self.remarks.update(batch.remarks)
+
+    def watch(self, embeddings: Tensor, captions: list[str]) -> None:
+        """Remember the captions of embeddings [B, D], to see whether all are alike."""
+        if len(self.watched) < WATCHED:
+            self.watched |= {row.tobytes(): text for row, text in zip(embeddings.cpu().numpy(), captions)}
+
+    def report(self, photos: int) -> None:
+        """State what was left out, of so many photos, and how some were shown."""
+        for remark, count in self.remarks.items():
+            logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
+        if self.failed and photos > 1:
+            logger.info(
+                f"{self.captioned:,} of {self.captioned + self.failed:,} images captioned, {self.failed:,} left out "
+                f"for the reasons above"
+            )
+        _warn_if_collapsed(list(self.watched.values()))
+
+
+def _framed(caption: Caption, output: OutputConfig) -> Caption:
+    """A caption between the texts of --caption_prefix and --caption_suffix."""
+    return replace(caption, text=f"{output.caption_prefix}{caption.text}{output.caption_suffix}")
+
+
+def _photos(words: Sequence[str], texts: TextFiles | None) -> tuple[list[Path], int]:
+    """The photos to caption, and how many are left out."""
+    if not words:
+        return [], 0
+    photos = find_images(words)
+    return texts.choose(photos) if texts else (photos, 0)
+
+
+def _missing(names: Sequence[str], done: Callable[[str], bool]) -> list[int]:
+    """The numbers of the images that an earlier run has not captioned."""
+    missing = [number for number, name in enumerate(names) if not done(name)]
+    if len(missing) < len(names):
         logger.info(
-            f"{captioned:,} of {captioned + failed:,} images captioned, {failed:,} left out for the reasons above"
+            f"continuing where an earlier run stopped: {len(names) - len(missing):,} of {len(names):,} are done"
         )
-    _warn_if_collapsed(list(watched.values()))
-    return failed
+    return missing
 
 
 def _warn_if_collapsed(captions: list[str]) -> None:
@@ -108,33 +154,22 @@ def _warn_if_collapsed(captions: list[str]) -> None:
         )
 
 
-def _without_sidecar(paths: list[Path], config: OutputConfig) -> list[Path]:
-    """The photos to caption; with --sidecar those that have their .txt already are left out."""
-    if not config.sidecar:
-        return paths
-    photos = defaultdict(list)
-    for path in paths:
-        photos[path.with_suffix(".txt")].append(path)
-    for sidecar, of_one in photos.items():
-        if len(of_one) > 1:
-            raise ClipcapError(f"{sidecar} would be of {of_one[0]} and of {of_one[1]}: rename one, or use --out")
-    wanted = [path for path in paths if config.overwrite or not path.with_suffix(".txt").exists()]
-    if len(wanted) < len(paths):
-        kept = len(paths) - len(wanted)
-        logger.info(f"{kept:,} of {len(paths):,} photos have a .txt already (--overwrite replaces them)")
-    return wanted
+def _caption_photos(
+    captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool, done: Callable[[str], bool]
+) -> Iterator[CaptionBatch]:
+    threads, numbers = min(8, os.cpu_count() or 1), _missing([str(path) for path in paths], done)
+    photos = [paths[number] for number in numbers]
+    encoded = encode_images(captioner.encoder, photos, batch_size, upright=upright, threads=threads)
+    for batch in _progress(encoded, len(photos), batch_size):
+        names = [str(photos[number]) for number in batch.numbers]
+        own = [numbers[number] for number in batch.numbers]
+        pictures: list[Path | None] = [photos[number] for number in batch.numbers]
+        yield CaptionBatch(own, names, batch.embeddings, batch.bad, pictures, batch.remarks)
 
 
-def _of_photos(captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool) -> Iterator[CaptionBatch]:
-    threads, batches = min(8, os.cpu_count() or 1), len(range(0, len(paths), batch_size))
-    encoded = encode_images(captioner.encoder, paths, batch_size, upright=upright, threads=threads)
-    for batch in _progress(encoded, batches):
-        names = [str(paths[number]) for number in batch.numbers]
-        pictures: list[Path | None] = [paths[number] for number in batch.numbers]
-        yield CaptionBatch(batch.numbers, names, batch.embeddings, batch.bad, pictures, batch.remarks)
-
-
-def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) -> Iterator[CaptionBatch]:
+def _caption_features(
+    captioner: Captioner, load: LoadOptions, output: OutputConfig, done: Callable[[str], bool]
+) -> Iterator[CaptionBatch]:
     """The batches of a feature file; it is opened and checked before the first one is asked for."""
     path = str(output.features)
     features = read_features(path, encoder=load.clip_model_type)
@@ -145,14 +180,14 @@ def _of_features(captioner: Captioner, load: LoadOptions, output: OutputConfig) 
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, output.batch_size)
+    return _feature_batches(features, output.batch_size, done)
 
 
-def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBatch]:
-    starts = range(0, features.num_images, batch_size)
-    for first in _progress(starts, len(starts)):
-        rows = range(first, min(first + batch_size, features.num_images))
-        names = {row: str(features.image_paths[row] or features.image_ids[row]) for row in rows}
+def _feature_batches(features: Features, batch_size: int, done: Callable[[str], bool]) -> Iterator[CaptionBatch]:
+    names = [str(path or image) for path, image in zip(features.image_paths, features.image_ids)]
+    missing = _missing(names, done)
+    parts = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    for rows in _progress(parts, len(missing), batch_size):
         embeddings = features.rows(rows)  # [B, D]
         finite = embeddings.isfinite().all(dim=1)  # [B]
         good = [row for row, usable in zip(rows, finite.tolist()) if usable]
@@ -162,6 +197,10 @@ def _feature_batches(features: Features, batch_size: int) -> Iterator[CaptionBat
         yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
 
 
-def _progress(batches: Iterable[Any], count: int) -> Iterable[Any]:
-    """The batches behind a progress bar, where there are several and a terminal to show it."""
-    return tqdm(batches, total=count, unit="batch", desc="captioning", disable=None if count > 1 else True)
+def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:
+    """The batches behind a progress bar of images, where there are several batches and a terminal to show it."""
+    hidden = None if images > batch_size else True
+    with tqdm(total=images, unit="image", desc="captioning", disable=hidden) as bar:
+        for number, batch in enumerate(batches):
+            yield batch
+            bar.update(min(batch_size, images - number * batch_size))

@@ -58,7 +58,7 @@ class CachedDecoder:
         self.cache.batch_select_indices(rows)
 
     def reorder(self, rows: Tensor) -> None:
-        """Each row goes on from another row of its image."""
+        """Each row continues another row of its image."""
         reorder(self.cache, rows)
 
     def step(self, token_ids: Tensor) -> None:
@@ -89,9 +89,10 @@ def log_probs(
         adjusted = _penalise_repetition(logits, tokens, position, prompt_ids, config.repetition_penalty)
     if position < config.min_new_tokens:
         adjusted = adjusted.index_fill(-1, stop, -torch.inf)
-    if adjusted is logits and config.temp == 1:
+    temperature = config.temp or 1.0
+    if adjusted is logits and temperature == 1:
         return plain, plain
-    return (adjusted / config.temp).log_softmax(dim=-1), plain
+    return (adjusted / temperature).log_softmax(dim=-1), plain
 
 
 def _penalise_repetition(

@@ -47,7 +47,7 @@ def tidy(caption: str) -> str:
     Other languages keep theirs: French sets a blank before ; and !, Dutch before 's. Chinese and Japanese set none
     between words; where a tokenizer put one between all signs, they go.
     """
-    kept = "".join(c for c in caption if c.isspace() or _kept(c))
+    kept = "".join(c for c in caption if c.isspace() or _allowed(c))
     text = _SPACES.sub(_one_blank, kept).strip()
     if len(_SPACED_PAIR.findall(text)) > len(_JOINED_PAIR.findall(text)):
         text = _BETWEEN_WIDE.sub("", text)
@@ -76,7 +76,7 @@ def _is_english(text: str, words: Sequence[str]) -> bool:
     return foreign == 0 or sum(word in _ENGLISH for word in words) > foreign
 
 
-def _kept(character: str) -> bool:
+def _allowed(character: str) -> bool:
     # U+FFFD stands for bytes that were no UTF-8; Cf holds joiners that emoji need, so only Cc, Cs and Co go.
     return character != "\ufffd" and unicodedata.category(character) not in ("Cc", "Cs", "Co", "Cn")
 

@@ -22,11 +22,19 @@ _PROMPTS = 256  # encoded at once
 class Classifier(Protocol):
     """Gives each embedding a number for each label."""
 
-    labels: list[str]
-    exclusive: bool  # the numbers of a photo add up to one
+    @property
+    def labels(self) -> list[str]:
+        """C labels, in the order of their numbers."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the numbers of a photo add up to one."""
+        ...
 
     def probabilities(self, embeddings: Tensor) -> Tensor:
         """Embeddings [N, D] of norm 1 → [N, labels]."""
+        ...
 
 
 def class_vectors(encoder: Encoder, labels: Sequence[str], templates: Sequence[str]) -> Tensor:

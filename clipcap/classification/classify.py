@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from clipcap.classification.classifiers import OPPOSITE, TEMPLATE, Classifier, LinearProbe, PromptPairs, ZeroShot
 from clipcap.classification.config import ClassifyConfig
-from clipcap.classification.encode_photos import encode_photos
-from clipcap.classification.labelled import Labelled, read_labelled
+from clipcap.classification.embeddings import embed_photos
+from clipcap.classification.labelled import Labelled, checked_labels, read_labelled
 from clipcap.classification.scores import Scores, score
 from clipcap.classification.sheet import sheet
 from clipcap.errors import ClipcapError
@@ -26,6 +25,7 @@ from clipcap.images.read import find_images
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.messages import logger
 from clipcap.runtime.text import as_cell, in_short, printable
 from clipcap.sources.textfiles import read_lines
 
@@ -63,10 +63,9 @@ def classify(
         photos += [image] if isinstance(image, Image.Image) else find_images([str(image)])
     loaded = load_encoder(encoder, device) if isinstance(encoder, str) else encoder
     classifier = ZeroShot.of(loaded, checked_labels(labels), templates)
-    embeddings, _, bad = encode_photos(loaded, photos)
+    embeddings, _, bad = embed_photos(loaded, photos)
     if bad:
-        number = min(bad)
-        raise ClipcapError(f"{photos[number]}: {bad[number]}")
+        raise ClipcapError(bad[0])
     return [dict(one) for one in _tops(classifier.probabilities(embeddings), classifier.labels, top)]
 
 
@@ -80,7 +79,7 @@ class Result:
         probabilities: [N, C].
         scores: where true labels are known.
         flagged: photos in which a label of --flag reaches its threshold.
-        unread: photos that could not be read, with the reason.
+        unread: why further photos could not be read.
     """
 
     photos: list[Labelled]
@@ -88,7 +87,7 @@ class Result:
     probabilities: Tensor
     scores: Scores | None
     flagged: list[Path] = field(default_factory=list)
-    unread: dict[Path, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -121,36 +120,20 @@ def run_classify(
     for name in [*limits, *flags]:
         if name not in classifier.labels:
             raise ClipcapError(f"{name!r} is not among the labels: {', '.join(classifier.labels[:8])}")
-    embeddings, good, bad = encode_photos(encoder, [one.path for one in asked], config.batch_size, config.frame)
-    unread = {asked[number].path: why for number, why in bad.items()}
-    for path, why in unread.items():
-        print(f"clipcap: {printable(str(path))}: {why}", file=sys.stderr)
+    embeddings, good, bad = embed_photos(encoder, [one.path for one in asked], config.batch_size, config.frame)
+    for why in bad:
+        logger.warning(printable(why))
     if not good:
         raise ClipcapError("none of the photos could be read")
     known = [asked[number] for number in good]
     probabilities = classifier.probabilities(embeddings)
     result = Result(
         known, classifier.labels, probabilities, _scores(known, probabilities, classifier),
-        _flagged(known, probabilities, classifier.labels, flags, limits), unread,
+        _flagged(known, probabilities, classifier.labels, flags, limits), bad,
     )  # fmt: skip
     _show(result, config)
     _write(result, config)
     return result
-
-
-def checked_labels(labels: Sequence[str]) -> list[str]:
-    """Labels without blanks around them.
-
-    Raises:
-        ClipcapError: none, or one twice.
-    """
-    found = [label.strip() for label in labels if label.strip()]
-    double = next((label for label in found if found.count(label) > 1), None)
-    if double or not found:
-        raise ClipcapError(
-            f"--labels: {double!r} is there twice" if double else "--labels is missing: a,b,c or a file"
-        )
-    return found
 
 
 def read_labels(labels: str | None) -> list[str]:
@@ -188,9 +171,9 @@ def _classifier(
     """A probe with --fit, pairs of prompts where labels have opposites or are flagged, else zero-shot."""
     if config.fit:
         known = read_labelled(config.fit, "--fit", config.image_column, config.label_column)
-        embeddings, good, bad = encode_photos(encoder, [one.path for one in known], config.batch_size, config.frame)
+        embeddings, good, bad = embed_photos(encoder, [one.path for one in known], config.batch_size, config.frame)
         if bad:
-            print(f"clipcap: --fit: {len(bad)} photos cannot be read and are left out", file=sys.stderr)
+            logger.warning(f"--fit: {len(bad)} photos cannot be read and are left out, as {printable(bad[0])}")
         return LinearProbe.fit(embeddings, [str(known[number].label) for number in good])
     names = sorted({one.label for one in asked if one.label is not None})
     labels = read_labels(config.labels) if config.labels or not names else names
@@ -227,7 +210,7 @@ def _tops(probabilities: Tensor, labels: Sequence[str], top: int) -> list[list[t
     """The first labels of each row with their probabilities."""
     values, order = probabilities.sort(dim=1, descending=True, stable=True)
     return [
-        [(labels[i], value) for i, value in zip(row[:top], numbers[:top], strict=True)]
+        [(labels[int(i)], value) for i, value in zip(row[:top], numbers[:top], strict=True)]
         for row, numbers in zip(order.tolist(), values.tolist(), strict=True)
     ]
 

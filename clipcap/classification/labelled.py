@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
     found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
     if not found:
         raise ClipcapError(f"{flag} {name}: no rows with an image and a label")
+    return found
+
+
+def checked_labels(labels: Sequence[str]) -> list[str]:
+    """Labels without blanks around them.
+
+    Raises:
+        ClipcapError: none, or one twice.
+    """
+    found = [label.strip() for label in labels if label.strip()]
+    double = next((label for label in found if found.count(label) > 1), None)
+    if double or not found:
+        raise ClipcapError(
+            f"--labels: {double!r} is there twice" if double else "--labels is missing: a,b,c or a file"
+        )
     return found
 
 

@@ -87,5 +87,5 @@ def score(probabilities: Tensor, labels: Sequence[str], truth: Sequence[str], se
         if mine.any():
             precision = float((targets[said] == number).mean()) if said.any() else None
             classes[label] = int(mine.sum()), float((given[mine] == number).mean()), precision
-    wrong = Counter((labels[t], labels[g]) for t, g in zip(targets.tolist(), given.tolist()) if t != g)
+    wrong = Counter((labels[int(t)], labels[int(g)]) for t, g in zip(targets.tolist(), given.tolist()) if t != g)
     return Scores(len(truth), top, classes, dict(wrong.most_common()))

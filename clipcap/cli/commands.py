@@ -18,10 +18,10 @@ from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.features.config import ParseConfig
+from clipcap.features.config import ParseConfig, ParseTextsConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
-from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, TrainDrawConfig
+from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, SynthesiseConfig, TrainDrawConfig
 from clipcap.training.config import TrainConfig
 
 
@@ -119,9 +119,21 @@ def _contrastive(source: str, text: str) -> Command:
     )  # fmt: skip
 
 
+TEXTS = Command(
+    "texts", "texts alone: lines, a table, the captions of a set or of a feature file",
+    "clipcap.features.parse_texts:parse_texts", ParseTextsConfig,
+    description="Folder of text embeddings, to train on with --objective text.",
+    required={"data_path": "a file of texts, a feature file, or with --source a set"},
+)  # fmt: skip
+
 FEATURE_TOOLS = (
     Command(
-        "info", "what a feature file is and holds", "clipcap.features.tools:info", arguments=(PATH,), prints="{}",
+        "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
+        arguments=(
+            PATH,
+            argument("--words", default=None, group="output",
+                     help="draw a cloud of the captions' words: NAME.png or NAME.svg"),
+        ),
     ),
     Command(
         "verify", "read all of it and report what is wrong", "clipcap.features.tools:verify", arguments=(PATH,),
@@ -141,6 +153,10 @@ FEATURE_TOOLS = (
             argument("--train_size", type=float, default=0.9, help="share of the images (default: 0.9)"),
             argument("--seed", type=int, default=42, help="seed of the split (default: 42)"),
         ),
+    ),
+    Command(
+        "gap", "how far images and captions lie apart, and the noise for texts",
+        "clipcap.features.gap:describe_gap", arguments=(PATH, ENCODER), prints="{}",
     ),
     Command(
         "import", "embeddings made elsewhere, of any medium → feature file",
@@ -166,7 +182,7 @@ FEATURE_TOOLS = (
 COMMANDS = (
     Command(
         "parse", "images and captions → feature file", group="make features", metavar="SOURCE",
-        description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
+        description="Encode each image once.", below=(*(_parse(*source) for source in SOURCES.items()), TEXTS),
     ),
     Command(
         "features", "inspect, import, merge, split, convert feature files", group="make features",
@@ -239,6 +255,13 @@ COMMANDS = (
         "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
         (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
         group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
+    ),
+    Command(
+        "synthesise", "captions → generated pictures that match them", "clipcap.text_to_image.synthesise:synthesise",
+        SynthesiseConfig,
+        (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
+        group="draw", prints="set: {}",
+        description="Captions → a set of generated pictures with captions, for --extra of contrastive and train.",
     ),
     Command(
         "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",

@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except ClipcapError as error:
         return _failed(str(error))
-    except KeyboardInterrupt:
-        print("clipcap: interrupted; what was finished is kept", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # with what the command has left behind
+        left = f"; {printable(str(interrupt))}" if str(interrupt) else ""
+        print(f"clipcap: interrupted{left}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of the pipe (head) has closed it

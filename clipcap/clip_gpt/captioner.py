@@ -78,7 +78,7 @@ class ClipGptCaptioner(Captioner):
 
 
 def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
-    """The CLIP-GPT that the options name; what was read is said on stderr."""
+    """Load the CLIP-GPT that the options name, and log what was read."""
     if config.load_pt is None:
         raise ClipcapError("--load_pt is missing: a folder that `clipcap train-clip-gpt` made")
     if config.load_pt == DEMO:

@@ -58,7 +58,7 @@ class LoadedClipGPT(NamedTuple):
 def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
     """Write the files of a checkpoint into an existing folder; `note` goes into its card."""
     config = model.config
-    save_file({k: v.detach().cpu().contiguous() for k, v in _stored(model).items()}, folder / WEIGHTS)
+    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
@@ -78,13 +78,13 @@ def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> P
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+        raise ClipcapError(f"{folder}: exists and is not a checkpoint, so it is not replaced: choose another name")
     with writing(folder), replaced_folder(folder) as draft:
         write_clip_gpt(model, tokenizer, draft)
     return folder
 
 
-def _stored(model: ClipGPT) -> dict[str, Tensor]:
+def stored_state(model: ClipGPT) -> dict[str, Tensor]:
     """The tensors a checkpoint holds; tied ones once."""
     own = model.state_dict()
     if model.config.stores_lm:
@@ -99,9 +99,9 @@ def restore_clip_gpt(model: ClipGPT, folder: Path) -> None:
     """Fill in a checkpoint's tensors; all of what it stores, nothing else.
 
     Raises:
-        ClipcapError: they are damaged, or one is missing, unknown or of another size (both sizes are said).
+        ClipcapError: they are damaged, or one is missing, unknown or of another size (the message names both sizes).
     """
-    state, wanted = read_weights(folder), _stored(model)
+    state, wanted = read_weights(folder), stored_state(model)
     for name in sorted(wanted.keys() | state.keys()):
         if name not in state:
             raise ClipcapError(f"{folder}: tensor {name} is missing: the checkpoint is incomplete")
@@ -127,7 +127,7 @@ def load_clip_gpt(
     Args:
         path: a checkpoint folder, a folder holding one, a hub name, or a folder in General-GPT's layout.
         lm: where a checkpoint without language model finds its own now.
-        encoder: of its features, where it is elsewhere, or not said, as in General-GPT's layout.
+        encoder: of its features, where it lies elsewhere, or the file does not name it, as in General-GPT's layout.
         normalize_prefix: whether a folder in General-GPT's layout was trained on normalised embeddings.
     Raises:
         ClipcapError: it is not there, damaged, something else, or an argument contradicts what it stores.
@@ -215,8 +215,8 @@ def _load_plain(path: Path, lm: str | None, encoder: str | None, normalize_prefi
         lm_stored=True,
     )
     model = ClipGPT(config, base, Layout(tokenizer))
-    said = f"encoder {encoder}" if encoder else "encoder not said (--clip_model_type names it)"
-    return LoadedClipGPT(model.eval(), tokenizer, path, f"{path}: CLIP-GPT in the original's layout, {said}")
+    named = f"encoder {encoder}" if encoder else "encoder unknown (name it with --clip_model_type)"
+    return LoadedClipGPT(model.eval(), tokenizer, path, f"{path}: CLIP-GPT in the original's layout, {named}")
 
 
 def _card(config: ClipGptConfig, note: str) -> str:

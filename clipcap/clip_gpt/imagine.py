@@ -16,7 +16,7 @@ ROUND_TRIP = DecodeConfig(beam=True)
 
 @writes_to("config.out")
 def imagine(caption: str, config: ImagineConfig) -> list[Match]:
-    """Print the pictures that are nearest to what a caption describes and, with `out`, write or draw them.
+    """Print the pictures nearest to what a caption describes and, with `out`, write or draw them.
 
     With `round_trip` the imagined embedding is put into words again, which shows what of the caption it holds.
 

@@ -76,7 +76,7 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
         return F.normalize(clip_embedding, dim=-1) if self.config.normalize_prefix else clip_embedding
 
     def prefix(self, clip_embedding: Tensor) -> Tensor:
-        """What stands before the captions of CLIP embeddings [B, D], as language-model inputs [B, P, E]."""
+        """The prefix of the captions of CLIP embeddings [B, D], as language-model inputs [B, P, E]."""
         prompts = [self.layout.caption_prompt(row) for row in range(len(clip_embedding))]
         batch = self.layout.batch(prompts, clip_embedding).inputs(clip_embedding.device)
         return self.inputs_embeds(batch["input_ids"], clip_embedding, batch["clip_places"], batch["clip_rows"])
@@ -114,7 +114,7 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
         """What `InterleavedBatch.inputs` gives → losses.
 
         Returns:
-            the cross-entropy summed over label tokens, the loss summed over the embeddings that are compared, and the
+            the cross-entropy summed over label tokens, the loss summed over the embeddings compared, and the
             predicted embeddings [O, D] in float32.
         """
         inputs_embeds = self.inputs_embeds(input_ids, embeddings, clip_places, clip_rows)  # [B, T, E]
@@ -165,7 +165,7 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
 
 
 def _projection(inputs: int, outputs: int, std: float) -> nn.Module:
-    """A linear map whose outputs are about as large as what stands beside them; none where the widths are equal."""
+    """A linear map whose outputs have about the size of the token embeddings; none where the widths are equal."""
     if inputs == outputs:
         return nn.Identity()
     projection = nn.Linear(inputs, outputs)

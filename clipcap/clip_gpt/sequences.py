@@ -61,10 +61,10 @@ class InterleavedBatch:
     Places are numbers b · T + t. No position sees padding, so that no mask is needed.
     """
 
-    input_ids: Tensor  # [B, T]; any id where an embedding stands
+    input_ids: Tensor  # [B, T]; any id at the place of an embedding
     labels: Tensor  # [B, T], IGNORE where there is nothing to learn
     embeddings: Tensor  # [C, D] float32
-    clip_places: Tensor  # [K], of the embeddings that are read
+    clip_places: Tensor  # [K], of the embeddings read
     clip_rows: Tensor  # [K], which they are
     out_places: Tensor  # [O], of the `[CLIP OUT]` tokens
     out_rows: Tensor  # [O], what is to be predicted there; IGNORE where there is nothing to compare with

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.clip_gpt.checkpoint import restore_clip_gpt, write_clip_gpt
+from clipcap.clip_gpt.checkpoint import restore_clip_gpt, stored_state, write_clip_gpt
 from clipcap.clip_gpt.config import ClipGptTaskConfig
 from clipcap.clip_gpt.dataset import PairDataset, TwoWayBatch
 from clipcap.clip_gpt.model import ClipGPT
@@ -190,6 +190,10 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a checkpoint."""
         write_clip_gpt(self.model, self.tokenizer, folder, self.card_notes(metrics))
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in stored_state(self.model).values())
 
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model."""

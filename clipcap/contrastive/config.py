@@ -20,7 +20,6 @@ class ContrastiveLoopConfig(LoopConfig):
     epochs: int = option(30, "passes over the images, each time with another caption of each")
     weight_decay: float = option(0.1, "AdamW weight decay (not of biases, norms and the temperature)")
     grad_clip: float = option(1.0, "clip the gradient's L2 norm (0: off)")
-    keep: int = option(1, "numbered checkpoints to keep (0: all)", group="output")
     seed: int = option(42, "seed of split, initial weights, order, crops and dropout")
 
 
@@ -75,6 +74,11 @@ class ContrastiveConfig(Options, group="training"):
     text_lr: float | None = option(None, "of the text tower (new 1e-3, of transformers 1e-5, OpenAI's CLIP 1e-5)")
     bs: int = option(128, "images per batch and process: each is compared with all others of its batch",
                      aliases=("batch_size",))  # fmt: skip
+    extra: str | None = option(
+        None, "further pairs to train on, never to validate on: a set of `clipcap synthesise`, or any custom set",
+        group="data",
+    )  # fmt: skip
+    extra_share: float = option(0.3, "share of every batch that comes from --extra; steps are counted by the others")
     crop: float = option(0.7, "smallest share of a picture that a random crop keeps (1: no augmentation)")
     flip: bool = option(False, "mirror half of the pictures (makes captions that name left and right wrong)")
     cache_mb: int = option(
@@ -87,3 +91,5 @@ class ContrastiveConfig(Options, group="training"):
             at_least(name, getattr(self, name) or 0, 0)
         within("crop", self.crop, 0.05, 1)
         at_least("cache_mb", self.cache_mb, 0)
+        if not 0 <= self.extra_share < 1:
+            raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")

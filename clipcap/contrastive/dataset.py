@@ -74,7 +74,7 @@ class ImageTextBatch:
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     rows: np.ndarray  # int64 [B], the images; NO_IMAGE where there is none
-    keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE where there is no picture
+    keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE for a missing picture
     crops: Crops
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
@@ -112,6 +112,14 @@ class Captions:
         return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 
 
+@dataclass(frozen=True)
+class Extra:
+    """Further images behind the set's own, `count` of them, and their share of every batch."""
+
+    count: int = 0
+    share: float = 0.0
+
+
 class ImageTextDataset:
     """Training pairs: in each epoch every image once, with one of its captions and one crop.
 
@@ -119,9 +127,18 @@ class ImageTextDataset:
     another number of processes see the same batches. An image never meets itself among its negatives.
     """
 
-    def __init__(self, records: Sequence[Record], towers: Towers, pictures: ImageCache, crops: Crops, seed: int):
-        self.pictures, self.crops, self.seed = pictures, crops, seed
+    def __init__(
+        self,
+        records: Sequence[Record],
+        towers: Towers,
+        pictures: ImageCache,
+        crops: Crops,
+        seed: int,
+        extra: Extra = Extra(),
+    ):
+        self.pictures, self.crops, self.seed, self.extra = pictures, crops, seed, extra
         self.captions = Captions(records, towers)
+        self.real = len(self.captions) - extra.count  # images of the set itself, which an epoch goes through
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -131,8 +148,23 @@ class ImageTextDataset:
 
         At most `size` of them, in steps as equal as can be: a small rest would have few negatives.
         """
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self))
-        return np.array_split(order, -(-len(order) // size))
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.real)
+        steps = np.array_split(order, self.count_steps(size))
+        return self._with_extra(steps, epoch) if self.extra.share else steps
+
+    def count_steps(self, size: int) -> int:
+        """Steps of an epoch, by the images of the set itself."""
+        return -(-self.real // max(1, round(size * (1 - self.extra.share))))
+
+    def _with_extra(self, steps: list[np.ndarray], epoch: int) -> list[np.ndarray]:
+        """Each step with its share of the further images, which begin anew when all have been seen."""
+        random = np.random.default_rng((self.seed, epoch, 2))
+        share = self.extra.share
+        counts = [max(1, round(len(step) * share / (1 - share))) for step in steps]
+        rounds = -(-sum(counts) // self.extra.count)
+        more = self.real + np.concatenate([random.permutation(self.extra.count) for _ in range(rounds)])
+        parts = np.split(more[: sum(counts)], np.cumsum(counts)[:-1])
+        return [random.permutation(np.concatenate(pair)) for pair in zip(steps, parts, strict=True)]
 
     def windows(self, size: int, epoch: int, parts: BatchShare, skip: int) -> Iterator[list[ImageTextBatch]]:
         """The micro-batches of one process, a list per optimiser step, from step `skip` on."""

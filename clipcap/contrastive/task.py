@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.dataset import Crops, ImageTextBatch, ImageTextDataset
+from clipcap.contrastive.dataset import Crops, Extra, ImageTextBatch, ImageTextDataset
 from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
 from clipcap.contrastive.loss import ContrastiveModel
 from clipcap.contrastive.towers.base import PARTS, Towers
@@ -23,6 +23,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
+from clipcap.sources.generated import refuse_generated
 from clipcap.sources.record import Record
 from clipcap.training.dataset import BatchShare
 
@@ -38,22 +39,33 @@ class ContrastiveTask:
         towers: the dual encoder, with its initial weights.
         records: of the source; those of its `train` split (or of none) are trained on, `val` is held out.
         accelerator: of the run.
+        extra: further records to train on, `config.extra_share` of every batch.
     """
 
     def __init__(
-        self, config: ContrastiveConfig, towers: Towers, records: Sequence[Record], accelerator: Accelerator
+        self,
+        config: ContrastiveConfig,
+        towers: Towers,
+        records: Sequence[Record],
+        accelerator: Accelerator,
+        extra: Sequence[Record] = (),
     ):
         self.config, self.towers, self.accelerator = config, towers, accelerator
         train = [record for record in records if record.split in ("train", None)]
         val = [record for record in records if record.split == "val"]
-        if len(train) < 2:
+        refuse_generated(record.image.path for record in val)
+        train += extra
+        if len(train) - len(extra) < 2:
             raise ClipcapError(
-                f"{config.source.data_path}: contrast needs two training images or more, here: {len(train)}"
+                f"{config.source.data_path}: contrast needs two training images or more, here: "
+                f"{len(train) - len(extra)}"
             )
         if config.bs * accelerator.num_processes < 2:
-            raise ClipcapError("--bs 1 leaves an image nothing to be told from: make it 2, or better many")
+            raise ClipcapError("--bs 1 leaves no other image to compare with: set it to 2, or better many")
         crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
-        self.pairs = ImageTextDataset(train, towers, self._pictures(train, crops.side), crops, config.loop.seed)
+        pictures = self._pictures(train, crops.side)
+        mixed = Extra(len(extra), config.extra_share if extra else 0.0)
+        self.pairs = ImageTextDataset(train, towers, pictures, crops, config.loop.seed, mixed)
         if len(self.pairs.captions.tokens) < 2:
             raise ClipcapError(
                 f"{config.source.data_path}: all captions are the same: there is nothing to tell images by"
@@ -85,12 +97,17 @@ class ContrastiveTask:
             validation = "no validation images: hold some out with --train_size 0.9"
         return (
             f"{self.towers.resolution} pixels, {self.towers.max_tokens} tokens; {sizes}; {trained} trained\n"
-            f"training on {len(self.pairs)} images with {len(self.pairs.captions.keys)} captions, "
+            f"training on {self.pairs.real} images{self._extra_note()} "
+            f"with {len(self.pairs.captions.keys)} captions, "
             f"{steps} step{'s' * (steps > 1)} of up to {self.step_size} images an epoch\n{validation}"
         )
 
+    def _extra_note(self) -> str:
+        extra = self.pairs.extra
+        return f" and {extra.count} of {self.config.extra} ({extra.share:.0%} of every batch)" if extra.share else ""
+
     def decode(self) -> None:
-        """Read the pictures that are kept in memory."""
+        """Read the pictures that stay in memory."""
         for pictures in (self.pairs.pictures, self.held_out.pictures):
             pictures.fill(quiet=not self.accelerator.is_main_process)
         self._tell_bad()
@@ -111,7 +128,7 @@ class ContrastiveTask:
             write_errors(errors, list(found.items()))
         line = f"{len(found)} of {count} images cannot be read ({errors}), the first is {new[0]}: {found[new[0]]}"
         if too_many(len(found), count, self.config.source.max_bad):
-            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: mend them, or allow more")
+            raise ClipcapError(f"{line}; more than --max_bad {self.config.source.max_bad}: fix them, or allow more")
         logger.warning(printable(line))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -127,7 +144,7 @@ class ContrastiveTask:
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
-        return -(-len(self.pairs) // self.step_size)
+        return self.pairs.count_steps(self.step_size)
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[ImageTextBatch]]:
         """The micro-batches of this process, a list per optimiser step."""
@@ -151,7 +168,9 @@ class ContrastiveTask:
         data = [(record.image_id, record.captions) for record in self.pairs.pictures.records]
         options = self.config.flat()
         sizes = [(name, tuple(tensor.shape)) for name, tensor in self.towers.network.state_dict().items()]
+        extra = {"extra_share": self.pairs.extra.share} if self.pairs.extra.share else {}
         return {
+            **extra,
             "images": len(self.pairs),
             "checksum of images and captions": zlib.crc32(repr(data).encode()),
             "checksum of the model's sizes": zlib.crc32(repr(sizes).encode()),
@@ -166,6 +185,8 @@ class ContrastiveTask:
                 dist.broadcast(buffer, 0)
         self.model.eval()
         scores = self.held_out.scores() if len(self.held_out) else {}
+        if self.pairs.extra.share:
+            scores = {**scores, "extra_share": self.pairs.extra.share}
         self._tell_bad()
         return scores
 
@@ -176,6 +197,10 @@ class ContrastiveTask:
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of an encoder."""
         self.towers.write(folder)
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in self.towers.network.state_dict().values())
 
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the towers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -11,11 +12,21 @@ from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
+from clipcap.sources.record import Record
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
 from clipcap.training.run_folder import check_run_folder
+
+
+def read_extra(config: ContrastiveConfig) -> list[Record]:
+    """The records of --extra, all for training; none without a share of the batches."""
+    if not config.extra or not config.extra_share:
+        return []
+    records = READERS["custom"](SourceConfig(data_path=config.extra, frame=config.source.frame)).records
+    return [replace(record, image_id=f"extra/{record.image_id}", split="train") for record in records]
 
 
 @writes_to("config.loop.out_dir")
@@ -34,7 +45,7 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     for note in source.notes:
         logger.info(note)
     set_seed(config.loop.seed)
-    task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator)
+    task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator, read_extra(config))
     logger.info(task.describe())
     task.decode()
     loop = Loop(task, config.loop, accelerator)

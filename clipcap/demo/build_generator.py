@@ -27,18 +27,20 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from clipcap.demo.drawing.draw import draw
-from clipcap.demo.grammar import FOOD_NAMES, LOOSE_NAMES
+from clipcap.demo.grammar import FOOD_NAMES, LOOSE_NAMES, captions
 from clipcap.demo.latent_scene import CLASSES, NOISE, latent_scene
 from clipcap.demo.plates import Split, scenes
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import FlagParser
-from clipcap.runtime.bundled import DEMO, FOLDER, GENERATOR
+from clipcap.runtime.bundled import DEMO, FOLDER, GENERATOR, TEXT_MAPPING
 from clipcap.runtime.safe_load.torch_file import load_tensors
+from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator import Generator, GeneratorConfig, StoredNorm
 from clipcap.text_to_image.generator_files import save_generator
 from clipcap.text_to_image.noise import to_pixels, truncated_noise
+from clipcap.text_to_image.train import train_draw
 from clipcap.text_to_image.words import WORDS_FILE
 
 SIDE, SEED = 64, 7100
@@ -57,6 +59,7 @@ STEPS, BATCH, RATE = 4000, 32, 4e-3
 GROUPS, GROUP_SIZE = 40, 320  # pictures drawn beforehand, each group of one truncation
 FOOD_WEIGHT = 4.0  # of a pixel on a piece of food, against 1 elsewhere
 CHECK_EVERY, PROBE_PLATES = 500, 1500
+CAPTIONED = 1500  # scenes whose captions train the text mapping
 
 
 def build_generator(work: Path, out: Path = FOLDER / GENERATOR, steps: int = STEPS, groups: int = GROUPS) -> dict:
@@ -99,6 +102,16 @@ def build_generator(work: Path, out: Path = FOLDER / GENERATOR, steps: int = STE
     return _write(average, out, judge, log)
 
 
+def build_text_mapping(work: Path, out: Path = FOLDER / TEXT_MAPPING) -> Path:
+    """Train the mapping from the demo language model's hidden states to the generator's class embeddings."""
+    chosen = (scene for scene in scenes("train", SEED + 20) if len(scene.facts.foods) == 1)
+    lines = [caption for scene in islice(chosen, CAPTIONED) for caption in captions(scene)]
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = TrainDrawConfig(generator=DEMO, text_model=DEMO, out_dir=str(out), max_tokens=24, rows="word")
+    return train_draw(str(work / "captions.txt"), config)
+
+
 def _write(average: Generator, out: Path, judge: Judge, log: Sequence[dict]) -> dict:
     """The folder of the generator: weights in float16, configuration, words of the classes, figures."""
     network = with_statistics(average, [max(row, 1) / (CONFIG.n_stats - 1) for row in range(CONFIG.n_stats)])
@@ -107,7 +120,8 @@ def _write(average: Generator, out: Path, judge: Judge, log: Sequence[dict]) -> 
     words = {food: sorted({word for names in forms for word in _last_words(names)}) for food, forms in _names()}
     content = {"classes": [{"name": food, "words": words[food]} for food in CLASSES]}
     (out / WORDS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    figures = {"classifier on real plates": judge.accuracy, "seed": SEED, "log": list(log)}
+    shares = judge.agreement(network, (0.2, 0.4, 0.6, 1.0), each=40)
+    figures = {"classifier on real plates": judge.accuracy, **shares, "seed": SEED, "log": list(log)}
     (out / "manifest.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
@@ -287,6 +301,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         figures = build_generator(args.work, args.out, args.steps, args.groups)
+        if args.out == FOLDER / GENERATOR:
+            build_text_mapping(args.work)
     except ClipcapError as error:
         sys.exit(str(error))
     print(json.dumps(figures))

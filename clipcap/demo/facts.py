@@ -11,7 +11,7 @@ ASPECTS = ("food", "count", "colour", "plate")
 
 
 def fact_shares(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, float]:
-    """Share of the captions that are right in each aspect, and in all of them together.
+    """Share of captions right in each aspect, and in all of them together.
 
     Args:
         captions: one per picture, of a model or of anybody.

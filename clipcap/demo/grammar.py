@@ -1,7 +1,7 @@
 """Captions of a scene in many wordings, and the facts read back out of a caption.
 
 Every caption states each food with its number and the plate's colour and shape ("plate" alone is a round one).
-The table, the things beside the plate, the colour of an apple are told in some captions and left out in others.
+The table, the things beside the plate, the colour of an apple appear in some captions and not in others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sentences of kitchen and table for the bundled language model to learn English from, besides plate captions.
 
-A grammar: a word in braces stands for one of its phrases in `PHRASES`, which may hold braces themselves.
+A grammar: a word in braces becomes one of its phrases in `PHRASES`, which may hold braces themselves.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def passages(seed: int = 0) -> Iterator[list[str]]:
     """Endless passages of sentences that belong together.
 
     All captions of one picture of the training split, in any order, or a few sentences of the kitchen. From the
-    former a language model learns to say what has just been said in other words: a prefix is to it as a caption
+    former a language model learns to repeat the sentence before in other words: a prefix is to it as a caption
     that went before.
     """
     plates = scenes("train", seed)

@@ -26,7 +26,7 @@ from clipcap.options import FlagParser
 __all__ = ["Scene", "captions", "draw", "make_scene", "scenes", "split_of", "write_set"]
 
 Split = Literal["train", "val", "all"]
-SMALLEST_SIZE = 32  # pixels; below, four pieces of food cannot be told apart
+SMALLEST_SIZE = 32  # pixels; below, four pieces of food look alike
 PhotoJob = tuple[Scene, int, Path]
 
 

@@ -91,10 +91,10 @@ def _show(evaluation: Path, folder: Path, path: Path) -> Path:
     references = json.loads((evaluation / REFERENCES).read_text(encoding="utf-8"))
     drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
     written = [captions[str(number)] for number in range(VAL_PICTURES)]
-    print(f"\nshare of {VAL_PICTURES} unseen combinations told right (captions read back by the grammar):")
+    print(f"\nshare of {VAL_PICTURES} unseen combinations captioned right (captions read back by the grammar):")
     for kind, shares in table(written, drawn).items():
-        told = ", ".join(f"{aspect} {share:.0%}" for aspect, share in shares.items() if aspect != "pictures")
-        print(f"  {kind + ':':14} {told} (of {shares['pictures']})")
+        aspects = ", ".join(f"{aspect} {share:.0%}" for aspect, share in shares.items() if aspect != "pictures")
+        print(f"  {kind + ':':14} {aspects} (of {shares['pictures']})")
     labels = [f"{written[i]}  (human: {references[str(i)][0]})" for i in range(IN_GRID)]
     pictures = [folder / "dataset" / f"{i}.jpg" for i in range(IN_GRID)]
     title = "Captions of held-out plates, by a mapper trained just now"

@@ -79,7 +79,7 @@ class Plate:
 
 @dataclass(frozen=True)
 class Table:
-    """What the plate stands on."""
+    """The table below the plate."""
 
     kind: str
     colour: str
@@ -115,7 +115,7 @@ class Light:
 class Facts:
     """What a caption states: each food with its number, the colour of the plate and its shape.
 
-    None stands for what a caption does not say.
+    None: the caption does not state it.
     """
 
     foods: tuple[tuple[str, int | None], ...]

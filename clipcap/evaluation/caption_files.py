@@ -148,6 +148,8 @@ def _table_rows(path: Path) -> list[dict[str, str]]:
     faults = Faults()
     table = read_table(path, faults)
     columns = choose_columns(table, None, None)
+    if columns.image is None:
+        raise ClipcapError(f"{path}: no column names the images: add a column image")
     rows = [
         {"image": from_cell(str(cells[0] or "")), "caption": from_cell(str(caption))}
         for _, cells in table.rows(columns.image, *columns.captions, faults=faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.errors import ClipcapError
@@ -11,9 +12,9 @@ from clipcap.options import Options, at_least, option, part
 
 @dataclass(frozen=True)
 class EvaluateDecodeConfig(DecodeConfig):
-    """How captions are written to be scored: by beam search, which needs no luck."""
+    """How captions are written to be scored: as everywhere, and by beam search in the reference recipe too."""
 
-    beam: bool = option(True, "beam search; --no_beam samples")
+    reference_searches: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

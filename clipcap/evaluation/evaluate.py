@@ -195,6 +195,7 @@ def caption_rows(
 
 def decoding_said(config: DecodeConfig) -> str:
     """How captions are decoded, in words."""
+    config = config.resolved()
     if config.beam:
         return f"beam search, {config.beam_size} beams"
     if config.greedy or config.temp == 0:

@@ -88,7 +88,7 @@ def encode_missing(
     todo = [b for b in range(-(-len(records) // size)) if b not in done]
     mine = todo[state.process_index :: state.num_processes]
     already = sum(min(size, len(records) - b * size) for b in done)
-    # Without a terminal there is no bar: in a log it would be one endless line.
+    # Only a terminal shows the bar: in a log it would be one endless line.
     hidden = None if state.is_main_process else True
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
@@ -104,7 +104,7 @@ def encode_missing(
             raise
         raise ClipcapError(
             f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
-            f"--workers 0, it goes on where it stopped ({one_line(error)})"
+            f"--workers 0, it continues where it stopped ({one_line(error)})"
         ) from error
 
 

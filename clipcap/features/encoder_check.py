@@ -55,16 +55,18 @@ def check_same_encoder(
         ClipcapError: says both sides.
     """
     ours, theirs = features_meta.encoder or "encoder not known", encoder or "encoder not known"
-    mend = "parse the images again with " + (f"--clip_model_type {encoder}" if encoder else "the encoder it expects")
+    advice = "parse the images again with " + (
+        f"--clip_model_type {encoder}" if encoder else "the encoder it expects"
+    )
     if dim != expected_dim:
         raise ClipcapError(
-            f"{path}: embeddings are {dim} wide ({ours}), {what} expects {expected_dim} ({theirs}): {mend}"
+            f"{path}: embeddings are {dim} wide ({ours}), {what} expects {expected_dim} ({theirs}): {advice}"
         )
     if features_meta.encoder_weights_id and weights_id:
         if features_meta.encoder_weights_id != weights_id:
             raise ClipcapError(
                 f"{path}: embeddings were made with {ours} of weights {features_meta.encoder_weights_id}, "
-                f"{what} expects {theirs} of weights {weights_id}: {mend}"
+                f"{what} expects {theirs} of weights {weights_id}: {advice}"
             )
     elif features_meta.encoder and encoder and not features_meta.encoder_guessed and features_meta.encoder != encoder:
-        raise ClipcapError(f"{path}: embeddings were made with {ours}, {what} expects {theirs}: {mend}")
+        raise ClipcapError(f"{path}: embeddings were made with {ours}, {what} expects {theirs}: {advice}")

@@ -53,7 +53,7 @@ class FeatureMeta:
 
 
 class Sliced(Protocol):
-    """What is written a slice at a time; it may be made when it is asked for."""
+    """A column that is written a slice at a time; its values may be computed on demand."""
 
     def __len__(self) -> int:
         """N."""
@@ -66,11 +66,11 @@ class Sliced(Protocol):
 
 @dataclass(frozen=True)
 class LazyColumn:
-    """What is made of rows when it is asked for.
+    """A column whose values are computed on demand.
 
     Args:
         count: of the rows.
-        make: gives what stands for those from a first one on and before a last one.
+        make: computes the values from a first row to before a last one.
     """
 
     count: int
@@ -160,8 +160,8 @@ class Features:
         if self.meta.encoder and not self.meta.encoder_guessed:
             return None
         taken = f"taken for {self.meta.encoder}" if self.meta.encoder else "the width of no encoder known here"
-        mend = "overrides" if self.meta.encoder else "names it"
-        return f"{self.path}: does not say its encoder; {self.dim} wide, {taken} (--clip_model_type {mend})"
+        flag_use = "overrides" if self.meta.encoder else "names it"
+        return f"{self.path}: does not say its encoder; {self.dim} wide, {taken} (--clip_model_type {flag_use})"
 
     def rows(self, index: Index) -> Tensor:
         """Rows as float32 [B, D]; only these are read."""

@@ -1,4 +1,4 @@
-"""The feature folder, in the layout of clip-retrieval: shards of embeddings that are memory-mapped, and Parquet.
+"""The feature folder, in the layout of clip-retrieval: memory-mapped shards of embeddings, and Parquet.
 
     img_emb/img_emb_0.npy         [rows, D] float16 or float32
     metadata/metadata_0.parquet   a line per row: image_id, image_path, caption, captions
@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ from clipcap.runtime.safe_load.parquet import read_batches
 
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
+Tower = Literal["image", "text"]
+STEMS: dict[Tower, str] = {"image": "img_emb", "text": "text_emb"}  # folders of the embeddings
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
 PATHS = ("image_path", "url", "key")
@@ -67,8 +69,8 @@ class ShardedRows:
             return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
         found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
-        for shard, places, of_shard in by_shard(self.starts, rows):
-            found[places] = self.shards[shard][of_shard]
+        for shard, places, shard_rows in by_shard(self.starts, rows):
+            found[places] = self.shards[shard][shard_rows]
         return torch.from_numpy(found)
 
     def _between(self, start: int, stop: int) -> Tensor:
@@ -117,7 +119,7 @@ class ArrowStrings(Sequence):
         return ArrowStrings(self.texts.take(pa.array(index)))
 
 
-def read_folder(path: Path, tower: str = "image") -> Features:
+def read_folder(path: Path, tower: Tower = "image") -> Features:
     """Open a feature folder of ours or of clip-retrieval; embeddings are read when they are asked for."""
     embeddings, files = open_shards(path, tower)
     metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
@@ -130,7 +132,7 @@ def read_texts(path: Path, embeddings: Rows, files: Sequence[Path], meta: Featur
     return _features(path, embeddings, pa.concat_tables(tables, promote_options="permissive"), 0, meta)
 
 
-def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
+def read_shards(path: Path, tower: Tower = "image") -> Iterator[Features]:
     """As `read_folder`, shard by shard: memory holds the metadata of one shard at a time."""
     embeddings, files = open_shards(path, tower)
     meta = read_meta(path, embeddings)
@@ -138,12 +140,14 @@ def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
         yield _features(path, ShardedRows([shard]), metadata, int(start), meta)
 
 
-def open_shards(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
+def open_shards(path: Path, tower: Tower = "image") -> tuple[ShardedRows, list[Path]]:
     """(embeddings, metadata files of their shards: as many, or none)."""
-    stem = {"image": "img_emb", "text": "text_emb"}[tower]
+    stem = STEMS[tower]
     shards, files = numbered(path, stem, "npy"), numbered(path, "metadata", "parquet")
     if not shards:
-        raise ClipcapError(f"{path}: no {stem}/{stem}_*.npy in it: give a feature file, or parse the images first")
+        texts = tower == "image" and (path / STEMS["text"]).is_dir()
+        hint = "it holds texts alone (`clipcap train --objective text`)" if texts else "give a feature file"
+        raise ClipcapError(f"{path}: no {stem}/{stem}_*.npy in it: {hint}, or parse the images first")
     embeddings = ShardedRows(list(shards.values()))
     if not embeddings.shape[0]:
         raise ClipcapError(f"{path}: holds no images: parse them again")
@@ -213,7 +217,7 @@ def _empty(file: Path, columns: Sequence[str]) -> pa.Schema | None:
 
 
 def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
-    """All captions, also those that are empty or null, and the row of each, int64."""
+    """All captions, empty and null ones included, and the row of each, int64."""
     if "captions" in metadata.column_names:
         lists = metadata["captions"].combine_chunks()
         return pc.list_flatten(lists), pc.list_parent_indices(lists).to_numpy()
@@ -223,7 +227,7 @@ def caption_texts(metadata: pa.Table) -> tuple[pa.Array, np.ndarray]:
 
 
 def captions_in(metadata: pa.Table) -> tuple[ArrowStrings, np.ndarray]:
-    """The captions that are not empty, and the row of each."""
+    """The captions with text, and the row of each."""
     texts, rows = caption_texts(metadata)
     there = pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0)
     return ArrowStrings(texts.filter(there)), rows[there.to_numpy(zero_copy_only=False)]

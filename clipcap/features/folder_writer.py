@@ -11,24 +11,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.features.feature_set import Content, FeatureMeta, Sliced
-from clipcap.features.folder import META
+from clipcap.features.folder import META, STEMS, Tower
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 
 SHARD_ROWS = 100_000
-TOGETHER = 8192  # rows that are converted and written at a time
+TOGETHER = 8192  # rows converted and written at a time
 
 
-def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
-    """Write a feature folder as its parts come, each in shards of its own."""
+def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta, tower: Tower = "image") -> None:
+    """Write a feature folder as its parts come, each in shards of its own; `tower` made the embeddings."""
+    stem = STEMS[tower]
     with writing(path), replaced_folder(path) as draft:
-        (draft / "img_emb").mkdir()
+        (draft / stem).mkdir()
         (draft / "metadata").mkdir()
         number = 0
         for part in parts:
             for rows in blocks(len(part.image_ids), SHARD_ROWS):
-                _save(draft / "img_emb" / f"img_emb_{number}.npy", part.embeddings, rows)
+                _save(draft / stem / f"{stem}_{number}.npy", part.embeddings, rows)
                 _save_metadata(draft / "metadata" / f"metadata_{number}.parquet", part, rows)
                 number += 1
         (draft / META).write_text(to_json(asdict(meta), indent=2) + "\n", encoding="utf-8")
@@ -63,16 +64,19 @@ def _save_metadata(path: Path, part: Content, rows: slice) -> None:
 
 
 def _metadata_table(ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> pa.Table:
-    texts = [[_utf8(text) for text in of_row] for of_row in captions]
+    texts = [[_utf8(text) for text in row_captions] for row_captions in captions]
     columns = {
         "image_id": (map(_utf8, ids), pa.string()),
         "image_path": ((path and _utf8(path) for path in paths), pa.string()),
-        "caption": ((of_row[0] if of_row else None for of_row in texts), pa.string()),  # for clip-retrieval
+        "caption": (
+            (row_captions[0] if row_captions else None for row_captions in texts),
+            pa.string(),
+        ),  # for clip-retrieval
         "captions": (texts, pa.list_(pa.string())),
     }
     return pa.table({name: pa.array(list(values), kind) for name, (values, kind) in columns.items()})
 
 
 def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
+    """Replace what is not UTF-8 in a file name: Arrow refuses it."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -33,7 +33,7 @@ from clipcap.features.folder import (
     read_metadata,
 )
 from clipcap.features.stored_texts import MadeTexts, StoredTexts
-from clipcap.runtime.disk_arrays import blocks, in_order, kept_arrays, scratch, write_arrays
+from clipcap.runtime.disk_arrays import blocks, cached_arrays, in_order, scratch, write_arrays
 
 CACHE, INDEX = "cache", "captions.arrays"
 _READ_TOGETHER = 1 << 22  # bytes
@@ -52,7 +52,7 @@ class StoredCaptions(StoredTexts):
         self.cache, self.fingerprint = cache, fingerprint
 
     @property
-    def kept(self) -> bool:
+    def cached(self) -> bool:
         """Whether the folder could be written."""
         return (self.cache / INDEX).is_file()
 
@@ -63,7 +63,7 @@ def read_large_folder(path: Path) -> Features:
     if not files:
         return read_folder(path)
     fingerprint = _fingerprint(files, embeddings)
-    index = kept_arrays(path / CACHE / INDEX, fingerprint, partial(_write, files, embeddings))
+    index = cached_arrays(path / CACHE / INDEX, fingerprint, partial(_write, files, embeddings))
     captions = StoredCaptions(files, index.facts["caption_starts"], path / CACHE, fingerprint)
     names, places = (
         StoredTexts(files, embeddings.starts, partial(_column, index.facts[kind]))

@@ -25,13 +25,16 @@ from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import check_place, write_features
 from clipcap.features.split import split_path
 from clipcap.features.unfinished import PartialRows
+from clipcap.images.kinds import CONVERT
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import given
+from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
+from clipcap.runtime.text import shown
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import READERS
@@ -85,8 +88,11 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
         partial.create()
     state.wait_for_everyone()
     if done := partial.done():
-        logger.info(f"going on where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
-    encode_missing(partial, source.records, encoder, config, state)
+        logger.info(f"continuing where an earlier run stopped: {len(done):,} batches of {config.batch_size} are done")
+    with states_what_is_left(
+        lambda: f"{len(partial.done()):,} batches of {config.batch_size} images are kept: the same command continues"
+    ):
+        encode_missing(partial, source.records, encoder, config, state)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
@@ -143,7 +149,7 @@ def output_paths(out: Path, records: Sequence[Record]) -> dict[str | None, Path]
     """The feature file of each split: `out` where there is one; else NAME_train, NAME_val, … for `out` NAME.
 
     Raises:
-        ClipcapError: something else lies there; said before hours of work, not after.
+        ClipcapError: something else lies there; raised before hours of work, not after.
     """
     splits = sorted({record.split for record in records}, key=str)
     paths = {split: split_path(out, split or "rest") if len(splits) > 1 else out for split in splits}
@@ -200,7 +206,7 @@ def _write(
     if lacking:
         raise ClipcapError(
             f"{partial.folder}: {lacking:,} batches of other processes are not there: all machines of a run must "
-            f"write to the same drive; run the same command again, it goes on where it stopped"
+            f"write to the same drive; run the same command again, it continues where it stopped"
         )
     bad = partial.bad()
     meta = FeatureMeta(
@@ -235,6 +241,13 @@ def _counted(remarks: Iterable[str]) -> list[str]:
     return [f"{count:,} image{'s' * (count != 1)} {remark}" for remark, count in Counter(remarks).items()]
 
 
+def _to_convert(bad: Mapping[int, str], source: Source) -> list[str]:
+    """The first of the images whose kind is not read, with the way to convert it."""
+    rows = sorted(row for row, reason in bad.items() if CONVERT in reason)
+    more = f" (and {len(rows) - 1:,} more like it)" if len(rows) > 1 else ""
+    return [f"{shown(source.records[row].image)}: {bad[row]}{more}" for row in rows[:1]]
+
+
 def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, remarks, images = partial.bad(), partial.remarks().values(), len(source.records)
@@ -243,7 +256,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
-    for line in _counted(remarks):
+    for line in (*_counted(remarks), *_to_convert(bad, source)):
         logger.info(line)
     skipped = len(bad) + sum(source.left_out.values())
     if not skipped:
@@ -257,7 +270,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
         raise ClipcapError(f"{line}; none is left, nothing is written: correct --data_path or --images")
     if too_many(len(bad), images, config.source.max_bad):
         raise ClipcapError(
-            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: repair them, or allow more; "
+            f"{line}; more than --max_bad {config.source.max_bad} cannot be used: fix them, or allow more; "
             f"{images - len(bad):,} good ones are saved"
         )
     logger.info(line)

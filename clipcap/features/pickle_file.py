@@ -58,7 +58,7 @@ def read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"clip_embedding", "captions"} <= content.keys():
         keys = [f"{key!r:.40}" for key in content][:10] if isinstance(content, dict) else [type(content).__name__]
         raise ClipcapError(
-            f"{path}: is no ClipCap feature file: expected the keys clip_embedding and captions, "
+            f"{path}: is not a ClipCap feature file: expected the keys clip_embedding and captions, "
             f"found {', '.join(keys) or 'none'}: {AGAIN}"
         )
     if not isinstance(content["captions"], list):
@@ -72,7 +72,7 @@ def embeddings_of(content: dict[str, Any], path: Path) -> Tensor:
     if isinstance(value, PickledObject):
         value = _array(value, path)
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise ClipcapError(f"{path}: its clip_embedding is no array of floating-point numbers: {AGAIN}")
+        raise ClipcapError(f"{path}: its clip_embedding is not an array of floating-point numbers: {AGAIN}")
     if value.ndim != 2 or not value.numel():
         raise ClipcapError(
             f"{path}: its clip_embedding has shape {list(value.shape)}, expected [images, width]: {AGAIN}"
@@ -90,7 +90,7 @@ def _array(record: PickledObject, path: Path) -> Tensor | None:
 
 
 def _captions(items: list, num_rows: int, path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Captions that are not empty, the row of each, and the image id of each row that has one."""
+    """The captions with text, the row of each, and the image id of each row that has one."""
     captions, rows, ids = [], [], {}
     for number in range(len(items)):
         caption, row, image_id = read_caption(items, number, num_rows, path)
@@ -111,7 +111,7 @@ def read_caption(items: list, number: int, num_rows: int, path: Path) -> tuple[s
         shown = row if type(row) in (int, float, str) else type(row)
         raise ClipcapError(f"{where} points at row {shown!r:.40}, the rows are 0 to {num_rows - 1}: {AGAIN}")
     if caption is not None and type(caption) is not str:
-        raise ClipcapError(f"{where} is no text but {type(caption).__name__}: {AGAIN}")
+        raise ClipcapError(f"{where} is not a text but {type(caption).__name__}: {AGAIN}")
     return caption or "", row, str(image_id) if type(image_id) in (str, int) else None
 
 

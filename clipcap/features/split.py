@@ -13,7 +13,7 @@ from clipcap.runtime.disk_arrays import blocks, scratch, where
 from clipcap.sources.split import held_out
 
 
-def split_by_image(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+def split_features(features: Features, share: float, seed: int) -> tuple[Features, Features]:
     """(train, val): a `share` of the images is held out for val, the same ones for the same seed.
 
     Both look into `features`; which rows they have is kept in temporary files.
@@ -23,7 +23,7 @@ def split_by_image(features: Features, share: float, seed: int) -> tuple[Feature
 
 
 def rows_held_out(row_images: np.ndarray, share: float, seed: int, path: Path) -> np.ndarray:
-    """Which rows are of the images that are held out, bool [N]; the images are those of sklearn's `train_test_split`.
+    """The rows of the held-out images, bool [N]; the images are those of sklearn's `train_test_split`.
 
     Args:
         row_images: a number for each row's image, int64 [N], in the order of their appearance.

@@ -57,8 +57,8 @@ class StoredTexts(Texts):
     def several(self, numbers: np.ndarray) -> list[str | None]:
         """The texts of these numbers."""
         found = np.empty(len(numbers), object)
-        for shard, places, of_shard in by_shard(self.starts, numbers):
-            found[places] = np.array(self._shard(shard).take(pa.array(of_shard)).to_pylist(), object)
+        for shard, places, shard_rows in by_shard(self.starts, numbers):
+            found[places] = np.array(self._shard(shard).take(pa.array(shard_rows)).to_pylist(), object)
         return found.tolist()
 
     def _shard(self, number: int) -> pa.Array:

@@ -18,13 +18,16 @@ from clipcap.features.feature_set import Content, FeatureMeta, Features, LazyCol
 from clipcap.features.files import check_place, find_features, read_parts, write_parts
 from clipcap.features.split import rows_held_out, split_path
 from clipcap.features.verify import find_faults
+from clipcap.images.word_cloud import write_cloud
 from clipcap.options import LARGEST_SEED, within
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
+from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
 Dtype = Literal["float16", "float32"]
+CLOUDS = (".svg", ".png")  # endings of a word cloud
 BLOCK = 8192  # rows converted at a time
 
 
@@ -44,7 +47,7 @@ class Survey:
         """A number for each row's image, int64 [N], from 0 on."""
         return in_order(self.ids)
 
-    def captions_of_images(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def captions_per_image(self, chosen: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(whether an image has a row, bool, how many captions it has, int64), of the rows where `chosen` is true."""
         count = int(self.images.max()) + 1
         there, captions = scratch(count, bool), scratch(count, np.int64)
@@ -56,7 +59,7 @@ class Survey:
 
     def written(self, path: Path, chosen: np.ndarray | None = None) -> str:
         """What to say when the rows were written where `chosen`, bool [N], is true, or all."""
-        there, captions = self.captions_of_images(chosen)
+        there, captions = self.captions_per_image(chosen)
         return f"wrote {path}: {np.count_nonzero(there):,} images, {captions.sum():,} captions"
 
 
@@ -72,12 +75,21 @@ def survey(path: str | Path, parts: Iterable[Features]) -> Survey:
     return Survey(Path(path), part.meta, part.dim, dtype, ids.close(), captions.close())
 
 
-def info(path: str | Path) -> str:
-    """What a feature file is and holds, a line each."""
+def info(path: str | Path, words: str | None = None) -> str:
+    """What a feature file is and holds, a line each.
+
+    Args:
+        path: of the file.
+        words: draw a cloud of its captions' words here: NAME.svg, or a picture.
+    Raises:
+        ClipcapError: no feature file, or the cloud cannot be written.
+    """
     file = find_features(path)
+    if words and Path(words).suffix.lower() not in CLOUDS:
+        raise ClipcapError(f"--words {words}: end the name in {', '.join(CLOUDS)}")
     seen = survey(path, read_parts(path))
     meta, rows = seen.meta, len(seen.ids)
-    _, each = seen.captions_of_images()
+    _, each = seen.captions_per_image()
     spread = f"min {each.min():.0f}, mean {each.mean():.2f}, max {each.max():.0f}"
     size = sum(f.stat().st_size for f in (file.rglob("*") if file.is_dir() else [file]) if f.is_file())
     guessed = " (guessed from the width: the file does not say)" * meta.encoder_guessed
@@ -91,7 +103,18 @@ def info(path: str | Path) -> str:
         "source": meta.source or "not known",
         "written by": f"clipcap {meta.clipcap_version}" if meta.clipcap_version else "not known",
     }
+    if words:
+        lines["words"] = _draw_words(path, Path(words).expanduser())
     return "\n".join([str(path), *(f"  {name + ':':12}{printable(value)}" for name, value in lines.items())])
+
+
+def _draw_words(path: str | Path, out: Path) -> str:
+    """Draw the cloud of the captions; the commonest words in a line."""
+    texts = (caption for part in read_parts(path) for caption in part.captions)
+    with writing(out), replaced_file(out) as draft:
+        counts = write_cloud(texts, draft, out.suffix.lower())
+    commonest = ", ".join(f"{word} {count:,}" for word, count in counts.most_common(5))
+    return f"{len(counts):,} different ones without stop words, drawn to {out}; commonest: {commonest}"
 
 
 def _bytes(size: float) -> str:
@@ -188,7 +211,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encode
         for content in _contents(read_parts(path, encoder), dtype, prefix)
     )
     write_parts(out, contents, replace(meta, dtype=dtype))
-    counts = [one.captions_of_images() for one in seen]
+    counts = [one.captions_per_image() for one in seen]
     images, captions = (sum(map(np.sum, column)) for column in zip(*counts))
     logger.info(f"wrote {out}: {images:,} images, {captions:,} captions")
 

@@ -26,7 +26,7 @@ FINGERPRINT, ROWS, CHOSEN = "fingerprint", "rows.bin", "chosen.bin"
 
 
 class PartialRows:
-    """`OUT.partial/`: all rows in one file of fixed size, and per process a log of the batches that are complete.
+    """`OUT.partial/`: all rows in one file of fixed size, and per process a log of the complete batches.
 
     A batch's rows reach the disk before its line in the log; a line that a kill has cut short does not count.
 
@@ -107,7 +107,7 @@ class PartialRows:
         return entries
 
     def done(self) -> set[int]:
-        """Batches that are complete."""
+        """The complete batches."""
         return {entry["batch"] for entry in self._entries()}
 
     def bad(self) -> dict[int, str]:
@@ -182,7 +182,7 @@ class PartialRows:
         except OSError as error:
             raise ClipcapError(
                 f"{self.folder}: cannot be written ({error.strerror or error}): make room or choose another --out; "
-                f"the same command, run again, goes on where it stopped"
+                f"the same command, run again, continues where it stopped"
             ) from error
 
 

@@ -105,7 +105,7 @@ def _look_at_shard(rows: ShardedRows, metadata: pa.Table, findings: Findings) ->
     """Its image ids as numbers, int64 [rows]."""
     names = row_ids(metadata, findings.images)
     texts, rows_of_texts = caption_texts(metadata)
-    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)  # null is no caption at all
+    empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)  # a null is not a caption
     blank = rows_of_texts[pc.fill_null(empty, False).to_numpy(zero_copy_only=False)]
     if len(blank):
         findings.add("empty captions", len(blank), _row(findings.images, blank[0], names))

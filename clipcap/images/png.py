@@ -18,7 +18,8 @@ def without_png_metadata(stream: BinaryIO) -> BinaryIO:
     Programs that draw pictures store their whole workflow there, megabytes of it; Pillow refuses sound pixels
     beside a text that is too long, damaged, or packed too well. XMP stays, as it may say which way is up.
     """
-    head = stream.seek(0) or stream.read(_SIGNATURE_BYTES)
+    stream.seek(0)
+    head = stream.read(_SIGNATURE_BYTES)
     kept: list[tuple[int, int]] = [(0, len(head))]
     dropped = False
     position = len(head)

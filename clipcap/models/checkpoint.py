@@ -68,7 +68,7 @@ def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path,
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise ClipcapError(f"{folder}: is there and is no checkpoint, so it is not replaced: choose another name")
+        raise ClipcapError(f"{folder}: exists and is not a checkpoint, so it is not replaced: choose another name")
     with writing(folder), replaced_folder(folder) as draft:
         write_checkpoint(model, tokenizer, draft, note)
     return folder
@@ -122,7 +122,7 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
         if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
             return path / alone
     if not path.is_dir():
-        raise ClipcapError(f"{path}: there is no such checkpoint ({wanted})")
+        raise ClipcapError(f"{path}: no such checkpoint ({wanted})")
     found = best_checkpoint_in(path, lambda p: p.suffix in SUFFIXES or (p / CONFIG).is_file())
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
@@ -258,7 +258,7 @@ def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Pa
     """Fill in a checkpoint's tensors; all of what it stores, nothing else.
 
     Raises:
-        ClipcapError: a tensor is missing, unknown or of another size (both sizes are said).
+        ClipcapError: a tensor is missing, unknown or of another size (the message names both sizes).
     """
     own = model.state_dict()
     for name, tensor in state.items():

@@ -28,7 +28,7 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
         lines for the user: the command that captions with it, since a `.pt` holds weights alone; and what the
         original's own tools make of it.
     Raises:
-        ClipcapError: it cannot be read or written, or its language model is no GPT-2.
+        ClipcapError: it cannot be read or written, or its language model is not a GPT-2.
     """
     out = Path(out)
     if out.is_dir():

@@ -54,7 +54,7 @@ def load_lm(name: str) -> PreTrainedModel:
 
 def _check_lm(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
     """Refuse weights that lack a tensor, or hold NaN or infinity."""
-    if lacking := min(missing, default=None):  # transformers fills them with random numbers and goes on
+    if lacking := min(missing, default=None):  # transformers fills them with random numbers and continues
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
     for part, parameter in model.named_parameters():
         if not is_finite(parameter):
@@ -115,14 +115,14 @@ def _stored_parameters(name: str) -> int | None:
 
 
 def _adapted(name: str) -> str | None:
-    """The language model that a folder of peft adapts; None where it is no such folder."""
+    """The language model that a folder of peft adapts; None for any other folder."""
     path = Path(name).expanduser() / ADAPTER
     if not path.is_file() or path.with_name("config.json").is_file():
         return None
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is no configuration of a peft adapter: save the adapter again") from error
+        raise ClipcapError(f"{path}: is not the configuration of a peft adapter: save the adapter again") from error
     if not isinstance(base, str) or Path(base).expanduser().resolve() == path.parent.resolve():
         raise ClipcapError(f"{path}: does not say which language model it adapts (base_model_name_or_path)")
     if _adapted(base):
@@ -135,7 +135,7 @@ def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap[lora]'") from error
+        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap-toolkit[lora]'") from error
     try:
         return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
     except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
@@ -149,7 +149,7 @@ def load_lm_config(name: str) -> PretrainedConfig:
     config = load_pretrained(AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
-    # BERT and its kin have a causal head too, but unless told `is_decoder` they look at the words to come.
+    # BERT and its kin have a causal head too, but without `is_decoder` they look at the words to come.
     encoder_only = hasattr(config, "is_decoder") and not config.is_decoder and config.model_type in _ENCODERS
     if not decoder_only or encoder_only:
         raise ClipcapError(

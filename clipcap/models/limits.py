@@ -53,8 +53,11 @@ def check_mapper_sizes(
     Raises:
         ClipcapError: names the tensor, and both sizes.
     """
-    with torch.device("meta"):
-        wanted = make_mapper(config, embed_dim).state_dict()
+    try:
+        with torch.device("meta"):
+            wanted = make_mapper(config, embed_dim).state_dict()
+    except RuntimeError as error:  # beyond what torch can count
+        raise ClipcapError(f"{path}: its mapper is of a size that no model has ({one_line(error)[:100]})") from error
     for name, tensor in sorted(wanted.items()):
         found = state.get(f"{prefix}{name}")
         if found is None:
@@ -103,7 +106,7 @@ def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
     """The configuration, where its sizes are those of a language model; others fill the memory, or take for ever.
 
     Raises:
-        ClipcapError: names the size; `where` is where it stands.
+        ClipcapError: names the size and `where` it is written.
     """
     limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
     limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000}

@@ -73,7 +73,7 @@ def load_reference(
     Args:
         path: the `.pt` file.
         lm: language model whose tokenizer and head count belong to it; where its configuration is not at hand,
-            or it is no GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
+            or it is not a GPT-2 of this width, GPT-2's rule (width / 64 heads) holds.
         num_heads: attention heads of a transformer mapper, which the file does not tell.
         normalize_prefix: whether it was trained on normalised embeddings, which the file does not tell.
         encoder: encoder of its features (default: guessed from the width).

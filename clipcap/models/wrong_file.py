@@ -23,7 +23,7 @@ _OTHERS = (
      "caption with transformers (VisionEncoderDecoderModel)"),
     (r"^vision_model\.", "a CLIP of transformers", "pass its folder as --clip_model_type hf:FOLDER"),
     (r"(?:^|\.)(?:clip_project|prefix_project\w*|visual_mapping|mapping_network|project)\.(?:model|\d|weight|linear)",
-     "a ClipCap whose language model is no GPT-2 under the original's names", "train one here, with that as --lm"),
+     "a ClipCap whose language model is not a GPT-2 under the original's names", "train one here, with that as --lm"),
 )  # fmt: skip
 _BEGINNING = 4096  # bytes of a file that tell what it is
 

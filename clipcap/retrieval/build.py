@@ -47,7 +47,7 @@ from clipcap.runtime.places import writes_to
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
-ASKED = 100  # rows that are searched for to measure recall
+ASKED = 100  # rows to search for when recall is measured
 NEAREST = (1, 10, 100)
 SAME = 1e-2  # share of its norm by which two encodings of one picture may differ
 
@@ -65,10 +65,10 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     _check_place(out, config.append)
     parts = [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
-        content = _taken_over(current_path(out), draft, config) if config.append else _new(config)
+        content = _copy_existing(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
-        for of_source in parts:
-            _copy(of_source, draft, content)
+        for source_parts in parts:
+            _copy(source_parts, draft, content)
         index = _save(draft, content)
         content["images"] = len(np.unique(np.concatenate([part.images for part in index.parts])))
         if not config.append:
@@ -80,7 +80,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
             content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
     index = Index.open(out)
-    for line in _said(index, content, time.perf_counter() - started):
+    for line in _summary_lines(index, content, time.perf_counter() - started):
         logger.info(line)
     return index
 
@@ -95,7 +95,7 @@ def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:
 def _check_place(out: Path, append: bool) -> None:
     place = current_path(out)
     if append and not (place / CONFIG).exists():
-        raise ClipcapError(f"--out {out}: is no index to add to: leave out --append to make one")
+        raise ClipcapError(f"--out {out}: is not an index to add to: leave out --append to make one")
     if place.is_file():
         raise ClipcapError(f"--out {out}: is a file: an index is a folder")
     if place.is_dir() and any(place.iterdir()) and not (place / CONFIG).exists():
@@ -107,7 +107,7 @@ def _new(config: IndexConfig) -> dict[str, Any]:
     return {**head, "kind": "exact", "images": 0, "probe": 0, "recall": {}, "meta": None, "sources": [], "parts": []}
 
 
-def _taken_over(place: Path, draft: Path, config: IndexConfig) -> dict[str, Any]:
+def _copy_existing(place: Path, draft: Path, config: IndexConfig) -> dict[str, Any]:
     """What the index says of itself; its parts stand in the draft too, as links: they are never changed."""
     Index.open(place)  # whole, and of a format known here
     content = read_config(place)
@@ -177,7 +177,7 @@ def _check_ids(index: Index, before: int, path: Path) -> None:
     """Refuse image ids of the parts from number `before` on that earlier parts give to other images."""
     old, new = index.parts[:before], index.parts[before:]
     numbers = [np.concatenate([part.images for part in parts]) for parts in (old, new)]
-    _, *shared = np.intersect1d(numbers[0], numbers[1], return_indices=True)  # where they stand first, twice [S]
+    _, *shared = np.intersect1d(numbers[0], numbers[1], return_indices=True)  # where each first occurs, twice [S]
     for first in range(0, len(shared[0]), BLOCK):
         a, b = (_in_any_order(parts, rows[first : first + BLOCK]) for parts, rows in zip((old, new), shared))
         different = ((a - b).norm(dim=1) > SAME * a.norm(dim=1)).nonzero().flatten().tolist()
@@ -259,7 +259,7 @@ def _others(hits: Hits, own: np.ndarray) -> list[list[int]]:
     return found
 
 
-def _said(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
+def _summary_lines(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
     size = sum(file.stat().st_size for file in index.path.rglob("*") if file.is_file())
     yield (
         f"{index.path}: {len(index):,} rows of {content['images']:,} images, {index.dim} wide, of "

@@ -48,7 +48,7 @@ class SearchConfig(Options, group="query"):
     softmax: bool = option(
         False,
         "add the share of each image: softmax of the encoder's scale times the cosine, over the images of --img, or "
-        "over the matches that are shown of an index",
+        "over the matches shown of an index",
     )
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
     frame: Literal["first", "middle"] = option("first", "which frame of an animation to take")

@@ -1,4 +1,4 @@
-"""What stands behind each row of an index: image id, captions and path; in memory, or in mapped Arrow files."""
+"""The entry of each row of an index: image id, captions and path; in memory, or in mapped Arrow files."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class StoredCatalogue:
         part = int(np.searchsorted(self.starts, row, side="right")) - 1
         try:
             return Entry(*(column[row - int(self.starts[part])].as_py() for column in self.tables[part].columns))
-        except ValueError as error:  # bytes that are no UTF-8
+        except ValueError as error:  # bytes other than UTF-8
             raise ClipcapError(f"row {row} of the index: its texts are damaged: build the index again") from error
 
     def row_of(self, image_id: str) -> int | None:
@@ -124,7 +124,7 @@ def entries_table(
     columns = [
         [_utf8(image_id) for image_id in image_ids],
         [path and _utf8(path) for path in image_paths],
-        [[_utf8(text) for text in of_row] for of_row in captions],
+        [[_utf8(text) for text in row_captions] for row_captions in captions],
     ]
     return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA)], SCHEMA)
 
@@ -143,7 +143,7 @@ def map_entries(path: Path) -> pa.Table:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{path}: truncated or damaged ({reason}): copy or build the index again") from error
     if table.schema != SCHEMA:
-        raise ClipcapError(f"{path}: is no part of an index: copy or build the index again")
+        raise ClipcapError(f"{path}: is not a part of an index: copy or build the index again")
     return table
 
 
@@ -181,5 +181,5 @@ def _check_array(array: pa.Array) -> None:
 
 
 def _utf8(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, which Arrow refuses."""
+    """Replace what is not UTF-8 in a file name: Arrow refuses it."""
     return text.encode("utf-8", "replace").decode("utf-8")

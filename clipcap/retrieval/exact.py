@@ -19,7 +19,7 @@ BELOW = -2.0  # all cosines
 
 
 class Vectors(NamedTuple):
-    """Embeddings that are searched; of any norm."""
+    """Embeddings to search; of any norm."""
 
     rows: Rows  # [N, D]
     images: np.ndarray  # int64 [N], one number for all rows of an image

@@ -52,7 +52,7 @@ class Approximate(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Embeddings that can be searched, and what stands behind them."""
+    """Embeddings to search, and the entries of their rows."""
 
     path: Path
     meta: FeatureMeta  # of their encoder

@@ -88,5 +88,5 @@ def _column(path: Path, kind: str) -> np.ndarray:
     except (ValueError, EOFError, OSError, SyntaxError) as error:
         raise ClipcapError(f"{path}: missing, truncated or damaged: {AGAIN}") from error
     if values.ndim != 1 or values.dtype != kind:
-        raise ClipcapError(f"{path}: is no part of an index: {AGAIN}")
+        raise ClipcapError(f"{path}: is not a part of an index: {AGAIN}")
     return values

@@ -23,7 +23,7 @@ from clipcap.runtime.places import writes_to
 
 @writes_to("config.out")
 def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
-    """Print the pictures that are nearest to each query and, with `out`, write or draw them.
+    """Print the pictures nearest to each query and, with `out`, write or draw them.
 
     Args:
         words: what to look for, or an empty text.
@@ -48,7 +48,7 @@ def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[M
     if config.softmax:
         scale = _encoder(index, config).logit_scale
         found = [_with_shares(matches, scale) for matches in found]
-        print(f"probability: the share among the {config.k} images that are shown")
+        print(f"probability: the share among the {config.k} images shown")
     show(names, found, config.out)
     return found
 

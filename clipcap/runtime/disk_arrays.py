@@ -185,7 +185,7 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
     return ArrayFile(arrays, end["facts"])
 
 
-def kept_arrays(
+def cached_arrays(
     path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None], quiet: bool = False
 ) -> ArrayFile:
     """The arrays at `path` where they were made from what `fingerprint` tells; else made now, and kept there.

@@ -51,3 +51,12 @@ def reason(error: Exception) -> str:
     """What an error of the system or of a library says, short and on one printable line."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
     return shown(text or type(error).__name__)
+
+
+def byte_size(count: float) -> str:
+    """A number of bytes with its unit: `380 kB`, `1.2 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

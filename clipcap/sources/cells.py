@@ -28,6 +28,7 @@ _IMAGE_MARK = re.compile(r"<img>.*?</img>|<image>|</?img>|<\|[\w ]*image[\w ]*\|
 _IMG_PATH = re.compile(r"<img>(.+?)</img>", re.IGNORECASE | re.DOTALL)
 _ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
+_DEEPEST = 20  # lists within lists
 _WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
 
@@ -61,15 +62,17 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
     return [str(value)]
 
 
-def _captions_in_list(values: Sequence, counts: Counter[str]) -> list[str]:
+def _captions_in_list(values: Sequence, counts: Counter[str], depth: int = 0) -> list[str]:
     if not values:
         return [""]
+    if depth > _DEEPEST:
+        raise RowError(f"a caption is a text or a list of texts, here lists are more than {_DEEPEST} deep")
     if all(isinstance(part, dict) for part in values):
         if (answer := _answer(values, counts)) is not None:
             return captions_in(answer, counts)
         return [text for part in values for text in captions_in(_caption_of(part), counts)]
     if all(isinstance(part, (list, tuple)) for part in values):
-        return [text for part in values for text in _captions_in_list(part, counts)]
+        return [text for part in values for text in _captions_in_list(part, counts, depth + 1)]
     for part in values:
         if isinstance(part, (dict, list, tuple, bytes)):
             raise RowError(f"a caption is a text or a list of texts, here it is a {type(part).__name__}")

@@ -14,7 +14,7 @@ from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults, RowError
 from clipcap.sources.names import SPLIT_WORDS
 from clipcap.sources.record import Record
-from clipcap.sources.split import split_by_image
+from clipcap.sources.split import split_records
 
 _MANY = 6  # captions, from which on single words are remarkable
 NO_CAPTION = "without a caption"  # why images are left out
@@ -158,7 +158,7 @@ class Collector:
         if config.train_size is None:
             return records
         if set(own) == {None}:
-            return split_by_image(records, config.train_size, config.seed)
+            return split_records(records, config.train_size, config.seed)
         counts = ", ".join(f"{split} {count:,}" for split, count in own.items())
         raise ClipcapError(
             f"--train_size: leave it out: this set has its own splits ({counts} images), and they are used"

@@ -68,8 +68,8 @@ def find_layout(path: TextPlace) -> Layout:
     wrapped = False
     if delimiter is None:
         inner = _quoted(head, ",", '"', {})
-        wrapped = head.startswith('"') and inner is not None and len(inner) == 1 and _has_delimiter(inner[0])
-        head = inner[0] if wrapped else head
+        if inner is not None and head.startswith('"') and len(inner) == 1 and _has_delimiter(inner[0]):
+            wrapped, head = True, inner[0]
         delimiter = _delimiter(path, head)
     quote = _quote_of([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)

@@ -27,7 +27,7 @@ class Faults:
 
     def add(self, where: str, why: str | ClipcapError, kind: str | None = None) -> None:
         """Count a row; `kind` groups it with others (default: the kind of a RowError, else its reason)."""
-        kind = kind or getattr(why, "kind", None) or str(why)
+        kind = str(kind or getattr(why, "kind", None) or why)
         self._first.setdefault(kind, f"{where}: {why}")
         self._counts[kind] += 1
 

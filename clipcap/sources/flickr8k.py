@@ -77,6 +77,8 @@ def _captions(path: Path, collector: Collector) -> Iterator[tuple[str, str, list
     if "\t" not in next(read_lines(path), ""):
         table = read_table(path, collector.faults)
         columns = choose_columns(table, None, None)
+        if columns.image is None:
+            raise ClipcapError(f"{shown(path)}: no column names the images: add a column image")
         rows = table.rows(columns.image, *columns.captions, faults=collector.faults, notes=collector.remarks)
         for where, (name, *cells) in rows:
             yield where, str(name).strip(), [text for cell in cells for text in captions_in(cell, collector.remarks)]

@@ -27,7 +27,7 @@ def held_out(count: int, size: int, seed: int) -> np.ndarray:
     return found
 
 
-def split_by_image(records: list[Record], train_size: float, seed: int) -> list[Record]:
+def split_records(records: list[Record], train_size: float, seed: int) -> list[Record]:
     """The records in their order, a share `train_size` of them marked "train", the rest "val".
 
     Raises:

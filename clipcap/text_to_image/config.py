@@ -11,6 +11,8 @@ from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, wit
 
 Rows = Literal["all", "word"]
 Per = Literal["token", "word", "sentence"]
+Source = Literal["food", "coco", "flickr8k", "conceptual", "custom"]
+_SOURCE = "kind of set that CAPTIONS is, where it is no text file and no feature file"
 _GENERATOR = (
     "a BigGAN-deep: a folder of config.json and pytorch_model.bin, a bare .bin, biggan-deep-128, -256 or -512 of the "
     "package's cache, or demo, the bundled one"
@@ -43,9 +45,7 @@ class TrainDrawConfig(Options, group="training"):
     )
     rows: Rows = option("all", "all: every token of a caption is mapped to its class; word: those of its word alone")
     max_tokens: int = option(15, "longest caption in tokens, special ones included")
-    source: Literal["food", "coco", "flickr8k", "conceptual", "custom"] = option(
-        "custom", "kind of set that CAPTIONS is, where it is no text file and no feature file"
-    )
+    source: Source = option("custom", _SOURCE, group="data")
     val_share: float = option(0.1, "share of the captions held out, where the set has no val split")
     bs: int = option(256, "captions per call of the text model", aliases=("batch_size",))
     epochs: int = option(10, "passes of --solver adam")
@@ -148,3 +148,52 @@ class SlideshowConfig(Options, group="output"):
             raise ClipcapError("--out is missing: NAME.gif or NAME.png")
         within("pause", self.pause, 0.02, 600)
         within("width", self.width, 16, 4096)
+
+
+@dataclass(frozen=True)
+class SynthesiseConfig(Options, group="decoding"):
+    """Pairs of generated pictures and captions, which match by construction."""
+
+    load_pt: str | None = option(
+        None, "mapping: a folder of train-draw, or the original's .pth (default: the bundled one)", group="model"
+    )
+    generator: str | None = option(None, _GENERATOR + " (default: the mapping's)", group="model")
+    text_model: str | None = option(None, _TEXT_MODEL + " (default: the mapping's)", group="model")
+    words: str | None = option(
+        None, "words of each class (default: the generator's words.json, else ImageNet's)", group="model"
+    )
+    source: Source = option("custom", _SOURCE, group="data")
+    count: int = option(1000, "pairs to make")
+    captions: Literal["class", "full"] = option(
+        "class", "class: cut to what the generator controls (--template); full: as they are"
+    )
+    template: str = option("a {}", "caption of --captions class, with {} for the class word")
+    exact: bool = option(False, "draw by the class's own embedding, not by what the mapping makes of the caption")
+    truncation: float = option(0.6, "smaller: more typical pictures, alike; in (0, 1]")
+    filter_encoder: str | None = option(None, "encoder that scores how well each picture fits its caption")
+    keep: float = option(1.0, "share of the pairs to keep, the best by --filter_encoder")
+    out: str = option("", "folder of the set: images/ and captions.csv, as `custom` reads it", group="output")
+    seed: int = option(0, "of the choice of captions and the noise")
+    workers: int = option(1, "processes that draw", group="machine")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
+
+    def __post_init__(self) -> None:
+        check_truncation(self.truncation)
+        within("seed", self.seed, 0, 2**31 - 1)
+        for name in ("count", "workers"):
+            at_least(name, getattr(self, name), 1)
+        if not self.out:
+            raise ClipcapError("--out is missing: the folder of the set")
+        if "{}" not in self.template:
+            raise ClipcapError(f"--template {self.template!r}: put {{}} where the class word goes")
+        if not 0 < self.keep <= 1:
+            raise ClipcapError(f"--keep is a share above 0 and at most 1, got {self.keep}")
+        if self.keep < 1 and not self.filter_encoder:
+            raise ClipcapError("--keep needs --filter_encoder: the encoder that scores the pairs")
+
+    def drawing(self) -> DrawConfig:
+        """How the pictures are drawn."""
+        return DrawConfig(
+            load_pt=self.load_pt, generator=self.generator, text_model=self.text_model, words=self.words,
+            truncation=self.truncation, exact=True, device=self.device,
+        )  # fmt: skip

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import pick_device, weights_id
-from clipcap.runtime.disk_arrays import kept_arrays, write_arrays
+from clipcap.runtime.disk_arrays import cached_arrays, write_arrays
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.captions import read_captions
@@ -140,7 +140,7 @@ def _states(
         write_arrays(file, arrays, {"fingerprint": fingerprint})
 
     path.parent.parent.mkdir(parents=True, exist_ok=True)
-    stored = kept_arrays(path, fingerprint, write).arrays
+    stored = cached_arrays(path, fingerprint, write).arrays
     count = len(pairs)
     hidden = stored["hidden"].reshape(count, config.max_tokens, -1)
     real = stored["real"].reshape(count, -1).astype(bool)

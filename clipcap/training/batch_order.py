@@ -14,7 +14,7 @@ from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks, scratch
 
 WINDOW = 1 << 18  # captions shuffled with each other
-BLOCK = 1 << 10  # captions that are read together
+BLOCK = 1 << 10  # captions read together
 POOL_STEPS = 64  # optimiser steps whose captions are sorted by length together
 ROWS_TOGETHER = 8192  # embeddings read at a time
 MOST_TOGETHER = 8  # captions behind one prefix; attention's arithmetic grows with the square of their number
@@ -31,7 +31,7 @@ class BatchOrder:
 
     def __init__(self, starts: np.ndarray, features: Features | None):
         self.starts = starts
-        self.grouped = self.leader = None  # None: each caption stands alone
+        self.grouped = self.leader = None  # None: captions are not grouped
         self.sizes = {1: len(self)}  # captions by how many share their row
         if features is not None:
             self.grouped, self.leader, self.sizes = shared_rows(features)
@@ -140,7 +140,7 @@ class BatchOrder:
         return steps
 
     def _by_row(self, captions: np.ndarray) -> np.ndarray:
-        """The captions of a row side by side, where its first one stands."""
+        """The captions of a row side by side, at the place of its first one."""
         if self.leader is None:
             return captions
         place, sorter = np.arange(len(captions)), np.argsort(captions)
@@ -168,7 +168,7 @@ def shared_rows(features: Features) -> tuple[np.ndarray, np.ndarray, dict[int, i
         all captions, those of a row side by side, int64 [M]; the first caption of each one's row, int64 [M]; and
         the number of captions by how many share their row.
     """
-    count, first = len(features.caption_rows), first_of_embedding(features)
+    count, first = len(features.caption_rows), first_rows(features)
     keys, leader = scratch(count, np.int64), scratch(count, np.int64)
     for block in blocks(count):
         keys[block] = first[features.caption_rows[block]] << _CAPTION_BITS
@@ -199,7 +199,7 @@ def _sizes(grouped: np.ndarray, leader: np.ndarray) -> dict[int, int]:
     return {int(count): int(rows[count] * count) for count in np.flatnonzero(rows)}
 
 
-def first_of_embedding(features: Features) -> np.ndarray:
+def first_rows(features: Features) -> np.ndarray:
     """For each row its image's first row, where that has the same embedding, int64 [N]: old files repeat images."""
     images, count = features.row_images, features.num_images
     first_row, first = scratch(int(images.max()) + 1, np.int64), scratch(count, np.int64)

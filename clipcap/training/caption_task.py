@@ -16,7 +16,7 @@ from clipcap.captioning.decode import Caption, decode
 from clipcap.features.feature_set import Features
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_state, read_weights, write_checkpoint
+from clipcap.models.checkpoint import load_state, read_weights, stored_state, write_checkpoint
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
@@ -133,6 +133,10 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a native checkpoint."""
         write_checkpoint(self.model, self.tokenizer, folder, self.card_notes(metrics))
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors of a checkpoint."""
+        return sum(tensor.nbytes for tensor in stored_state(self.model).values())
 
     def restore(self, folder: Path) -> None:
         """Put a native checkpoint's weights into the model."""

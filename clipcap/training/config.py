@@ -19,11 +19,16 @@ class LoopConfig(Options, group="training"):
     out_dir: str = option("checkpoints", "folder of the checkpoints", group="output")
     prefix: str = option("clipcap", "name the checkpoints start with", group="output")
     epochs: int = option(10, "passes over the data")
-    save_every: int = option(1, "epochs between numbered checkpoints", group="output")
+    save_every: int | None = option(
+        None, "epochs between numbered checkpoints (default: none is written, or 1 with --keep)", group="output"
+    )
     save_steps: int = option(
         0, "also save `last` every this many optimiser steps (0: at epoch ends only)", group="output"
     )
-    keep: int = option(0, "numbered checkpoints to keep (0: all)", group="output")
+    keep: int | None = option(
+        None, "numbered checkpoints to keep beside best and last (default: none, or 0 with --save_every; 0: all)",
+        group="output",
+    )  # fmt: skip
     grad_accum: int = option(1, "batches per optimiser step")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
@@ -37,15 +42,31 @@ class LoopConfig(Options, group="training"):
     tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to", group="output")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "save_every", "grad_accum"):
+        for name in ("epochs", "grad_accum"):
             at_least(name, getattr(self, name), 1)
-        for name in ("save_steps", "keep", "patience", "weight_decay", "grad_clip"):
+        for name in ("save_steps", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
+        if self.save_every is not None:
+            at_least("save_every", self.save_every, 1)
+        if self.keep is not None:
+            at_least("keep", self.keep, 0)
         within("seed", self.seed, 0, LARGEST_SEED)
         if self.warmup_steps is not None:
             at_least("warmup_steps", self.warmup_steps, 0)
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    @property
+    def numbering(self) -> int:
+        """Epochs between numbered checkpoints; 0 where none is written."""
+        return self.save_every or int(self.keep is not None)
+
+    def numbered_checkpoints(self) -> int:
+        """How many numbered checkpoints the run holds in the end; the last epoch has one."""
+        if not self.numbering:
+            return 0
+        written = -(-self.epochs // self.numbering)
+        return min(written, self.keep) if self.keep else written
 
     def warmup(self, total: int) -> int:
         """Steps of warm-up of a run of `total` optimiser steps."""
@@ -139,6 +160,11 @@ class CaptionerLoopConfig(LoopConfig):
 
     recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
 
+    @property
+    def numbering(self) -> int:
+        """As of any loop; in the reference recipe every epoch has a numbered checkpoint, as the original's."""
+        return super().numbering or int(self.recipe == "reference")
+
     def warmup(self, total: int) -> int:
         """As of any loop; in the reference recipe 5,000 whatever the run's length."""
         long = self.recipe == "reference" and self.warmup_steps is None
@@ -188,6 +214,10 @@ class CaptionerTaskConfig(FeatureTaskConfig):
         None, "peak learning rate of the language model or its adapter (default: that of --lr, or by what is trained)"
     )
     select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    extra: str | None = option(
+        None, "features of further pairs to train on, such as generated ones; never validated on", group="data"
+    )
+    extra_share: float = option(0.3, "share of every batch that comes from --extra; steps are counted by the others")
     share_prefix: bool = option(
         True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
     )
@@ -201,12 +231,74 @@ class CaptionerTaskConfig(FeatureTaskConfig):
         super().__post_init__()
         if self.lm_lr is not None:
             at_least("lm_lr", self.lm_lr, 0)
+        if not 0 <= self.extra_share < 1:
+            raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")
+
+
+@dataclass(frozen=True)
+class CaptionerFeaturesConfig(FeaturesConfig):
+    """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
+
+    data: str | tuple[str, ...] = option(
+        "data/food_train.pkl",
+        "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
+        "where there are some",
+    )
+    photos: str | None = option(
+        None, "--objective text: features of photos, captioned or not: the texts are moved to their mean"
+    )
+
+
+RewardKind = Literal["cider", "cider+clip", "clip", "retrieval"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(Options, group="training"):
+    """What a captioner's loss is made of."""
+
+    objective: Literal["cross_entropy", "text", "reward"] = option(
+        "cross_entropy",
+        "cross_entropy: captions of photos; text: learn from texts alone; reward: from scores of its own captions",
+    )
+    noise: str = option(
+        "auto",
+        "--objective text: deviation of the noise per dimension; auto: from the mean cosine of captioned photos",
+    )
+
+    reward: RewardKind = option(
+        "cider",
+        "--objective reward: cider: CIDEr-D; cider+clip: with CLIPScore; retrieval: whether a caption finds its "
+        "image among those of the step; clip and retrieval need --xe_weight or --force_clip_reward",
+    )
+    samples: int = option(5, "--objective reward: captions sampled of an image; --bs counts them")
+    xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
+    reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
+    force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")
+    score_workers: int = option(1, "processes that score samples (0: none besides this one)", group="machine")
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 2)
+        at_least("xe_weight", self.xe_weight, 0)
+        at_least("score_workers", self.score_workers, 0)
+        held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
+        if self.objective == "reward" and not held:
+            raise ClipcapError(
+                f"--reward {self.reward} alone teaches captions that please the encoder and are no sentences: "
+                f"take --reward cider+clip, or hold it by --xe_weight 0.1 (or pass --force_clip_reward)"
+            )
+        if self.noise != "auto":
+            try:
+                at_least("noise", float(self.noise), 0)
+            except ValueError as error:
+                raise ClipcapError(f"--noise {self.noise}: must be auto or a number") from error
 
 
 @dataclass(frozen=True)
 class TrainConfig(FeatureTrainConfig):
     """A training run of a captioner."""
 
+    features: CaptionerFeaturesConfig = part(CaptionerFeaturesConfig)
+    learning: ObjectiveConfig = part(ObjectiveConfig)
     model: InitialCaptionerConfig = part(InitialCaptionerConfig)
     task: CaptionerTaskConfig = part(CaptionerTaskConfig)
     loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

@@ -13,11 +13,12 @@ from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features, hashed
 from clipcap.features.files import read_to_train
-from clipcap.features.split import split_by_image
+from clipcap.features.split import split_features
 from clipcap.models.encoders.names import is_resnet
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
+from clipcap.sources.generated import refuse_generated
 from clipcap.training.config import FeaturesConfig
 
 COMPARED_TOGETHER = 8192  # embeddings
@@ -38,6 +39,8 @@ def training_features(config: FeaturesConfig, seed: int, overfit: int) -> tuple[
     features, val = open_features(config, seed, overfit)
     if val is not None:
         check_finite(val)
+        if val is not features and not overfit:
+            refuse_generated(val.image_paths)
     for note in dict.fromkeys(f.encoder_note for f in (features, val) if f is not None and f.encoder_note):
         logger.info(printable(note))
     for warning in data_warnings(config, features, val):
@@ -50,10 +53,10 @@ def open_features(config: FeaturesConfig, seed: int = 42, overfit: int = 0) -> t
     features = read_to_train(config.data, config.clip_model_type)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
         guessed = features.meta.encoder_guessed
-        mend = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
+        advice = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
         raise ClipcapError(
             f"--is_rn: {config.data} {'is taken for' if guessed else 'holds'} features of {features.meta.encoder} "
-            f"({features.dim} wide), which is no ResNet: leave the flag out, or {mend}"
+            f"({features.dim} wide), which is not a ResNet: leave the flag out, or {advice}"
         )
     if overfit:
         few = one_caption_each(features, overfit)
@@ -62,7 +65,7 @@ def open_features(config: FeaturesConfig, seed: int = 42, overfit: int = 0) -> t
     if val is None:
         return features, None
     if _is_share(val):
-        return split_by_image(features, float(val), seed)
+        return split_features(features, float(val), seed)
     held_out = read_to_train(val, config.clip_model_type)
     meta = features.meta
     check_same_encoder(

@@ -80,7 +80,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         self.step_size = config.bs * accelerator.num_processes * loop.grad_accum
         self._shown = self._images_to_caption()
         if config.select == "cider":
-            cider_scorer()  # where its package is missing, that is said now and not after an epoch
+            cider_scorer()  # a missing package is reported now, not after an epoch
             if not self._shown:
                 raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
 
@@ -110,8 +110,11 @@ class FeatureTask(ABC, Generic[Config, Model]):
 
     def images(self, batch: Batch) -> list[str]:
         """The id of each caption's image."""
-        features = self.data.features
-        return [features.image_ids[int(features.caption_rows[number])] for number in batch.captions]
+        features, own = self.data.features, len(self.data)
+        return [
+            features.image_ids[int(features.caption_rows[number])] if number < own else "of --extra"
+            for number in batch.captions
+        ]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
@@ -159,8 +162,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
         chosen = slice(None, None, max(1, len(images) // self.config.val_captions))
         shown = []
         for image, caption in list(zip(images[chosen], first[chosen]))[: self.config.val_captions]:
-            of_image = [features.captions[int(i)] for i in np.flatnonzero(image_of_caption == image)]
-            shown.append((int(features.caption_rows[caption]), of_image))
+            references = [features.captions[int(i)] for i in np.flatnonzero(image_of_caption == image)]
+            shown.append((int(features.caption_rows[caption]), references))
         return shown
 
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -169,10 +172,10 @@ class FeatureTask(ABC, Generic[Config, Model]):
             logger.info(f"  {in_short(tidy(caption))!r}  (human: {in_short(tidy(wanted[0]))!r})")
         scores = {"distinct": distinct_share(captions)}
         if different := collapsed(captions):
-            mend = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
+            advice = "more epochs or a higher --lr help" + ", or --tune full" * (self.model.config.tune != "full")
             logger.warning(
                 f"only {different} different caption{'s' * (different > 1)} for {len(captions)} images; the "
-                f"model does not use the image yet ({mend})"
+                f"model does not use the image yet ({advice})"
             )
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
+from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.training.accelerator import loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
+from clipcap.training.disk import check_disk, disk_needed
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
@@ -44,7 +46,12 @@ class Loop:
         self.identity = run_identity(task, options, accelerator)
         state = resume(task, options, accelerator, self.identity) if options.resume else None
         self.progress = Progress() if state is None else state.progress
+        self.saved = None if state is None else (self.progress.epoch, self.progress.step)  # what `last` holds
         if accelerator.is_main_process:
+            needed, line = disk_needed(task, options)
+            logger.info(line)
+            if warning := check_disk(needed, self.out_dir):
+                logger.warning(warning)
             self._start_log()
         with warnings.catch_warnings():  # accelerate knows no other name for it yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -66,23 +73,32 @@ class Loop:
     def fit(self) -> Path:
         """Train to the last epoch, or until `patience` is spent."""
         options, progress = self.options, self.progress
-        while progress.epoch < options.epochs and not self._out_of_patience():
-            epoch = progress.epoch
-            self._epoch(epoch)
-            metrics = self._finish_epoch(epoch)
-            progress.epoch, progress.step, progress.loss_sum, progress.loss_weight = epoch + 1, 0, 0.0, 0.0
-            progress.history.append(metrics)
-            self._save_epoch(epoch, metrics)
+        with states_what_is_left(self._left):
+            while progress.epoch < options.epochs and not self._out_of_patience():
+                epoch = progress.epoch
+                self._epoch(epoch)
+                metrics = self._finish_epoch(epoch)
+                progress.epoch, progress.step, progress.loss_sum, progress.loss_weight = epoch + 1, 0, 0.0, 0.0
+                progress.history.append(metrics)
+                self._save_epoch(epoch, metrics)
         if self._out_of_patience():
             logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
 
+    def _left(self) -> str:
+        """What an interrupted run leaves."""
+        if self.saved is None:
+            return "no checkpoint was written yet, so nothing is kept (--save_steps saves within an epoch)"
+        epochs, step = self.saved
+        where = f"{epochs} epoch{'s' * (epochs != 1)}" + (f" and {step} steps" if step else "")
+        return f"{self.path('last')} holds the run after {where}: the same command with --resume continues it"
+
     def _out_of_patience(self) -> bool:
         return bool(self.options.patience) and self.progress.stale >= self.options.patience
 
     def _epoch(self, epoch: int) -> None:
-        """Train one epoch, from the step the run stands at."""
+        """Train one epoch, from the current step of the run."""
         progress, per_epoch = self.progress, self.task.steps_per_epoch()
         self.model.train()
         hidden = not self.accelerator.is_main_process
@@ -189,7 +205,7 @@ class Loop:
                 log.write(_json_line(metrics))
         if self.progress.stale == 0:
             self._save(self.path("best"), metrics, with_state=False)
-        if (epoch + 1) % options.save_every == 0 or epoch + 1 == options.epochs:
+        if options.numbering and ((epoch + 1) % options.numbering == 0 or epoch + 1 == options.epochs):
             self._save(self.path(epoch), metrics, with_state=False)
         if options.keep and self.accelerator.is_main_process:
             for old in list(numbered(self.out_dir, options.prefix).values())[: -options.keep]:
@@ -202,6 +218,8 @@ class Loop:
                 if with_state:
                     torch.save(canonical(self._state()), draft / STATE)
                 self.task.write(draft, metrics)
+        if with_state:
+            self.saved = (self.progress.epoch, self.progress.step)
         self.accelerator.wait_for_everyone()
 
     def _state(self) -> dict[str, Any]:

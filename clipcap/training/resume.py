@@ -1,4 +1,4 @@
-"""How an interrupted run goes on: its state is loaded, and its data, options and checkpoints are checked."""
+"""Resume an interrupted run: load its state, and check its data, options and checkpoints."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_l
     if epochs_left and not best.exists():
         return False
     if reason := _damage(best, restore):
-        mend = f"delete {best}, and the epochs to come make another" if epochs_left else f"use {last}"
-        raise ClipcapError(f"--resume: the best checkpoint of this run is lost ({reason}): {mend}")
+        advice = f"delete {best}, and the epochs to come make another" if epochs_left else f"use {last}"
+        raise ClipcapError(f"--resume: the best checkpoint of this run is lost ({reason}): {advice}")
     return True
 
 

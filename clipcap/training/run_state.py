@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +33,7 @@ def check_state(state: Any, path: Path) -> None:
 def _fault(state: Any) -> str:
     """What is wrong with a training state; empty where it is sound."""
     if not isinstance(state, dict):
-        return "it is no dictionary"
+        return "it is not a dictionary"
     for name in ("identity", "progress", "optimizer", "scheduler"):
         if not isinstance(state.get(name), dict):
             return f"its {name} is missing or damaged"
@@ -49,7 +48,7 @@ def _fault(state: Any) -> str:
         return "its optimizer is damaged"
     for slot in slots.values():
         if not isinstance(slot, dict) or not all(isinstance(v, Tensor) and is_finite(v) for v in slot.values()):
-            return "its optimizer holds NaN, infinity, or what is no number"
+            return "its optimizer holds NaN, infinity, or something other than numbers"
     return ""
 
 
@@ -142,19 +141,20 @@ def _check_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name} is {list(value.shape)}, its parameter {list(parameter.shape)}")
 
 
-def canonical(value: Any, texts: dict[str, str] | None = None) -> Any:
+def canonical(value: Any, texts: dict[str, str] | None = None, sort: bool = True) -> Any:
     """A copy whose pickle has the same bytes wherever equal values came from: pickles write shared objects once.
 
-    Dictionaries with text keys are sorted, equal texts become one object, lists and tuples objects of their own.
+    Equal texts become one object, lists and tuples objects of their own. Dictionaries are sorted, as optimisers order
+    theirs differently after a resume; `progress` keeps its order, in which the log is written.
     """
     texts = {} if texts is None else texts
     if isinstance(value, str):
         return texts.setdefault(value, value)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda item: (type(item[0]).__name__, item[0]))
-        return {canonical(key, texts): canonical(part, texts) for key, part in items}
+        items = list(value.items())
+        if sort:
+            items.sort(key=lambda item: (type(item[0]).__name__, item[0]))
+        return {canonical(k, texts): canonical(v, texts, sort and k != "progress") for k, v in items}
     if isinstance(value, (list, tuple)):
-        return type(value)(canonical(part, texts) for part in value)
-    return float(value) if isinstance(value, float) else value
+        return type(value)(canonical(part, texts, sort) for part in value)
+    return value

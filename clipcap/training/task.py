@@ -18,10 +18,10 @@ class MicroBatch(Protocol):
         ...
 
 
-Batch = TypeVar("Batch", bound=MicroBatch)
+AnyBatch = TypeVar("AnyBatch", bound=MicroBatch)
 
 
-class Task(Protocol[Batch]):
+class Task(Protocol[AnyBatch]):
     """What is trained: the model, its batches, its validation and its files."""
 
     @property
@@ -37,19 +37,19 @@ class Task(Protocol[Batch]):
         """Optimiser steps of an epoch."""
         ...
 
-    def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
+    def windows(self, epoch: int, skip: int) -> Iterator[list[AnyBatch]]:
         """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
         ...
 
-    def weight(self, batch: Batch) -> int:
+    def weight(self, batch: AnyBatch) -> int:
         """What a micro-batch's loss is summed over (label tokens)."""
         ...
 
-    def culprits(self, batch: Batch) -> list[str]:
+    def culprits(self, batch: AnyBatch) -> list[str]:
         """What in the batch has no finite loss, by name; nothing where that is so of all of it."""
         ...
 
-    def images(self, batch: Batch) -> list[str]:
+    def images(self, batch: AnyBatch) -> list[str]:
         """The images of a batch, by name."""
         ...
 
@@ -67,6 +67,10 @@ class Task(Protocol[Batch]):
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Write the checkpoint's files into an existing folder."""
+        ...
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the tensors that `write` stores."""
         ...
 
     def restore(self, folder: Path) -> None:

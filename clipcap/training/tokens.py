@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
 from clipcap.models.language_model import end_of_text
-from clipcap.runtime.disk_arrays import GrowingArray, blocks, kept_arrays, scratch, write_arrays
+from clipcap.runtime.disk_arrays import GrowingArray, blocks, cached_arrays, scratch, write_arrays
 
 TOGETHER = 10_000  # captions tokenised at a time
 MANY = 50_000  # captions from which a bar shows how far it is
@@ -48,7 +48,7 @@ class TokenRecipe:
 
     @property
     def end(self) -> list[int]:
-        """What stands after a caption that is not cut."""
+        """The token after a caption that is not cut."""
         return [] if self.reference else [end_of_text(self.tokenizer)]
 
     @cached_property
@@ -93,11 +93,11 @@ def tokenise(captions: Sequence[str], recipe: TokenRecipe) -> TokenizedCaptions:
 def _cached(captions: StoredCaptions, recipe: TokenRecipe) -> TokenizedCaptions:
     """The tokens of a folder: one file for each recipe, made anew when the captions have changed."""
     name = recipe.fingerprint("")[:12]
-    file = kept_arrays(
+    file = cached_arrays(
         captions.cache / f"tokens-{name}.arrays",
         recipe.fingerprint(captions.fingerprint),
         partial(_write, captions, recipe),
-        quiet=not captions.kept,  # the note came when the folder was opened
+        quiet=not captions.cached,  # the note came when the folder was opened
     )
     return TokenizedCaptions(file.arrays["tokens"], file.arrays["starts"], file.facts["truncated"])
 

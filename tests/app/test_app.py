@@ -161,6 +161,36 @@ def test_a_browser_uploads_captions_and_samples_and_asks_nobody_else(page, capti
     assert {request.url for request in asked if not request.url.startswith((page.address, "data:", "blob:"))} == set()
 
 
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_browser_classifies_a_photo_and_draws_a_sentence(page, width):
+    problems = []
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": width, "height": 900})
+        view.on("pageerror", lambda error: problems.append(str(error)))
+        view.goto(page.address, wait_until="networkidle")  # its parts are loaded one by one
+        for name in ("Classify", "Draw"):
+            if not view.get_by_role("tab", name=name).is_visible():  # narrow: behind the button of further tabs
+                view.locator(".overflow-menu button").first.click()
+                view.locator(".overflow-dropdown button", has_text=name).click()
+            else:
+                view.get_by_role("tab", name=name).click()
+            if name == "Classify":
+                view.locator("#classify_photo input[type=file]").set_input_files(page.photos[0])
+                view.locator(".labels li").nth(6).wait_for()
+                shares = [float(text.removesuffix(" %")) for text in view.locator(".labels small").all_inner_texts()]
+                assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=1)
+            else:
+                view.locator("#draw_text textarea").fill("nothing of this\ntwo eggs on a plate")
+                view.get_by_role("button", name="Draw", exact=True).click()
+                view.locator(".drawn img").wait_for()
+                assert view.locator(".drawn figcaption").inner_text() == "two eggs on a plate"
+                assert view.locator(".drawn img").get_attribute("src").startswith("data:image/gif;base64,")
+            if folder := os.environ.get("CLIPCAP_SCREENSHOTS"):
+                view.screenshot(path=f"{folder}/{name.lower()}_{width}.png")
+            assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert problems == []
+
+
 def test_a_browser_captions_a_batch_and_says_what_is_wrong_with_a_file(page, tmp_path):
     broken, formula = tmp_path / "letter.jpg", tmp_path / "-1+1.jpg"
     broken.write_text("Dear Sir or Madam")

@@ -164,7 +164,25 @@ def test_stop_token_of_several_tokens_is_refused(make_model, tokenizer, embeddin
 
 def test_more_captions_than_beams_is_refused():
     with pytest.raises(ClipcapError, match=r"--num_captions 6 is more than --beam_size 5"):
-        DecodeConfig(beam=True, num_captions=6)
+        DecodeConfig(beam=True, beam_size=5, num_captions=6)
+
+
+def test_beams_are_as_many_as_captions_unless_their_number_is_given():
+    assert DecodeConfig(num_captions=7).resolved().beam_size == 7
+    assert DecodeConfig(num_captions=2).resolved().beam_size == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "searches"),
+    [
+        ({}, True), ({"num_captions": 3}, True), ({"beam": True, "temp": 0.5, "seed": 1}, True),
+        ({"recipe": "reference", "beam": True}, True), ({"recipe": "reference"}, False), ({"greedy": True}, False),
+        ({"temp": 1.0}, False), ({"top_p": 0.8}, False), ({"top_k": 0}, False), ({"seed": 0}, False),
+        ({"beam": False}, False),
+    ],
+)  # fmt: skip
+def test_captions_are_searched_for_unless_an_option_of_sampling_is_given(options, searches):
+    assert DecodeConfig(**options).resolved().beam is searches
 
 
 def test_beam_and_greedy_contradict_each_other():

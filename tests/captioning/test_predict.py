@@ -30,7 +30,7 @@ SHORT = ("--max_new_tokens", 8, "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, lm_folder, clip_file):
-    return save_captioner(tmp_path_factory.mktemp("road") / "captioner", lm_folder, clip_file)
+    return save_captioner(tmp_path_factory.mktemp("road") / "captioner", lm_folder, clip_file, seed=1)
 
 
 @pytest.fixture
@@ -73,6 +73,20 @@ def test_a_single_photo_prints_its_caption_alone(caption, photos, expected):
     assert (status, out) == (0, [expected(photos[:1])[0][0].text])
     assert len(err) == 1  # what was loaded
     assert "mlp mapper, prefix 4" in err[0]
+
+
+def test_command_evaluation_and_python_write_the_same_caption_by_default(
+    caption, capsys, checkpoint, photos, clip_file, tmp_path
+):
+    data = feature_file(tmp_path / "val.pkl", clip_file, photos)
+    words = ("--load_pt", checkpoint, "--data", data, "--out", tmp_path / "scores", "--no_java", "--no_clip_score")
+    assert run(capsys, "evaluate", *words, *SHORT)[0] == 0
+    evaluated = [line["caption"] for line in json.loads((tmp_path / "scores" / "predictions.json").read_text())]
+    python = Captioner.from_pretrained(checkpoint, device="cpu")(photos, max_new_tokens=8)
+    predicted = [line.split("\t")[1] for line in caption("--img", *photos)[1]]
+    assert (
+        predicted == python == evaluated == [line.split("\t")[1] for line in caption("--beam", "--img", *photos)[1]]
+    )
 
 
 def test_several_photos_print_their_names(caption, photos, expected):
@@ -196,7 +210,7 @@ def test_csv_has_a_line_per_image(caption, photos, expected, tmp_path):
 
 def test_captions_with_commas_and_quotes_survive_a_csv(tmp_path):
     from clipcap.captioning.decode import Caption
-    from clipcap.captioning.outputs import csv_lines
+    from clipcap.captioning.line_file import csv_lines
 
     text = 'a "red", round\napple'
     lines = csv_lines("a,b.jpg", [Caption(text, [1], -1.0, -1.0, 0.25)], first=True)
@@ -297,8 +311,9 @@ def test_two_photos_cannot_share_a_sidecar(caption, photos):
     Image.open(photos[0]).save(photos[0].with_suffix(".jpg"))
     status, _, err = caption("--img", photos[0].parent, "--sidecar")
     assert status == 1
-    assert "photo0.txt would be of" in err[0]
-    assert not photos[1].with_suffix(".txt").exists()
+    jpg, png = photos[0].with_suffix(".jpg"), photos[0]
+    assert f"warning: skipped {png}: {png.with_suffix('.txt')} is that of {jpg.name}" in err
+    assert all(photo.with_suffix(".txt").exists() for photo in photos)
 
 
 # --- bad photos ---------------------------------------------------------------------------------------------------
@@ -497,7 +512,10 @@ def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path)
         (("--img", "{photo}", "--features", "f.pkl"), "one of the two"),
         (("--img", "{photo}", "--sidecar", "--out", "c.csv"), "--sidecar and --out"),
         (("--img", "{photo}", "--out", "c.txt"), "--out c.txt: end the name in .jsonl or .csv"),
-        (("--img", "{photo}", "--beam", "--num_captions", "6"), "--num_captions 6 is more than --beam_size 5"),
+        (
+            ("--img", "{photo}", "--beam_size", "5", "--num_captions", "6"),
+            "--num_captions 6 is more than --beam_size 5",
+        ),
         (("--img", "{photo}", "--greedy", "--num_captions", "2"), "greedy decoding writes one caption"),
         (("--img", "{photo}", "--greedy", "--rerank", "clip"), "--rerank need --beam or sampling"),
         (("--img", "{photo}", "--greedy", "--beam"), "--beam and --greedy are two ways to decode: choose one"),
@@ -508,7 +526,7 @@ def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path)
         (("--img", "{photo}", "--stop_token", "two words"), "--stop_token 'two words' is"),
         (("--img", "{photo}", "--temp", "-1"), "--temp must be at least 0"),
         (("--img", "/no/such.jpg"), "/no/such.jpg: no such file or folder"),
-        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: there is no such checkpoint"),
+        (("--img", "{photo}", "--load_pt", "/no/such"), "/no/such: no such checkpoint"),
         (("--img", "{photo}", "--device", "nonsense"), "--device nonsense"),
     ],
 )

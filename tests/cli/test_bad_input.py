@@ -222,7 +222,7 @@ def test_photos_that_cannot_be_captioned(make, said, tmp_path, checkpoint, capsy
 
 
 CHECKPOINTS = {
-    "missing": (lambda t, c: t / "nowhere", "there is no such checkpoint"),
+    "missing": (lambda t, c: t / "nowhere", "no such checkpoint"),
     "an empty folder": (lambda t, c: t, "neither a checkpoint"),
     "truncated weights": (lambda t, c: broken_copy(t / "c", c), "missing or damaged"),
     "a text": (lambda t, c: text(t / "c.pt", "no weights"), "c.pt"),

@@ -129,7 +129,8 @@ def fail(error):
     [
         (ClipcapError("a:\n  what is\twrong"), 1, "clipcap: error: a: what is wrong"),
         (ClipcapError("a\x1b[2J.jpg: no é"), 1, r"clipcap: error: a\x1b[2J.jpg: no é"),
-        (KeyboardInterrupt(), 130, "clipcap: interrupted; what was finished is kept"),
+        (KeyboardInterrupt(), 130, "clipcap: interrupted"),
+        (KeyboardInterrupt("a\nis kept"), 130, r"clipcap: interrupted; a\nis kept"),
         (PermissionError(errno.EACCES, "Permission denied", "x/y"), 1, "clipcap: error: x/y: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "clipcap: error: No space left on device"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried …"), 1,

@@ -613,7 +613,7 @@ class TestCheckpoint:
             ("tensor", "tensor project_out.bias is missing: the checkpoint is incomplete"),
             ("size", "project_out.bias is [7] there and [32] here"),
             ("unknown", "unknown tensor mapper.weight"),
-            ("absent", "there is no such checkpoint (a folder made by `clipcap train-clip-gpt`)"),
+            ("absent", "no such checkpoint (a folder made by `clipcap train-clip-gpt`)"),
         ],
     )
     def test_what_is_no_clip_gpt_is_named(
@@ -646,7 +646,7 @@ class TestCheckpoint:
     def test_a_folder_of_other_files_is_not_replaced(self, make_clip_gpt, tmp_path):
         model = make_clip_gpt()
         (tmp_path / "notes.txt").write_text("mine")
-        with pytest.raises(ClipcapError, match="is no checkpoint, so it is not replaced"):
+        with pytest.raises(ClipcapError, match="is not a checkpoint, so it is not replaced"):
             save_clip_gpt(model, model.layout.tokenizer, tmp_path)
         assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -462,7 +462,7 @@ def test_a_set_of_one_caption_is_refused(tmp_path):
 
 
 def test_a_batch_without_contrast_is_refused(photos, tmp_path):
-    with pytest.raises(ClipcapError, match="--bs 1 leaves an image nothing to be told from"):
+    with pytest.raises(ClipcapError, match="--bs 1 leaves no other image to compare with"):
         trained(photos, tmp_path, bs=1)
 
 

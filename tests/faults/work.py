@@ -136,16 +136,19 @@ def _make_inputs(stage: Path) -> None:
     make_gpt2(stage / "gpt2", captions, width=64)
 
 
+_VARYING = ("errors.csv", "curves.html")  # they name the folder that they lie in
+
+
 def digests(folder: Path, result: str) -> dict[str, str]:
     """What a command has left under the name of its result: a digest of each file that must be the same every time.
 
-    The state of an optimiser and times are left out; anything hidden or unfinished is named, so that it shows.
+    Times, and files that name their folder, are left out; anything hidden or unfinished is named, so that it shows.
     """
     found = {}
     for top in sorted(folder.iterdir()):
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and path.name not in ("training_state.pt", "errors.csv"):
+            if path.is_file() and path.name not in _VARYING:
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 

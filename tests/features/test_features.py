@@ -24,7 +24,7 @@ from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
 from clipcap.features.folder import ShardedRows
-from clipcap.features.split import split_by_image
+from clipcap.features.split import split_features
 from clipcap.models.encoders.names import guess_encoder
 
 PLACES = f"{Path(__file__).parent} {Path(__file__).parents[1]}"
@@ -134,7 +134,7 @@ def test_nothing_is_found_under_a_name_but_its_split_is(tmp_path, form):
         near = tmp_path / form.replace("features", "fold_train")
         with pytest.raises(ClipcapError, match=rf"{name}: no such feature file: .*; did you mean {near}\?$"):
             read_features(tmp_path / name)
-    with pytest.raises(ClipcapError, match=r"or mend the path$"):
+    with pytest.raises(ClipcapError, match=r"or fix the path$"):
         read_features(tmp_path / "other")
 
 
@@ -213,14 +213,14 @@ def test_splits_go_by_image_even_where_rows_are_duplicated(tmp_path):
     (tmp_path / "old.pkl").write_bytes(pickle.dumps({"clip_embedding": torch.rand(40, 8), "captions": items}))
     features = read_features(tmp_path / "old.pkl")
     assert features.image_index.tolist() == [row // 2 for row in range(40)]
-    train, val = split_by_image(features, 0.2, seed=42)
+    train, val = split_features(features, 0.2, seed=42)
     assert (train.num_images, val.num_images) == (32, 8)
     assert not set(train.image_ids) & set(val.image_ids)
-    assert split_by_image(features, 0.2, seed=42)[1].image_ids == val.image_ids
-    assert split_by_image(features, 0.2, seed=1)[1].image_ids != val.image_ids
+    assert split_features(features, 0.2, seed=42)[1].image_ids == val.image_ids
+    assert split_features(features, 0.2, seed=1)[1].image_ids != val.image_ids
     assert train.captions_of(0) == [features.captions[int(train.captions[0])]]
     with pytest.raises(ClipcapError, match="another share"):
-        split_by_image(val.subset_by_row(np.array([0])), 0.2, seed=42)
+        split_features(val.subset_by_row(np.array([0])), 0.2, seed=42)
 
 
 def test_plain_clip_retrieval_folders_are_read_in_numeric_order(tmp_path):
@@ -334,7 +334,7 @@ BAD_PICKLES = {
     "a row too far": ({"captions": [{**ITEM, "clip_embedding": 2}]}, r"captions\[0\] points at row 2, .* 0 to 1"),
     "a negative row": ({"captions": [{**ITEM, "clip_embedding": -1}]}, r"captions\[0\] points at row -1"),
     "no row": ({"captions": [{"caption": "A dog."}]}, r"captions\[0\] points at row <class 'NoneType'>"),
-    "a caption that is no text": ({"captions": [{**ITEM, "caption": 5}]}, r"captions\[0\] is no text but int"),
+    "a caption that is no text": ({"captions": [{**ITEM, "caption": 5}]}, r"captions\[0\] is not a text but int"),
     "paths of other rows": ({"captions": [ITEM], "image_paths": ["x"]}, "image_paths are not one text for each of 2"),
     "a damaged meta": ({"captions": [ITEM], "meta": {"encoder": 5}}, "meta encoder is damaged"),
     "a later format": ({"captions": [ITEM], "meta": {"format_version": 9}}, "feature format 9, .* update clipcap"),

@@ -20,7 +20,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content
 from clipcap.features.files import read_features, read_to_train, write_parts
 from clipcap.features.large_folder import CACHE
-from clipcap.features.split import rows_held_out, split_by_image
+from clipcap.features.split import rows_held_out, split_features
 from clipcap.models.language_model import load_tokenizer
 from clipcap.runtime import disk_arrays
 from clipcap.runtime.disk_arrays import in_order, map_arrays, scratch
@@ -106,7 +106,7 @@ def test_tokens_are_those_of_captions_in_memory(folder, tokenizer, monkeypatch, 
 @pytest.mark.parametrize("max_tokens", [100, 8])
 def test_a_split_has_the_tokens_of_its_captions(folder, tokenizer, monkeypatch, max_tokens):
     monkeypatch.setattr(disk_arrays, "BLOCK", 7)
-    for part, other in zip(*(split_by_image(read(folder), 0.3, 1) for read in (read_to_train, read_features))):
+    for part, other in zip(*(split_features(read(folder), 0.3, 1) for read in (read_to_train, read_features))):
         found, expected = (CaptionDataset(features, tokenizer, max_tokens) for features in (part, other))
         assert found.tokens.tolist() == expected.tokens.tolist()
         assert found.starts.tolist() == expected.starts.tolist()
@@ -221,7 +221,7 @@ from pathlib import Path
 import numpy as np
 from clipcap.features.feature_set import Content, FeatureMeta
 from clipcap.features.files import read_to_train, write_parts
-from clipcap.features.split import split_by_image
+from clipcap.features.split import split_features
 
 def parts():
     for start in range(0, int(sys.argv[2]), 10_000):
@@ -239,10 +239,10 @@ def watch():
 
 write_parts(sys.argv[1], parts(), FeatureMeta(encoder="x", dtype="float16"))
 features, few, seen = read_to_train(sys.argv[1]), np.arange(2), [used()]
-split_by_image(features.subset_by_row(few), 0.5, 1)
+split_features(features.subset_by_row(few), 0.5, 1)
 threading.Thread(target=watch, daemon=True).start()
 before = used()
-train, val = split_by_image(features, 0.1, 1)
+train, val = split_features(features, 0.1, 1)
 print(1000 * (max(seen) - before), 1000 * (used() - before), train.num_images, val.num_images)
 """
 

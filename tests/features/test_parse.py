@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -329,7 +330,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(images, parsing, watch, und
     _, said = parsing()
     assert (tmp_path / "f.pkl").read_bytes() == undisturbed
     assert len(rest.images) == IMAGES - images
-    assert any("going on where an earlier run stopped" in line for line in said) == bool(images)
+    assert any("continuing where an earlier run stopped" in line for line in said) == bool(images)
 
 
 def test_an_interrupt_that_a_decoder_swallows_ends_the_run_all_the_same(parsing, watch, undisturbed, tmp_path):
@@ -433,7 +434,7 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, clip_file):
         assert moment <= done < 150
     finish = start(*command(photos, clip_file, out, batch_size=1, workers=1))
     assert finish.wait(60) == 0, finish.communicate()
-    assert "going on where an earlier run stopped" in finish.communicate()[1]
+    assert "continuing where an earlier run stopped" in finish.communicate()[1]
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pkl", "many", "whole.pkl"]
 
@@ -447,7 +448,10 @@ def test_ctrl_c_ends_without_tracebacks(tmp_path, clip_file):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal: to all processes
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "clipcap: interrupted; what was finished is kept" and "Traceback" not in err
+    assert re.fullmatch(
+        r"clipcap: interrupted; [1-9]\d* batches .*: the same command continues", err.splitlines()[-1]
+    )
+    assert "Traceback" not in err
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are looked up in /proc")
@@ -465,7 +469,7 @@ def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file, messages):
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
     messages()
     parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options))
-    assert any("going on where an earlier run stopped" in line for line in messages())
+    assert any("continuing where an earlier run stopped" in line for line in messages())
 
 
 def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
@@ -516,7 +520,7 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file, me
     assert 4 <= done < 100
     messages()
     parse("custom", ParseConfig.of(out=str(out), **options))
-    assert f"going on where an earlier run stopped: {done} batches of 4 are done" in messages()
+    assert f"continuing where an earlier run stopped: {done} batches of 4 are done" in messages()
     assert out.read_bytes() == (tmp_path / "whole.pkl").read_bytes()
 
 
@@ -654,7 +658,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk, clip_file, capsys):
     ballast.unlink()
     status, out, said = run(capsys, *words)
     assert (status, out) == (0, [])
-    assert f"going on where an earlier run stopped: {done} batches of 4 are done" in said
+    assert f"continuing where an earlier run stopped: {done} batches of 4 are done" in said
     assert read_features(out).num_images == 60
 
 
@@ -692,6 +696,9 @@ def test_the_last_lines_account_for_every_photo(parsing, tmp_path):
     assert "1 image of more than 8 bits, shown with 4095 as white" in said
     listed = f"0 missing, 1 unreadable (listed in {tmp_path / 'f_errors.csv'}), 1 without a caption"
     assert said[-1] == f"2 of 6 images skipped: {listed}"
+    (folder / "photo1.png").rename(folder / "photo1.CR2")
+    _, said = parsing(data_path=str(folder), max_bad=0.5)
+    assert any("photo1.CR2: " in line and "convert it" in line for line in said)
 
 
 def test_pictures_inside_a_table_give_the_features_of_files(parsing, tmp_path, photos):

@@ -22,7 +22,7 @@ import clipcap
 from clipcap.features import folder_writer, tools
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
-from clipcap.features.split import split_by_image
+from clipcap.features.split import split_features
 from clipcap.runtime import disk_arrays
 
 TEXTS = [("one", "two"), ("three",), ("four", "five", "six"), ("seven",), ("eight",), ("nine", "ten"), ("eleven",)]
@@ -252,7 +252,7 @@ def test_a_split_is_by_image_and_that_of_training(form, out, tmp_path, capsys):
     train, val = map(read_features, places)
     assert said[0] == f"wrote {places[0]}: 4 images, {len(train.captions)} captions"
     whole = read_features(path)
-    expected = split_by_image(whole, 0.3, 3)
+    expected = split_features(whole, 0.3, 3)
     assert [content(train), content(val)] == [content(part) for part in expected]
     assert train.meta == val.meta == whole.meta
 

@@ -30,6 +30,8 @@ from clipcap.runtime.json_text import to_json
 from clipcap.runtime.safe_load.parquet import OversizedTable, read_batches
 from clipcap.runtime.safe_load.torchscript import scripted_state
 from clipcap.runtime.safe_load.unpickle import UnreadablePickle, plain_data
+from clipcap.sources.collector import Collector
+from clipcap.sources.config import SourceConfig
 from clipcap.sources.tables import read_table
 from clipcap.sources.tars import add_tars
 
@@ -60,20 +62,10 @@ TARS = {
 def test_tars_end(kind, tmp_path):
     (tmp_path / "t.tar").write_bytes(TARS[kind] + bytes(1024))
     with pytest.raises(ClipcapError, match=r"t.tar: damaged tar"):
-        add_tars(object(), [tmp_path / "t.tar"])
+        add_tars(Collector("custom"), [tmp_path / "t.tar"])
 
 
 def test_sound_tars_of_every_format_are_read(tmp_path):
-    class Kept:
-        def __init__(self):
-            self.found = []
-
-        def add(self, key, image, captions):
-            self.found.append((key, captions))
-
-        def note_without_caption(self, *_):
-            pass
-
     for number, form in enumerate((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         long = "d" * 80 + "/" + "e" * 90 + "é"[: number > 0]
         with tarfile.open(tmp_path / "t.tar", "w", format=form) as tar:
@@ -81,9 +73,10 @@ def test_sound_tars_of_every_format_are_read(tmp_path):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        kept = Kept()
-        add_tars(kept, [tmp_path / "t.tar"])
-        assert kept.found == [(f"t/{long}", ["a dog"])]
+        collector = Collector("custom")
+        add_tars(collector, [tmp_path / "t.tar"])
+        found = collector.finish(SourceConfig(data_path=str(tmp_path / "t.tar"))).records
+        assert [(record.image_id, record.captions) for record in found] == [(f"t/{long}", ("a dog",))]
 
 
 class TestTables:

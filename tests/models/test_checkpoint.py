@@ -253,7 +253,7 @@ class TestReplacing:
         (tmp_path / "photos" / "a.jpg").write_text("dear")
         (tmp_path / "file").write_text("dear")
         for name in ("photos", "file"):
-            with pytest.raises(ClipcapError, match="is no checkpoint, so it is not replaced"):
+            with pytest.raises(ClipcapError, match="is not a checkpoint, so it is not replaced"):
                 save_checkpoint(make_model(), tokenizer, tmp_path / name)
         assert (tmp_path / "photos" / "a.jpg").read_text() == (tmp_path / "file").read_text() == "dear"
         (tmp_path / "empty").mkdir()
@@ -294,7 +294,7 @@ class TestWhichOneAFolderMeans:
             assert find_checkpoint(saved / name) == saved
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(ClipcapError, match=r"nowhere: there is no such checkpoint"):
+        with pytest.raises(ClipcapError, match=r"nowhere: no such checkpoint"):
             find_checkpoint(tmp_path / "nowhere")
 
 

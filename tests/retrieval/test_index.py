@@ -203,7 +203,7 @@ def change(path, **entries):
         (lambda at: truncate(at / "part_0" / "rows.npy"), r"rows.npy: truncated or no .npy array"),
         (lambda at: truncate(at / "part_0" / "images.npy"), "images.npy: missing, truncated or damaged"),
         (lambda at: (at / "part_0" / "scales.npy").unlink(), "scales.npy: missing, truncated or damaged"),
-        (lambda at: np.save(at / "part_0" / "scales.npy", np.ones(5)), "scales.npy: is no part of an index"),
+        (lambda at: np.save(at / "part_0" / "scales.npy", np.ones(5)), "scales.npy: is not a part of an index"),
         (
             lambda at: np.save(at / "part_0" / "images.npy", np.ones(5, np.int64)),
             "part_0: its files are of different",
@@ -231,9 +231,9 @@ def test_a_place_where_something_else_lies_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out, append, message in (
         (features, False, "is a folder of other files"),
-        (features, True, "is no index to add to"),
+        (features, True, "is not an index to add to"),
         (tmp_path / "file", False, "is a file"),
-        (tmp_path / "nothing", True, "is no index to add to"),
+        (tmp_path / "nothing", True, "is not an index to add to"),
     ):
         with pytest.raises(ClipcapError, match=message):
             build(features, out, append=append)

@@ -101,7 +101,7 @@ def test_local_paths_are_no_names_of_the_hub(name):
 def test_a_mistyped_folder_is_no_name_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(ClipcapError, match=r"runs/fodo: there is no such checkpoint"):
+    with pytest.raises(ClipcapError, match=r"runs/fodo: no such checkpoint"):
         load_checkpoint("runs/fodo")
 
 

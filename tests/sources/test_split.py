@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 from clipcap.errors import ClipcapError
 from clipcap.runtime import disk_arrays
 from clipcap.sources.record import ImageRef, Record
-from clipcap.sources.split import held_out, split_by_image
+from clipcap.sources.split import held_out, split_records
 
 
 def records(count):
@@ -24,10 +24,10 @@ def test_a_source_is_split_as_by_sklearn(count, train_size, monkeypatch):
         train, _ = train_test_split(range(count), train_size=train_size, random_state=42)
     except ValueError:
         with pytest.raises(ClipcapError, match=f"--train_size {train_size} of {count} images leaves"):
-            split_by_image(records(count), train_size, 42)
+            split_records(records(count), train_size, 42)
         return
     expected = ["train" if i in set(train) else "val" for i in range(count)]
-    assert [record.split for record in split_by_image(records(count), train_size, 42)] == expected
+    assert [record.split for record in split_records(records(count), train_size, 42)] == expected
 
 
 def test_the_images_held_out_are_these():
@@ -38,4 +38,4 @@ def test_the_images_held_out_are_these():
 @pytest.mark.parametrize("train_size", [0.0, 1.0, -0.5, 2.0])
 def test_a_share_that_leaves_nothing_is_refused(train_size):
     with pytest.raises(ClipcapError, match="leaves train or val empty"):
-        split_by_image(records(10), train_size, 42)
+        split_records(records(10), train_size, 42)

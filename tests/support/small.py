@@ -34,7 +34,15 @@ def feature_file(path: Path, captions=CAPTIONS, *, meta=META, dim=DIM, seed=0, n
 
 def options(data: Path, lm: Path, out_dir: Path, **changes) -> dict:
     """Flags of a run of a few steps."""
-    defaults = {"epochs": 2, "bs": 3, "lr": 1e-3, "prefix_length": 4, "warmup_steps": 0, "val_captions": 4}
+    defaults = {
+        "save_every": 1,
+        "epochs": 2,
+        "bs": 3,
+        "lr": 1e-3,
+        "prefix_length": 4,
+        "warmup_steps": 0,
+        "val_captions": 4,
+    }
     return {"data": str(data), "lm": str(lm), "out_dir": str(out_dir), **defaults, **changes}
 
 

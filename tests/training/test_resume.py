@@ -50,6 +50,21 @@ def stop_at(monkeypatch, epoch, step):
     monkeypatch.setattr(CaptionTask, "windows", interrupted)
 
 
+@pytest.mark.parametrize(
+    ("epoch", "step", "every", "left"),
+    [
+        (0, 1, 0, r"no checkpoint was written yet, so nothing is kept \(--save_steps .*"),
+        (0, 2, 1, r".*clipcap-last holds the run after 0 epochs and 2 steps: the same command with --resume .*"),
+        (2, 0, 0, r".*clipcap-last holds the run after 2 epochs: the same command with --resume continues it"),
+    ],
+)
+def test_an_interrupted_run_states_what_it_leaves(data, lm_folder, tmp_path, monkeypatch, epoch, step, every, left):
+    stop_at(monkeypatch, epoch, step)
+    with pytest.raises(KeyboardInterrupt, match=left):
+        run(data, lm_folder, tmp_path / "out", **settings(save_steps=every))
+    assert (tmp_path / "out" / "clipcap-last").exists() == ("holds" in left)
+
+
 @pytest.mark.parametrize("tune", ["full", "lora", "none"])
 @pytest.mark.parametrize(
     "epoch, step, save_steps", [(1, 0, 0), (1, 2, 1), (2, 1, 2)], ids=["epoch", "mid", "earlier"]

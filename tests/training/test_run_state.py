@@ -98,5 +98,6 @@ def test_equal_states_are_the_same_bytes(made):
     assert saved(canonical(state)) == saved(canonical(again)) == saved(canonical(other_order))
     assert saved(state) != saved(other_order)
     loaded = torch.load(io.BytesIO(saved(canonical(state))), weights_only=True)
+    assert list(loaded["progress"]["history"][0]) == ["train_loss", "epoch"]  # the order of the log
     assert loaded["progress"] == state["progress"] and loaded["identity"] == state["identity"]
     assert loaded["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]

@@ -166,9 +166,28 @@ def test_numbered_checkpoints_follow_save_every_and_keep(data, lm_folder, tmp_pa
 
     out = run(data, lm_folder, tmp_path / "a", epochs=5, save_every=2, prefix="food")
     assert names(out) == ["food-001", "food-003", "food-004", "food-best", "food-last"]
+    out = run(data, lm_folder, tmp_path / "c", save_every=None, prefix="food")
+    assert names(out) == ["food-best", "food-last"]
     (tmp_path / "b" / "food-best-notes").mkdir(parents=True)
-    out = run(data, lm_folder, tmp_path / "b", epochs=4, keep=2, prefix="food")
+    out = run(data, lm_folder, tmp_path / "b", epochs=4, save_every=None, keep=2, prefix="food")
     assert names(out) == ["food-002", "food-003", "food-best", "food-best-notes", "food-last"]
+
+
+@pytest.mark.parametrize("chosen", [{}, {"keep": 2}, {"save_every": 3, "tune": "lora"}, {"tune": "none"}])
+def test_the_disk_that_a_run_announces_is_what_it_takes_at_most(data, lm_folder, tmp_path, messages, chosen):
+    out = run(data, lm_folder, tmp_path / "out", **{"save_every": None, "epochs": 5, **chosen})
+    [line] = [line for line in messages() if line.startswith("disk: at most ")]
+    held = sum(file.stat().st_size for file in (*out.rglob("*.safetensors"), *out.rglob("*.pt")))
+    last = sum((out / "clipcap-last" / name).stat().st_size for name in ("model.safetensors", "training_state.pt"))
+    announced = float(line.split()[3]) * {"kB": 1e3, "MB": 1e6}[line.split()[4]]
+    assert announced == pytest.approx(held + last, rel=0.05)  # `last` is there twice while it is replaced
+
+
+def test_a_disk_with_less_room_is_warned_of(data, lm_folder, tmp_path, messages):
+    from clipcap.training.disk import check_disk
+
+    assert check_disk(1000, tmp_path / "not" / "there") == ""
+    assert re.fullmatch(r"the disk has .* free, the run needs 1000000000.0 GB: .*", check_disk(10**18, tmp_path))
 
 
 def test_accumulated_batches_train_like_the_bigger_batch(data, lm_folder, tmp_path):
@@ -341,7 +360,7 @@ def test_is_rn_is_checked_against_the_data(data, tmp_path):
     vit = feature_file(tmp_path / "vit.pkl", meta=FeatureMeta(encoder="ViT-B/32"), dim=512)
     resnet = feature_file(tmp_path / "rn.pkl", meta=FeatureMeta(encoder="RN50x4"), dim=640)
     open_features(FeaturesConfig(data=str(resnet), is_rn=True))
-    with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is no ResNet"):
+    with pytest.raises(ClipcapError, match=r"--is_rn: .*features of ViT-B/32 \(512 wide\), which is not a ResNet"):
         open_features(FeaturesConfig(data=str(vit), is_rn=True))
     old = feature_file(tmp_path / "old.pkl", meta=FeatureMeta(), dim=512)
     with pytest.raises(ClipcapError, match=r"taken for features of ViT-B/32 .*name the encoder by --clip_model_type"):

@@ -136,7 +136,7 @@ def tokenizers(data: Path) -> None:
         "Flickr8k train": flickr8k(data, "train"),
         "food": food(data),
     }.items():
-        stanford, ours = java.tokenize(captions), ptb_tokenizer.tokenize(captions)
+        stanford, ours = java.stanford_tokenize(captions), ptb_tokenizer.ptb_tokenize(captions)
         differ = [i for i, (a, b) in enumerate(zip(stanford, ours, strict=True)) if a != b]
         same = len(captions) - len(differ)
         print(f"  {name:24} {same} of {len(captions)} captions, {same / len(captions):.3%}")

@@ -116,7 +116,7 @@ class Bench:
 
     def work(self) -> tuple[float, float]:
         """Operations and bytes that each image needs."""
-        hypotheses = self.config.beam_size if self.config.beam else 1
+        hypotheses = self.config.resolved().beam_size if self.config.beam else 1
         sizes = self.model.config, self.model.lm.config, TOKENS, hypotheses
         return decode_flops(*sizes), decode_bytes(*sizes, self.case.images) / self.case.images
 

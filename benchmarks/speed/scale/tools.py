@@ -23,14 +23,14 @@ from benchmarks.measure import REPO, machine
 from benchmarks.speed.scale.bench import WIDTH, Memory, write_set
 from clipcap.features import tools
 from clipcap.features.files import read_to_train
-from clipcap.features.split import split_by_image
+from clipcap.features.split import split_features
 
 SHARE, SEED = 0.1, 1
 
 
 def hold_out(folder: Path) -> None:
     """As `train --val 0.1` does before it begins, once the folder has been opened before."""
-    train, val = split_by_image(read_to_train(folder), SHARE, SEED)
+    train, val = split_features(read_to_train(folder), SHARE, SEED)
     assert train.num_images > val.num_images > 0
     train.rows([0, train.num_images - 1]), val.rows([0])
 

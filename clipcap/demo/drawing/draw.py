@@ -61,7 +61,7 @@ def _stamp(picture: Image.Image, what: Item | Thing, light: Light) -> None:
 def _cast_shadow(
     picture: Image.Image, cover: Image.Image, corner: tuple[int, int], height: float, light: Light
 ) -> None:
-    """Darken the picture under a cover that stands `height` pixels above it."""
+    """Darken the picture under a cover `height` pixels above it."""
     border = math.ceil(2 * height) + 2
     shape = Image.new("L", (cover.width + 2 * border, cover.height + 2 * border))
     shape.paste(cover, (border, border))

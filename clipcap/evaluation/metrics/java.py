@@ -32,7 +32,7 @@ class Unavailable(ClipcapError):
     """A Java program that cannot run here; its text is the reason."""
 
 
-def tokenize(captions: Sequence[str]) -> list[list[str]]:
+def stanford_tokenize(captions: Sequence[str]) -> list[list[str]]:
     """Lower-case tokens of each caption from `PTBTokenizer` of Stanford CoreNLP 3.4.1, without punctuation.
 
     White space of any kind inside a caption counts as one blank. (A line break would move all later captions.)

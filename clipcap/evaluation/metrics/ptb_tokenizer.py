@@ -126,7 +126,7 @@ _WITH_BLANK = re.compile(rf"(?<![\w.,:/-])[0-9]{{1,4}} [0-9]{{1,4}}[/⁄][0-9]{{
 _BEFORE_NUMBER = re.compile(rf"\b({_NUMBERED}\.) (?=[0-9])")
 
 
-def tokenize(captions: Sequence[str]) -> list[list[str]]:
+def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
     """The lower-case tokens of each caption, as the COCO evaluation sees them.
 
     Args:

@@ -14,7 +14,7 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics import java, ptb_tokenizer
 from clipcap.evaluation.metrics.bootstrap import Comparison, bootstrap_interval, paired_bootstrap
 from clipcap.evaluation.metrics.rouge import rouge_l
-from clipcap.evaluation.metrics.tokenize import Tokens, tokenize
+from clipcap.evaluation.metrics.tokenize import CaptionTokens, tokenize
 
 _BLEU_ORDER = 4
 
@@ -39,7 +39,7 @@ class Scores:
     per_image: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
     diversity: dict[str, float]
-    tokens: list[Tokens]
+    tokens: list[CaptionTokens]
     images: int
     references: int
     notes: list[str] = field(default_factory=list)
@@ -103,8 +103,8 @@ def score(
 
 
 def score_tokens(
-    candidates: Sequence[Tokens],
-    references: Sequence[Sequence[Tokens]],
+    candidates: Sequence[CaptionTokens],
+    references: Sequence[Sequence[CaptionTokens]],
     characters: bool = False,
     with_java: bool = True,
 ) -> Scores:
@@ -177,7 +177,7 @@ def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
 
 def distinct_share(captions: Sequence[str]) -> float:
     """Share of different captions: near 0 where a model says the same of every image."""
-    return len({tuple(caption) for caption in ptb_tokenizer.tokenize(captions)}) / max(1, len(captions))
+    return len({tuple(caption) for caption in ptb_tokenizer.ptb_tokenize(captions)}) / max(1, len(captions))
 
 
 def cider_scorer() -> Any:
@@ -200,15 +200,16 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     """
     if not candidates:
         return 0.0
-    found = {i: [" ".join(tokens)] for i, tokens in enumerate(ptb_tokenizer.tokenize(candidates))}
+    found = {i: [" ".join(tokens)] for i, tokens in enumerate(ptb_tokenizer.ptb_tokenize(candidates))}
     wanted = {
-        i: [" ".join(tokens) for tokens in ptb_tokenizer.tokenize(several)] for i, several in enumerate(references)
+        i: [" ".join(tokens) for tokens in ptb_tokenizer.ptb_tokenize(several)]
+        for i, several in enumerate(references)
     }
     scorer = cider_scorer()
     return float(scorer.compute_score(wanted, found)[0]) if any(map(any, wanted.values())) else 0.0
 
 
-def _check(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+def _check(candidates: Sequence[CaptionTokens], references: Sequence[Sequence[CaptionTokens]]) -> None:
     if len(candidates) != len(references):
         raise ClipcapError(f"{len(candidates)} captions for {len(references)} images with references: give one each")
     if not candidates:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from clipcap.evaluation.metrics import java, ptb_tokenizer
 
-Tokens = Sequence[str]
+CaptionTokens = Sequence[str]
 
 # Scripts that put no blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
 _WITHOUT_BLANKS = (
@@ -40,12 +40,12 @@ def tokenize(
         return [_characters(caption) for caption in captions], ["tokens: single characters"]
     if with_java:
         try:
-            return java.tokenize(captions), ["tokens: PTBTokenizer of Stanford CoreNLP 3.4.1 (Java)"]
+            return java.stanford_tokenize(captions), ["tokens: PTBTokenizer of Stanford CoreNLP 3.4.1 (Java)"]
         except java.Unavailable as error:
             skipped = [f"PTBTokenizer skipped: {error}"]
     else:
         skipped = ["PTBTokenizer skipped: asked to do without Java"]
-    return ptb_tokenizer.tokenize(captions), [*skipped, "tokens: the Penn Treebank tokenizer of clipcap (Python)"]
+    return ptb_tokenizer.ptb_tokenize(captions), [*skipped, "tokens: the Penn Treebank tokenizer of clipcap (Python)"]
 
 
 def _characters(caption: str) -> list[str]:

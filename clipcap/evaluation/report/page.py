@@ -10,7 +10,7 @@ from string import Template
 
 from clipcap.evaluation.report.content import Pictured, Run
 from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, chosen, score_named, toolbar
-from clipcap.evaluation.report.summary import distributions, facts, scores, training
+from clipcap.evaluation.report.summary import distributions, facts, scores, training, words
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.html import Markup, join, phrase, tag, text
 
@@ -58,6 +58,7 @@ def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str
         "Scores": scores(runs),
         "Training": training(runs),
         "Distributions": distributions(runs, pictures, by),
+        "Words": words(runs, pictures),
         "Pictures": _gallery(runs, pictures, by),
     }
     return _filled(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})

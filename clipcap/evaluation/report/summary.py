@@ -8,7 +8,10 @@ from typing import TypeGuard
 
 from clipcap.evaluation.report.charts import COLOURS, Bars, Line, edges_of, histogram, legend, line_chart, shares
 from clipcap.evaluation.report.content import Interval, Pictured, Run
-from clipcap.runtime.html import Markup, join, number, phrase, tag
+from clipcap.images.word_cloud import HEIGHT as CLOUD_HEIGHT
+from clipcap.images.word_cloud import WIDTH as CLOUD_WIDTH
+from clipcap.images.word_cloud import PlacedWord, count_words, place_words
+from clipcap.runtime.html import Markup, join, number, phrase, tag, text
 
 _NO_CURVE = ("epoch", "step")
 _MEANINGS = {
@@ -18,6 +21,7 @@ _MEANINGS = {
     "copied": "share of captions that training had",
 }
 _NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
+_CLOUD_WORDS = 60
 _BAR, _TALL = 240, 10  # units of the drawing of an interval
 _SMALLEST = 0.001  # width of scores that is drawn in full: less does not show in their numbers
 
@@ -183,6 +187,33 @@ def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     said = "; ".join(f"{name}: {sum(some) / len(some):.1f} words on average" for name, _, some in words)
     drawn = histogram(f"Share of captions by number of words. {said}", edges, series, "words per caption", whole=True)
     return _figure("Length of captions", series, drawn, said)
+
+
+def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
+    """Clouds of the words of people and of the first run."""
+    sets = {"references": [caption for one in pictures for caption in one.references]}
+    if runs:
+        sets[runs[0].name] = [one.captions[runs[0].name] for one in pictures if runs[0].name in one.captions]
+    figures = []
+    for name, texts in sets.items():
+        counts = count_words(texts)
+        placed = place_words(counts, _CLOUD_WORDS)
+        if placed:
+            said = (
+                f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
+            )
+            figures.append(_figure(f"Words of {name}", [], _cloud(placed, said), said))
+    return tag("div", *figures, class_="charts") if figures else Markup()
+
+
+def _cloud(placed: Sequence[PlacedWord], said: str) -> Markup:
+    drawn = []
+    for place, one in enumerate(placed):
+        where = {"x": f"{one.x:.1f}", "y": f"{one.y:.1f}", "font_size": one.size, "class_": f"w{place % COLOURS}"}
+        tip = tag("title", f"{one.count:,}")
+        drawn.append(tag("text", tip, one.word, text_anchor="middle", dominant_baseline="central", **where))
+    box = f"0 0 {CLOUD_WIDTH} {CLOUD_HEIGHT}"
+    return tag("svg", *drawn, viewBox=box, role="img", aria_label=text(said), class_="cloud")
 
 
 def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:

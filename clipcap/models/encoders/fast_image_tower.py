@@ -36,7 +36,7 @@ def fast_image_tower(visual: Any) -> nn.Module:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Put each batch norm into the convolution that stands before it, in place."""
+    """Fold each batch norm into the convolution before it, in place."""
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (before, convolution), (name, norm) in pairwise(children):

@@ -103,7 +103,7 @@ def load_hybrid(folder: Path) -> VisionTextDualEncoderModel:
 
 
 def _check(info: dict[str, Any], folder: Path) -> None:
-    """Refuse weights that are not exactly those of the network."""
+    """Refuse weights other than exactly those of the network."""
     for kind, what in (("missing_keys", "lacks"), ("unexpected_keys", "holds the unknown"), ("mismatched_keys", "")):
         names = [str(name[0] if isinstance(name, tuple) else name) for name in info.get(kind) or ()]
         names = [name for name in names if not name.endswith("position_ids")]

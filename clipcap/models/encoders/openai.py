@@ -11,7 +11,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, clip_preprocess
 from clipcap.models.encoders.fast_image_tower import fast_image_tower
-from clipcap.models.encoders.openai_weights import load_openai_clip, tokenize
+from clipcap.models.encoders.openai_weights import clip_tokens, load_openai_clip
 
 
 class OpenAIEncoder(FrozenEncoder):
@@ -31,7 +31,7 @@ class OpenAIEncoder(FrozenEncoder):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""
-        tokens = tokenize(texts, self.network.context_length)  # [B, 77]
+        tokens = clip_tokens(texts, self.network.context_length)  # [B, 77]
         if tokens.max() >= self.network.vocab_size:
             raise ClipcapError(
                 f"{self.name}: its text tower knows {self.network.vocab_size} tokens, CLIP's tokenizer has 49408: "

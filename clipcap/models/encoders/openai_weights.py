@@ -61,7 +61,7 @@ def load_openai_clip(name: str) -> nn.Module:
     path = Path(bundled(name, CLIP)).expanduser()
     if name in OPENAI_URLS:
         path = _named_weights(name)
-    elif path.is_dir() and (folder := _folder_of_weights(path)):
+    elif path.is_dir() and (folder := _weights_folder(path)):
         path = folder / WEIGHTS
     elif path.is_dir():
         raise ClipcapError(
@@ -76,7 +76,7 @@ def load_openai_clip(name: str) -> nn.Module:
     return build(read_openai_weights(path), path)
 
 
-def _folder_of_weights(path: Path) -> Path | None:
+def _weights_folder(path: Path) -> Path | None:
     """`path`, or the best checkpoint of the run whose folder it is."""
     return path if (path / WEIGHTS).is_file() else best_checkpoint_in(path, lambda p: (p / WEIGHTS).is_file())
 
@@ -120,7 +120,7 @@ def read_openai_weights(path: Path) -> dict[str, Tensor]:
         check_finite(state, path)
     else:
         stored = read_weights_file(path, ANCHORS, "CLIP checkpoint")
-        if INFORMATION[0] not in stored.tensors and _is_of_open_clip(stored, path):
+        if INFORMATION[0] not in stored.tensors and _from_open_clip(stored, path):
             raise ClipcapError(f"{path}: {_open_clip_hint(path)}")
         if stored.note:
             logger.info(f"{path}: {stored.note}")
@@ -128,7 +128,7 @@ def read_openai_weights(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in INFORMATION}
 
 
-def _is_of_open_clip(stored: StoredWeights, path: Path) -> bool:
+def _from_open_clip(stored: StoredWeights, path: Path) -> bool:
     """Whether open_clip wrote a file: its training (epoch, name, state_dict), or as it publishes weights.
 
     Its names and shapes are OpenAI's, but nearly all of its networks have another activation.
@@ -168,7 +168,7 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     return network
 
 
-def tokenize(texts: Sequence[str], length: int) -> Tensor:
+def clip_tokens(texts: Sequence[str], length: int) -> Tensor:
     """CLIP's tokens of B texts, cut where they are too long, [B, length]."""
     return clip.tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
 

@@ -81,7 +81,7 @@ class HFEncoder(FrozenEncoder):
         return self._run(text_features, self.network, tokens["input_ids"], tokens.get("attention_mask"))
 
     def encode_token_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Embeddings of texts that are tokens already.
+        """Embeddings of tokenized texts.
 
         Args:
             input_ids: int64 [B, T], special tokens included.

@@ -29,10 +29,10 @@ def compile_loss(model: ClipCaptionModel, device: torch.device) -> None:
 
 
 def _try(device: torch.device) -> None:
-    """Compile something small: what is lacking is said at the start, not by the first step."""
+    """Compile something small, so that a missing compiler is reported at the start, not at the first step."""
     try:
         torch.compile(lambda x: (x + 1).tanh())(torch.zeros(8, device=device))
     except Exception as error:  # of a dozen kinds: no C++ compiler, no Python.h, no Triton, an old GPU
         raise ClipcapError(
-            f"--compile does not work here: leave it out, or mend what torch.compile lacks ({one_line(error)[:200]})"
+            f"--compile does not work here: leave it out, or install what it lacks ({one_line(error)[:200]})"
         ) from error

@@ -1,4 +1,4 @@
-"""The last block of GPT-2 at the positions that are read: nothing follows it that would mix them."""
+"""The last block of GPT-2, computed only at the positions read: no later layer mixes positions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clipcap.models.kernels.switch import fast
 def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
     """Within, outputs of a language model are right from position `first` on, and not to be used before.
 
-    The last block's feed-forward net, two thirds of its arithmetic, leaves those positions out. A model is left as it
-    is where it is no GPT-2, is being compiled, computes its layers again in the backward pass, or is in training mode
+    The last block's feed-forward net, two thirds of its arithmetic, leaves those positions out. A model stays as it
+    is where it is not a GPT-2, is being compiled, recomputes its layers in the backward pass, or is in training mode
     (its dropout would draw other numbers).
 
     Args:
         lm: called within on sequences longer than `first`.
-        first: of the positions that are read.
+        first: of the positions read.
     """
     layers = getattr(lm.base_model, "h", None)
     block = layers[-1] if isinstance(layers, nn.ModuleList) else None

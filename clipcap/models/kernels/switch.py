@@ -11,7 +11,8 @@ or, in Python, around loading and use:
     with plain():
         captions = Captioner.from_pretrained("checkpoints")(images)
 
-What changes the results, or is an option of its own, is no part of it: `--dtype int8`, `--compile`, `--share_prefix`.
+What changes the results or is an option of its own does not belong here:
+`--dtype int8`, `--compile`, `--share_prefix`.
 """
 
 from __future__ import annotations

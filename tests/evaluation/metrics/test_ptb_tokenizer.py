@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from clipcap.evaluation.metrics import java
-from clipcap.evaluation.metrics.ptb_tokenizer import tokenize
+from clipcap.evaluation.metrics.ptb_tokenizer import ptb_tokenize
 
 # Captions and what Stanford's PTBTokenizer 3.4.1 gives for them, in lower case and without the punctuation of COCO.
 KNOWN = {
@@ -43,18 +43,18 @@ KNOWN = {
 
 @pytest.mark.parametrize("caption", KNOWN)
 def test_a_caption_is_cut_as_by_the_coco_evaluation(caption):
-    assert tokenize([caption]) == [[token for token in KNOWN[caption].split(" ") if token]]
+    assert ptb_tokenize([caption]) == [[token for token in KNOWN[caption].split(" ") if token]]
 
 
 def test_the_known_captions_are_what_stanfords_tokenizer_gives():
     try:
-        tokens = java.tokenize(list(KNOWN))
+        tokens = java.stanford_tokenize(list(KNOWN))
     except java.Unavailable as error:
         pytest.skip(str(error))
     assert [" ".join(found) for found in tokens] == list(KNOWN.values())
 
 
-@pytest.mark.parametrize("cut", [tokenize, java.tokenize], ids=["python", "java"])
+@pytest.mark.parametrize("cut", [ptb_tokenize, java.stanford_tokenize], ids=["python", "java"])
 def test_no_white_space_or_odd_character_moves_a_caption_to_another_image(cut):
     captions = ["a\nb", "", "c\r\nd", "e\u2028f", "g\x0bh\x0ci", "\n", "j\x85k\x1cl", "m \udc80 n", "they'll"]
     try:
@@ -74,13 +74,13 @@ def test_java_cuts_alike_whatever_the_locale(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     try:
-        assert java.tokenize(["crème brûlée 寿司"]) == [["crème", "brûlée", "寿司"]]
+        assert java.stanford_tokenize(["crème brûlée 寿司"]) == [["crème", "brûlée", "寿司"]]
     except java.Unavailable as error:
         pytest.skip(str(error))
 
 
 def test_long_texts_without_blanks_end():
-    assert len(tokenize(["a.b" * 5000, "'" * 5000, "x-" * 5000, "http://" + "a/" * 5000, "<a" * 5000])) == 5
+    assert len(ptb_tokenize(["a.b" * 5000, "'" * 5000, "x-" * 5000, "http://" + "a/" * 5000, "<a" * 5000])) == 5
 
 
 def real_captions(shared, name: str) -> list[str]:
@@ -98,9 +98,9 @@ def test_real_captions_are_cut_as_by_stanfords_tokenizer(shared, name, number):
     captions = real_captions(shared, name)
     assert len(captions) >= number - 10  # a few lines of the files are out of order
     try:
-        wanted = java.tokenize(captions)
+        wanted = java.stanford_tokenize(captions)
     except java.Unavailable as error:
         pytest.skip(str(error))
-    same = sum(found == tokens for found, tokens in zip(tokenize(captions), wanted, strict=True))
+    same = sum(found == tokens for found, tokens in zip(ptb_tokenize(captions), wanted, strict=True))
     print(f"{name}: {same} of {len(captions)} captions agree")
     assert same / len(captions) >= 0.999

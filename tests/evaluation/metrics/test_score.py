@@ -51,7 +51,7 @@ OFFICIAL |= {"ROUGE-L": "ROUGE_L", "CIDEr-D": "CIDEr", "METEOR": "METEOR"}
 def with_java(request) -> bool:
     """Whether captions are cut into tokens by Java; METEOR takes its time to start, and has tests of its own."""
     if request.param:
-        needs(java.tokenize, [])
+        needs(java.stanford_tokenize, [])
     return request.param
 
 
@@ -126,7 +126,7 @@ def test_scores_are_the_published_ones_of_clipscore(published, with_java, name, 
 
 
 def test_meteor_is_the_published_one(published):
-    needs(java.tokenize, [])
+    needs(java.stanford_tokenize, [])
     texts = [clipscore(published, "good"), clipscore(published, "bad"), ONE]
     sets = [nlg_eval(published), *(tokens_of(*each, with_java=True) for each in texts)]
     found = [" ".join(caption) for captions, _ in sets for caption in captions]
@@ -147,7 +147,7 @@ def test_scores_of_500_real_captions_are_the_official_ones_by_corpus_and_by_imag
     )
     wanted = [references[image] for image in captions]
     if java_runs:
-        needs(java.tokenize, [])
+        needs(java.stanford_tokenize, [])
     scores = score(list(captions.values()), wanted, with_java=java_runs)
     assert ("METEOR" in scores.corpus) == java_runs
     agrees(scores, official["corpus"], 1e-9)
@@ -213,7 +213,7 @@ def test_empty_captions_are_scored_as_wrong():
 def test_meteor_of_perfect_wrong_and_empty_captions():
     found = ["a dog runs", "a ||| b é", "", "x y", *CANDIDATES]
     wanted = [["a dog runs", "x"], ["a ||| b é"], ["a cat"], ["a cat"], *REFERENCES]
-    needs(java.tokenize, [])
+    needs(java.stanford_tokenize, [])
     scores = score(found, wanted)
     assert scores.notes[0] == "tokens: PTBTokenizer of Stanford CoreNLP 3.4.1 (Java)"
     assert ("SPICE" in scores.corpus) != any(note.startswith("SPICE skipped: ") for note in scores.notes)

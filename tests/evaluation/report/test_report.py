@@ -171,7 +171,31 @@ def test_no_words_change_the_elements_of_the_page(found):
 
     said = [word if word.strip() else "x" for word in found]
     harmless = [" ".join("x" * len(word.split())) for word in said]  # as many words: charts count them
-    assert page(*said).shape == page(*harmless).shape
+    (shape, clouds), (expected, _) = split_clouds(page(*said)), split_clouds(page(*harmless))
+    assert shape == expected
+    assert clouds <= CLOUDS
+
+
+# A word cloud has an element for each word: its elements are of these kinds, whatever the words.
+CLOUDS = {
+    ("section", ("id", "aria-label")), ("h2", ()), ("div", ("class",)), ("figure", ()), ("h3", ("dir",)),
+    ("svg", ("viewbox", "role", "aria-label", "class")), ("title", ()), ("figcaption", ("dir",)),
+    ("text", ("text-anchor", "dominant-baseline", "x", "y", "font-size", "class")),
+}  # fmt: skip
+
+
+def split_clouds(page):
+    """(the elements outside of the section of word clouds and its link, the kinds of those inside)."""
+    outside, inside, within = [], set(), False
+    for (tag, attributes), (_, names) in zip(page.elements, page.shape, strict=True):
+        within = attributes.get("id") == "words" if tag == "section" else within
+        if attributes.get("href") == "#words":
+            outside.pop()  # the item that holds the link
+        elif within:
+            inside.add((tag, names))
+        else:
+            outside.append((tag, names))
+    return outside, inside
 
 
 def test_words_are_shown_as_they_are_and_what_cannot_be_seen_by_a_sign():
@@ -521,7 +545,7 @@ def test_everything_is_reached_by_keyboard_with_a_visible_focus(open_page, plain
     page = open_page(plain)
     outline = "getComputedStyle(document.activeElement.matches('[type=radio]') ? document.activeElement.nextElementSibling : document.activeElement).outlineStyle"  # noqa: E501
     reached = []
-    for _ in range(8):
+    for _ in range(9):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
@@ -529,9 +553,9 @@ def test_everything_is_reached_by_keyboard_with_a_visible_focus(open_page, plain
             )
         )
         assert page.evaluate(outline) == "solid", reached
-    assert reached[:5] == ["Skip to the pictures", "Scores", "Training", "Distributions", "Pictures"]
-    assert reached[5:7] == ["best", "filter"]
-    assert "CIDEr-D" in reached[7]
+    assert reached[:6] == ["Skip to the pictures", "Scores", "Training", "Distributions", "Words", "Pictures"]
+    assert reached[6:8] == ["best", "filter"]
+    assert "CIDEr-D" in reached[8]
     page.keyboard.press("Enter")  # unfolds the other scores of the first picture
     assert page.locator("article >> nth=0").locator("dl").is_visible()
     page.keyboard.press("Shift+Tab")

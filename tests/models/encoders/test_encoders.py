@@ -25,7 +25,7 @@ from clipcap.models.encoders import openai_weights
 from clipcap.models.encoders.base import crop_extreme_aspect
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.names import is_resnet
-from clipcap.models.encoders.openai_weights import tokenize, within_reach
+from clipcap.models.encoders.openai_weights import clip_tokens, within_reach
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]
@@ -126,7 +126,7 @@ def test_what_is_not_read_of_a_long_text_is_behind_the_last_token():
     words = " ".join(CAPTIONS * 100)
     assert len(within_reach(words)) < len(words)
     for text in (words, "a plate\n\n" * 5000, "🍕 " * 9000, "Crème " + "\t" * 9000 + words):
-        assert torch.equal(tokenize([text], 77), clip.tokenize([text], truncate=True))
+        assert torch.equal(clip_tokens([text], 77), clip.tokenize([text], truncate=True))
 
 
 def test_the_fingerprint_tells_weights_apart(clip_file, tmp_path):

@@ -1,0 +1,15 @@
+# The web page of clipcap on a CPU: docker compose up
+FROM python:3.11-slim-bookworm
+
+RUN useradd --create-home clipcap
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY clipcap ./clipcap
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch torchvision \
+    && pip install --no-cache-dir '.[app]'
+
+USER clipcap
+ENV OMP_NUM_THREADS=4 HF_HOME=/models/huggingface
+EXPOSE 7860
+VOLUME /models
+ENTRYPOINT ["clipcap", "app", "--host", "0.0.0.0", "--port", "7860"]

@@ -1,0 +1,37 @@
+"""Photos as normalised embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.encode_images import Frame, encode_images
+
+
+def embed_photos(
+    encoder: Encoder, photos: Sequence[str | Path | Image.Image], batch_size: int = 32, frame: Frame = "first"
+) -> tuple[Tensor, list[int], list[str]]:
+    """Encode photos, N.
+
+    Returns:
+        embeddings float32 [G, D] of norm 1, the numbers of the G photos that could be read, and why the others could
+        not, a line each.
+    """
+    parts: list[Tensor] = []
+    good: list[int] = []
+    bad: list[str] = []
+    with tqdm(total=len(photos), desc="encoding", unit="photo", disable=None) as bar:
+        for batch in encode_images(encoder, photos, batch_size, frame=frame):
+            if batch.embeddings is not None:
+                parts.append(normalize(batch.embeddings, dim=1).cpu())
+            good += batch.numbers
+            bad += batch.bad
+            bar.update(len(batch.numbers) + len(batch.bad))
+    return torch.cat(parts) if parts else torch.empty(0, encoder.dim), good, bad

@@ -58,7 +58,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
         objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
     logger.info(task.describe())
-    best = Loop(task, loop, accelerator).fit()
+    try:
+        best = Loop(task, loop, accelerator).fit()
+    finally:
+        task.objective.close()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))
     return best

@@ -203,6 +203,10 @@ class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
     select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    extra: str | None = option(
+        None, "features of further pairs to train on, such as generated ones; never validated on", group="data"
+    )
+    extra_share: float = option(0.3, "share of every batch that comes from --extra; steps are counted by the others")
     share_prefix: bool = option(
         True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
     )
@@ -211,6 +215,11 @@ class CaptionerTaskConfig(FeatureTaskConfig):
         "torch.compile the loss: takes minutes at the start, and pays in long runs",
         group="machine",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.extra_share < 1:
+            raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,11 @@ class FeatureTask(ABC, Generic[Config, Model]):
 
     def images(self, batch: Batch) -> list[str]:
         """The id of each caption's image."""
-        features = self.data.features
-        return [features.image_ids[int(features.caption_rows[number])] for number in batch.captions]
+        features, own = self.data.features, len(self.data)
+        return [
+            features.image_ids[int(features.caption_rows[number])] if number < own else "of --extra"
+            for number in batch.captions
+        ]
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""

@@ -16,6 +16,7 @@ from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.encoders.load import load_encoder
 from clipcap.training.config import FeaturesConfig, ObjectiveConfig, TrainConfig
 from clipcap.training.data import training_features
+from clipcap.training.extra_pairs import ExtraPairs, read_extra
 from clipcap.training.objective import CrossEntropy, Objective, Steps
 from clipcap.training.reward_objective import RewardObjective
 from clipcap.training.scoring import Scoring
@@ -33,11 +34,18 @@ def prepare(config: TrainConfig) -> Prepared:
     Raises:
         ClipcapError: options at odds with the objective, or bad data.
     """
-    if config.learning.objective == "text":
+    learnt, extra = config.learning.objective, config.task.extra
+    if learnt != "cross_entropy" and extra:
+        raise ClipcapError(f"--extra belongs to cross-entropy: leave it out with --objective {learnt}")
+    if learnt == "text":
         return _texts(config)
-    if config.learning.objective == "reward":
+    if learnt == "reward":
         config = _for_reward(config)
-    return config, *_photos(config), CrossEntropy
+    features, val = _photos(config)
+    if extra and config.task.extra_share:
+        pairs = partial(ExtraPairs, extra=read_extra(extra, features), share=config.task.extra_share)
+        return config, features, val, pairs
+    return config, features, val, CrossEntropy
 
 
 def _for_reward(config: TrainConfig) -> TrainConfig:

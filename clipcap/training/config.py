@@ -226,7 +226,7 @@ class CaptionerTaskConfig(FeatureTaskConfig):
 class CaptionerFeaturesConfig(FeaturesConfig):
     """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
 
-    data: str | tuple[str, ...] = option(
+    data: str | tuple[str, ...] = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `prepare` alone reads it
         "data/food_train.pkl",
         "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
         "where there are some",

@@ -29,6 +29,7 @@ class LoopConfig(Options, group="training"):
         None, "numbered checkpoints to keep beside best and last (default: none, or 0 with --save_every; 0: all)",
         group="output",
     )  # fmt: skip
+    max_steps: int = option(0, "stop after this many optimiser steps, the schedule with them (0: all epochs)")
     grad_accum: int = option(1, "batches per optimiser step")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
@@ -44,7 +45,7 @@ class LoopConfig(Options, group="training"):
     def __post_init__(self) -> None:
         for name in ("epochs", "grad_accum"):
             at_least(name, getattr(self, name), 1)
-        for name in ("save_steps", "patience", "weight_decay", "grad_clip"):
+        for name in ("save_steps", "max_steps", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
         if self.save_every is not None:
             at_least("save_every", self.save_every, 1)
@@ -90,6 +91,7 @@ class FeaturesConfig(Options, group="data"):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
+    limit: int = option(0, "train on the first images of the features alone, for a try (0: all)")
     clip_model_type: str | None = option(None, "encoder of the features, where an old file does not state it")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
 

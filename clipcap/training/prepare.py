@@ -34,17 +34,17 @@ def prepare(config: TrainConfig) -> Prepared:
     Raises:
         ClipcapError: options at odds with the objective, or bad data.
     """
-    learnt, extra = config.learning.objective, config.task.extra
-    if learnt != "cross_entropy" and extra:
-        raise ClipcapError(f"--extra belongs to cross-entropy: leave it out with --objective {learnt}")
-    if learnt == "text":
+    extra = config.task.extra if config.task.extra_share else None
+    if extra and config.learning.objective != "cross_entropy":
+        raise ClipcapError("--extra adds pairs to --objective cross_entropy: leave one of them out")
+    if config.learning.objective == "text":
         return _texts(config)
-    if learnt == "reward":
+    if config.learning.objective == "reward":
         config = _for_reward(config)
     features, val = _photos(config)
-    if extra and config.task.extra_share:
-        pairs = partial(ExtraPairs, extra=read_extra(extra, features), share=config.task.extra_share)
-        return config, features, val, pairs
+    if extra:
+        pairs = read_extra(extra, features)
+        return config, features, val, partial(ExtraPairs, extra=pairs, share=config.task.extra_share)
     return config, features, val, CrossEntropy
 
 

@@ -21,6 +21,7 @@ from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -58,6 +59,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
         objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
     logger.info(task.describe())
+    if accelerator.is_main_process:
+        write_run_file(Path(loop.out_dir), "train", config.flat())
     try:
         best = Loop(task, loop, accelerator).fit()
     finally:

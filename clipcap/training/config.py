@@ -241,7 +241,7 @@ class CaptionerTaskConfig(FeatureTaskConfig):
 class CaptionerFeaturesConfig(FeaturesConfig):
     """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
 
-    data: str | tuple[str, ...] = option(
+    data: str | tuple[str, ...] = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `prepare` alone reads it
         "data/food_train.pkl",
         "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
         "where there are some",
@@ -276,12 +276,11 @@ class ObjectiveConfig(Options, group="training"):
     xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
     reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
     force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")
-    score_workers: int = option(1, "processes that score samples (0: none besides this one)", group="machine")
+    score_worker: bool = option(True, "score samples in a process of its own, beside sampling", group="machine")
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 2)
         at_least("xe_weight", self.xe_weight, 0)
-        at_least("score_workers", self.score_workers, 0)
         held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
         if self.objective == "reward" and not held:
             raise ClipcapError(

@@ -64,7 +64,10 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     logger.info(task.describe())
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())
-    best = Loop(task, loop, accelerator).fit()
+    try:
+        best = Loop(task, loop, accelerator).fit()
+    finally:
+        task.objective.close()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))
     return best

@@ -215,7 +215,9 @@ class CaptionerTaskConfig(FeatureTaskConfig):
     lm_lr: float | None = option(
         None, "peak learning rate of the language model or its adapter (default: that of --lr, or by what is trained)"
     )
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    select: Literal["loss", "cider"] = option(
+        "loss", "what decides the `best` checkpoint (--objective reward: always cider)"
+    )
     extra: str | None = option(
         None, "features of further pairs to train on, such as generated ones; never validated on", group="data"
     )

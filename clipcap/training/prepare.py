@@ -49,7 +49,8 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def _for_reward(config: TrainConfig) -> TrainConfig:
-    """Without dropout, and `best` by CIDEr-D: a reward is there to be gamed, and the loss says nothing."""
+    """Turn dropout off and choose `best` by CIDEr-D: a model can learn to exploit its reward, and the loss does not
+    measure the quality of captions."""
     if not config.model.weights_dir:
         raise ClipcapError(
             "--objective reward goes on from a captioner that cross-entropy has trained: pass --weights_dir"

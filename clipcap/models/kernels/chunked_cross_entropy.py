@@ -36,7 +36,7 @@ def chunked_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor, weigh
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The cross-entropy of logits [n, V], summed over n positions; `labels` and `weights` as for `chunked_cross_entropy`."""
+    """The cross-entropy of logits [n, V], summed; `labels` and `weights` as for `chunked_cross_entropy`."""
     if weights is None:
         return F.cross_entropy(logits.float(), labels, reduction="sum")
     return (weights * F.cross_entropy(logits.float(), labels, reduction="none")).sum()

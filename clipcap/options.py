@@ -195,13 +195,22 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
     common: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS}
     text = (f.metadata["help"] + _default(f)).replace("%", "%%")
-    if kind is not bool:
+    if _takes_several(flag.hint):
+        group.add_argument(*names, nargs="+", action=_OneOrMore, type=str, help=text, **common)
+    elif kind is not bool:
         group.add_argument(*names, type=kind, choices=choices, help=text, **common)
     elif f.default is True:  # users need to know how to turn it off
         group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
     else:
         group.add_argument(*names, action="store_true", help=text, **common)
         group.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+
+
+class _OneOrMore(argparse.Action):
+    """A word, or several as a tuple."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
 class _Switch(argparse.Action):
@@ -218,6 +227,11 @@ def _default(f: Field) -> str:
     return " (default: on)" if f.default is True else f" (default: {f.default})"
 
 
+def _takes_several(hint: Any) -> bool:
+    """Whether a field's type is `str | tuple[str, ...]`."""
+    return any(get_origin(a) is tuple for a in get_args(hint))
+
+
 def _flag_type(hint: Any) -> tuple[type, tuple | None]:
     """(type, choices) of a field; `X | None` counts as X."""
     if get_origin(hint) is not Literal and type(None) in get_args(hint):
@@ -230,6 +244,36 @@ def _flag_type(hint: Any) -> tuple[type, tuple | None]:
 def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
     """Build a config from the flags that were given."""
     return _build(config_class, {name: getattr(args, name) for name in flags_of(config_class) if hasattr(args, name)})
+
+
+def read_options(config_class: type[Options], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options from a file by their own names, converted to their types as the words of a command line are.
+
+    Raises:
+        ClipcapError: an option is unknown, or its value of another kind; the message begins with `where`.
+    """
+    try:
+        named = _by_name(config_class, values)
+    except ClipcapError as error:
+        raise ClipcapError(f"{where}: {error}") from error
+    return {
+        name: _converted(flags_of(config_class)[name], value, f"{where}: {name}") for name, value in named.items()
+    }
+
+
+def _converted(flag: Flag, value: Any, where: str) -> Any:
+    kind, choices = _flag_type(flag.hint)
+    if value is None and type(None) in get_args(flag.hint):
+        return None
+    plain = isinstance(value, (str, int, float)) and isinstance(value, bool) == (kind is bool)
+    try:
+        converted = value if kind is bool else kind(value)
+        if not plain or (kind is int and converted != float(value)) or (choices and converted not in choices):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        wanted = f"one of {', '.join(choices)}" if choices else f"of type {kind.__name__}"
+        raise ClipcapError(f"{where} is {value!r:.60}, not {wanted}") from error
+    return converted
 
 
 class FlagParser(argparse.ArgumentParser):

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.text import tidy
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
@@ -67,6 +68,7 @@ class Captioner:
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
+        self.memory: TextMemory | None = None  # images are projected on, where there is one
         self._images = 0  # captioned so far
 
     @classmethod
@@ -297,7 +299,11 @@ class Captioner:
         return not self._rounded and packable(self.model.lm)
 
     def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return decode(self.model, self.tokenizer, embeddings, config, numbers)
+        return decode(self.model, self.tokenizer, self._remembered(embeddings), config, numbers)
+
+    def _remembered(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [B, D] as the memory of texts gives them, where there is one."""
+        return embeddings if self.memory is None else self.memory.project(embeddings)
 
     def _seen_by_judge(
         self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
@@ -330,7 +336,7 @@ class Captioner:
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        prefix = torch.nn.functional.normalize(self.model.prefix(embedding)[0], dim=-1)  # [P, E]
+        prefix = torch.nn.functional.normalize(self.model.prefix(self._remembered(embedding))[0], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [
@@ -392,6 +398,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
         device=config.device,
         dtype=config.dtype,
     )
+    if config.memory is not None:
+        captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

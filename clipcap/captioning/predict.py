@@ -26,6 +26,7 @@ from clipcap.images.read import find_images
 from clipcap.models.encoders.encode_images import encode_images
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import printable
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if bool(img) == bool(output.features):
         raise ClipcapError("pass photos with --img, or a feature file with --features (one of the two)")
     texts = TextFiles(output, img) if output.sidecar or output.out_tree else None
-    paths, failed = _photos(img, texts)
+    paths, failed = _photos(img, texts, output.limit)
     if img and not paths:
         return failed
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
@@ -126,11 +127,11 @@ def _framed(caption: Caption, output: OutputConfig) -> Caption:
     return replace(caption, text=f"{output.caption_prefix}{caption.text}{output.caption_suffix}")
 
 
-def _photos(words: Sequence[str], texts: TextFiles | None) -> tuple[list[Path], int]:
+def _photos(words: Sequence[str], texts: TextFiles | None, limit: int) -> tuple[list[Path], int]:
     """The photos to caption, and how many are left out."""
     if not words:
         return [], 0
-    photos = find_images(words)
+    photos = find_images(words)[: limit or None]
     return texts.choose(photos) if texts else (photos, 0)
 
 
@@ -180,11 +181,13 @@ def _caption_features(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, output.batch_size, done)
+    return _feature_batches(features, output.batch_size, output.limit, done)
 
 
-def _feature_batches(features: Features, batch_size: int, done: Callable[[str], bool]) -> Iterator[CaptionBatch]:
-    names = [str(path or image) for path, image in zip(features.image_paths, features.image_ids)]
+def _feature_batches(
+    features: Features, batch_size: int, limit: int, done: Callable[[str], bool]
+) -> Iterator[CaptionBatch]:
+    names = [str(path or image) for path, image in zip(features.image_paths, features.image_ids)][: limit or None]
     missing = _missing(names, done)
     parts = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     for rows in _progress(parts, len(missing), batch_size):
@@ -199,7 +202,7 @@ def _feature_batches(features: Features, batch_size: int, done: Callable[[str], 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:
     """The batches behind a progress bar of images, where there are several batches and a terminal to show it."""
-    hidden = None if images > batch_size else True
+    hidden = no_bar(images <= batch_size)
     with tqdm(total=images, unit="image", desc="captioning", disable=hidden) as bar:
         for number, batch in enumerate(batches):
             yield batch

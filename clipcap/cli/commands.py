@@ -18,7 +18,7 @@ from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.features.config import ParseConfig
+from clipcap.features.config import ParseConfig, ParseTextsConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
 from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, SynthesiseConfig, TrainDrawConfig
@@ -88,6 +88,7 @@ SOURCES = {
     "flickr8k": "Flickr8k: captions.txt or Flickr8k.token.txt with its split lists",
     "conceptual": "Conceptual Captions: the TSV and a folder of downloaded images",
     "custom": "your own: CSV, TSV, JSON, JSON Lines, Parquet, x.jpg + x.txt, webdataset tars",
+    "photos": "photos alone, without captions, to be searched",
 }
 DATA_PATH = {"data_path": "the folder (or file) of the image-caption set"}
 FEATURE_FILE = "feature file: NAME.pkl or a folder"
@@ -119,6 +120,13 @@ def _contrastive(source: str, text: str) -> Command:
     )  # fmt: skip
 
 
+TEXTS = Command(
+    "texts", "texts alone: lines, a table, the captions of a set or of a feature file",
+    "clipcap.features.parse_texts:parse_texts", ParseTextsConfig,
+    description="Folder of text embeddings, to train on with --objective text.",
+    required={"data_path": "a file of texts, a feature file, or with --source a set"},
+)  # fmt: skip
+
 FEATURE_TOOLS = (
     Command(
         "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
@@ -148,6 +156,10 @@ FEATURE_TOOLS = (
         ),
     ),
     Command(
+        "gap", "how far images and captions lie apart, and the noise for texts",
+        "clipcap.features.gap:describe_gap", arguments=(PATH, ENCODER), prints="{}",
+    ),
+    Command(
         "import", "embeddings made elsewhere, of any medium → feature file",
         "clipcap.features.import_arrays:import_arrays",
         arguments=(
@@ -171,7 +183,7 @@ FEATURE_TOOLS = (
 COMMANDS = (
     Command(
         "parse", "images and captions → feature file", group="make features", metavar="SOURCE",
-        description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
+        description="Encode each image once.", below=(*(_parse(*source) for source in SOURCES.items()), TEXTS),
     ),
     Command(
         "features", "inspect, import, merge, split, convert feature files", group="make features",
@@ -188,7 +200,7 @@ COMMANDS = (
     ),
     Command(
         "contrastive", "images and captions → a CLIP of your own", group="train", metavar="SOURCE",
-        below=tuple(_contrastive(*source) for source in SOURCES.items()),
+        below=tuple(_contrastive(*source) for source in SOURCES.items() if source[0] != "photos"),
     ),
     Command(
         "predict", "photos or features → captions", "clipcap.captioning.predict:predict", PredictConfig, (IMG,),
@@ -212,15 +224,18 @@ COMMANDS = (
         group="caption", prints="{}",
     ),
     Command(
-        "index", "features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
-        (argument("sources", nargs="+", metavar="FEATURES", help="feature files and folders of one encoder"),),
-        group="search", description="Features → an index of them, which answers faster and can be added to.",
+        "index", "photos or features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
+        (argument("sources", nargs="+", metavar="PHOTOS", help="folders of photos, or features of one encoder"),),
+        group="search", description="Photos or features → an index of them, which answers faster. The same command "
+        "again encodes the photos that are new or changed, and forgets the deleted ones.",
     ),
     Command(
         "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find", SearchConfig,
         (
-            argument("words", nargs="*", metavar="WORDS", action=Joined, default="", group="query",
-                     help="what to look for"),
+            argument("words", nargs="*", metavar="WORDS", default=[], group="query",
+                     help="what to look for; several texts in quotes are several searches"),
+            argument("--without", metavar="WORDS", nargs="+", action="extend", default=[], group="query",
+                     help="what the pictures are not to show, texts in quotes"),
             argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[], group="query",
                      help="photos to look for, globs or folders"),
         ),

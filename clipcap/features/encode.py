@@ -20,6 +20,7 @@ from clipcap.images.interrupts import raise_lost_interrupts
 from clipcap.images.read import REMARK, ImageError, MissingImageError, open_image
 from clipcap.images.workers import decoders
 from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import one_line
 from clipcap.sources.record import Record
 
@@ -89,7 +90,7 @@ def encode_missing(
     mine = todo[state.process_index :: state.num_processes]
     already = sum(min(size, len(records) - b * size) for b in done)
     # Only a terminal shows the bar: in a log it would be one endless line.
-    hidden = None if state.is_main_process else True
+    hidden = no_bar(not state.is_main_process)
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
     try:

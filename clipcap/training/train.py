@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,14 @@ from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.curves import write_curves
-from clipcap.training.data import training_features
-from clipcap.training.extra_pairs import ExtraPairs, read_extra
 from clipcap.training.loop import Loop
-from clipcap.training.objective import CrossEntropy, Objective, Steps
+from clipcap.training.prepare import prepare, reward_objective
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -54,16 +51,16 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     loop = config.loop
     check_run_folder(loop)
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit)
+    config, features, val, objective = prepare(config)
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
-    objective: Callable[[Steps], Objective] = CrossEntropy
-    if config.task.extra and config.task.extra_share:
-        extra = read_extra(config.task.extra, features)
-        objective = partial(ExtraPairs, extra=extra, share=config.task.extra_share)
+    if config.learning.objective == "reward":
+        objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
     logger.info(task.describe())
+    if accelerator.is_main_process:
+        write_run_file(Path(loop.out_dir), "train", config.flat())
     best = Loop(task, loop, accelerator).fit()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))

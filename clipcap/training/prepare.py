@@ -94,7 +94,13 @@ def _photos(config: TrainConfig) -> tuple[Features, Features | None]:
         raise ClipcapError("--data names several sets: photos and texts together need --objective text")
     if chosen.photos:
         raise ClipcapError("--photos belongs to --objective text: photos with captions go to --data")
-    plain = FeaturesConfig(chosen.data, chosen.val, chosen.clip_model_type, chosen.is_rn)
+    plain = FeaturesConfig(
+        data=chosen.data,
+        val=chosen.val,
+        limit=chosen.limit,
+        clip_model_type=chosen.clip_model_type,
+        is_rn=chosen.is_rn,
+    )
     return training_features(plain, config.loop.seed, config.task.overfit)
 
 

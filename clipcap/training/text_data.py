@@ -119,7 +119,9 @@ def _photos(
 ) -> tuple[Features | None, Features | None]:
     """The captioned photos of mixed training, and those to validate on."""
     if photos:
-        plain = FeaturesConfig(photos[0], config.val, config.clip_model_type, config.is_rn)
+        plain = FeaturesConfig(
+            data=photos[0], val=config.val, clip_model_type=config.clip_model_type, is_rn=config.is_rn
+        )
         base, val = training_features(plain, seed, 0)
         _check(base, texts)
         return base, val

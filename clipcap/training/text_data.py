@@ -17,7 +17,7 @@ from clipcap.features.feature_set import Features, Rows, SelectedRows
 from clipcap.features.files import find_features, read_features, read_to_train
 from clipcap.features.gap import USUAL_COSINE, measure_features, noise_of
 from clipcap.runtime.messages import logger
-from clipcap.training.config import CaptionerFeaturesConfig, FeaturesConfig
+from clipcap.training.config import CaptionerFeaturesConfig
 from clipcap.training.data import training_features
 
 MEANS_OF = 20_000  # rows that a mean embedding is taken of
@@ -119,8 +119,7 @@ def _photos(
 ) -> tuple[Features | None, Features | None]:
     """The captioned photos of mixed training, and those to validate on."""
     if photos:
-        plain = FeaturesConfig(photos[0], config.val, config.clip_model_type, config.is_rn)
-        base, val = training_features(plain, seed, 0)
+        base, val = training_features(config.of_photos(photos[0]), seed, 0)
         _check(base, texts)
         return base, val
     if config.val is None:

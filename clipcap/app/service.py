@@ -48,7 +48,7 @@ class CaptionService:
         self._max_pixels = max_pixels
         self._turn = turn
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
-        self.longest = max_positions(captioner.model.lm) - captioner.model.config.prefix_length
+        self.longest = max_positions(captioner.model.lm) - captioner.model.prefix_positions
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
         """Captions of a photo, best first.

@@ -380,7 +380,8 @@ class Captioner:
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        prefix = torch.nn.functional.normalize(self.model.prefix(self._remembered(embedding))[0], dim=-1)  # [P, E]
+        whole = self.model.prefix(self._remembered(embedding))[0]  # [before + P + after, E]
+        prefix = torch.nn.functional.normalize(whole[self.model.image_span], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [

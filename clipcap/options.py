@@ -195,13 +195,22 @@ def _add_flag(group: argparse._ArgumentGroup, flag: Flag) -> None:
     names = ["--" + name for name in (f.name, *f.metadata["aliases"])]
     common: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS}
     text = (f.metadata["help"] + _default(f)).replace("%", "%%")
-    if kind is not bool:
+    if _takes_several(flag.hint):
+        group.add_argument(*names, nargs="+", action=_OneOrMore, type=str, help=text, **common)
+    elif kind is not bool:
         group.add_argument(*names, type=kind, choices=choices, help=text, **common)
     elif f.default is True:  # users need to know how to turn it off
         group.add_argument(*names, f"--no_{f.name}", action=_Switch, nargs=0, help=text, **common)
     else:
         group.add_argument(*names, action="store_true", help=text, **common)
         group.add_argument(f"--no_{f.name}", action="store_false", help=argparse.SUPPRESS, **common)
+
+
+class _OneOrMore(argparse.Action):
+    """A word, or several as a tuple."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
 class _Switch(argparse.Action):
@@ -216,6 +225,11 @@ def _default(f: Field) -> str:
     if f.default is None or f.default is False or f.default == "" or "(default: " in f.metadata["help"]:
         return ""
     return " (default: on)" if f.default is True else f" (default: {f.default})"
+
+
+def _takes_several(hint: Any) -> bool:
+    """Whether a field's type is `str | tuple[str, ...]`."""
+    return any(get_origin(a) is tuple for a in get_args(hint))
 
 
 def _flag_type(hint: Any) -> tuple[type, tuple | None]:

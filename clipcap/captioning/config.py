@@ -115,6 +115,9 @@ class LoadConfig(LoadOptions):
     num_heads: int | None = option(
         None, "attention heads of a .pt's transformer mapper (default: 8, the original's; a folder states it)"
     )
+    memory: str | None = option(
+        None, "folder of texts: each photo becomes a mixture of them first (for captioners of --objective text)"
+    )
     dtype: Literal["float32", "int8"] = option(
         "float32",
         "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,17 +10,27 @@ from torch import Tensor
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs
 
+Draw = Callable[[Tensor, Tensor, int, float], Tensor]
 _LIKELIEST = 128  # tokens to sort, where they hold the whole of `top_p`
 
 
 def sample(
-    stepper: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int], numbers: Sequence[int]
+    stepper: CachedDecoder,
+    config: DecodeConfig,
+    stop_ids: list[int],
+    prompt_ids: list[int],
+    numbers: Sequence[int],
+    draw: Draw | None = None,
 ) -> Hypotheses:
     """Greedy decoding, or sampling from the temperature-scaled, truncated distribution.
 
     All randomness is drawn up front, a row of uniforms per caption from a generator seeded by (seed, number of the
     image): the samples of an image depend neither on the batch size nor on its neighbours.
+
+    Args:
+        draw: a token of each row of [N, K, V] log-probabilities (default: `draw_likeliest`).
     """
+    draw = draw or draw_likeliest
     config = config.resolved()
     images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
     stop = torch.tensor(stop_ids, device=device)
@@ -35,7 +45,7 @@ def sample(
         if chances is None:
             token = search.argmax(dim=-1)  # [N, K]
         else:
-            token = _draw(
+            token = draw(
                 search, chances[:, :, position], config.top_k or 0, 1.0 if config.top_p is None else config.top_p
             )
         token = token.masked_fill(state.stopped, stop_ids[0])
@@ -61,7 +71,7 @@ def uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
     return torch.stack(rows)
 
 
-def _draw(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
+def draw_likeliest(log_probs: Tensor, uniform: Tensor, top_k: int, top_p: float) -> Tensor:
     """Draw a token from the `top_k` likeliest and the smallest set of probability ≥ `top_p` (arXiv 1904.09751).
 
     [N, K, V] and [N, K] in [0, 1) → token ids [N, K].

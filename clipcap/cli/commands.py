@@ -18,7 +18,7 @@ from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.features.config import ParseConfig
+from clipcap.features.config import ParseConfig, ParseTextsConfig
 from clipcap.fit.config import FitConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
@@ -121,6 +121,13 @@ def _contrastive(source: str, text: str) -> Command:
     )  # fmt: skip
 
 
+TEXTS = Command(
+    "texts", "texts alone: lines, a table, the captions of a set or of a feature file",
+    "clipcap.features.parse_texts:parse_texts", ParseTextsConfig,
+    description="Folder of text embeddings, to train on with --objective text.",
+    required={"data_path": "a file of texts, a feature file, or with --source a set"},
+)  # fmt: skip
+
 FEATURE_TOOLS = (
     Command(
         "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
@@ -150,6 +157,10 @@ FEATURE_TOOLS = (
         ),
     ),
     Command(
+        "gap", "how far images and captions lie apart, and the noise for texts",
+        "clipcap.features.gap:describe_gap", arguments=(PATH, ENCODER), prints="{}",
+    ),
+    Command(
         "import", "embeddings made elsewhere, of any medium → feature file",
         "clipcap.features.import_arrays:import_arrays",
         arguments=(
@@ -173,7 +184,7 @@ FEATURE_TOOLS = (
 COMMANDS = (
     Command(
         "parse", "images and captions → feature file", group="make features", metavar="SOURCE",
-        description="Encode each image once.", below=tuple(_parse(*source) for source in SOURCES.items()),
+        description="Encode each image once.", below=(*(_parse(*source) for source in SOURCES.items()), TEXTS),
     ),
     Command(
         "features", "inspect, import, merge, split, convert feature files", group="make features",

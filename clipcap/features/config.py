@@ -10,6 +10,30 @@ from clipcap.sources.config import SourceConfig
 
 
 @dataclass(frozen=True)
+class ParseTextsConfig(Options, group="data"):
+    """How texts become a folder of their embeddings."""
+
+    data_path: str = option("", "lines (.txt), a table (.csv, .jsonl, ...), a feature file, or with --source a set")
+    source: Literal["food", "coco", "flickr8k", "conceptual", "custom"] | None = option(
+        None, "the image-caption set that --data_path is: its captions are the texts"
+    )
+    caption_column: str | None = option(None, "column of the texts (default: guessed)")
+    image_column: str | None = option(
+        None, "column of a name that texts of the same image share (default: guessed; none: each stands alone)"
+    )
+    out: str = option("data/texts", "folder to write", group="output")
+    clip_model_type: str = option("ViT-B/32", "frozen encoder whose text tower is used", group="model")
+    batch_size: int = option(256, "texts per encoder call", group="machine")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
+        "auto", "numbers the encoder computes in: auto is float16 on a GPU, float32 on a CPU", group="machine"
+    )
+
+    def __post_init__(self) -> None:
+        at_least("batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
 class ParseConfig(Options, group="model"):
     """How images and captions become a feature file."""
 

@@ -15,7 +15,7 @@ import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import with_encoder
 from clipcap.features.feature_set import Content, FeatureMeta, Features
-from clipcap.features.folder import read_folder, read_shards
+from clipcap.features.folder import STEMS, Tower, read_folder, read_shards
 from clipcap.features.folder_writer import write_folder
 from clipcap.features.large_folder import read_large_folder
 from clipcap.features.pickle_file import read_pickle, write_pickle
@@ -48,7 +48,7 @@ def read_to_train(path: str | Path, encoder: str | None = None) -> Features:
     return with_encoder(features, encoder)
 
 
-def read_features(path: str | Path, encoder: str | None = None, tower: str = "image") -> Features:
+def read_features(path: str | Path, encoder: str | None = None, tower: Tower = "image") -> Features:
     """Open a feature pickle or folder: ours, the original's, the food fork's, or clip-retrieval's.
 
     Args:
@@ -75,7 +75,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise ClipcapError(f"{path}: cannot be read ({error.strerror or error}): check the file") from error
 
 
-def read_parts(path: str | Path, encoder: str | None = None, tower: str = "image") -> Iterable[Features]:
+def read_parts(path: str | Path, encoder: str | None = None, tower: Tower = "image") -> Iterable[Features]:
     """As `read_features`, but a folder shard by shard, each read when its turn comes; a pickle is one part."""
     path = find_features(path)
     return _Shards(path, encoder, tower) if path.is_dir() else [read_features(path, encoder, tower)]
@@ -87,7 +87,7 @@ class _Shards:
 
     path: Path
     encoder: str | None
-    tower: str
+    tower: Tower
 
     def __iter__(self) -> Iterator[Features]:
         return (with_encoder(shard, self.encoder) for shard in read_shards(self.path, self.tower))
@@ -103,7 +103,7 @@ def check_place(path: Path) -> None:
         raise ClipcapError(f"{path}: is a folder: choose another name for the file")
     if path.suffix != ".pkl" and path.is_file():
         raise ClipcapError(f"{path}: is a file: features go to NAME.pkl, or to a folder of a new name")
-    if path.is_dir() and any(path.iterdir()) and not (path / "img_emb").is_dir():
+    if path.is_dir() and any(path.iterdir()) and not any((path / stem).is_dir() for stem in STEMS.values()):
         raise ClipcapError(f"{path}: is a folder of other files: choose a new name")
 
 
@@ -139,13 +139,16 @@ def write_features(
     write_parts(path, [content], replace(meta, dtype=embeddings.dtype.name))
 
 
-def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
-    """As `write_features`, from parts of one width and number type: for a folder only one need be in memory."""
+def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta, tower: Tower = "image") -> None:
+    """As `write_features`, from parts of one width and number type: for a folder only one need be in memory.
+
+    A folder can also be of texts, `tower` text: a row is then a text, with itself as its caption.
+    """
     path = Path(path)
     check_place(path)
     meta = replace(meta, clipcap_version=clipcap.__version__)
     if path.suffix != ".pkl":
-        write_folder(path, parts, meta)
+        write_folder(path, parts, meta, tower)
         return
     embeddings, *columns = map(list, zip(*([column[:] for column in part] for part in parts)))
     rows = np.concatenate(embeddings) if len(embeddings) > 1 else embeddings[0]

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ from clipcap.runtime.safe_load.parquet import read_batches
 
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
+Tower = Literal["image", "text"]
+STEMS: dict[Tower, str] = {"image": "img_emb", "text": "text_emb"}  # folders of the embeddings
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
 PATHS = ("image_path", "url", "key")
@@ -117,7 +119,7 @@ class ArrowStrings(Sequence):
         return ArrowStrings(self.texts.take(pa.array(index)))
 
 
-def read_folder(path: Path, tower: str = "image") -> Features:
+def read_folder(path: Path, tower: Tower = "image") -> Features:
     """Open a feature folder of ours or of clip-retrieval; embeddings are read when they are asked for."""
     embeddings, files = open_shards(path, tower)
     metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
@@ -130,7 +132,7 @@ def read_texts(path: Path, embeddings: Rows, files: Sequence[Path], meta: Featur
     return _features(path, embeddings, pa.concat_tables(tables, promote_options="permissive"), 0, meta)
 
 
-def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
+def read_shards(path: Path, tower: Tower = "image") -> Iterator[Features]:
     """As `read_folder`, shard by shard: memory holds the metadata of one shard at a time."""
     embeddings, files = open_shards(path, tower)
     meta = read_meta(path, embeddings)
@@ -138,13 +140,15 @@ def read_shards(path: Path, tower: str = "image") -> Iterator[Features]:
         yield _features(path, ShardedRows([shard]), metadata, int(start), meta)
 
 
-def open_shards(path: Path, tower: str = "image") -> tuple[ShardedRows, list[Path]]:
+def open_shards(path: Path, tower: Tower = "image") -> tuple[ShardedRows, list[Path]]:
     """(embeddings, metadata files of their shards: as many, or none)."""
-    stem = {"image": "img_emb", "text": "text_emb"}[tower]
+    stem = STEMS[tower]
     shards, files = numbered(path, stem, "npy"), numbered(path, "metadata", "parquet")
     if not shards:
+        texts = tower == "image" and (path / STEMS["text"]).is_dir()
+        hint = "it holds texts alone (`clipcap train --objective text`)" if texts else "give a feature file"
         raise ClipcapError(
-            f"{path}: no {stem}/{stem}_*.npy in it: give a feature file, or parse the images first "
+            f"{path}: no {stem}/{stem}_*.npy in it: {hint}, or parse the images first "
             f"(photos alone: `clipcap index` or `clipcap parse photos`)"
         )
     embeddings = ShardedRows(list(shards.values()))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.features.feature_set import Content, FeatureMeta, Sliced
-from clipcap.features.folder import META
+from clipcap.features.folder import META, STEMS, Tower
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.json_text import to_json
@@ -20,15 +20,16 @@ SHARD_ROWS = 100_000
 TOGETHER = 8192  # rows converted and written at a time
 
 
-def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta) -> None:
-    """Write a feature folder as its parts come, each in shards of its own."""
+def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta, tower: Tower = "image") -> None:
+    """Write a feature folder as its parts come, each in shards of its own; `tower` made the embeddings."""
+    stem = STEMS[tower]
     with writing(path), replaced_folder(path) as draft:
-        (draft / "img_emb").mkdir()
+        (draft / stem).mkdir()
         (draft / "metadata").mkdir()
         number = 0
         for part in parts:
             for rows in blocks(len(part.image_ids), SHARD_ROWS):
-                _save(draft / "img_emb" / f"img_emb_{number}.npy", part.embeddings, rows)
+                _save(draft / stem / f"{stem}_{number}.npy", part.embeddings, rows)
                 _save_metadata(draft / "metadata" / f"metadata_{number}.parquet", part, rows)
                 number += 1
         (draft / META).write_text(to_json(asdict(meta), indent=2) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import check_place, write_features
 from clipcap.features.split import split_path
 from clipcap.features.unfinished import PartialRows
+from clipcap.images.kinds import CONVERT
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
@@ -33,6 +34,7 @@ from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
+from clipcap.runtime.text import shown
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
 from clipcap.sources.readers import read_source
@@ -239,6 +241,13 @@ def _counted(remarks: Iterable[str]) -> list[str]:
     return [f"{count:,} image{'s' * (count != 1)} {remark}" for remark, count in Counter(remarks).items()]
 
 
+def _to_convert(bad: Mapping[int, str], source: Source) -> list[str]:
+    """The first of the images whose kind is not read, with the way to convert it."""
+    rows = sorted(row for row, reason in bad.items() if CONVERT in reason)
+    more = f" (and {len(rows) - 1:,} more like it)" if len(rows) > 1 else ""
+    return [f"{shown(source.records[row].image)}: {bad[row]}{more}" for row in rows[:1]]
+
+
 def _report_bad(partial: PartialRows, source: Source, errors: Path, config: ParseConfig) -> None:
     """List the images that were left out, end the partial work, and say whether there were too many."""
     bad, remarks, images = partial.bad(), partial.remarks().values(), len(source.records)
@@ -247,7 +256,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
-    for line in _counted(remarks):
+    for line in (*_counted(remarks), *_to_convert(bad, source)):
         logger.info(line)
     skipped = len(bad) + sum(source.left_out.values())
     if not skipped:

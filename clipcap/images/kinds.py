@@ -29,7 +29,8 @@ SUFFIXES = {
 }
 NO_SIGNATURE = ("TGA",)  # any bytes may pass for one: tried for its own suffixes alone
 
-_CONVERT = "convert it, with ImageMagick for example: magick '{name}' '{stem}.jpg'"
+CONVERT = "convert it"  # in every reason that says how
+_CONVERT = CONVERT + ", with ImageMagick for example: magick '{name}' '{stem}.jpg'"
 HEIF_HINT = "HEIC is read with pillow-heif installed (pip install pillow-heif); or " + _CONVERT
 _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
 # Pictures that people have and that are not read: what to do instead, by suffix.
@@ -87,6 +88,13 @@ def suffix_of(head: bytes) -> str | None:
         return _FILE_TYPES.get(head[8:12])
     plausible = not head.startswith(b"BM") or head[6:10] == bytes(4)  # two letters alone begin many a text
     return next((suffix for magic, suffix in _SIGNATURES if head.startswith(magic)), None) if plausible else None
+
+
+def why_heif_unread(name: str) -> str:
+    """Why pillow-heif does not read a file, and what to do."""
+    return "a damaged HEIC file, or of a kind that is not read: " + _CONVERT.format(
+        name=name, stem=name.rpartition(".")[0] or name
+    )
 
 
 def why_unread(name: str, head: bytes, kinds: str) -> str:

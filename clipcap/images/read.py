@@ -19,7 +19,15 @@ from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key, walk
-from clipcap.images.kinds import NO_SIGNATURE, SIGNATURE_BYTES, SUFFIXES, is_image_name, suffix_of, why_unread
+from clipcap.images.kinds import (
+    NO_SIGNATURE,
+    SIGNATURE_BYTES,
+    SUFFIXES,
+    is_image_name,
+    suffix_of,
+    why_heif_unread,
+    why_unread,
+)
 from clipcap.images.memory import in_turn, middle_frame
 from clipcap.images.png import without_png_metadata
 from clipcap.images.ref import ImageRef
@@ -152,7 +160,7 @@ def _identified(stream: BinaryIO, where: str) -> Image.Image:
         own = [kind for kind in NO_SIGNATURE if where.lower().endswith(SUFFIXES[kind])]
         return Image.open(stream, formats=[kind for kind in _formats() if kind not in NO_SIGNATURE] + own)
     except UnidentifiedImageError as error:
-        if (heif := _heif(stream)) is not None:
+        if (heif := _heif(stream, where)) is not None:
             return heif
         stream.seek(0)
         name, head = re.split(r"[/\\]", where)[-1], stream.read(SIGNATURE_BYTES)
@@ -195,8 +203,12 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _heif(stream: BinaryIO) -> Image.Image | None:
-    """The image of a HEIC file, its header read; None where it is none, or pillow-heif is not installed."""
+def _heif(stream: BinaryIO, where: str) -> Image.Image | None:
+    """The image of a HEIC file, its header read; None where it is none, or pillow-heif is not installed.
+
+    Raises:
+        ImageError: it is damaged.
+    """
     stream.seek(0)
     if suffix_of(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
         return None
@@ -208,7 +220,7 @@ def _heif(stream: BinaryIO) -> Image.Image | None:
     try:
         return pillow_heif.HeifImageFile(stream)
     except (SyntaxError, ValueError, EOFError, RuntimeError) as error:
-        raise ValueError(f"a damaged HEIC file: {error}") from error
+        raise ImageError(where, why_heif_unread(re.split(r"[/\\]", where)[-1])) from error
 
 
 def _why(error: Exception) -> str:

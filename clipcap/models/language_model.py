@@ -95,7 +95,7 @@ def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap[lora]'") from error
+        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap-toolkit[lora]'") from error
     try:
         return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
     except Exception as error:  # of damaged and foreign adapters peft lets through almost anything

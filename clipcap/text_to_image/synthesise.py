@@ -132,23 +132,27 @@ def _draw_batch(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig,
     """Draw and write the pictures of a batch."""
     width = drawer.generator.config.z_dim
     noise = torch.cat([truncated_noise(1, width, pair.seed, config.truncation) for pair in batch])  # [B, Z]
-    rows = torch.stack([_embedding(pair, drawer, config) for pair in batch])  # [B, Z]
+    rows = _embeddings(batch, drawer, config)
     with torch.inference_mode():
         drawn = drawer.generator(noise.to(drawer.device), rows.to(drawer.device), config.truncation)
     for pair, pixels in zip(batch, to_pixels(drawn), strict=True):
         Image.fromarray(pixels).save(_picture(folder, pair), "PNG")
 
 
-def _embedding(pair: Pair, drawer: Drawer, config: SynthesiseConfig) -> Tensor:
-    """What the mapping makes of the caption's class word, [Z]; of the sentence where the word was cut off."""
+def _embeddings(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig) -> Tensor:
+    """What the mapping makes of each caption's class word, [B, Z]; of the sentence where the word was cut off."""
     if config.exact:
-        return drawer.generator.class_embeddings[drawer.table.words[pair.word].given].cpu()
-    tokens = drawer.text_model.tokenize([pair.source])
-    rows = drawer.mapping(drawer.text_model.hidden_states(tokens, drawer.mask)[0])  # [T, Z]
-    places = [n for n, part in enumerate(pair.source.split()) if pair.word in drawer.table.words_in(part)]
-    at = torch.tensor([owner in places for owner in tokens.words[0]])
-    at = at if at.any() else torch.tensor([owner >= 0 for owner in tokens.words[0]])
-    return rows[at].mean(0)
+        given = [drawer.table.words[pair.word].given for pair in batch]
+        return drawer.generator.class_embeddings[given].cpu()
+    tokens = drawer.text_model.tokenize([pair.source for pair in batch])
+    mapped = drawer.mapping(drawer.text_model.hidden_states(tokens, drawer.mask))  # [B, T, Z]
+    found = []
+    for pair, rows, owners in zip(batch, mapped, tokens.words, strict=True):
+        places = [n for n, part in enumerate(pair.source.split()) if pair.word in drawer.table.words_in(part)]
+        at = torch.tensor([owner in places for owner in owners])
+        at = at if at.any() else torch.tensor([owner >= 0 for owner in owners])
+        found.append(rows[at].mean(0))
+    return torch.stack(found)
 
 
 def _picture(folder: Path, pair: Pair) -> Path:

@@ -205,6 +205,10 @@ class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
     select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    extra: str | None = option(
+        None, "features of further pairs to train on, such as generated ones; never validated on", group="data"
+    )
+    extra_share: float = option(0.3, "share of every batch that comes from --extra; steps are counted by the others")
     share_prefix: bool = option(
         True, "compute the prefix of an image once for all its captions in a batch (not in --recipe reference)"
     )
@@ -214,11 +218,76 @@ class CaptionerTaskConfig(FeatureTaskConfig):
         group="machine",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.extra_share < 1:
+            raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")
+
+
+@dataclass(frozen=True)
+class CaptionerFeaturesConfig(FeaturesConfig):
+    """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
+
+    data: str | tuple[str, ...] = option(
+        "data/food_train.pkl",
+        "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
+        "where there are some",
+    )
+    photos: str | None = option(
+        None, "--objective text: features of photos, captioned or not: the texts are moved to their mean"
+    )
+
+
+RewardKind = Literal["cider", "cider+clip", "clip", "retrieval"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(Options, group="training"):
+    """What a captioner's loss is made of."""
+
+    objective: Literal["cross_entropy", "text", "reward"] = option(
+        "cross_entropy",
+        "cross_entropy: captions of photos; text: learn from texts alone; reward: from scores of its own captions",
+    )
+    noise: str = option(
+        "auto",
+        "--objective text: deviation of the noise per dimension; auto: from the mean cosine of captioned photos",
+    )
+
+    reward: RewardKind = option(
+        "cider",
+        "--objective reward: cider: CIDEr-D; cider+clip: with CLIPScore; retrieval: whether a caption finds its "
+        "image among those of the step; clip and retrieval need --xe_weight or --force_clip_reward",
+    )
+    samples: int = option(5, "--objective reward: captions sampled of an image; --bs counts them")
+    xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
+    reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
+    force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")
+    score_workers: int = option(1, "processes that score samples (0: none besides this one)", group="machine")
+
+    def __post_init__(self) -> None:
+        at_least("samples", self.samples, 2)
+        at_least("xe_weight", self.xe_weight, 0)
+        at_least("score_workers", self.score_workers, 0)
+        held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
+        if self.objective == "reward" and not held:
+            raise ClipcapError(
+                f"--reward {self.reward} alone teaches captions that please the encoder and are no sentences: "
+                f"take --reward cider+clip, or hold it by --xe_weight 0.1 (or pass --force_clip_reward)"
+            )
+        if self.noise != "auto":
+            try:
+                at_least("noise", float(self.noise), 0)
+            except ValueError as error:
+                raise ClipcapError(f"--noise {self.noise}: must be auto or a number") from error
+
 
 @dataclass(frozen=True)
 class TrainConfig(FeatureTrainConfig):
     """A training run of a captioner."""
 
+    features: CaptionerFeaturesConfig = part(CaptionerFeaturesConfig)
+    learning: ObjectiveConfig = part(ObjectiveConfig)
     model: InitialCaptionerConfig = part(InitialCaptionerConfig)
     task: CaptionerTaskConfig = part(CaptionerTaskConfig)
     loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

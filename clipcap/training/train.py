@@ -28,8 +28,8 @@ from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
 from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.curves import write_curves
-from clipcap.training.data import training_features
 from clipcap.training.loop import Loop
+from clipcap.training.prepare import prepare, reward_objective
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -54,11 +54,13 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     if config.task.select == "cider":
         cider_scorer()  # an extra: before anything is loaded
     accelerator = make_accelerator(loop, config.flat())
-    features, val = training_features(config.features, loop.seed, config.task.overfit)
+    config, features, val, objective = prepare(config)
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
-    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator)
+    if config.learning.objective == "reward":
+        objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
     logger.info(task.describe())
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())

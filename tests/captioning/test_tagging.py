@@ -145,10 +145,10 @@ def test_a_file_is_continued_to_the_same_lines(caption, photos, tmp_path, monkey
     whole = out.read_bytes()
     write = Captioner.caption_embeddings
 
-    def interrupted(self, embeddings, config, numbers=None):
+    def interrupted(self, embeddings, config, numbers=None, pictures=None):
         if numbers == [stop]:
             raise KeyboardInterrupt
-        return write(self, embeddings, config, numbers)
+        return write(self, embeddings, config, numbers, pictures)
 
     with monkeypatch.context() as patched:
         patched.setattr(Captioner, "caption_embeddings", interrupted)

@@ -38,6 +38,7 @@ NOT_RUN = {
     "pip": "needs the package index",
     "git": "needs the network",
     "pre-commit": "needs the network",
+    "docker": "needs Docker and the network",
     "jupyter": "serves until it is stopped",
     "sed": "edits a file of a large download",
     "img2dataset": "downloads images, and is no dependency",

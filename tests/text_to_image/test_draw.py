@@ -12,6 +12,7 @@ from support.small_generator import FOODS, write_small_generator
 
 from clipcap.cli.main import main
 from clipcap.errors import ClipcapError
+from clipcap.runtime.bundled import FOLDER, GENERATOR
 from clipcap.text_to_image.config import DrawConfig, SlideshowConfig
 from clipcap.text_to_image.draw import Drawer, draw
 from clipcap.text_to_image.mapping import MappingFacts, TextMapping, save_mapping
@@ -244,3 +245,15 @@ def test_drawing_needs_no_network_nltk_or_boto3():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     )
+
+
+def test_the_bundled_generator_draws_right_after_installation(tmp_path, capsys):
+    assert main(["draw", "two cherries on a plate", "--out", str(tmp_path / "x.gif")]) == 0
+    assert words_of(tmp_path / "x.gif") == (5, 1000)
+    drawer = Drawer(DrawConfig(exact=True))
+    weights = sum(path.stat().st_size for path in (FOLDER / GENERATOR).iterdir())
+    assert weights <= 2_000_000
+    assert drawer.table.words_in("Two cherries, please") == ["cherries"]
+    rows = drawer.mapping(drawer.text_model.hidden_states(drawer.text_model.tokenize(["two cherries"]), True)[0])
+    nearest = torch.cdist(rows[:4], drawer.generator.class_embeddings).argmin(1).tolist()
+    assert drawer.table.words["cherry"].given in nearest

@@ -246,6 +246,36 @@ def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
     return _build(config_class, {name: getattr(args, name) for name in flags_of(config_class) if hasattr(args, name)})
 
 
+def read_options(config_class: type[Options], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options from a file by their own names, converted to their types as the words of a command line are.
+
+    Raises:
+        ClipcapError: an option is unknown, or its value of another kind; the message begins with `where`.
+    """
+    try:
+        named = _by_name(config_class, values)
+    except ClipcapError as error:
+        raise ClipcapError(f"{where}: {error}") from error
+    return {
+        name: _converted(flags_of(config_class)[name], value, f"{where}: {name}") for name, value in named.items()
+    }
+
+
+def _converted(flag: Flag, value: Any, where: str) -> Any:
+    kind, choices = _flag_type(flag.hint)
+    if value is None and type(None) in get_args(flag.hint):
+        return None
+    plain = isinstance(value, (str, int, float)) and isinstance(value, bool) == (kind is bool)
+    try:
+        converted = value if kind is bool else kind(value)
+        if not plain or (kind is int and converted != float(value)) or (choices and converted not in choices):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        wanted = f"one of {', '.join(choices)}" if choices else f"of type {kind.__name__}"
+        raise ClipcapError(f"{where} is {value!r:.60}, not {wanted}") from error
+    return converted
+
+
 class FlagParser(argparse.ArgumentParser):
     """ArgumentParser that accepts hyphens for underscores and no abbreviations, and reports errors in one line."""
 

@@ -134,6 +134,7 @@ class OutputConfig(Options, group="output"):
     """What to caption beside photos, and where the captions go."""
 
     features: str | None = option(None, "caption the embeddings of a feature file instead of photos", group="data")
+    limit: int = option(0, "caption the first images alone, for a try (0: all)", group="data")
     batch_size: int = option(16, "images decoded together", group="machine")
     out: str | None = option(
         None, "write FILE.jsonl or FILE.csv, a line per image, instead of printing; an interrupted run is continued"
@@ -155,6 +156,7 @@ class OutputConfig(Options, group="output"):
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
+        at_least("limit", self.limit, 0)
         self._check_texts()
         if self.out_format != "clipcap" and not (self.out or "").endswith(".jsonl"):
             raise ClipcapError(f"--out_format {self.out_format} is of a file: add --out metadata.jsonl")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.encode_images import Frame, encode_images
+from clipcap.runtime.progress import no_bar
 
 
 def embed_photos(
@@ -27,11 +28,11 @@ def embed_photos(
     parts: list[Tensor] = []
     good: list[int] = []
     bad: list[str] = []
-    with tqdm(total=len(photos), desc="encoding", unit="photo", disable=None) as bar:
+    with tqdm(total=len(photos), desc="encoding", unit="photo", disable=no_bar()) as bar:
         for batch in encode_images(encoder, photos, batch_size, frame=frame):
             if batch.embeddings is not None:
                 parts.append(normalize(batch.embeddings, dim=1).cpu())
             good += batch.numbers
-            bad += batch.bad
+            bad += [str(fault) for fault in batch.bad.values()]
             bar.update(len(batch.numbers) + len(batch.bad))
     return torch.cat(parts) if parts else torch.empty(0, encoder.dim), good, bad

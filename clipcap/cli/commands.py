@@ -88,6 +88,7 @@ SOURCES = {
     "flickr8k": "Flickr8k: captions.txt or Flickr8k.token.txt with its split lists",
     "conceptual": "Conceptual Captions: the TSV and a folder of downloaded images",
     "custom": "your own: CSV, TSV, JSON, JSON Lines, Parquet, x.jpg + x.txt, webdataset tars",
+    "photos": "photos alone, without captions, to be searched",
 }
 DATA_PATH = {"data_path": "the folder (or file) of the image-caption set"}
 FEATURE_FILE = "feature file: NAME.pkl or a folder"
@@ -199,7 +200,7 @@ COMMANDS = (
     ),
     Command(
         "contrastive", "images and captions → a CLIP of your own", group="train", metavar="SOURCE",
-        below=tuple(_contrastive(*source) for source in SOURCES.items()),
+        below=tuple(_contrastive(*source) for source in SOURCES.items() if source[0] != "photos"),
     ),
     Command(
         "predict", "photos or features → captions", "clipcap.captioning.predict:predict", PredictConfig, (IMG,),
@@ -223,15 +224,18 @@ COMMANDS = (
         group="caption", prints="{}",
     ),
     Command(
-        "index", "features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
-        (argument("sources", nargs="+", metavar="FEATURES", help="feature files and folders of one encoder"),),
-        group="search", description="Features → an index of them, which answers faster and can be added to.",
+        "index", "photos or features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
+        (argument("sources", nargs="+", metavar="PHOTOS", help="folders of photos, or features of one encoder"),),
+        group="search", description="Photos or features → an index of them, which answers faster. The same command "
+        "again encodes the photos that are new or changed, and forgets the deleted ones.",
     ),
     Command(
         "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find", SearchConfig,
         (
-            argument("words", nargs="*", metavar="WORDS", action=Joined, default="", group="query",
-                     help="what to look for"),
+            argument("words", nargs="*", metavar="WORDS", default=[], group="query",
+                     help="what to look for; several texts in quotes are several searches"),
+            argument("--without", metavar="WORDS", nargs="+", action="extend", default=[], group="query",
+                     help="what the pictures are not to show, texts in quotes"),
             argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[], group="query",
                      help="photos to look for, globs or folders"),
         ),

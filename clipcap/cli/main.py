@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,8 +20,9 @@ from clipcap.cli.commands import COMMANDS, Command
 from clipcap.cli.console import messages_on_stderr
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.errors import ClipcapError
-from clipcap.options import FlagParser, HelpGroups, add_flags, from_flags
+from clipcap.options import FlagParser, HelpGroups, Options, add_flags, from_flags
 from clipcap.runtime import processes
+from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
 
@@ -80,6 +82,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run a command of these words (default: those of the command line); its status."""
     args = build_parser().parse_args(argv)
     command: Command = args.row
+    if getattr(args, "quiet", False):
+        logger.setLevel(logging.WARNING)
+    if command.config is not None and getattr(args, "run_file", None):
+        _add_options(args, command.config)
     for name, meaning in command.required.items():
         if not getattr(args, name, None):
             raise ClipcapError(f"--{name} is missing: {meaning}")
@@ -87,6 +93,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     if command.prints and os.environ.get("RANK", "0") == "0":  # one line, however many processes
         print(command.prints.format(result))
     return int(command.failed(result))
+
+
+def _add_options(args: argparse.Namespace, config_class: type[Options]) -> None:
+    """Add the options of --config to those of the command line, which go before."""
+    from clipcap.runtime.run_file import read_run_file
+
+    for name, value in read_run_file(args.run_file, config_class).items():
+        if not hasattr(args, name):
+            setattr(args, name, value)
 
 
 def _function(command: Command, args: argparse.Namespace) -> Any:
@@ -138,6 +153,13 @@ def _add(parsers: argparse._SubParsersAction, command: Command) -> None:
     added = [groups[one.group].add_argument(*one.names, **one.settings) for one in command.arguments]
     if command.config is not None:
         add_flags(groups, command.config, command.without)
+    taken = parser._option_string_actions
+    if command.config is not None and "--config" not in taken:
+        groups["data"].add_argument(
+            "--config", dest="run_file", metavar="RUN.yaml", default=None,
+            help="options from a file, as every run writes one; flags go before it",
+        )  # fmt: skip
+    groups["machine"].add_argument("--quiet", action="store_true", help="no messages and bars, warnings alone")
     groups.order()
     needed = [_shown(action) for action in added if action.required]
     parser.usage = " ".join([parser.prog, *needed, "[OPTIONS]"])

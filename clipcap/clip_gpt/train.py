@@ -20,6 +20,7 @@ from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import write_curves
@@ -47,6 +48,8 @@ def train_clip_gpt(config: TrainClipGptConfig) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     task = InterleavedTask(config.task, loop, model, model.layout.tokenizer, features, val, accelerator)
     logger.info(task.describe())
+    if accelerator.is_main_process:
+        write_run_file(Path(loop.out_dir), "train-clip-gpt", config.flat())
     best = Loop(task, loop, accelerator).fit()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clipcap.images.read import ImageError, open_image
-from clipcap.images.workers import decoders
+from clipcap.images.workers import decoders, report_lost_workers
 from clipcap.models.encoders.base import crop_extreme_aspect
+from clipcap.runtime.progress import no_bar
 from clipcap.sources.record import Record
 
 NO_IMAGE = -1  # the number of no picture
@@ -60,7 +61,7 @@ class ImageCache:
             return
         batches = np.array_split(np.arange(count), -(-count // BATCH)) if count else []
         cache = torch.empty(count, self.side, self.side, 3, dtype=torch.uint8)
-        with tqdm(total=count, desc="decoding", unit="img", disable=quiet) as bar:
+        with tqdm(total=count, desc="decoding", unit="img", disable=no_bar(quiet)) as bar:
             for rows, pictures in zip(batches, self.load(batches)):
                 cache[rows] = pictures
                 bar.update(len(rows))
@@ -72,9 +73,10 @@ class ImageCache:
             yield from (self._cache[rows] for rows in batches)
             return
         decoder = _Decoder(self.records, self.side, self.frame, batches)
-        for pictures, bad in decoders(decoder, self.workers, self.device):
-            self.bad.update(bad)
-            yield pictures
+        with report_lost_workers():
+            for pictures, bad in decoders(decoder, self.workers, self.device):
+                self.bad.update(bad)
+                yield pictures
 
 
 @dataclass(frozen=True)

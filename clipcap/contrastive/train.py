@@ -12,8 +12,9 @@ from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.make import make_towers
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.sources.config import SourceConfig
-from clipcap.sources.readers import READERS
+from clipcap.sources.readers import READERS, read_source
 from clipcap.sources.record import Record
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.curves import write_curves
@@ -41,13 +42,15 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     """
     check_run_folder(config.loop)
     accelerator = make_accelerator(config.loop, config.flat())
-    source = READERS[source_name](config.source)
+    source = read_source(source_name, config.source)
     for note in source.notes:
         logger.info(note)
     set_seed(config.loop.seed)
     task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator, read_extra(config))
     logger.info(task.describe())
     task.decode()
+    if accelerator.is_main_process:
+        write_run_file(Path(config.loop.out_dir), f"contrastive {source_name}", config.flat())
     loop = Loop(task, config.loop, accelerator)
     best = loop.fit()
     if accelerator.is_main_process:

@@ -35,6 +35,7 @@ from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.options import FlagParser
 from clipcap.runtime.bundled import DEMO, FOLDER, GENERATOR, TEXT_MAPPING
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator import Generator, GeneratorConfig, StoredNorm
@@ -81,7 +82,7 @@ def build_generator(work: Path, out: Path = FOLDER / GENERATOR, steps: int = STE
     pictures = _Pictures(groups)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE, betas=(0.9, 0.99))
     best, log, start = -1.0, [], time.process_time()
-    for step in tqdm(range(1, steps + 1), desc="generator", disable=None):
+    for step in tqdm(range(1, steps + 1), desc="generator", disable=no_bar()):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, step / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps)) + 1e-5
         loss = _loss(network, *pictures.batch(step))
@@ -144,7 +145,7 @@ class _Pictures:
     def __init__(self, groups: int):
         self.truncations = [round(0.1 + 0.9 * (i + 0.5) / groups, 3) for i in range(groups)]
         self.noise, self.labels, self.pixels, self.food = [], [], [], []
-        for i, truncation in enumerate(tqdm(self.truncations, desc="drawing", disable=None)):
+        for i, truncation in enumerate(tqdm(self.truncations, desc="drawing", disable=no_bar())):
             noise = truncated_noise(GROUP_SIZE, NOISE, SEED + i, truncation)
             labels = torch.arange(GROUP_SIZE) % len(CLASSES)
             drawn = [latent_scene(CLASSES[k], z) for k, z in zip(labels.tolist(), noise.numpy(), strict=True)]

@@ -22,6 +22,7 @@ from clipcap.demo.grammar import captions
 from clipcap.demo.scene import Scene, make_scene, split_of
 from clipcap.errors import ClipcapError
 from clipcap.options import FlagParser
+from clipcap.runtime.progress import no_bar
 
 __all__ = ["Scene", "captions", "draw", "make_scene", "scenes", "split_of", "write_set"]
 
@@ -81,7 +82,7 @@ def _check(folder: Path, count: int, seed: int, size: int, split: str, workers: 
 
 
 def _write_photos(jobs: Sequence[PhotoJob], workers: int) -> None:
-    bar = tqdm(total=len(jobs), desc="drawing", unit="picture", disable=None)
+    bar = tqdm(total=len(jobs), desc="drawing", unit="picture", disable=no_bar())
     with bar:
         if workers == 1:
             for job in jobs:

@@ -32,6 +32,7 @@ class EvaluateConfig(Options, group="data"):
     )
     out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html", group="output")
     train_data: str | None = option(None, "feature file trained on: reports the share of captions copied from it")
+    limit: int = option(0, "score the first images of --data alone, for a try (0: all)")
     batch_size: int = option(16, "images decoded together", group="machine")
     characters: bool = option(False, "every character is a token: for scripts without spaces", group="scores")
     java: bool = option(
@@ -41,6 +42,9 @@ class EvaluateConfig(Options, group="data"):
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
+        at_least("limit", self.limit, 0)
+        if self.limit and not self.data:
+            raise ClipcapError("--limit is of --data: --predictions are scored as they are")
         if bool(self.data) == bool(self.predictions):
             raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")
         if self.predictions and not self.references:

@@ -34,6 +34,8 @@ from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
+from clipcap.runtime.progress import no_bar
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import printable
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
@@ -78,6 +80,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     else:
         found = _caption(config, str(config.data), state)
     if state.is_main_process:
+        write_run_file(out, "evaluate", config.flat())
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
         _write_json(out / REFERENCES, found.references)
         training = list(read_features(config.train_data).captions) if config.train_data else None
@@ -141,6 +144,7 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
     for row, image in enumerate(features.image_ids):
         if str(image) in references:
             first_rows.setdefault(str(image), row)
+    first_rows = dict(list(first_rows.items())[: config.limit or None])
     rows = list(first_rows.values())
     captions = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
     names = list(first_rows)
@@ -179,16 +183,15 @@ def caption_rows(
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
     written: list[tuple[int, str]] = []
-    starts = range(0, len(mine), batch_size)
-    hidden = True if not state.is_main_process or len(starts) == 1 else None
-    for start in tqdm(starts, desc="captioning", unit="batch", disable=hidden):
-        places = mine[start : start + batch_size]
-        embeddings = features.rows([rows[place] for place in places])  # [B, D]
-        if not embeddings.isfinite().all():
-            bad = next(rows[p] for p, row in zip(places, embeddings) if not row.isfinite().all())
+    count = -(-len(mine) // batch_size)
+    hidden = no_bar(not state.is_main_process or count == 1)
+    one = replace(how, num_captions=1)
+    batches = captioner.caption_rows(features, [rows[place] for place in mine], one, batch_size, mine)
+    for batch, found in tqdm(batches, desc="captioning", unit="batch", total=count, disable=hidden):
+        if batch.bad:
+            bad = rows[min(batch.bad)]
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        found = captioner.caption_embeddings(embeddings, replace(how, num_captions=1), list(places))
-        written += [(place, captions[0].text) for place, captions in zip(places, found)]
+        written += [(place, captions[0].text) for place, captions in zip(batch.numbers, found)]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 

@@ -147,7 +147,10 @@ def open_shards(path: Path, tower: Tower = "image") -> tuple[ShardedRows, list[P
     if not shards:
         texts = tower == "image" and (path / STEMS["text"]).is_dir()
         hint = "it holds texts alone (`clipcap train --objective text`)" if texts else "give a feature file"
-        raise ClipcapError(f"{path}: no {stem}/{stem}_*.npy in it: {hint}, or parse the images first")
+        raise ClipcapError(
+            f"{path}: no {stem}/{stem}_*.npy in it: {hint}, or parse the images first "
+            f"(photos alone: `clipcap index` or `clipcap parse photos`)"
+        )
     embeddings = ShardedRows(list(shards.values()))
     if not embeddings.shape[0]:
         raise ClipcapError(f"{path}: holds no images: parse them again")

@@ -37,7 +37,7 @@ from clipcap.runtime.processes import alone
 from clipcap.runtime.text import shown
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import describe
-from clipcap.sources.readers import READERS
+from clipcap.sources.readers import read_source
 from clipcap.sources.record import Record
 
 CountTokens = Callable[[str], int]
@@ -103,7 +103,7 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
 
 def _read(source_name: str, config: ParseConfig) -> tuple[Source, CountTokens | None]:
     """The source, its captions within --token_limit, and what counts tokens where that is to be had."""
-    source = READERS[source_name](config.source)
+    source = read_source(source_name, config.source)
     count_tokens = None if config.token_limit is None and not config.dry_run else _token_counter(config)
     short = limit_tokens(source, config.token_limit, count_tokens)
     if not short.records:

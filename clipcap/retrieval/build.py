@@ -26,6 +26,7 @@ from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.features.files import read_parts
 from clipcap.retrieval.caption_features import CaptionParts, holds_texts
 from clipcap.retrieval.config import IndexConfig
+from clipcap.retrieval.duplicates import describe, near_duplicates
 from clipcap.retrieval.exact import Hits, gather_rows, scales_of
 from clipcap.retrieval.faiss_index import (
     Kind,
@@ -40,10 +41,12 @@ from clipcap.retrieval.faiss_index import (
 )
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
+from clipcap.retrieval.photo_folder import forget_encoded, is_photo_folder, photo_features, write_state
 from clipcap.runtime.files import current_path, replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import no_bar
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -57,13 +60,14 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
     """Write the index of features, or add them to one that is there.
 
     Args:
-        sources: feature files and folders of one encoder.
+        sources: feature files and folders of one encoder, or folders of photos.
     Raises:
         ClipcapError: bad features, features of several encoders, or no place to write; what was at `out` stays.
     """
     out, started = Path(config.out), time.perf_counter()
     _check_place(out, config.append)
-    parts = [_parts(source, config) for source in sources]
+    photos = _photos(sources, config)
+    parts = [[photos]] if photos else [_parts(source, config) for source in sources]
     with writing(out), replaced_folder(out) as draft:
         content = _copy_existing(current_path(out), draft, config) if config.append else _new(config)
         before = len(content["parts"])
@@ -79,10 +83,25 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
             near = cast(Rescored, index.approximate)  # as every index of ours that is not exact
             content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
+        if photos:
+            write_state(draft, photos)
+    forget_encoded(out)
     index = Index.open(out)
     for line in _summary_lines(index, content, time.perf_counter() - started):
         logger.info(line)
+    if config.duplicates:
+        print(describe(near_duplicates(index, config.duplicate_cosine), config.duplicate_cosine))
     return index
+
+
+def _photos(sources: Sequence[str | Path], config: IndexConfig) -> Features | None:
+    """The embeddings of photos, where the sources are folders of photos."""
+    folders = [source for source in sources if is_photo_folder(source)]
+    if folders and len(folders) < len(sources):
+        raise ClipcapError(
+            "photos and features are two kinds of sources: parse the photos first, or index them apart"
+        )
+    return photo_features(folders, config) if folders else None
 
 
 def _parts(source: str | Path, config: IndexConfig) -> Iterable[Features]:
@@ -137,7 +156,7 @@ def _save(draft: Path, content: dict[str, Any]) -> Index:
 def _copy(source: Iterable[Features], draft: Path, content: dict[str, Any]) -> None:
     """Add the rows of features as parts of the index."""
     before, writer, path = len(content["parts"]), None, None
-    with tqdm(unit="row", desc="indexing", disable=None) as bar:
+    with tqdm(unit="row", desc="indexing", disable=no_bar()) as bar:
         for features in source:
             _check_encoder(features, content)
             path = features.path
@@ -215,7 +234,7 @@ def _approximate(index: Index, draft: Path, kind: Kind, before: int) -> None:
         write_faiss(trained(kind, sample_of(index.parts, sample_size(rows)), rows), draft / "trained.index")
     for number, part in list(enumerate(index.parts))[before:]:
         near = read_faiss(draft / "trained.index", mapped=False)
-        with tqdm(total=len(part.images), unit="row", desc=f"adding to {kind}", disable=None) as bar:
+        with tqdm(total=len(part.images), unit="row", desc=f"adding to {kind}", disable=no_bar()) as bar:
             for added in add_rows(near, part):
                 bar.update(added)
         write_faiss(near, draft / f"part_{number}" / "near.index")

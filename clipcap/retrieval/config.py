@@ -25,9 +25,15 @@ class IndexConfig(Options, group="index"):
     exact_up_to: int = option(1_000_000, "rows that --kind auto searches exactly")
     recall: float = option(0.95, "share of the true 10 nearest that an approximate search is set to find")
     tower: Tower = option("image", _TOWER)
-    clip_model_type: str | None = option(None, "encoder, where the features do not state it")
+    clip_model_type: str | None = option(
+        None, "encoder of photos (default: that of the index, else ViT-B/32), or of features that do not state it"
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
+    duplicates: bool = option(False, "print the images that are nearly the same, in groups", group="output")
+    duplicate_cosine: float = option(0.95, "cosine from which on two images count as nearly the same", group="output")
 
     def __post_init__(self) -> None:
+        within("duplicate_cosine", self.duplicate_cosine, -1, 1)
         if not self.out:
             raise ClipcapError("--out is missing: the folder of the index")
         at_least("exact_up_to", self.exact_up_to, 0)

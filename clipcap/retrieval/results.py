@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def show(queries: Sequence[str], found: Sequence[Sequence[Match]], out: str | No
     for query, matches in zip(queries, found, strict=True):
         if len(queries) > 1:
             print(in_short(query))
-        print(table(matches))
+        print(table(matches, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     if out:
         path = Path(out)
         if path.suffix.lower() == LINES:
@@ -52,18 +54,49 @@ def check_out(out: str | None) -> None:
         raise ClipcapError(f"--out {out}: ends in {ending or 'nothing'}; end it in {LINES}, or {', '.join(PICTURES)}")
 
 
-def table(matches: Sequence[Match]) -> str:
-    """Rank, cosine, image id, beginning of the first caption and path of each match, in columns."""
+def table(matches: Sequence[Match], width: int | None = None) -> str:
+    """Rank, cosine, image id, beginning of the first caption and path of each match, in columns.
+
+    Args:
+        width: of the terminal: then captions are cut, paths lose their beginning, and columns without room go.
+    """
     shares = [match.probability for match in matches if match.probability is not None]
     lines = [("rank", "score", *["probability"] * bool(shares), "image", "caption", "path")]
     for rank, match in enumerate(matches, 1):
         texts = (printable(match.image_id), in_short(match.caption), printable(match.path or ""))
         share = () if match.probability is None else (f"{match.probability:.4f}",)
         lines.append((str(rank), f"{match.score:.3f}", *share, *texts))
+    if width is not None:
+        lines = _fitted(lines, width)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+LEAST = 12  # characters of a column that is worth showing
+
+
+def _fitted(lines: list[tuple[str, ...]], width: int) -> list[tuple[str, ...]]:
+    """The lines of a table, its last three columns (image, caption, path) shortened to a width."""
+    head, texts = [line[:-3] for line in lines], list(zip(*(line[-3:] for line in lines), strict=True))
+    room = width - sum(max(map(len, column)) + 2 for column in zip(*head, strict=True))
+    image, caption, path = texts
+    columns = [image, *[caption] * any(caption[1:]), *[path] * (path[1:] != image[1:] and any(path[1:]))]
+    shown: list[list[str]] = []
+    for number, column in enumerate(columns):
+        share = (room - 2 * (len(columns) - number - 1)) // (len(columns) - number)
+        longest = min(max(map(len, column)), max(share, LEAST))
+        if room >= LEAST or not shown:
+            shown.append([_cut(text, longest, from_end=column is path) for text in column])
+            room -= longest + 2
+    return [(*first, *rest) for first, rest in zip(head, zip(*shown, strict=True), strict=True)]
+
+
+def _cut(text: str, longest: int, from_end: bool) -> str:
+    if len(text) <= longest:
+        return text
+    return f"…{text[1 - longest :]}" if from_end else f"{text[: longest - 1]}…"
 
 
 def write_lines(queries: Sequence[str], found: Sequence[Sequence[Match]], path: Path) -> None:

@@ -22,28 +22,33 @@ from clipcap.runtime.places import writes_to
 
 
 @writes_to("config.out")
-def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
+def find(
+    words: str | Sequence[str], photos: Sequence[str], config: SearchConfig, without: Sequence[str] = ()
+) -> list[list[Match]]:
     """Print the pictures nearest to each query and, with `out`, write or draw them.
 
     Args:
-        words: what to look for, or an empty text.
+        words: what to look for: one text, also word by word, or several texts of several words each.
         photos: files, globs and folders of photos to look for, or none.
+        without: texts whose embeddings are subtracted from each query.
     Returns:
         the matches of each query, best first.
     Raises:
         ClipcapError: not one kind of query, a bad index or another encoder's, or `out` cannot be written.
     """
-    words = words.strip()
-    if config.softmax and words and photos:
-        return _rank(words, photos, config)
+    texts = _texts(words)
+    if config.softmax and texts and photos:
+        return _rank(" ".join(texts), photos, config)
     if not config.index:
         raise ClipcapError("--softmax without --index ranks photos by words: give both, words and --img")
-    asked = [words or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
+    asked = [texts or None, list(photos) or None, config.image_id, config.caption_id, config.embedding]
     if sum(query is not None for query in asked) != 1:
         raise ClipcapError("search for one of: words, --img, --image_id, --caption_id, --embedding")
     check_out(config.out)
     index = Index.open(config.index, config.clip_model_type, config.tower)
-    names, queries = _queries(words, photos, index, config)
+    names, queries = _queries(texts, photos, index, config)
+    if without:
+        queries = _subtracted(queries, _encoder(index, config).encode_texts(list(without)))
     found = index.search(queries, config.k, config.exact)
     if config.softmax:
         scale = _encoder(index, config).logit_scale
@@ -51,6 +56,18 @@ def find(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[M
         print(f"probability: the share among the {config.k} images shown")
     show(names, found, config.out)
     return found
+
+
+def _texts(words: str | Sequence[str]) -> list[str]:
+    """The texts of a command line: each that was quoted, or all words as one."""
+    texts = [text.strip() for text in ([words] if isinstance(words, str) else words) if text.strip()]
+    return texts if any(" " in text for text in texts) else [" ".join(texts)] * bool(texts)
+
+
+def _subtracted(queries: Tensor, without: Tensor) -> Tensor:
+    """Queries [Q, D] less each of the unwanted [W, D], all of norm 1."""
+    wanted, unwanted = (torch.nn.functional.normalize(x.double().cpu(), dim=1) for x in (queries, without))
+    return wanted - unwanted.sum(dim=0)
 
 
 def _rank(words: str, photos: Sequence[str], config: SearchConfig) -> list[list[Match]]:
@@ -79,7 +96,7 @@ def _with_shares(matches: Sequence[Match], scale: float) -> list[Match]:
     return [replace(match, probability=share) for match, share in zip(matches, shares, strict=True)]
 
 
-def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConfig) -> tuple[list[str], Tensor]:
+def _queries(texts: list[str], photos: Sequence[str], index: Index, config: SearchConfig) -> tuple[list[str], Tensor]:
     """(what each query is called, their embeddings [Q, D])."""
     if config.embedding:
         queries = _read_embeddings(Path(config.embedding))
@@ -89,12 +106,12 @@ def _queries(words: str, photos: Sequence[str], index: Index, config: SearchConf
     if photos:
         paths = find_images(photos)
         return [str(path) for path in paths], _encoded(paths, _encoder(index, config), config)
-    text = words
     if config.caption_id is not None:
         text = index.catalogue.caption(config.caption_id)
         if text is None:
             raise ClipcapError(f"{config.index}: has no caption {config.caption_id}: they are counted from 0")
-    return [text], _encoder(index, config).encode_texts([text])
+        texts = [text]
+    return texts, _encoder(index, config).encode_texts(texts)
 
 
 def _read_embeddings(path: Path) -> Tensor:
@@ -113,7 +130,7 @@ def _encoded(paths: Sequence[Path], encoder: Encoder, config: SearchConfig) -> T
     rows = []
     for encoded in encode_images(encoder, paths, batch_size=1, frame=config.frame):
         if encoded.bad or encoded.embeddings is None:
-            raise ClipcapError(encoded.bad[0])
+            raise next(iter(encoded.bad.values()))
         rows.append(encoded.embeddings)  # [1, D]
     return torch.cat(rows)
 

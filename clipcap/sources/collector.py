@@ -144,7 +144,8 @@ class Collector:
         self.leave_out(len(without), "image", "no caption")
         if not images:
             where = shown(config.captions or config.data_path)
-            raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes]))
+            alone = ["photos alone: `clipcap parse photos` or `clipcap index`"] * bool(self._left_out[NO_CAPTION])
+            raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes, *alone]))
         records = []
         for key in in_natural_order(images):
             entry = images.pop(key)  # a set of millions is not to be there twice

@@ -22,6 +22,7 @@ class SourceConfig(Options, group="data"):
         None, "share of the images to train on, the rest is val (sets without a split of their own)"
     )
     seed: int = option(42, "seed of the split")
+    limit: int = option(0, "read the first images alone, of each split so many, for a try (0: all)")
     workers: int | None = option(
         None, "processes that decode images (default: the cores, at most 8; on a CPU 1)", group="machine"
     )
@@ -29,6 +30,7 @@ class SourceConfig(Options, group="data"):
     frame: Literal["first", "middle"] = option("first", "which frame of an animation to read")
 
     def __post_init__(self) -> None:
+        at_least("limit", self.limit, 0)
         within("max_bad", self.max_bad, 0, 1)
         within("seed", self.seed, 0, LARGEST_SEED)
         if self.train_size is not None and not 0 < self.train_size < 1:

@@ -15,6 +15,7 @@ from clipcap.images.folders import list_folder
 from clipcap.images.read import ImageError, check_image
 from clipcap.runtime.files import replaced_file
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.conceptual import FailureLog, image_name, known_failures, read_links
 from clipcap.sources.http_client import GoneError, UnavailableError, WebClient
@@ -98,7 +99,7 @@ def _run_all(jobs: list[_Job], folder: Path, client: WebClient, threads: int) ->
         queue.put(job)
     with (
         FailureLog(folder) as log,
-        tqdm(total=len(jobs), desc="downloading", unit="image", disable=None) as bar,
+        tqdm(total=len(jobs), desc="downloading", unit="image", disable=no_bar()) as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
         workers = [pool.submit(_work, queue, client, folder, log, bar) for _ in range(threads)]

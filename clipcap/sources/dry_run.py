@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from clipcap.images.read import ImageError, MissingImageError, check_image
+from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.collector import Source
 from clipcap.sources.record import Record
@@ -48,7 +49,7 @@ def _image_errors(records: list[Record]) -> tuple[dict[str, ImageError], Counter
     errors, remarks = {}, Counter()
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         for record, (error, remark) in tqdm(
-            _checked(threads, records), total=len(records), desc="checking images", unit="image", disable=None
+            _checked(threads, records), total=len(records), desc="checking images", unit="image", disable=no_bar()
         ):
             if error:
                 errors[record.image_id] = error

@@ -24,6 +24,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.messages import logger
+from clipcap.runtime.progress import no_bar
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import SynthesiseConfig
 from clipcap.text_to_image.draw import Drawer
@@ -102,7 +103,7 @@ def choose_pairs(captions: str, drawer: Drawer, config: SynthesiseConfig) -> lis
 
 
 def _draw_all(batches: Sequence[Sequence[Pair]], drawer: Drawer, config: SynthesiseConfig, folder: Path) -> None:
-    with tqdm(total=sum(map(len, batches)), desc="drawing", unit="picture", disable=None) as bar:
+    with tqdm(total=sum(map(len, batches)), desc="drawing", unit="picture", disable=no_bar()) as bar:
         if config.workers == 1:
             for batch in batches:
                 _draw_batch(batch, drawer, config, folder)

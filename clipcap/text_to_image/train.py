@@ -19,6 +19,7 @@ from clipcap.models.encoders.base import pick_device, weights_id
 from clipcap.runtime.disk_arrays import cached_arrays, write_arrays
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import no_bar
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
@@ -128,7 +129,7 @@ def _states(
 
         def blocks() -> Iterator[np.ndarray]:
             texts = [caption for caption, _ in pairs]
-            bar = tqdm(total=len(texts), desc="hidden states", unit="caption", disable=None)
+            bar = tqdm(total=len(texts), desc="hidden states", unit="caption", disable=no_bar())
             with bar:
                 for tokens, hidden in model.batches(texts, config.bs, config.masked):
                     real.append(tokens.attention_mask.to(torch.uint8).numpy().ravel())

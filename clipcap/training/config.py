@@ -29,6 +29,7 @@ class LoopConfig(Options, group="training"):
         None, "numbered checkpoints to keep beside best and last (default: none, or 0 with --save_every; 0: all)",
         group="output",
     )  # fmt: skip
+    max_steps: int = option(0, "stop after this many optimiser steps, the schedule with them (0: all epochs)")
     grad_accum: int = option(1, "batches per optimiser step")
     warmup_steps: int | None = option(None, "steps of linear warm-up (default: 5000, at most a tenth of the run)")
     weight_decay: float = option(0.0, "AdamW weight decay")
@@ -44,7 +45,7 @@ class LoopConfig(Options, group="training"):
     def __post_init__(self) -> None:
         for name in ("epochs", "grad_accum"):
             at_least(name, getattr(self, name), 1)
-        for name in ("save_steps", "patience", "weight_decay", "grad_clip"):
+        for name in ("save_steps", "max_steps", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
         if self.save_every is not None:
             at_least("save_every", self.save_every, 1)
@@ -90,6 +91,7 @@ class FeaturesConfig(Options, group="data"):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
+    limit: int = option(0, "train on the first images of the features alone, for a try (0: all)")
     clip_model_type: str | None = option(None, "encoder of the features, where an old file does not state it")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
 
@@ -239,7 +241,7 @@ class CaptionerTaskConfig(FeatureTaskConfig):
 class CaptionerFeaturesConfig(FeaturesConfig):
     """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
 
-    data: str | tuple[str, ...] = option(
+    data: str | tuple[str, ...] = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `prepare` alone reads it
         "data/food_train.pkl",
         "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
         "where there are some",
@@ -274,12 +276,11 @@ class ObjectiveConfig(Options, group="training"):
     xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
     reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
     force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")
-    score_workers: int = option(1, "processes that score samples (0: none besides this one)", group="machine")
+    score_worker: bool = option(True, "score samples in a process of its own, beside sampling", group="machine")
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 2)
         at_least("xe_weight", self.xe_weight, 0)
-        at_least("score_workers", self.score_workers, 0)
         held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
         if self.objective == "reward" and not held:
             raise ClipcapError(

@@ -50,7 +50,7 @@ def training_features(config: FeaturesConfig, seed: int, overfit: int) -> tuple[
 
 def open_features(config: FeaturesConfig, seed: int = 42, overfit: int = 0) -> tuple[Features, Features | None]:
     """The training and validation features that the options name, checked against each other."""
-    features = read_to_train(config.data, config.clip_model_type)
+    features = first_images(read_to_train(config.data, config.clip_model_type), config.limit)
     if config.is_rn and is_resnet(features.meta.encoder) is False:
         guessed = features.meta.encoder_guessed
         advice = "name the encoder by --clip_model_type" if guessed else "parse the images with a ResNet"
@@ -73,6 +73,15 @@ def open_features(config: FeaturesConfig, seed: int = 42, overfit: int = 0) -> t
         features.dim, val, f"the training features {config.data}",
     )  # fmt: skip
     return features, held_out
+
+
+def first_images(features: Features, count: int) -> Features:
+    """The rows of the first images, so many, in the file's order; all where `count` is 0."""
+    if not count:
+        return features
+    _, first = np.unique(features.row_images, return_index=True)
+    chosen = features.row_images[np.sort(first)[:count]]
+    return features.subset_by_row(np.flatnonzero(np.isin(features.row_images, chosen)))
 
 
 def data_warnings(config: FeaturesConfig, features: Features, val: Features | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import warnings
@@ -21,6 +22,7 @@ from clipcap.runtime.files import replaced_file, replaced_folder, writing
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
+from clipcap.runtime.progress import no_bar
 from clipcap.training.accelerator import loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.disk import check_disk, disk_needed
@@ -28,6 +30,7 @@ from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_sche
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
 from clipcap.training.run_state import canonical, restore
+from clipcap.training.step_log import StepLog
 from clipcap.training.task import MicroBatch, Task
 
 
@@ -57,14 +60,18 @@ class Loop:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(task.model)
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options.weight_decay))
-        total = task.steps_per_epoch() * options.epochs
+        self.total = task.steps_per_epoch() * options.epochs  # optimiser steps of the run
+        if options.max_steps:
+            self.total = min(self.total, options.max_steps)
         # Not prepared: a prepared scheduler moves `num_processes` ticks a step.
-        self.scheduler = make_schedule(self.optimizer, options, total, lambda: self.progress.reductions)
+        self.scheduler = make_schedule(self.optimizer, options, self.total, lambda: self.progress.reductions)
         if state is not None:
             parts = {name: (getattr(self, name), getattr(state, name)) for name in ("optimizer", "scheduler")}
             if accelerator.scaler is not None and state.scaler:
                 parts["scaler"] = (accelerator.scaler, state.scaler)
             restore(parts, self.path("last") / STATE)
+        done = self.progress.epoch * task.steps_per_epoch() + self.progress.step
+        self.steps = StepLog(self.out_dir, self.total, done) if accelerator.is_main_process else None
 
     def path(self, name: str | int) -> Path:
         """Checkpoint `prefix-last`, `prefix-best` or, of an epoch, `prefix-003`."""
@@ -74,7 +81,7 @@ class Loop:
         """Train to the last epoch, or until `patience` is spent."""
         options, progress = self.options, self.progress
         with states_what_is_left(self._left):
-            while progress.epoch < options.epochs and not self._out_of_patience():
+            while not self._finished() and not self._out_of_patience():
                 epoch = progress.epoch
                 self._epoch(epoch)
                 metrics = self._finish_epoch(epoch)
@@ -85,6 +92,10 @@ class Loop:
             logger.info(f"stopped: no better epoch in {options.patience}")
         self.accelerator.end_training()
         return self.path("best")
+
+    def _finished(self) -> bool:
+        """Whether all epochs, or --max_steps, are done."""
+        return self.progress.epoch * self.task.steps_per_epoch() >= self.total
 
     def _left(self) -> str:
         """What an interrupted run leaves."""
@@ -101,8 +112,9 @@ class Loop:
         """Train one epoch, from the current step of the run."""
         progress, per_epoch = self.progress, self.task.steps_per_epoch()
         self.model.train()
-        hidden = not self.accelerator.is_main_process
-        with tqdm(total=per_epoch, initial=progress.step, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
+        hidden = no_bar(not self.accelerator.is_main_process)
+        here = min(per_epoch, self.total - epoch * per_epoch)  # steps of this epoch
+        with tqdm(total=here, initial=progress.step, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
             for window in self.task.windows(epoch, progress.step):
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step
@@ -115,9 +127,13 @@ class Loop:
                 bar.set_postfix(loss=f"{loss / weight:.3f}", refresh=False)
                 bar.update()
                 self._log({"loss": loss / weight, "lr": rate}, step + 1)
+                if self.steps is not None:
+                    self.steps.add(step + 1, loss, weight, rate)
                 if self._save_is_due(per_epoch):
                     self._check_weights()
                     self._save(self.path("last"), {})
+                if progress.step == here:
+                    break
 
     def _save_is_due(self, per_epoch: int) -> bool:
         """Whether `last` is to be written in the middle of an epoch."""
@@ -177,7 +193,7 @@ class Loop:
         """Validate and report."""
         self._check_weights()
         progress = self.progress
-        steps = (epoch + 1) * self.task.steps_per_epoch()
+        steps = min((epoch + 1) * self.task.steps_per_epoch(), self.total)
         metrics: dict[str, float] = {"epoch": epoch, "step": steps}
         metrics["train_loss"] = progress.loss_sum / progress.loss_weight
         self.model.eval()
@@ -205,7 +221,7 @@ class Loop:
                 log.write(_json_line(metrics))
         if self.progress.stale == 0:
             self._save(self.path("best"), metrics, with_state=False)
-        if options.numbering and ((epoch + 1) % options.numbering == 0 or epoch + 1 == options.epochs):
+        if options.numbering and ((epoch + 1) % options.numbering == 0 or self._finished()):
             self._save(self.path(epoch), metrics, with_state=False)
         if options.keep and self.accelerator.is_main_process:
             for old in list(numbered(self.out_dir, options.prefix).values())[: -options.keep]:
@@ -238,11 +254,22 @@ class Loop:
         with writing(self.out_dir / LOG):
             self.out_dir.mkdir(parents=True, exist_ok=True)
             with replaced_file(self.out_dir / LOG) as draft:
-                draft.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
+                lines = _as_written(self.out_dir / LOG, list(map(_json_line, self.progress.history)))
+                draft.write_text("".join(lines), encoding="utf-8")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self.options.tracker != "none":
             self.accelerator.log(loggable(values), step=step)
+
+
+def _as_written(log: Path, lines: list[str]) -> list[str]:
+    """The lines, each as it is in the log where the log has it: a training state does not keep the order of names."""
+    try:
+        written = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        same = [json.loads(old) == json.loads(new) for old, new in zip(written, lines)]
+    except (OSError, ValueError, RecursionError):  # there is none, or it is damaged
+        return lines
+    return [written[i] if i < len(same) and same[i] else line for i, line in enumerate(lines)]
 
 
 def _json_line(metrics: Mapping[str, float]) -> str:

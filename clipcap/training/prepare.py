@@ -80,7 +80,7 @@ def reward_objective(
     order = np.argsort(index, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
     references = [[features.captions[int(number)] for number in group] for group in groups]
-    scoring = Scoring(config.reward, references, config.reward_end, config.score_workers, encoder)
+    scoring = Scoring(config.reward, references, config.reward_end, config.score_worker, encoder)
     return partial(
         RewardObjective, model=model, tokenizer=tokenizer, accelerator=accelerator, scoring=scoring, config=config
     )

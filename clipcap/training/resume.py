@@ -57,6 +57,7 @@ class RunState:
 def run_identity(task: Task[Any], options: LoopConfig, accelerator: Accelerator) -> dict[str, Any]:
     """What decides the weights of a run, by name."""
     chosen = {name: getattr(options, name) for name in _SAME_ON_RESUME}
+    chosen["max_steps"] = options.max_steps or None  # as in runs before there was the option
     launched = {"processes": accelerator.num_processes, "mixed precision": accelerator.mixed_precision}
     return {**chosen, **launched, **task.identity()}
 

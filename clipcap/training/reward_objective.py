@@ -213,6 +213,10 @@ class RewardObjective:
             "length": mean_length(captions),
         }
 
+    def close(self) -> None:
+        """End the process that scores."""
+        self.scoring.close()
+
 
 def advantages(rewards: Tensor) -> Tensor:
     """How much each sample's reward is above the mean of the others of its image, [images, samples ≥ 2]."""

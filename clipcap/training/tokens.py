@@ -18,6 +18,7 @@ from clipcap.features.large_folder import StoredCaptions
 from clipcap.features.stored_texts import ChosenTexts
 from clipcap.models.language_model import end_of_text
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, cached_arrays, scratch, write_arrays
+from clipcap.runtime.progress import no_bar
 
 TOGETHER = 10_000  # captions tokenised at a time
 MANY = 50_000  # captions from which a bar shows how far it is
@@ -112,7 +113,7 @@ def _tokenize(captions: Sequence[str], recipe: TokenRecipe) -> TokenizedCaptions
     """Tokenised, measured, then cut."""
     counts = scratch(len(captions), np.int32)
     whole = GrowingArray(recipe.dtype)
-    hidden = len(captions) < MANY
+    hidden = no_bar(len(captions) < MANY)
     with tqdm(total=len(captions), desc="tokenising", unit="captions", leave=False, disable=hidden) as bar:
         for part in blocks(len(captions), TOGETHER):
             lists = recipe.ids(list(captions[part]))

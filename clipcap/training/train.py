@@ -23,6 +23,7 @@ from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import printable
 from clipcap.training.accelerator import make_accelerator
 from clipcap.training.caption_task import CaptionTask
@@ -61,7 +62,12 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     warm = config.model.weights_dir is not None
     task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, warm)
     logger.info(task.describe())
-    best = Loop(task, loop, accelerator).fit()
+    if accelerator.is_main_process:
+        write_run_file(Path(loop.out_dir), "train", config.flat())
+    try:
+        best = Loop(task, loop, accelerator).fit()
+    finally:
+        task.objective.close()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))
     return best

@@ -21,7 +21,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_e
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.cached_decoder import CachedDecoder, Hypotheses
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
-from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
@@ -78,11 +78,11 @@ def continue_prefix(
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    stepper = CachedDecoder(model, prefix)
+    decoder = CachedDecoder(model, prefix)
     if config.beam:
-        found = beam_search(stepper, config, stop_ids, prompt_ids)
+        found = beam_search(decoder, config, stop_ids, prompt_ids)
     else:
-        found = sample(stepper, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
+        found = sample(decoder, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
     return _captions(found, tokenizer, prompt_ids, config, {end_of_text(tokenizer), *model.caption_ends})
 
 

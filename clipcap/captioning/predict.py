@@ -17,8 +17,8 @@ from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.outputs import open_destination
-from clipcap.captioning.text import collapsed
 from clipcap.captioning.text_files import TextFiles
+from clipcap.captioning.tidy import collapsed
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features

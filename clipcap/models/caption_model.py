@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
-from clipcap.models.kernels.chunked_cross_entropy import head_loss, weighted_cross_entropy
+from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
 from clipcap.models.language_model import max_positions
@@ -137,7 +137,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
             return weighted_cross_entropy(logits, labels, weights)
         hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
-        return head_loss(hidden, self.head, labels, weights)
+        return chunked_cross_entropy(hidden, self.head, labels, weights)
 
     def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states of the language model, [B, L, H]; right from the end of the prefix on."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.batches import caption_batches, stored_embeddings
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.text import collapsed, tidy
+from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features

@@ -11,7 +11,7 @@ from conftest import CAPTIONS
 from support.launched import torchrun
 from support.small import feature_file, flags, metrics, options, run, same, weights
 
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.features.files import read_features

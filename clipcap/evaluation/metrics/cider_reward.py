@@ -1,5 +1,7 @@
 """CIDEr-D of single captions against fixed document frequencies: a reward (arXiv 1612.00563).
 
+Scores that are reported come from `score.py`, whose document frequencies are those of the corpus scored.
+
 Document frequencies and the references' tf-idf vectors are made once, of the training images. With the end of a
 caption counted as a word, a caption that breaks off ("on a plate with a") scores less than one that ends; without it
 training on this reward learns to break off.

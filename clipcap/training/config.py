@@ -254,7 +254,8 @@ class CaptionerFeaturesConfig(FeaturesConfig):
 
     def of_photos(self, data: str) -> FeaturesConfig:
         """These options, for one feature file of photos."""
-        return FeaturesConfig(**{f.name: getattr(self, f.name) for f in fields(FeaturesConfig)} | {"data": data})
+        same: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(FeaturesConfig)}
+        return FeaturesConfig(**{**same, "data": data})
 
 
 RewardKind = Literal["cider", "cider+clip", "clip", "retrieval"]

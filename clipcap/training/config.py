@@ -91,9 +91,9 @@ class FeaturesConfig(Options, group="data"):
         "validation: a feature file, or a share of the images (0.1) split off "
         "(default: the *_val file beside a *_train file)",
     )
-    limit: int = option(0, "train on the first images of the features alone, for a try (0: all)")
     clip_model_type: str | None = option(None, "encoder of the features, where an old file does not state it")
     is_rn: bool = option(False, "the features come from a ResNet CLIP (checked against the data)")
+    limit: int = option(0, "train on the first images of the features alone, for a try (0: all)")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def suffix_of(head: bytes) -> str | None:
+def image_suffix(head: bytes) -> str | None:
     """The suffix that the first bytes of an image file ask for; None where they are of no image known here."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return ".webp"
@@ -110,7 +110,7 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return HINTS[".svg"].format(name=name, stem=stem)
     if head[4:8] == b"ftyp" and head[8:12] in _VIDEO:
         return "a video, not an image: take a frame out of it"
-    found = suffix_of(head)
+    found = image_suffix(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
     for suffix in (found, own):
         if suffix in HINTS:

@@ -23,8 +23,8 @@ from clipcap.images.kinds import (
     NO_SIGNATURE,
     SIGNATURE_BYTES,
     SUFFIXES,
+    image_suffix,
     is_image_name,
-    suffix_of,
     why_heif_unread,
     why_unread,
 )
@@ -210,7 +210,7 @@ def _heif(stream: BinaryIO, where: str) -> Image.Image | None:
         ImageError: it is damaged.
     """
     stream.seek(0)
-    if suffix_of(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
+    if image_suffix(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
         return None
     try:
         import pillow_heif
@@ -297,10 +297,10 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     Raises:
         ClipcapError: an argument names nothing, or a folder without images.
     """
-    return list(dict.fromkeys(image for path in paths for image in _images_of(str(path))))
+    return list(dict.fromkeys(image for path in paths for image in _images_at(str(path))))
 
 
-def _images_of(path: str) -> list[Path]:
+def _images_at(path: str) -> list[Path]:
     if os.path.isdir(path):
         found = _images_below(Path(path))
         if not found:
@@ -330,7 +330,7 @@ def _suffix_inside(path: Path) -> str | None:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
         with open(path, "rb") as file:
-            return suffix_of(file.read(SIGNATURE_BYTES))
+            return image_suffix(file.read(SIGNATURE_BYTES))
     except OSError:
         return None
 

@@ -203,7 +203,7 @@ def cached_arrays(
     try:
         path.parent.mkdir(exist_ok=True)
         with _one_at_a_time(path):
-            return _found(path, fingerprint) or _made(path, fingerprint, write)
+            return _found(path, fingerprint) or _create(path, fingerprint, write)
     except OSError as error:
         reason = error.strerror or error
         if not quiet:
@@ -223,7 +223,7 @@ def _found(path: Path, fingerprint: str) -> ArrayFile | None:
     return found if found.facts.get("fingerprint") == fingerprint else None
 
 
-def _made(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None]) -> ArrayFile:
+def _create(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None]) -> ArrayFile:
     """Written under a name of its own, since locks may be missing, then renamed."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
     try:

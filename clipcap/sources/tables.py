@@ -13,7 +13,7 @@ from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.delimited import find_layout, read_rows, wrong_width
 from clipcap.sources.faults import Faults
-from clipcap.sources.json_tables import read_json_values, rows_of
+from clipcap.sources.json_tables import read_json_values, table_rows
 from clipcap.sources.textfiles import TextPlace
 
 Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for
@@ -114,7 +114,7 @@ def _table_of_values(path: TextPlace, document: Any) -> Table:
         and _have_sentences(document["images"])
     ):
         return Table(path, [], lambda *_: iter(()), document=document)
-    rows = [(f"{shown(path)}: {where}", value) for where, value in rows_of(document, path)]
+    rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
     if not rows:
         raise ClipcapError(f"{shown(path)}: the file is empty")
     objects = [row for _, row in rows if isinstance(row, dict)]

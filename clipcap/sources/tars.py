@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key
-from clipcap.images.kinds import SIGNATURE_BYTES, is_image_name, suffix_of
+from clipcap.images.kinds import SIGNATURE_BYTES, image_suffix, is_image_name
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
@@ -134,7 +134,7 @@ def _is_picture(name: str, place: ImageRef) -> bool:
         return False
     with open(place.path, "rb") as tar:
         tar.seek(place.offset)
-        return suffix_of(tar.read(SIGNATURE_BYTES)) is not None
+        return image_suffix(tar.read(SIGNATURE_BYTES)) is not None
 
 
 def _is_table(name: str, members: dict[str, ImageRef]) -> bool:

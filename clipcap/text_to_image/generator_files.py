@@ -43,7 +43,7 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> Gene
     """
     weights, config_file = _find(Path(bundled(str(name), GENERATOR)).expanduser(), str(name))
     state = _read_state(weights)
-    config = _config_of(weights, config_file, state)
+    config = _find_config(weights, config_file, state)
     folded = fold_spectral_norms(state, weights)
     with torch.device("meta"):  # shapes alone: a configuration cannot take memory before the file is compared
         network = Generator(config)
@@ -122,7 +122,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _config_of(weights: Path, file: Path | None, state: Mapping[str, Tensor]) -> GeneratorConfig:
+def _find_config(weights: Path, file: Path | None, state: Mapping[str, Tensor]) -> GeneratorConfig:
     if file is not None:
         return parse_config(file)
     blocks = sum(key.endswith(".conv_0.bias") for key in state)

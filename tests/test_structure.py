@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -56,6 +57,22 @@ FLOORS = {
     "cli": 12,
     "__main__": 13,
 }
+
+
+def test_every_data_file_of_the_package_is_installed():
+    patterns = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    installed = {
+        path
+        for package, several in patterns.items()
+        for pattern in several
+        for path in REPO.joinpath(*package.split(".")).glob(pattern)
+    }
+    data = {
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts
+    }
+    assert len(data) > 5 and data <= installed
 
 
 def module_name(path: Path) -> str:

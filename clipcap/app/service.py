@@ -5,20 +5,23 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from clipcap.captioning.batches import CaptionedBatch, caption_batches
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
+from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import max_positions
 from clipcap.retrieval.index import Index
@@ -29,13 +32,6 @@ TOGETHER = 8  # photos that are captioned before other requests get a turn
 SMALL, LARGE = 96, 320  # pixels of a thumbnail's longer side
 LARGEST_GIF = 3_000_000  # bytes of an animation that is shown unchanged
 LONGEST_QUERY = 1000  # characters
-
-
-class Photo(NamedTuple):
-    """A photo, preprocessed for the encoder."""
-
-    pixels: Tensor  # [3, R, R]
-    thumbnail: str
 
 
 class CaptionService:
@@ -52,7 +48,7 @@ class CaptionService:
         self._max_pixels = max_pixels
         self._turn = turn
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
-        self.longest = max_positions(captioner.model.lm) - captioner.model.config.prefix_length
+        self.longest = max_positions(captioner.model.lm) - captioner.model.prefix_positions
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
         """Captions of a photo, best first.
@@ -62,8 +58,9 @@ class CaptionService:
         Raises:
             ClipcapError: the photo cannot be read.
         """
-        [captions] = self._captions([self._open(photo).pixels], config)
-        return [_row(caption) for caption in captions]
+        [(batch, found)] = self._captions([photo], config)
+        _check_read(photo, batch)
+        return [_row(caption) for caption in found[0]]
 
     def caption_many(
         self, photos: Sequence[Path], config: DecodeConfig, done: Callable[[int], object]
@@ -78,55 +75,70 @@ class CaptionService:
         """
         rows: list[Row] = []
         table = ""
-        for first in range(0, len(photos), TOGETHER):
-            if not self.is_awaited():
-                raise ClipcapError("the client no longer waits for these captions")
-            chunk = photos[first : first + TOGETHER]
-            read = [self._opened(photo) for photo in chunk]
-            good = [photo for photo in read if isinstance(photo, Photo)]
-            found = iter(self._captions([photo.pixels for photo in good], config) if good else [])
-            for path, photo in zip(chunk, read):
-                if isinstance(photo, str):
-                    rows.append({"image": path.name, "error": photo})
+        for batch, found in self._captions(photos, config):
+            captioned = dict(zip(batch.numbers, zip(found, batch.looks, strict=True), strict=True))
+            for number in sorted([*captioned, *batch.bad]):
+                name = photos[number].name
+                if fault := batch.bad.get(number):
+                    rows.append({"image": name, "error": fault.reason})
                     continue
-                captions = next(found)
-                rows.append({"image": path.name, **_row(captions[0]), "thumbnail": photo.thumbnail})
-                table += csv_lines(path.name, captions, first=not table)
+                captions, thumbnail = captioned[number]
+                rows.append({"image": name, **_row(captions[0]), "thumbnail": thumbnail})
+                table += csv_lines(name, captions, first=not table)
             done(len(rows))
         return rows, table
 
     def explain(self, photo: Path, top: int) -> list[Row]:
         """The words nearest to a photo's prefix: rows of `position` and its `words`, each with its `cosine`."""
-        pixels = self._open(photo).pixels
+        [batch] = self._encoded([photo])
+        [embedding] = _check_read(photo, batch)  # [1, D]
         with self._turn:
-            positions = self._captioner.explain(self._captioner.embed([pixels])[0], top)
+            positions = self._captioner.explain(embedding, top)
         return [
             {"position": number, "words": [{"word": word, "cosine": round(cosine, 4)} for word, cosine in words]}
             for number, words in enumerate(positions, 1)
         ]
 
-    def _captions(self, pixels: Sequence[Tensor], config: DecodeConfig) -> list[list[Caption]]:
+    def _captions(self, photos: Sequence[Path], config: DecodeConfig) -> Iterator[CaptionedBatch]:
+        """The photos, a batch at a time, with their captions."""
+        return caption_batches(
+            lambda embeddings, numbers: self._write(embeddings, numbers, config), self._while_awaited(photos)
+        )
+
+    def _write(self, embeddings: Tensor, numbers: Sequence[int], config: DecodeConfig) -> list[list[Caption]]:
         with self._turn:
-            embeddings = self._captioner.embed(pixels)  # B of [3, R, R] -> [B, D]
-            found = self._captioner.caption_embeddings(embeddings, config)
+            found = self._captioner.caption_embeddings(embeddings, config, numbers)
             if config.rerank == "clip":  # already scored and sorted
                 return found
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
 
-    def _open(self, path: Path) -> Photo:
-        photo = self._opened(path)
-        if isinstance(photo, str):
-            raise ClipcapError(f"{path.name}: {photo}")  # without its folder, which users must not see
-        return photo
+    def _while_awaited(self, photos: Sequence[Path]) -> Iterator[EncodedImages]:
+        """The encoded photos, as long as somebody waits for their captions."""
+        encoded = self._encoded(photos)
+        while self.is_awaited():  # before each batch is decoded
+            batch = next(encoded, None)
+            if batch is None:
+                return
+            yield batch
+        raise ClipcapError("the client no longer waits for these captions")
 
-    def _opened(self, path: Path) -> Photo | str:
-        """The photo, or the reason why it cannot be read."""
-        try:
-            image = open_image(path, max_pixels=self._max_pixels)
-        except ImageError as error:
-            return error.reason
-        return Photo(self._captioner.encoder.preprocess(image), _thumbnail(image, SMALL))
+    def _encoded(self, photos: Sequence[Path]) -> Iterator[EncodedImages]:
+        return encode_images(
+            self._captioner.encoder,
+            photos,
+            TOGETHER,
+            max_pixels=self._max_pixels,
+            look=partial(_thumbnail, size=SMALL),
+            turn=self._turn,
+        )
+
+
+def _check_read(photo: Path, batch: EncodedImages) -> Tensor:
+    """The embeddings [1, D] of a batch of one photo; an error where it cannot be read."""
+    if batch.embeddings is None:
+        raise ClipcapError(f"{photo.name}: {batch.bad[0].reason}")  # without its folder, which users must not see
+    return batch.embeddings
 
 
 class PictureSearch:

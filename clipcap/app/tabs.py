@@ -110,8 +110,8 @@ def explain_tab(service: CaptionService) -> None:
 
     gr.Markdown(
         "The mapping network turns a photo into a few vectors that the language model reads as if they were words, "
-        "the *prefix*. The words nearest to each vector are shown here; nearer words have a stronger colour. A prefix "
-        "need not resemble words: with a fine-tuned language model it often cannot be read."
+        "the *prefix*. The words nearest to each vector are shown here; nearer words have a stronger colour. A "
+        "prefix need not resemble words: with a fine-tuned language model it often cannot be read."
     )
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
@@ -173,7 +173,7 @@ def _settings(longest: int) -> list[Any]:
                 default.top_p,
                 step=0.05,
                 label="Top-p",
-                info="sample from the likeliest tokens with this total probability",
+                info="the likeliest tokens, up to this total probability",
             )
         num_captions = gr.Slider(1, MOST_CAPTIONS, 3, step=1, label="Captions")
         max_tokens = gr.Slider(

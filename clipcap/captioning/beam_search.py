@@ -5,26 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clipcap.captioning.cached_decoder import CachedDecoder, Hypotheses, log_probs, select_rows, stack
 from clipcap.captioning.config import BEAMS, DecodeConfig
-from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs, select_rows, stack
 
 
 def beam_search(
-    stepper: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int]
+    decoder: CachedDecoder, config: DecodeConfig, stop_ids: list[int], prompt_ids: list[int]
 ) -> Hypotheses:
     """The original's beam search over N images at once. Finished images leave the batch."""
     config = config.resolved()
-    beams, device = config.beam_size or BEAMS, stepper.logits.device
-    images = len(stepper.logits)
+    beams, device = config.beam_size or BEAMS, decoder.logits.device
+    images = len(decoder.logits)
     stop = torch.tensor(stop_ids, device=device)
 
-    search, plain = log_probs(stepper.logits[:, None], None, 0, config, stop, prompt_ids)  # [N, 1, V] each
+    search, plain = log_probs(decoder.logits[:, None], None, 0, config, stop, prompt_ids)  # [N, 1, V] each
     total, token = search[:, 0].topk(beams)  # [N, K] each
     tokens = torch.zeros(images, beams, config.max_new_tokens, dtype=torch.long, device=device)
     tokens[:, :, 0] = token
     length = torch.ones_like(total)
     live = Hypotheses(tokens, total, plain[:, 0].gather(1, token), length, torch.isin(token, stop))
-    stepper.expand(beams, config.max_new_tokens)
+    decoder.expand(beams, config.max_new_tokens)
 
     done: list[Hypotheses | None] = [None] * images
     where = torch.arange(images, device=device)  # which image each row of the batch is
@@ -36,13 +36,13 @@ def beam_search(
             if not len(keep):
                 return stack([found for found in done if found is not None])
             live, where = select_rows(live, keep), where[keep]
-            stepper.keep((keep[:, None] * beams + torch.arange(beams, device=device)).flatten())
-        stepper.step(live.tokens[:, :, position - 1].flatten())
-        logits = stepper.logits.unflatten(0, (-1, beams))  # [N·K, V] -> [N, K, V]
+            decoder.keep((keep[:, None] * beams + torch.arange(beams, device=device)).flatten())
+        decoder.step(live.tokens[:, :, position - 1].flatten())
+        logits = decoder.logits.unflatten(0, (-1, beams))  # [N·K, V] -> [N, K, V]
         search, plain = log_probs(logits, live.tokens, position, config, stop, prompt_ids)
         live, parent = _advance(live, search, plain, position, stop)
         rows = torch.arange(len(parent), device=device)[:, None] * beams + parent  # [N, K] rows of the batch
-        stepper.reorder(rows.flatten())
+        decoder.reorder(rows.flatten())
     _retire(done, live, where, torch.ones(len(where), dtype=torch.bool, device=device))
     return stack([found for found in done if found is not None])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,19 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
-from clipcap.models.encoders.encode_images import encode_images
+from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
@@ -211,13 +213,55 @@ class Captioner:
         """
         images, config = _listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
-        results: list[list[Caption]] = []
-        for start in range(0, len(images), batch_size):
-            numbers = range(start, min(start + batch_size, len(images)))
-            batch = [images[number] for number in numbers]
-            embeddings = self._embeddings(batch, config, numbers)
-            results += self.caption_embeddings(embeddings, config, numbers, batch)
-        return results
+        numbers = range(len(images))
+        parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
+        batches = (
+            EncodedImages(list(part), self._embeddings(images[part.start : part.stop], config, part))
+            for part in parts
+        )
+        return [
+            captions for _, found in self.caption_batches(batches, config, images.__getitem__) for captions in found
+        ]
+
+    def caption_batches(
+        self,
+        batches: Iterable[EncodedImages],
+        config: DecodeConfig,
+        picture: Callable[[int], Any] | None = None,
+    ) -> Iterator[CaptionedBatch]:
+        """Caption batches of embeddings as they come.
+
+        Args:
+            batches: of embeddings, with the numbers of their images.
+            config: how to decode.
+            picture: number → the image itself, for a second encoder that orders the captions.
+        Returns:
+            each batch with its captions.
+        """
+
+        def write(embeddings: Tensor, numbers: Sequence[int]) -> list[list[Caption]]:
+            pictures = [picture(number) for number in numbers] if picture else None
+            return self.caption_embeddings(embeddings, config, numbers, pictures)
+
+        return caption_batches(write, batches)
+
+    def caption_rows(
+        self,
+        features: Features,
+        rows: Sequence[int],
+        config: DecodeConfig,
+        batch_size: int = 16,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[CaptionedBatch]:
+        """Caption rows of a feature file, a batch at a time; those that are not finite are in `bad` of its batch.
+
+        Args:
+            rows: R of the file.
+            config: how to decode.
+            batch_size: rows decoded together.
+            numbers: R, of their images in the run, on which samples depend (default: 0, 1, …).
+        """
+        return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
 
     def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
         """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
@@ -233,7 +277,7 @@ class Captioner:
             upright = config.recipe != "reference"
             [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
             if encoded.bad or encoded.embeddings is None:
-                raise ClipcapError(encoded.bad[0])
+                raise next(iter(encoded.bad.values()))
             given |= dict(zip(rest, encoded.embeddings))
         return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
 
@@ -336,7 +380,8 @@ class Captioner:
     def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
         embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        prefix = torch.nn.functional.normalize(self.model.prefix(self._remembered(embedding))[0], dim=-1)  # [P, E]
+        whole = self.model.prefix(self._remembered(embedding))[0]  # [before + P + after, E]
+        prefix = torch.nn.functional.normalize(whole[self.model.image_span], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
         return [

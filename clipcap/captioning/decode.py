@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.cached_decoder import CachedDecoder, Hypotheses
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
-from clipcap.captioning.stepper import CachedDecoder, Hypotheses
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
@@ -72,18 +72,18 @@ def continue_prefix(
 ) -> list[list[Caption]]:
     """As `decode`, after any language-model inputs [N, P, E]."""
     config = resolve(config, model)
-    stop_ids = stop_token_ids(tokenizer, config)
+    stop_ids = stop_token_ids(tokenizer, config, model.caption_ends)
     prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
     check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    stepper = CachedDecoder(model, prefix)
+    decoder = CachedDecoder(model, prefix)
     if config.beam:
-        found = beam_search(stepper, config, stop_ids, prompt_ids)
+        found = beam_search(decoder, config, stop_ids, prompt_ids)
     else:
-        found = sample(stepper, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
-    return _captions(found, tokenizer, prompt_ids, config)
+        found = sample(decoder, config, stop_ids, prompt_ids, numbers or range(len(prefix)))
+    return _captions(found, tokenizer, prompt_ids, config, {end_of_text(tokenizer), *model.caption_ends})
 
 
 def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
@@ -104,8 +104,14 @@ def resolve(config: DecodeConfig, model: PrefixLM) -> DecodeConfig:
     return config
 
 
-def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
-    """Ids that end a caption: end-of-text first, but under the original's recipe the stop token alone."""
+def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig, ends: Sequence[int] = ()) -> list[int]:
+    """Ids that end a caption: end-of-text first, but under the original's recipe the stop token alone.
+
+    Args:
+        tokenizer: of the language model.
+        config: how to decode.
+        ends: further ones that the checkpoint names.
+    """
     stop: list[int] = []
     if config.stop_token:
         stop = token_ids(tokenizer, config.stop_token)
@@ -113,7 +119,7 @@ def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig) -> list[int]:
             raise ClipcapError(
                 f"--stop_token {config.stop_token!r} is {len(stop)} tokens of this tokenizer; it must be one"
             )
-    return stop if config.recipe == "reference" else [end_of_text(tokenizer), *stop]
+    return stop if config.recipe == "reference" else [end_of_text(tokenizer), *ends, *stop]
 
 
 def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
@@ -127,7 +133,7 @@ def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_ne
 
 
 def _captions(
-    found: Hypotheses, tokenizer: Tokenizer, prompt_ids: list[int], config: DecodeConfig
+    found: Hypotheses, tokenizer: Tokenizer, prompt_ids: list[int], config: DecodeConfig, ends: set[int]
 ) -> list[list[Caption]]:
     """Token ids → text, best first, at most `num_captions` an image."""
     keep_end = config.recipe == "reference"
@@ -141,7 +147,7 @@ def _captions(
         captions = []
         for k in rank[: config.num_captions]:
             ids = tokens[image][k][: lengths[image][k]]
-            shown = ids if keep_end or ids[-1] != tokenizer.eos_token_id else ids[:-1]
+            shown = ids if keep_end or ids[-1] not in ends else ids[:-1]
             text = str(tokenizer.decode([*prompt_ids, *shown], clean_up_tokenization_spaces=False))
             captions.append(Caption(text, ids, score[image][k], logprob[image][k]))
         results.append(captions)

@@ -12,18 +12,19 @@ from typing import TypeVar
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap.captioning.batches import stored_embeddings
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.outputs import open_destination
-from clipcap.captioning.text import collapsed
 from clipcap.captioning.text_files import TextFiles
+from clipcap.captioning.tidy import collapsed
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
-from clipcap.models.encoders.encode_images import encode_images
+from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
@@ -31,18 +32,6 @@ from clipcap.runtime.text import printable
 
 T = TypeVar("T")
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
-
-
-@dataclass(frozen=True)
-class CaptionBatch:
-    """Images to caption together."""
-
-    numbers: list[int]  # of the images in the run
-    names: list[str]
-    embeddings: Tensor | None  # [len(names), D]; None where there are none
-    bad: list[str]  # why others cannot be captioned
-    pictures: list[Path | None]  # where the images lie
-    remarks: list[str] = field(default_factory=list)  # how some had to be shown
 
 
 @writes_to(lambda called: called["config"].output.out or called["config"].output.out_tree)
@@ -73,18 +62,24 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
         if output.features:
-            batches = _caption_features(captioner, config.load, output, destination.done)
+            features = _checked_features(captioner, config.load, output.features)
+            images = zip(features.image_paths, features.image_ids)
+            names = [str(path or image) for path, image in images][: output.limit or None]
+            pictures = [None if path is None else Path(path) for path in features.image_paths]
+            missing = _missing(names, destination.done)
+            batches = stored_embeddings(features, missing, output.batch_size, missing)
         else:
-            upright = decoding.recipe != "reference"
-            batches = _caption_photos(captioner, paths, output.batch_size, upright, destination.done)
-        for batch in batches:
-            for reason in batch.bad:
-                logger.warning(f"skipped {printable(reason)}")
+            names, pictures = [str(path) for path in paths], paths
+            missing = _missing(names, destination.done)
+            batches = _photo_batches(captioner, paths, missing, output.batch_size, decoding.recipe != "reference")
+        batches = _progress(batches, len(missing), output.batch_size)
+        for batch, captions in captioner.caption_batches(batches, decoding, pictures.__getitem__):
+            for fault in batch.bad.values():
+                logger.warning(f"skipped {printable(str(fault))}")
             found.count(batch)
-            if batch.names and batch.embeddings is not None:
-                captions = captioner.caption_embeddings(batch.embeddings, decoding, batch.numbers, batch.pictures)
-                for name, image_captions in zip(batch.names, captions):
-                    destination.emit(name, [_framed(caption, output) for caption in image_captions])
+            for number, image_captions in zip(batch.numbers, captions):
+                destination.emit(names[number], [_framed(caption, output) for caption in image_captions])
+            if batch.embeddings is not None:
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
     found.report(len(paths))
     return found.failed
@@ -99,10 +94,10 @@ class _Found:
     remarks: Counter[str] = field(default_factory=Counter)
     watched: dict[bytes, str] = field(default_factory=dict)  # a caption per embedding: copies rightly share theirs
 
-    def count(self, batch: CaptionBatch) -> None:
+    def count(self, batch: EncodedImages) -> None:
         """Count the images of a batch."""
         self.failed += len(batch.bad)
-        self.captioned += len(batch.names)
+        self.captioned += len(batch.numbers)
         self.remarks.update(batch.remarks)
 
     def watch(self, embeddings: Tensor, captions: list[str]) -> None:
@@ -155,24 +150,18 @@ def _warn_if_collapsed(captions: list[str]) -> None:
         )
 
 
-def _caption_photos(
-    captioner: Captioner, paths: Sequence[Path], batch_size: int, upright: bool, done: Callable[[str], bool]
-) -> Iterator[CaptionBatch]:
-    threads, numbers = min(8, os.cpu_count() or 1), _missing([str(path) for path in paths], done)
-    photos = [paths[number] for number in numbers]
-    encoded = encode_images(captioner.encoder, photos, batch_size, upright=upright, threads=threads)
-    for batch in _progress(encoded, len(photos), batch_size):
-        names = [str(photos[number]) for number in batch.numbers]
-        own = [numbers[number] for number in batch.numbers]
-        pictures: list[Path | None] = [photos[number] for number in batch.numbers]
-        yield CaptionBatch(own, names, batch.embeddings, batch.bad, pictures, batch.remarks)
+def _photo_batches(
+    captioner: Captioner, paths: Sequence[Path], wanted: Sequence[int], batch_size: int, upright: bool
+) -> Iterator[EncodedImages]:
+    """The photos of these numbers, encoded."""
+    photos, threads = [paths[number] for number in wanted], min(8, os.cpu_count() or 1)
+    for batch in encode_images(captioner.encoder, photos, batch_size, upright=upright, threads=threads):
+        numbers = [wanted[place] for place in batch.numbers]
+        yield replace(batch, numbers=numbers, bad={wanted[place]: fault for place, fault in batch.bad.items()})
 
 
-def _caption_features(
-    captioner: Captioner, load: LoadOptions, output: OutputConfig, done: Callable[[str], bool]
-) -> Iterator[CaptionBatch]:
-    """The batches of a feature file; it is opened and checked before the first one is asked for."""
-    path = str(output.features)
+def _checked_features(captioner: Captioner, load: LoadOptions, path: str) -> Features:
+    """A feature file of the captioner's encoder."""
     features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
         logger.info(printable(features.encoder_note))
@@ -181,23 +170,7 @@ def _caption_features(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return _feature_batches(features, output.batch_size, output.limit, done)
-
-
-def _feature_batches(
-    features: Features, batch_size: int, limit: int, done: Callable[[str], bool]
-) -> Iterator[CaptionBatch]:
-    names = [str(path or image) for path, image in zip(features.image_paths, features.image_ids)][: limit or None]
-    missing = _missing(names, done)
-    parts = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    for rows in _progress(parts, len(missing), batch_size):
-        embeddings = features.rows(rows)  # [B, D]
-        finite = embeddings.isfinite().all(dim=1)  # [B]
-        good = [row for row, usable in zip(rows, finite.tolist()) if usable]
-        bad = [f"{names[row]}: its features are not finite" for row in rows if row not in good]
-        paths = [features.image_paths[row] for row in good]
-        pictures = [None if path is None else Path(path) for path in paths]
-        yield CaptionBatch(good, [names[row] for row in good], embeddings[finite], bad, pictures)
+    return features
 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:

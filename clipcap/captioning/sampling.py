@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from clipcap.captioning.cached_decoder import CachedDecoder, Hypotheses, log_probs
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.stepper import CachedDecoder, Hypotheses, log_probs
 
 Draw = Callable[[Tensor, Tensor, int, float], Tensor]
 _LIKELIEST = 128  # tokens to sort, where they hold the whole of `top_p`
 
 
 def sample(
-    stepper: CachedDecoder,
+    decoder: CachedDecoder,
     config: DecodeConfig,
     stop_ids: list[int],
     prompt_ids: list[int],
@@ -32,15 +32,15 @@ def sample(
     """
     draw = draw or draw_likeliest
     config = config.resolved()
-    images, k, device = len(stepper.logits), config.num_captions, stepper.logits.device
+    images, k, device = len(decoder.logits), config.num_captions, decoder.logits.device
     stop = torch.tensor(stop_ids, device=device)
     chances = None if config.greedy else uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
-    stepper.expand(k, config.max_new_tokens)
+    decoder.expand(k, config.max_new_tokens)
     zeros = torch.zeros(images, k, device=device)
     tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
     state = Hypotheses(tokens, zeros, zeros, zeros, torch.zeros_like(zeros, dtype=torch.bool))
     for position in range(config.max_new_tokens):
-        logits = stepper.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
+        logits = decoder.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
         search, plain = log_probs(logits, state.tokens, position, config, stop, prompt_ids)
         if chances is None:
             token = search.argmax(dim=-1)  # [N, K]
@@ -57,7 +57,7 @@ def sample(
         state.stopped = state.stopped | torch.isin(token, stop)
         if state.stopped.all() or position + 1 == config.max_new_tokens:
             break
-        stepper.step(token.flatten())
+        decoder.step(token.flatten())
     return state
 
 

@@ -33,6 +33,6 @@ def embed_photos(
             if batch.embeddings is not None:
                 parts.append(normalize(batch.embeddings, dim=1).cpu())
             good += batch.numbers
-            bad += batch.bad
+            bad += [str(fault) for fault in batch.bad.values()]
             bar.update(len(batch.numbers) + len(batch.bad))
     return torch.cat(parts) if parts else torch.empty(0, encoder.dim), good, bad

@@ -16,7 +16,7 @@ from clipcap.clip_gpt.embedding_loss import embedding_loss
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
-from clipcap.models.kernels.chunked_cross_entropy import head_loss
+from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy
 from clipcap.models.language_model import max_positions, token_embeddings
 
 
@@ -121,7 +121,7 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
         counted = labels[:, 1:] != IGNORE  # [B, T - 1]: position t predicts token t + 1
         if self._head_is_plain:  # a quarter of GPT-2's arithmetic, so only where there is a label
             hidden = self.lm.base_model(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state  # [B, T, H]
-            text = head_loss(hidden[:, :-1][counted], self.head, labels[:, 1:][counted])
+            text = chunked_cross_entropy(hidden[:, :-1][counted], self.head, labels[:, 1:][counted])
         else:
             out = self.lm(inputs_embeds=inputs_embeds, use_cache=False, output_hidden_states=True)
             hidden, logits = out.hidden_states[-1], out.logits[:, :-1][counted]  # [B, T, H], [n, V]

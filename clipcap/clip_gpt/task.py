@@ -30,7 +30,7 @@ from clipcap.runtime.text import printable
 from clipcap.training.accelerator import reduced, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.dataset import CaptionDataset, prefetch
-from clipcap.training.feature_task import FeatureTask, even_parts
+from clipcap.training.feature_task import FeatureTask
 
 TEXTS_TOGETHER = 64  # captions that CLIP's text tower encodes at a time
 RECALLS = ("t2i_r1", "t2i_r5", "t2i_r10")
@@ -116,10 +116,10 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
         order = np.argsort(self.val.lengths, kind="stable")
         predicted = torch.zeros(len(self.val), self.model.config.clip_dim, device=self.accelerator.device)  # [M, D]
         text = embedding = tokens = 0.0
-        for captions in even_parts(order, self.step_size):
+        for captions in _even_parts(order, self.step_size):
             step = self.val_pairs.step(captions)
             mine = captions[self.parts.rank :: self.parts.world]
-            for part in even_parts(mine, self.config.bs):
+            for part in _even_parts(mine, self.config.bs):
                 batch = self.val_pairs.batch(list(part[:, None]), step)
                 with self.accelerator.autocast():
                     losses = self.model.losses(**batch.sequences.inputs(self.accelerator.device))
@@ -198,6 +198,11 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
     def restore(self, folder: Path) -> None:
         """Put a checkpoint's weights into the model."""
         restore_clip_gpt(self.model, folder)
+
+
+def _even_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    """Parts of at most `size`; of nothing, none."""
+    return np.array_split(numbers, -(-len(numbers) // size)) if len(numbers) else []
 
 
 def _with_cider() -> bool:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from clipcap.images.read import ImageError, open_image
-from clipcap.images.workers import decoders
+from clipcap.images.workers import decoders, report_lost_workers
 from clipcap.models.encoders.base import crop_extreme_aspect
 from clipcap.runtime.progress import no_bar
 from clipcap.sources.record import Record
@@ -73,9 +73,10 @@ class ImageCache:
             yield from (self._cache[rows] for rows in batches)
             return
         decoder = _Decoder(self.records, self.side, self.frame, batches)
-        for pictures, bad in decoders(decoder, self.workers, self.device):
-            self.bad.update(bad)
-            yield pictures
+        with report_lost_workers():
+            for pictures, bad in decoders(decoder, self.workers, self.device):
+                self.bad.update(bad)
+                yield pictures
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train a dual encoder on images and their captions: CLIP from scratch, or fine-tuned."""
+"""Contrastive training, as the loop sees it: batches, loss, validation, files."""
 
 from __future__ import annotations
 

@@ -189,16 +189,15 @@ def caption_rows(
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
     written: list[tuple[int, str]] = []
-    starts = range(0, len(mine), batch_size)
-    hidden = no_bar(not state.is_main_process or len(starts) == 1)
-    for start in tqdm(starts, desc="captioning", unit="batch", disable=hidden):
-        places = mine[start : start + batch_size]
-        embeddings = features.rows([rows[place] for place in places])  # [B, D]
-        if not embeddings.isfinite().all():
-            bad = next(rows[p] for p, row in zip(places, embeddings) if not row.isfinite().all())
+    count = -(-len(mine) // batch_size)
+    hidden = no_bar(not state.is_main_process or count == 1)
+    one = replace(how, num_captions=1)
+    batches = captioner.caption_rows(features, [rows[place] for place in mine], one, batch_size, mine)
+    for batch, found in tqdm(batches, desc="captioning", unit="batch", total=count, disable=hidden):
+        if batch.bad:
+            bad = rows[min(batch.bad)]
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        found = captioner.caption_embeddings(embeddings, replace(how, num_captions=1), list(places))
-        written += [(place, captions[0].text) for place, captions in zip(places, found)]
+        written += [(place, captions[0].text) for place, captions in zip(batch.numbers, found)]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 

@@ -17,11 +17,11 @@ from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.interrupts import raise_lost_interrupts
-from clipcap.images.read import REMARK, ImageError, MissingImageError, open_image
-from clipcap.images.workers import decoders
+from clipcap.images.read import ImageError, MissingImageError
+from clipcap.images.workers import decoders, report_lost_workers
 from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.models.encoders.encode_images import read_pixels
 from clipcap.runtime.progress import no_bar
-from clipcap.runtime.text import one_line
 from clipcap.sources.record import Record
 
 MISSING = "file not found"
@@ -68,11 +68,8 @@ class ImageBatches(Dataset):
 
     def _read(self, record: Record) -> tuple[Tensor, str | None]:
         upright = self.config.recipe != "reference"
-        image = open_image(record.image, upright=upright, frame=self.config.source.frame)
-        try:
-            return self.preprocess(image), image.info.get(REMARK)
-        except Exception as error:  # one odd image must not end the run
-            raise ImageError(str(record.image), f"cannot be preprocessed ({one_line(error)})") from error
+        found = read_pixels(self.preprocess, record.image, upright=upright, frame=self.config.source.frame)
+        return found.pixels, found.remark
 
 
 def encode_missing(
@@ -93,20 +90,13 @@ def encode_missing(
     hidden = no_bar(not state.is_main_process)
     bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
     batches = ImageBatches(records, mine, encoder.preprocess, config)
-    try:
-        with bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
-            for decoded in decoders(batches, config.source.workers, encoder.device):
-                encoded = _encode(decoded, encoder, threads, partial.dtype)
-                check_interrupts()
-                partial.write(decoded.batch, *encoded, decoded.remarks)
-                bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
-    except (RuntimeError, EOFError, ConnectionError) as error:  # what a dead worker looks like depends on the moment
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
-            raise
-        raise ClipcapError(
-            f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
-            f"--workers 0, it continues where it stopped ({one_line(error)})"
-        ) from error
+    lost = report_lost_workers(", it continues where it stopped")
+    with lost, bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:
+        for decoded in decoders(batches, config.source.workers, encoder.device):
+            encoded = _encode(decoded, encoder, threads, partial.dtype)
+            check_interrupts()
+            partial.write(decoded.batch, *encoded, decoded.remarks)
+            bar.update((len(decoded.good) + len(decoded.bad)) * state.num_processes)
 
 
 def _encode(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from multiprocessing import AuthenticationError
 from types import TracebackType
 from typing import Any, cast
@@ -13,7 +15,11 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from clipcap.errors import ClipcapError
 from clipcap.images.interrupts import defer_interrupts
+from clipcap.runtime.text import one_line
+
+_LOST = "DataLoader worker (pid"  # how torch begins what it raises
 
 
 def decoders(items: Dataset, workers: int | None, device: torch.device) -> Iterator[Any]:
@@ -39,6 +45,40 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> Itera
     )
     with defer_interrupts():
         return iter(loader)
+
+
+@contextmanager
+def report_lost_workers(then: str = "") -> Iterator[None]:
+    """Within, the death of a process of `decoders` is one line.
+
+    It shows twice: the pipe to the process breaks, and a signal arrives at which torch raises wherever the main
+    thread is then, be it while the first error is reported.
+
+    Args:
+        then: what the same command does when it is run again.
+    Raises:
+        ClipcapError: a process died.
+    """
+    try:
+        try:
+            yield
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and _LOST not in str(error):
+                raise
+            if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nothing more to hear of it
+            raise _lost(error, then) from error
+    except RuntimeError as error:
+        if _LOST not in str(error):
+            raise
+        raise _lost(error, then) from error
+
+
+def _lost(error: Exception, then: str) -> ClipcapError:
+    return ClipcapError(
+        f"a process that decodes images died, for want of (shared) memory as a rule: run the same command with "
+        f"--workers 0{then} ({one_line(error)})"
+    )
 
 
 def _end_with_the_command(worker: int) -> None:

@@ -53,6 +53,21 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
         """How many parameters are trained and frozen, in a line or two."""
 
     @property
+    def prefix_positions(self) -> int:
+        """Positions before a caption, as `prefix` gives them."""
+        return self.config.prefix_length
+
+    @property
+    def image_span(self) -> slice:
+        """Which of them are the image's."""
+        return slice(None)
+
+    @property
+    def caption_ends(self) -> tuple[int, ...]:
+        """Token ids that end a caption, besides the tokenizer's end-of-text."""
+        return ()
+
+    @property
     def head(self) -> nn.Linear:
         """Hidden states → logits."""
         return output_head(self.lm)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
-from clipcap.models.kernels.chunked_cross_entropy import head_loss, weighted_cross_entropy
+from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
 from clipcap.models.language_model import max_positions
@@ -29,11 +29,19 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
     def __init__(self, config: ModelConfig, lm: PreTrainedModel, lm_dropout: bool = True):
         super().__init__(config, lm, lm_dropout)
         embed_dim = self.token_embeddings.embedding_dim  # OPT's differs from its hidden size
-        if config.prefix_length >= max_positions(lm):
+        if self.prefix_positions >= max_positions(lm):
+            text = self.prefix_positions - config.prefix_length
             raise ClipcapError(
-                f"--prefix_length {config.prefix_length} leaves no room for a caption: {config.lm} takes "
-                f"{max_positions(lm)} positions"
+                f"--prefix_length {config.prefix_length}{f' and {text} tokens of text' if text else ''} leaves no "
+                f"room for a caption: {config.lm} takes {max_positions(lm)} positions"
             )
+        vocabulary = self.token_embeddings.num_embeddings
+        for name in ("before", "after", "ends"):
+            if not all(0 <= token < vocabulary for token in getattr(config, name)):
+                raise ClipcapError(
+                    f"{config.lm} has {vocabulary:,} tokens, and the checkpoint's `{name}` names others: the "
+                    f"language model is not the one it was trained with"
+                )
         self.mapper = make_mapper(config, embed_dim)
 
     def prefix(self, clip_embedding: Tensor) -> Tensor:
@@ -42,14 +50,49 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         Args:
             clip_embedding: [B, D] as stored in the feature file.
         Returns:
-            prefix [B, P, E].
+            prefix [B, P, E]; with the template's text around it [B, before + P + after, E].
         Raises:
             ClipcapError: D is not the width the mapper was built for.
         """
         self._check_width(clip_embedding)
         if self.config.normalize_prefix:
             clip_embedding = clip_embedding / clip_embedding.norm(dim=-1, keepdim=True)
-        return self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
+        mapped = self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
+        if not (self.config.before or self.config.after):
+            return mapped
+        before, after = (
+            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(len(mapped), -1, -1)
+            for ids in (self.config.before, self.config.after)
+        )  # [B, before, E], [B, after, E]
+        return torch.cat([before, mapped, after], dim=1)
+
+    @property
+    def prefix_positions(self) -> int:
+        """As of any `PrefixLM`: the template's text counts."""
+        return len(self.config.before) + self.config.prefix_length + len(self.config.after)
+
+    @property
+    def image_span(self) -> slice:
+        """As of any `PrefixLM`."""
+        return slice(len(self.config.before), len(self.config.before) + self.config.prefix_length)
+
+    @property
+    def caption_ends(self) -> tuple[int, ...]:
+        """As of any `PrefixLM`."""
+        return self.config.ends
+
+    @torch.no_grad()
+    def match_norms(self, clip_embedding: Tensor) -> None:
+        """Scale what the mapper ends in, so that its outputs are as long as token embeddings on average.
+
+        Args:
+            clip_embedding: of some images, [N, D].
+        """
+        wanted = self.token_embeddings.weight.norm(dim=-1).mean()
+        device = self.token_embeddings.weight.device
+        found = self.prefix(clip_embedding.to(device))[:, self.image_span].norm(dim=-1).mean()
+        for parameter in self.mapper.output_parameters():
+            parameter.mul_(wanted / found)
 
     def forward(
         self,
@@ -94,11 +137,11 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             logits = self.logits_of(inputs).flatten(0, 1)[places]  # [B, L, V] -> [n, V]
             return weighted_cross_entropy(logits, labels, weights)
         hidden = self.hidden_of(inputs).flatten(0, 1)[places]  # [B, L, H] -> [n, H]
-        return head_loss(hidden, self.head, labels, weights)
+        return chunked_cross_entropy(hidden, self.head, labels, weights)
 
     def hidden_of(self, inputs: dict[str, Tensor]) -> Tensor:
         """Last hidden states of the language model, [B, L, H]; right from the end of the prefix on."""
-        with read_from(self.lm, self.config.prefix_length - 1):
+        with read_from(self.lm, self.prefix_positions - 1):
             return self.lm.base_model(**inputs, use_cache=False).last_hidden_state
 
     def logits_of(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.language_model import ADAPTER, lm_of, load_lm, load_tokenizer, token_embeddings
+from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
@@ -84,7 +84,7 @@ def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path
     content |= {"model": asdict(config)}
     if config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
-    if config.stores_lm or is_local(config.lm):
+    if config.stores_lm or is_local(config.lm) or is_gguf(config.lm):
         tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
@@ -194,14 +194,19 @@ def checked_options(config_class: type[Config], options: dict[str, Any], path: P
     for name, value in options.items():
         if name not in hints:
             raise ClipcapError(f"{path}: unknown option {name!r}: the file was edited, or made by a newer clipcap")
-        hint = hints[name]
-        fits = value in get_args(hint) if get_origin(hint) is Literal else type(value) in (get_args(hint) or (hint,))
-        if not fits:
+        if not _fits(value, hints[name]):
             raise ClipcapError(f"{path}: option {name} cannot be {value!r}: the file was edited, or is damaged")
     try:
-        return config_class(**options)
+        return config_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
     except ClipcapError as error:
         raise ClipcapError(f"{path}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON is of an option's type; a tuple is a list there."""
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(type(part) is get_args(hint)[0] for part in value)
+    return value in get_args(hint) if get_origin(hint) is Literal else type(value) in (get_args(hint) or (hint,))
 
 
 def _load_native(

@@ -8,6 +8,7 @@ from typing import Literal
 from clipcap.options import Options, Recipe, at_least, option
 
 Tune = Literal["none", "lora", "full"]
+Template = Literal["none", "chat"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class PrefixConfig(Options, group="model"):
     normalize_prefix: bool = option(False, "L2-normalise the CLIP embedding before the mapper")
     encoder: str | None = option(None, "encoder of the features it was trained on")
     encoder_weights_id: str | None = option(None, "fingerprint of that encoder's weights")
-    lm: str = option("gpt2", "causal language model: hub name or local folder")
+    lm: str = option("gpt2", "causal language model: hub name, local folder, or FILE.gguf")
     tune: Tune = option("none", "what was trained of the language model")
     lora_rank: int = option(8, "rank of the LoRA adapter of --tune lora")
     lm_stored: bool = option(False, "the checkpoint holds the language model's weights itself")
@@ -46,6 +47,12 @@ class ModelConfig(PrefixConfig):
     prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
     num_layers: int = option(8, "layers of the transformer mapper")
     num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    template: Template = option(
+        "none", "text around the image's positions: chat is the language model's own template"
+    )
+    before: tuple[int, ...] = option((), "token ids before the image's positions")
+    after: tuple[int, ...] = option((), "token ids between them and the caption")
+    ends: tuple[int, ...] = option((), "token ids that end a caption, besides the tokenizer's end-of-text")
     recipe: Recipe = option("default", "recipe it was trained with (provenance: nothing reads it)")
 
     def __post_init__(self) -> None:

@@ -34,6 +34,11 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
     if out.is_dir():
         raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
     loaded = load_checkpoint(checkpoint, lm)
+    if loaded.model.config.before or loaded.model.config.after:
+        raise ClipcapError(
+            f"{checkpoint}: was trained with text around the image's positions (--template, or a begin token), which "
+            f"a .pt of the original cannot hold"
+        )
     export_reference(loaded.model, out)
     lines = [f"wrote {out}", f"the same captions as the checkpoint's: {shlex.join(predict_words(loaded, out))}"]
     reasons = differences(loaded.model)

@@ -40,21 +40,61 @@ def load_lm(name: str) -> PreTrainedModel:
     """
     if adapted := _adapted(name):
         return _with_adapter(load_lm(adapted), Path(name).expanduser())
+    if is_gguf(name):
+        return _load_gguf(name)
     config = load_lm_config(name)
     if (stored := _stored_parameters(bundled(name, LM))) is not None:
         check_parameter_count(config, stored, f"--lm {name}")
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
     model, info = load_pretrained(loader, bundled(name, LM), "language model", "--lm", **options)
-    if info["missing_keys"]:  # transformers fills them with random numbers and continues
-        lacking = min(info["missing_keys"])
+    _check_lm(model, info["missing_keys"], name)
+    return model
+
+
+def _check_lm(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
+    """Refuse weights that lack a tensor, or hold NaN or infinity."""
+    if lacking := min(missing, default=None):  # transformers fills them with random numbers and continues
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
     for part, parameter in model.named_parameters():
         if not is_finite(parameter):
             raise ClipcapError(
                 f"--lm {name}: {part} holds NaN or infinity: the weights are damaged, fetch them again"
             )
-    return model
+
+
+def is_gguf(name: str) -> bool:
+    """Whether `name` is a file of llama.cpp's format."""
+    return name.endswith(".gguf")
+
+
+def _gguf_part(loader: Any, name: str, what: str, **options: Any) -> Any:
+    """A part of `FILE.gguf`, whose weights transformers brings back to floating-point numbers."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ClipcapError(f"--lm {name}: there is no such file")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ClipcapError(
+            f"--lm {name}: reading GGUF needs the gguf package: pip install 'clipcap-toolkit[gguf]'"
+        ) from error
+    try:
+        return loader.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **options)
+    except Exception as error:  # of damaged files anything may come
+        raise ClipcapError(f"--lm {name}: cannot load the {what}: {one_line(error)}") from error
+
+
+def _load_gguf(name: str) -> PreTrainedModel:
+    """The language model of a GGUF file, built anew: as transformers loads it, it cannot be saved."""
+    options = {"dtype": torch.float32, "output_loading_info": True}
+    read, info = _gguf_part(AutoModelForCausalLM, name, "language model", **options)
+    checked_lm_config(read.config, f"--lm {name}")
+    model = AutoModelForCausalLM.from_config(read.config)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    _check_lm(model, info["missing_keys"], name)
+    return model.eval()
 
 
 def _stored_parameters(name: str) -> int | None:
@@ -149,7 +189,10 @@ def load_tokenizer(name: str) -> Tokenizer:
     """
     if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
         name = base
-    tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
+    if is_gguf(name):
+        tokenizer = _gguf_part(AutoTokenizer, name, "tokenizer")
+    else:
+        tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"
@@ -171,9 +214,9 @@ def output_head(lm: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, lm.get_output_embeddings())
 
 
-def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of a text, none added."""
-    return list(cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"]))
+def token_ids(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
+    """The tokens of a text; `special` adds those that the tokenizer sets around every text."""
+    return list(cast(list[int], tokenizer(text, add_special_tokens=special)["input_ids"]))
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:

@@ -5,6 +5,8 @@ Parameter names are those of the original implementation, so that its state dict
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +35,10 @@ class MLP(nn.Module):
     def forward(self, clip_embedding: Tensor) -> Tensor:
         """[B, D] → prefix [B, P, E]."""
         return self.model(clip_embedding).unflatten(1, (self.prefix_length, -1))  # [B, P·E] -> [B, P, E]
+
+    def output_parameters(self) -> list[nn.Parameter]:
+        """What the outputs grow in proportion to."""
+        return list(self.model[-1].parameters())
 
 
 class Attention(nn.Module):
@@ -127,6 +133,12 @@ class TransformerMapper(nn.Module):
         constants = self.prefix_const.expand(len(clip_tokens), -1, -1)  # [P, E] -> [B, P, E]
         mixed = torch.cat([clip_tokens, constants], dim=1)  # [B, C+P, E]
         return self.transformer(mixed, self.prefix_length_clip)  # [B, P, E]
+
+    def output_parameters(self) -> list[nn.Parameter]:
+        """What the outputs grow in proportion to, nearly: the constants, and what each block adds to them."""
+        layers: Any = self.transformer.layers  # of blocks, which its type does not say
+        added = [part for layer in layers for part in (layer.attn.project, layer.mlp["fc2"])]
+        return [self.prefix_const, *(parameter for part in added for parameter in part.parameters())]
 
 
 def make_mapper(config: ModelConfig, embed_dim: int) -> MLP | TransformerMapper:

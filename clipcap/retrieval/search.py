@@ -130,7 +130,7 @@ def _encoded(paths: Sequence[Path], encoder: Encoder, config: SearchConfig) -> T
     rows = []
     for encoded in encode_images(encoder, paths, batch_size=1, frame=config.frame):
         if encoded.bad or encoded.embeddings is None:
-            raise ClipcapError(encoded.bad[0])
+            raise next(iter(encoded.bad.values()))
         rows.append(encoded.embeddings)  # [1, D]
     return torch.cat(rows)
 

@@ -1,4 +1,4 @@
-"""Captions as text: tidied, fit for a terminal or a spreadsheet, and whether they are all alike."""
+"""Text for terminals, spreadsheets and error messages: escaped, shortened, on one line."""
 
 from __future__ import annotations
 

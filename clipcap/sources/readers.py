@@ -1,4 +1,4 @@
-"""Readers of image-caption sets: each turns files as they are distributed into sorted records."""
+"""The table of readers: the name of a source → the function that reads it."""
 
 from __future__ import annotations
 

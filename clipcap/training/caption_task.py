@@ -25,6 +25,7 @@ from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
 from clipcap.training.objective import CrossEntropy, Objective, Steps
 from clipcap.training.optimizer import trained_parameters
+from clipcap.training.rates import choose_rates
 
 
 class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
@@ -32,6 +33,7 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     Args:
         objective: what is learnt, made of the run's steps (default: cross-entropy).
+        warm: the model was trained before.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         val: Features | None,
         accelerator: Accelerator,
         objective: Callable[[Steps], Objective] = CrossEntropy,
+        warm: bool = False,
     ):
+        self.rates = choose_rates(config, model, warm, loop.recipe)
         self.recipe = loop.recipe
         reference = loop.recipe == "reference"
         share = config.share_prefix and not reference
@@ -56,12 +60,12 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     def caption_limit(self) -> int:
         """Longest caption in tokens, its end-of-text included."""
-        room = max_positions(self.model.lm) - self.model.config.prefix_length
+        room = max_positions(self.model.lm) - self.model.prefix_positions
         return min(room, self.config.max_tokens or room)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The mapper, and what is tuned of the language model."""
-        return trained_parameters(self.model, self.config.lr)
+        return trained_parameters(self.model, self.rates.mapper, self.rates.lm)
 
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
@@ -74,7 +78,8 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     def describe(self) -> str:
         """What is trained on, and what is learnt, a line or two each."""
-        return "\n".join([super().describe(), *self.objective.describe()])
+        rates = self.rates.describe(tuned=self.model.config.tune != "none")
+        return "\n".join([super().describe(), rates, *self.objective.describe()])
 
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """As for any features, with the objective's own scores."""
@@ -98,7 +103,13 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights besides the loop's options; places of files do not."""
-        own = {"share_prefix": self.data.share_prefix, "num_heads": self.model.config.num_heads}
+        model = self.model.config
+        own: dict[str, Any] = {"lr": self.rates.mapper}
+        if self.rates.lm != self.rates.mapper:
+            own["lm_lr"] = self.rates.lm
+        own |= {"share_prefix": self.data.share_prefix, "num_heads": model.num_heads}
+        if model.before or model.after:
+            own["text around the image"] = f"{model.before} {model.after}"
         return {"recipe": self.recipe, **super().identity(), **own, **self.objective.identity()}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
-from clipcap.models.config import ModelConfig, Tune
+from clipcap.models.config import ModelConfig, Template, Tune
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 LONGEST_WARMUP = 5000  # steps, the original's
@@ -123,7 +123,7 @@ class FeatureTaskConfig(Options, group="training"):
     """What a language model learns of CLIP embeddings and captions, and how it is validated."""
 
     bs: int = option(40, "captions per batch and process", aliases=("batch_size",))
-    lr: float = option(2e-5, "peak learning rate")
+    lr: float | None = option(2e-5, "peak learning rate")
     dropout: bool = option(True, "use the language model's dropout while it is tuned")
     max_tokens: int | None = option(
         None, "cut captions to this many tokens (default: what the model takes)", group="data"
@@ -142,7 +142,8 @@ class FeatureTaskConfig(Options, group="training"):
         if self.max_tokens is not None:
             at_least("max_tokens", self.max_tokens, 1)
         for name in ("lr", "val_captions", "overfit"):
-            at_least(name, getattr(self, name), 0)
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,10 @@ class InitialCaptionerConfig(InitialModelConfig):
         None, "what to train of the language model (default: full, or none with --only_prefix)"
     )
     mapping_type: Literal["mlp", "transformer"] | None = of_checkpoint("mapping_type")
+    template: Template | None = of_checkpoint("template")
+    match_norms: bool = option(
+        False, "start a new mapper so that its outputs are as long as the language model's embeddings on average"
+    )
     prefix_length: int | None = of_checkpoint("prefix_length")
     prefix_length_clip: int | None = of_checkpoint("prefix_length_clip")
     num_layers: int | None = of_checkpoint("num_layers")
@@ -204,7 +209,15 @@ class InitialCaptionerConfig(InitialModelConfig):
 class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
-    select: Literal["loss", "cider"] = option("loss", "what decides the `best` checkpoint")
+    lr: float | None = option(
+        None, "peak learning rate of all that is trained (default: by what is trained, printed at the start)"
+    )
+    lm_lr: float | None = option(
+        None, "peak learning rate of the language model or its adapter (default: that of --lr, or by what is trained)"
+    )
+    select: Literal["loss", "cider"] = option(
+        "loss", "what decides the `best` checkpoint (--objective reward: always cider)"
+    )
     extra: str | None = option(
         None, "features of further pairs to train on, such as generated ones; never validated on", group="data"
     )
@@ -220,6 +233,8 @@ class CaptionerTaskConfig(FeatureTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lm_lr is not None:
+            at_least("lm_lr", self.lm_lr, 0)
         if not 0 <= self.extra_share < 1:
             raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")
 
@@ -228,7 +243,7 @@ class CaptionerTaskConfig(FeatureTaskConfig):
 class CaptionerFeaturesConfig(FeaturesConfig):
     """What a captioner learns from, and is validated on: photos, and for --objective text also texts."""
 
-    data: str | tuple[str, ...] = option(
+    data: str | tuple[str, ...] = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `prepare` alone reads it
         "data/food_train.pkl",
         "feature file or folder to train on; with --objective text a folder of texts, and captioned photos beside it "
         "where there are some",
@@ -263,12 +278,11 @@ class ObjectiveConfig(Options, group="training"):
     xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
     reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
     force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")
-    score_workers: int = option(1, "processes that score samples (0: none besides this one)", group="machine")
+    score_worker: bool = option(True, "score samples in a process of its own, beside sampling", group="machine")
 
     def __post_init__(self) -> None:
         at_least("samples", self.samples, 2)
         at_least("xe_weight", self.xe_weight, 0)
-        at_least("score_workers", self.score_workers, 0)
         held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
         if self.objective == "reward" and not held:
             raise ClipcapError(

@@ -13,9 +13,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.batches import caption_batches, stored_embeddings
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
-from clipcap.captioning.text import collapsed, tidy
+from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features
@@ -136,14 +137,17 @@ class FeatureTask(ABC, Generic[Config, Model]):
         """
         if self.val is None or not self._shown:
             return {}
-        rows = np.array([row for row, _ in self._shown])
-        room = max_positions(self.model.lm) - self.model.config.prefix_length
+        rows = [row for row, _ in self._shown]
+        room = max_positions(self.model.lm) - self.model.prefix_positions
         greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
+        mine = range(self.parts.rank, len(rows), self.parts.world)
         found = []
-        for part in even_parts(np.arange(len(rows))[self.parts.rank :: self.parts.world], DECODED_TOGETHER):
-            embeddings = self.val.features.rows(rows[part]).to(self.accelerator.device)
-            captions = self.decode(embeddings, greedy)
-            found += [(int(number), several[0].text) for number, several in zip(part, captions)]
+        for batch, captions in caption_batches(
+            lambda embeddings, _: self.decode(embeddings.to(self.accelerator.device), greedy),
+            stored_embeddings(self.val.features, rows[self.parts.rank :: self.parts.world], DECODED_TOGETHER, mine),
+        ):
+            found += [(number, several[0].text) for number, several in zip(batch.numbers, captions)]
+            found += [(number, "") for number in batch.bad]  # the model cannot caption what is not finite
         captions = [text for _, text in sorted(gather_object(found))]
         return self.report(captions, [wanted for _, wanted in self._shown])
 
@@ -198,11 +202,6 @@ class FeatureTask(ABC, Generic[Config, Model]):
     def warm_start(self, folder: Path) -> str:
         """The flag that starts another run from a checkpoint's weights."""
         return f"--weights_dir {folder}"
-
-
-def even_parts(numbers: np.ndarray, size: int) -> list[np.ndarray]:
-    """Parts of at most `size`; of nothing, none."""
-    return np.array_split(numbers, -(-len(numbers) // size)) if len(numbers) else []
 
 
 def _size(what: str, data: CaptionDataset) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import warnings
@@ -253,11 +254,22 @@ class Loop:
         with writing(self.out_dir / LOG):
             self.out_dir.mkdir(parents=True, exist_ok=True)
             with replaced_file(self.out_dir / LOG) as draft:
-                draft.write_text("".join(map(_json_line, self.progress.history)), encoding="utf-8")
+                lines = _as_written(self.out_dir / LOG, list(map(_json_line, self.progress.history)))
+                draft.write_text("".join(lines), encoding="utf-8")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self.options.tracker != "none":
             self.accelerator.log(loggable(values), step=step)
+
+
+def _as_written(log: Path, lines: list[str]) -> list[str]:
+    """The lines, each as it is in the log where the log has it: a training state does not keep the order of names."""
+    try:
+        written = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        same = [json.loads(old) == json.loads(new) for old, new in zip(written, lines)]
+    except (OSError, ValueError, RecursionError):  # there is none, or it is damaged
+        return lines
+    return [written[i] if i < len(same) and same[i] else line for i, line in enumerate(lines)]
 
 
 def _json_line(metrics: Mapping[str, float]) -> str:

@@ -74,6 +74,10 @@ class Objective(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End what it has started, after the run."""
+        ...
+
 
 class CrossEntropy:
     """Every caption of every image, each token with the weight 1."""
@@ -104,6 +108,9 @@ class CrossEntropy:
     ) -> dict[str, float]:
         """None besides those of any captioner."""
         return {}
+
+    def close(self) -> None:
+        """It has started nothing."""
 
 
 def step_number(objective: Objective, epoch: int, step: int) -> int:

@@ -10,15 +10,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_linear_schedule_with_warmup
 
+from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.training.config import LoopConfig
 
 PLATEAU_EPOCHS = 2  # --schedule plateau: after so many epochs without a better one
 PLATEAU_FACTOR = 0.5  # the rate is so much of what it was
 
 
-def trained_parameters(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """All that requires gradients, as one group of this learning rate."""
-    return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
+def trained_parameters(model: ClipCaptionModel, mapper_lr: float, lm_lr: float | None = None) -> list[dict[str, Any]]:
+    """All that requires gradients: one group where there is one rate, else the mapper's and the language model's."""
+    if lm_lr is None or mapper_lr == lm_lr:
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": mapper_lr}]
+    parts: tuple[tuple[nn.Module, float], ...] = ((model.mapper, mapper_lr), (model.lm, lm_lr))
+    groups = [{"params": [p for p in part.parameters() if p.requires_grad], "lr": lr} for part, lr in parts]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.AdamW:

@@ -49,7 +49,8 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def _for_reward(config: TrainConfig) -> TrainConfig:
-    """Without dropout, and `best` by CIDEr-D: a reward is there to be gamed, and the loss says nothing."""
+    """Turn dropout off and choose `best` by CIDEr-D: a model can learn to exploit its reward, and the loss does not
+    measure the quality of captions."""
     if not config.model.weights_dir:
         raise ClipcapError(
             "--objective reward goes on from a captioner that cross-entropy has trained: pass --weights_dir"
@@ -80,7 +81,7 @@ def reward_objective(
     order = np.argsort(index, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
     references = [[features.captions[int(number)] for number in group] for group in groups]
-    scoring = Scoring(config.reward, references, config.reward_end, config.score_workers, encoder)
+    scoring = Scoring(config.reward, references, config.reward_end, config.score_worker, encoder)
     return partial(
         RewardObjective, model=model, tokenizer=tokenizer, accelerator=accelerator, scoring=scoring, config=config
     )

@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import resolve, stop_token_ids
 from clipcap.captioning.sampling import sample
-from clipcap.captioning.stepper import CachedDecoder
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.evaluation.metrics.cider_reward import bad_endings, mean_length
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
@@ -212,6 +212,10 @@ class RewardObjective:
             "bad_endings": bad_endings(captions),
             "length": mean_length(captions),
         }
+
+    def close(self) -> None:
+        """End the process that scores."""
+        self.scoring.close()
 
 
 def advantages(rewards: Tensor) -> Tensor:

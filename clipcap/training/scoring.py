@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor
@@ -16,20 +14,9 @@ from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score
 from clipcap.models.encoders.base import Encoder
 from clipcap.training.config import RewardKind
+from clipcap.training.score_worker import ScoreWorker
 
 CLIP_WEIGHT = 2.0  # of CLIPScore beside CIDEr-D (CLIP-Caption-Reward, arXiv 2205.13115)
-_worker: CiderReward | None = None  # of a worker process
-
-
-def _begin(references: Sequence[Sequence[str]], end: bool) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the main one ends this
-    _worker = CiderReward(references, end)
-
-
-def _score(images: Sequence[int], captions: Sequence[str], ended: Sequence[bool]) -> list[float]:
-    assert _worker is not None, "the process began with its references"
-    return _worker.score(images, captions, ended)
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Scoring:
         kind: of the reward.
         references: the captions of each training image.
         end: the end of a caption counts as a word of CIDEr-D.
-        workers: 1: CIDEr-D is computed in a process of its own, while the next captions are sampled; 0: in this one.
+        worker: CIDEr-D is computed in a process of its own, while the next captions are sampled.
         encoder: whose text tower reads captions, where the reward asks for it.
     """
 
@@ -65,19 +52,17 @@ class Scoring:
         kind: RewardKind,
         references: Sequence[Sequence[str]],
         end: bool = True,
-        workers: int = 0,
+        worker: bool = False,
         encoder: Encoder | None = None,
     ):
         self.kind, self.encoder = kind, encoder
         self.cider = CiderReward(references, end)
-        self._pool = None
-        if workers and kind.startswith("cider"):
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (references, end))
+        self._worker = ScoreWorker(references, end) if worker and kind.startswith("cider") else None
 
     def start(self, samples: Samples) -> Future[list[float]]:
         """Begin to score by CIDEr-D, where the reward asks for it; else every caption has 0."""
-        if self._pool is not None:
-            return self._pool.submit(_score, samples.images, samples.captions, samples.ended)
+        if self._worker is not None:
+            return self._worker.start(samples.images, samples.captions, samples.ended)
         done: Future[list[float]] = Future()
         plain = self.kind.startswith("cider")
         scored = self.cider.score(samples.images, samples.captions, samples.ended) if plain else []
@@ -94,6 +79,11 @@ class Scoring:
         return torch.tensor(started.result(), dtype=torch.float64) + self._of_encoder(
             samples.captions, samples.own, clip_embedding
         )
+
+    def close(self) -> None:
+        """End the worker process, where there is one."""
+        if self._worker is not None:
+            self._worker.close()
 
     def held_out(self, captions: Sequence[str], references: Sequence[Sequence[str]], clip_embedding: Tensor) -> float:
         """The mean reward of captions of other images [N, D], one each; they are taken to have ended."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_checkpoint
-from clipcap.models.config import ModelConfig
-from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.models.checkpoint import Loaded, load_checkpoint
+from clipcap.models.config import ModelConfig, Template
+from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
+from clipcap.models.lm_text import LmText, end_captions_with, lm_text
 from clipcap.options import Recipe, given
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
@@ -57,11 +59,15 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     if config.learning.objective == "reward":
         objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
-    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective)
+    warm = config.model.weights_dir is not None
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, warm)
     logger.info(task.describe())
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())
-    best = Loop(task, loop, accelerator).fit()
+    try:
+        best = Loop(task, loop, accelerator).fit()
+    finally:
+        task.objective.close()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))
     return best
@@ -74,8 +80,10 @@ def initial_captioner(
     if config.weights_dir:
         return _warm_start(config, config.weights_dir, features, recipe, dropout)
     lm = config.lm or ModelConfig.lm
+    network, tokenizer = load_lm(lm), load_tokenizer(lm)
+    text = _text_around(network, tokenizer, config.template or "none", recipe)
     model_config = ModelConfig(
-        **_given(config),
+        **{"num_heads": _heads(config, network, recipe), **_given(config), **asdict(text)},
         lm=absolute(lm),
         clip_dim=features.dim,
         encoder=features.meta.encoder,
@@ -84,11 +92,37 @@ def initial_captioner(
         stop_token="." if recipe == "reference" else None,
         recipe=recipe,
     )
-    model = ClipCaptionModel(model_config, load_lm(lm), dropout)
-    return model, load_tokenizer(lm), f"new {model_config.mapping_type} mapper before {lm}"
+    model = ClipCaptionModel(model_config, network, dropout)
+    if config.match_norms:
+        some = features.rows(range(min(MEASURED, features.num_images)))  # [N, D]
+        model.match_norms(some)
+    return model, tokenizer, f"new {model_config.mapping_type} mapper before {lm}"
 
 
-_SIZES = ("mapping_type", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
+MEASURED = 256  # images by which --match_norms measures the mapper
+
+
+def _text_around(lm: PreTrainedModel, tokenizer: Tokenizer, template: Template, recipe: Recipe) -> LmText:
+    """What stands around the image's positions; captions are taught to end as the template's turns do."""
+    if recipe == "reference":
+        if template != "none":
+            raise ClipcapError(f"--template {template}: the original has none: leave it out, or --recipe reference")
+        return LmText()
+    text = lm_text(lm, tokenizer, template)
+    if template == "chat" and text.ends:
+        end_captions_with(tokenizer, text.ends[0])
+    return text
+
+
+def _heads(config: InitialCaptionerConfig, lm: PreTrainedModel, recipe: Recipe) -> int:
+    """Attention heads of a new transformer mapper: 8, or the nearest number that divides the embeddings' width."""
+    width, usual = token_embeddings(lm).embedding_dim, ModelConfig.num_heads
+    if recipe == "reference" or config.mapping_type != "transformer":
+        return usual
+    return min((n for n in range(1, 2 * usual) if width % n == 0), key=lambda n: (abs(n - usual), -n))
+
+
+_SIZES = ("mapping_type", "template", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
 
 
 def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
@@ -119,6 +153,7 @@ def _warm_start(
         **_given(config),
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,
+        **_text_of_warm_start(config, loaded, recipe),
         tune=config.tuning,
         lm_stored=(old.lm_stored or old.tune == "full") and not _is_base(loaded.model, old.lm),
         stop_token="." if recipe == "reference" else None,
@@ -127,6 +162,16 @@ def _warm_start(
     model = ClipCaptionModel(new, loaded.model.lm, dropout)
     model.mapper.load_state_dict(loaded.model.mapper.state_dict())
     return model, loaded.tokenizer, f"warm start from {loaded.summary}"
+
+
+def _text_of_warm_start(config: InitialCaptionerConfig, loaded: Loaded, recipe: Recipe) -> dict[str, Any]:
+    """The text around the image's positions: the checkpoint's, or that of --template."""
+    old = loaded.model.config
+    if config.template in (None, old.template):
+        if old.template == "chat" and old.ends:
+            end_captions_with(loaded.tokenizer, old.ends[0])
+        return {}
+    return asdict(_text_around(loaded.model.lm, loaded.tokenizer, config.template, recipe))
 
 
 def _check_sizes(config: InitialCaptionerConfig, old: ModelConfig) -> None:

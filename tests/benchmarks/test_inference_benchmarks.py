@@ -12,10 +12,10 @@ from benchmarks.plain_decoding import PlainDecoding
 from benchmarks.speed.decode.arithmetic import decode_flops
 from benchmarks.speed.parse.arithmetic import encoder_flops
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.captioning.sampling import uniforms
-from clipcap.captioning.stepper import CachedDecoder
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,9 @@ def test_the_command_shows_messages_on_stderr_and_results_on_stdout(lm_folder, c
         capsys, "predict", "--load_pt", folder, "--img", *photos, "--device", "cpu", "--max_new_tokens", 4
     )
     assert status == 1 and len(out) == 1 and out[0].startswith(f"{photos[1]}\t")
-    assert err[-1].startswith(f"warning: skipped {photos[0]}: not an image")
-    assert any(str(folder) in line and not line.startswith("warning: ") for line in err[:-1])
+    assert err[-2].startswith(f"warning: skipped {photos[0]}: not an image")
+    assert err[-1] == "1 of 2 images captioned, 1 left out for the reasons above"
+    assert any(str(folder) in line and not line.startswith("warning: ") for line in err[:-2])
 
 
 def test_the_logger_is_a_programs_own_again_after_the_command(capsys):

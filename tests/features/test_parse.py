@@ -481,7 +481,7 @@ def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
     process.send_signal(signal.SIGSTOP)
     try:
         options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
-        with pytest.raises(ClipcapError, match=r"f\.pkl\.partial: another process is at work on it"):
+        with pytest.raises(ClipcapError, match=r"f\.pkl: another process is writing there: wait for it"):
             parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options))
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -656,8 +656,8 @@ def test_a_full_disk_loses_nothing(tmp_path, small_disk, clip_file, capsys):
     done = batches_done(out)
     assert 0 < done < 15
     ballast.unlink()
-    status, out, said = run(capsys, *words)
-    assert (status, out) == (0, [])
+    status, printed, said = run(capsys, *words)
+    assert (status, printed) == (0, [])
     assert f"continuing where an earlier run stopped: {done} batches of 4 are done" in said
     assert read_features(out).num_images == 60
 

@@ -20,7 +20,7 @@ from PIL import Image
 from support.road import picture, run
 from support.small import feature_file
 
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.cli.main import LONGEST_ERROR
 from clipcap.errors import ClipcapError
 from clipcap.features.folder import read_metadata

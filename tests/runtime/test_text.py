@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcap.captioning.text import collapsed, tidy
+from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.runtime.text import as_cell, from_cell, in_short, printable
 
 

@@ -111,6 +111,8 @@ class Reader:
 
     def stand_ins(self, words):
         """Flags that a command gets: the encoder and the language model, where it would load the published ones."""
+        if words[:2] == ["parse", "texts"]:
+            return {"--clip_model_type": self.clip}
         if "parse" in words or words[0].startswith("parse/"):
             return {"--clip_model_type": self.clip, "--lm": self.lm}
         if {"train", "train-clip-gpt"} & set(words) or words[0] == "train.py":

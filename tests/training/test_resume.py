@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -267,10 +266,10 @@ def test_killed_training_processes_end_with_the_same_weights(data, lm_folder, tm
         log = out / "metrics.jsonl"
         return log.read_text().count("\n") if log.exists() else 0
 
-    kill_when(start(words), lambda: (out / ".clipcap-last.draft").is_dir() and (out / "clipcap-last").is_dir())
-    assert (out / ".clipcap-last.draft").is_dir()  # killed inside a write that replaces a checkpoint
+    kill_when(start(words), lambda: any(out.glob(".clipcap-last.*draft")) and (out / "clipcap-last").is_dir())
+    assert any(out.glob(".clipcap-last.*draft"))  # killed inside a write that replaces a checkpoint
     kill_when(start(words, "--resume"), lambda: epochs() >= 4)
-    kill_when(start(words, "--resume"), lambda: epochs() >= 7 and Path(out / ".clipcap-best.draft").is_dir())
+    kill_when(start(words, "--resume"), lambda: epochs() >= 7 and any(out.glob(".clipcap-best.*draft")))
     last = start(words, "--resume")
     assert last.wait(120) == 0, last.stderr.read()
     last.stderr.close()

@@ -11,7 +11,7 @@ from conftest import CAPTIONS
 from support.launched import torchrun
 from support.small import feature_file, flags, metrics, options, run, same, weights
 
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.features.files import read_features
@@ -38,14 +38,14 @@ def started(data, lm_folder, tmp_path_factory):
 
 
 def chosen(data, started, **changes):
-    defaults = {"objective": "reward", "weights_dir": str(started), "samples": 3, "bs": 9, "score_workers": 0}
+    defaults = {"objective": "reward", "weights_dir": str(started), "samples": 3, "bs": 9, "score_worker": False}
     return {**defaults, "val": str(data), **changes}
 
 
 def objective_of(data, tokenizer, model, share=True, **config):
     features = read_features(data)
     dataset = CaptionDataset(features, tokenizer, 30, share_prefix=share)
-    config = ObjectiveConfig(objective="reward", samples=4, score_workers=0, **config)
+    config = ObjectiveConfig(objective="reward", samples=4, score_worker=False, **config)
     scoring = Scoring(config.reward, [features.captions_of(row) for row in range(8)], config.reward_end)
     steps = Steps(dataset, 16, 5, BatchShare(0, 1, 16))
     return RewardObjective(steps, model, tokenizer, Accelerator(cpu=True), scoring, config)
@@ -114,8 +114,10 @@ def test_a_worker_process_gives_the_same_rewards():
     references = [list(several) for several in SEVERAL]
     samples = Samples([2, 5], ["a cup of tea", "a bowl of soup"], [True, False], [0, 1])
     rows = torch.ones(2, 4)
-    here, there = (Scoring("cider", references, workers=workers) for workers in (0, 1))
+    here, there = (Scoring("cider", references, worker=worker) for worker in (False, True))
     assert torch.equal(*(s.finish(samples, s.start(samples), rows) for s in (here, there)))
+    there.close()
+    assert there._worker._process.returncode == 0
 
 
 class Towers:

@@ -22,7 +22,7 @@ from transformers import GPT2LMHeadModel
 
 from benchmarks.measure import machine
 from benchmarks.speed.train.bench import SHARED
-from clipcap.captioning.text import tidy
+from clipcap.captioning.tidy import tidy
 from clipcap.cli.main import main as main_of_clipcap
 from clipcap.demo.tiny import make_gpt2
 from clipcap.models.language_model import load_lm, load_tokenizer

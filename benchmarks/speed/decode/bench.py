@@ -18,9 +18,9 @@ from benchmarks.measure import SIDES, Clock, Comparison, flags_of, forget_peak, 
 from benchmarks.plain_decoding import PlainDecoding
 from benchmarks.speed.decode.arithmetic import decode_bytes, decode_flops
 from clipcap.captioning.beam_search import beam_search
+from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample, uniforms
-from clipcap.captioning.stepper import CachedDecoder
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.kernels.packed_linear import pack_for_rows
@@ -83,11 +83,11 @@ class Bench:
     @torch.inference_mode()
     def ids(self) -> list[list[int]]:
         """Ours: the best caption of each image. No token stops it."""
-        stepper = CachedDecoder(self.model, self.model.prefix(self.embeddings))
+        decoder = CachedDecoder(self.model, self.model.prefix(self.embeddings))
         if self.config.beam:
-            found = beam_search(stepper, self.config, [-1], [])
+            found = beam_search(decoder, self.config, [-1], [])
         else:
-            found = sample(stepper, self.config, [-1], [], range(self.case.images))
+            found = sample(decoder, self.config, [-1], [], range(self.case.images))
         best = found.total.argmax(dim=1)  # of captions of one length
         return found.tokens[torch.arange(len(best)), best].tolist()
 

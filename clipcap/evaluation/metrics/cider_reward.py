@@ -1,5 +1,7 @@
 """CIDEr-D of single captions against fixed document frequencies: a reward (arXiv 1612.00563).
 
+Scores that are reported come from `score.py`, whose document frequencies are those of the corpus scored.
+
 Document frequencies and the references' tf-idf vectors are made once, of the training images. With the end of a
 caption counted as a word, a caption that breaks off ("on a plate with a") scores less than one that ends; without it
 training on this reward learns to break off.
@@ -33,7 +35,7 @@ class CiderReward:
 
     def __init__(self, references: Sequence[Sequence[str]], end: bool = True):
         self.end = end
-        tokens = iter(ptb_tokenizer.tokenize(list(chain.from_iterable(references))))
+        tokens = iter(ptb_tokenizer.ptb_tokenize(list(chain.from_iterable(references))))
         self._references = [[self._ended(next(tokens), True) for _ in several] for several in references]
         self._log_images = math.log(max(len(references), 1))
         frequency: Counter[NGram] = Counter()
@@ -45,7 +47,7 @@ class CiderReward:
     def score(self, images: Sequence[int], captions: Sequence[str], ended: Iterable[bool]) -> list[float]:
         """CIDEr-D of captions of images by number; `ended`: whether each came to its end before the limit."""
         found = []
-        for image, tokens, whole in zip(images, ptb_tokenizer.tokenize(captions), ended, strict=True):
+        for image, tokens, whole in zip(images, ptb_tokenizer.ptb_tokenize(captions), ended, strict=True):
             if image not in self._vectors:
                 self._vectors[image] = [self._vector(reference) for reference in self._references[image]]
             found.append(self._similarity(tokens, whole, self._vectors[image]))
@@ -56,10 +58,10 @@ class CiderReward:
     ) -> list[float]:
         """As `score`, against references of other images, with the same document frequencies."""
         wanted = [
-            [self._vector(self._ended(tokens, True)) for tokens in ptb_tokenizer.tokenize(several)]
+            [self._vector(self._ended(tokens, True)) for tokens in ptb_tokenizer.ptb_tokenize(several)]
             for several in references
         ]
-        tokens = ptb_tokenizer.tokenize(captions)
+        tokens = ptb_tokenizer.ptb_tokenize(captions)
         return [self._similarity(one, whole, vectors) for one, whole, vectors in zip(tokens, ended, wanted)]
 
     def _ended(self, tokens: Sequence[str], whole: bool) -> list[str]:
@@ -98,10 +100,10 @@ def _cider_d(ours: Vector, theirs: Vector) -> float:
 
 def bad_endings(captions: Sequence[str]) -> float:
     """Share of captions whose last word no caption ends in: they broke off."""
-    tokens = ptb_tokenizer.tokenize(captions)
+    tokens = ptb_tokenizer.ptb_tokenize(captions)
     return sum(bool(one) and one[-1] in BAD_ENDINGS for one in tokens) / max(1, len(tokens))
 
 
 def mean_length(captions: Sequence[str]) -> float:
     """Mean number of tokens of captions."""
-    return sum(map(len, ptb_tokenizer.tokenize(captions))) / max(1, len(captions))
+    return sum(map(len, ptb_tokenizer.ptb_tokenize(captions))) / max(1, len(captions))

@@ -181,7 +181,7 @@ def distinct_share(captions: Sequence[str]) -> float:
 
 
 def cider_scorer() -> Any:
-    """The CIDEr-D scorer of pycocoevalcap; needs neither Java nor network.
+    """The CIDEr-D scorer of pycocoevalcap; needs neither Java nor network. (Rewards: `cider_reward.py`.)
 
     Raises:
         ClipcapError: it is not installed.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from clipcap.images.read import REMARK, ImageError, ImageSource, open_image
-from clipcap.models.encoders.base import Encoder
+from clipcap.images.read import MAX_PIXELS, REMARK, ImageError, ImageSource, open_image
+from clipcap.models.encoders.base import Encoder, Preprocess
 from clipcap.runtime.text import one_line
 
 Frame = Literal["first", "middle"]
@@ -23,12 +22,43 @@ Frame = Literal["first", "middle"]
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A batch of images."""
+    """A batch of images, by their numbers in the run."""
 
     numbers: list[int]  # of the images that were encoded
     embeddings: Tensor | None  # [len(numbers), D] float32; None where there are none
-    bad: list[str]  # why the others cannot be used, a line each
-    remarks: list[str]  # how some of those encoded had to be shown, a line each
+    bad: dict[int, ImageError] = field(default_factory=dict)  # why the others cannot be used
+    remarks: list[str] = field(default_factory=list)  # how some of those encoded had to be shown, a line each
+    looks: list[Any] = field(default_factory=list)  # what `look` returned of those encoded
+
+
+class Pixels(NamedTuple):
+    """A preprocessed image."""
+
+    pixels: Tensor  # [3, R, R]
+    remark: str | None  # how it had to be shown
+    look: Any = None
+
+
+def read_pixels(
+    preprocess: Preprocess,
+    image: ImageSource,
+    *,
+    upright: bool = True,
+    frame: Frame = "first",
+    max_pixels: int = MAX_PIXELS,
+    look: Callable[[Image.Image], Any] | None = None,
+) -> Pixels:
+    """Decode and preprocess one image; the options are those of `encode_images`.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    picture = open_image(image, upright=upright, frame=frame, max_pixels=max_pixels)
+    try:
+        return Pixels(preprocess(picture), picture.info.get(REMARK), look(picture) if look else None)
+    except Exception as error:  # one odd image must not end the run
+        name = "an image" if isinstance(image, bytes | Image.Image) or hasattr(image, "read") else str(image)
+        raise ImageError(name, f"cannot be preprocessed ({one_line(error)})") from error
 
 
 def encode_images(
@@ -38,7 +68,10 @@ def encode_images(
     *,
     upright: bool = True,
     frame: Frame = "first",
+    max_pixels: int = MAX_PIXELS,
+    look: Callable[[Image.Image], Any] | None = None,
     threads: int = 1,
+    turn: AbstractContextManager | None = None,
 ) -> Iterator[EncodedImages]:
     """Decode and encode images, a batch at a time.
 
@@ -47,40 +80,35 @@ def encode_images(
         batch_size: images encoded together.
         upright: turn photos as their EXIF orientation says.
         frame: which frame of an animation.
+        max_pixels: decode nothing larger.
+        look: called with each decoded picture, for example to draw a thumbnail.
         threads: that decode; with more than one, no open file may be given twice.
+        turn: held while the encoder computes, for example a lock.
     Returns:
         the batches in order; each is decoded when it is asked for.
     """
-    read = partial(_read, encoder, partial(open_image, upright=upright, frame=frame))
+    read = partial(_try_to_read, encoder.preprocess, upright=upright, frame=frame, max_pixels=max_pixels, look=look)
     with ExitStack() as stack:
         run = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
         for start in range(0, len(images), batch_size):
-            found = list(run(read, images[start : start + batch_size]))
-            good = [(start + i, image) for i, image in enumerate(found) if isinstance(image, _Pixels)]
-            tensors = [image.pixels for _, image in good]  # of [3, R, R]
+            found = list(enumerate(run(read, images[start : start + batch_size]), start))
+            good = {number: image for number, image in found if isinstance(image, Pixels)}
+            embeddings = None
+            if good:
+                with turn or nullcontext():
+                    embeddings = encoder.encode_images(torch.stack([image.pixels for image in good.values()]))
             yield EncodedImages(
-                [number for number, _ in good],
-                encoder.encode_images(torch.stack(tensors)) if good else None,  # [B, 3, R, R] -> [B, D]
-                [reason for reason in found if isinstance(reason, str)],
-                [image.remark for _, image in good if image.remark],
+                list(good),
+                embeddings,  # [B, 3, R, R] -> [B, D]
+                {number: fault for number, fault in found if isinstance(fault, ImageError)},
+                [image.remark for image in good.values() if image.remark],
+                [image.look for image in good.values()],
             )
 
 
-class _Pixels(NamedTuple):
-    """A preprocessed image."""
-
-    pixels: Tensor  # [3, R, R]
-    remark: str | None  # how it had to be shown
-
-
-def _read(encoder: Encoder, decode: Callable[[ImageSource], Image.Image], image: ImageSource) -> _Pixels | str:
+def _try_to_read(preprocess: Preprocess, image: ImageSource, **how: Any) -> Pixels | ImageError:
     """The pixels of an image, or why there are none."""
     try:
-        picture = decode(image)
+        return read_pixels(preprocess, image, **how)
     except ImageError as error:
-        return str(error)
-    try:
-        return _Pixels(encoder.preprocess(picture), picture.info.get(REMARK))
-    except Exception as error:  # one odd image must not end the run
-        name = image if isinstance(image, str | Path) else "an image"
-        return f"{name}: cannot be preprocessed ({one_line(error)})"
+        return error

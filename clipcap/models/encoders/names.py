@@ -22,6 +22,8 @@ WIDTHS = {
 
 IMPORTED = "import:"  # before the name of an encoder whose embeddings were made elsewhere
 
+PREFIXES = ("hf:", "open_clip:", "timm:")  # of the names of libraries that `load_encoder` knows
+
 _LIKELIEST = {512: "ViT-B/32", 640: "RN50x4", 768: "ViT-L/14", 1024: "RN50"}
 
 
@@ -46,6 +48,5 @@ def is_resnet(name: str | None) -> bool | None:
 
 
 def is_loadable(name: str) -> bool:
-    """Whether `load_encoder` may know an encoder of this name."""
-    prefixes = ("hf:", "open_clip:", "timm:", IMPORTED)
-    return name in OPENAI_URLS or name == DEMO or name.startswith(prefixes) or Path(name).exists()
+    """Whether a name means an encoder: one that `load_encoder` may know, or one of imported embeddings."""
+    return name in OPENAI_URLS or name == DEMO or name.startswith((*PREFIXES, IMPORTED)) or Path(name).exists()

@@ -17,7 +17,7 @@ from clipcap.models.kernels.switch import fast
 POSITIONS = 320  # at a time: enough for a large matrix product, 64 MB of logits for GPT-2
 
 
-def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def chunked_cross_entropy(hidden: Tensor, head: nn.Linear, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """The cross-entropy of `head(hidden)`, summed over n positions.
 
     Logits and their gradient live for `POSITIONS` positions only; the backward pass computes nothing anew.
@@ -36,7 +36,7 @@ def head_loss(hidden: Tensor, head: nn.Linear, labels: Tensor, weights: Tensor |
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The cross-entropy of logits [n, V], summed over n positions; `labels` and `weights` as for `head_loss`."""
+    """The cross-entropy of logits [n, V], summed; `labels` and `weights` as for `chunked_cross_entropy`."""
     if weights is None:
         return F.cross_entropy(logits.float(), labels, reduction="sum")
     return (weights * F.cross_entropy(logits.float(), labels, reduction="none")).sum()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipcap.models.kernels.chunked_cross_entropy import POSITIONS, head_loss
+from clipcap.models.kernels.chunked_cross_entropy import POSITIONS, chunked_cross_entropy
 
 
 class LargestResult(TorchDispatchMode):
@@ -39,7 +39,7 @@ def whole(hidden, head, labels):
 def test_loss_and_gradients_equal_those_of_all_logits(n, bias):
     hidden, head, labels = problem(n, bias)
     inputs = [hidden, *head.parameters()]
-    losses = [compute(hidden, head, labels) for compute in (head_loss, whole)]
+    losses = [compute(hidden, head, labels) for compute in (chunked_cross_entropy, whole)]
     ours, expected = (torch.autograd.grad(3 * loss, inputs) for loss in losses)
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
@@ -48,13 +48,13 @@ def test_loss_and_gradients_equal_those_of_all_logits(n, bias):
 def test_frozen_head_gets_no_gradient():
     hidden, head, labels = problem(5)
     head.requires_grad_(False)
-    head_loss(hidden, head, labels).backward()
+    chunked_cross_entropy(hidden, head, labels).backward()
     assert hidden.grad is not None and head.weight.grad is None and head.bias.grad is None
 
 
 def test_no_position_is_a_loss_of_nothing():
     hidden, head, labels = problem(0)
-    loss = head_loss(hidden, head, labels)
+    loss = chunked_cross_entropy(hidden, head, labels)
     loss.backward()
     assert loss == 0 and not head.weight.grad.any()
 
@@ -63,7 +63,7 @@ def test_no_position_is_a_loss_of_nothing():
 def test_logits_of_all_positions_never_exist(graded):
     hidden, head, labels = problem(4 * POSITIONS, vocabulary=999)
     with torch.set_grad_enabled(graded), LargestResult() as largest:
-        loss = head_loss(hidden, head, labels)
+        loss = chunked_cross_entropy(hidden, head, labels)
         if graded:
             loss.backward()
     assert largest.elements == POSITIONS * 999
@@ -74,10 +74,10 @@ def test_logits_of_all_positions_never_exist(graded):
 
 def test_mixed_precision_stays_near_and_sums_in_float32():
     hidden, head, labels = problem(300, dtype=torch.float32)
-    exact = head_loss(hidden, head, labels)
+    exact = chunked_cross_entropy(hidden, head, labels)
     expected = torch.autograd.grad(exact, [hidden, head.weight])
     with torch.autocast("cpu", torch.bfloat16):
-        loss = head_loss(hidden, head, labels)
+        loss = chunked_cross_entropy(hidden, head, labels)
     assert loss.dtype == torch.float32 and loss != exact
     torch.testing.assert_close(loss, exact, rtol=0.01, atol=0)
     for ours, wanted in zip(torch.autograd.grad(loss, [hidden, head.weight]), expected):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers.activations import NewGELUActivation
 
+from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.kv_cache import PreallocatedLayer
-from clipcap.captioning.stepper import CachedDecoder
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.kernels.packed_linear import can_pack
 from clipcap.models.kernels.switch import VARIABLE, fast, plain

@@ -1,9 +1,9 @@
-"""Kinds of image files: their suffixes, their first bytes, and how to convert those that are not read."""
+"""Kinds of image files: suffixes, first bytes, and how to convert unsupported kinds."""
 
 from __future__ import annotations
 
-# Kinds that are read, by Pillow's name, with their suffixes. Pillow reads more, but some of its readers start other
-# programs (EPS runs Ghostscript), and some kinds are no pictures of anything (weather data, icons of a cursor).
+# Supported kinds, by Pillow's name, with their suffixes. Pillow reads more, but some of its readers start other
+# programs (EPS runs Ghostscript), and some kinds are not photos or drawings (weather data, icons of a cursor).
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -33,7 +33,7 @@ CONVERT = "convert it"  # in every reason that says how
 _CONVERT = CONVERT + ", with ImageMagick for example: magick '{name}' '{stem}.jpg'"
 HEIF_HINT = "HEIC is read with pillow-heif installed (pip install pillow-heif); or " + _CONVERT
 _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
-# Pictures that people have and that are not read: what to do instead, by suffix.
+# Common but unsupported kinds: what to do instead, by suffix.
 HINTS = {
     **dict.fromkeys(SUFFIXES["HEIF"], HEIF_HINT),
     **dict.fromkeys(
@@ -81,7 +81,7 @@ def is_image_name(name: str) -> bool:
 
 
 def image_suffix(head: bytes) -> str | None:
-    """The suffix that the first bytes of an image file ask for; None where they are of no image known here."""
+    """The suffix that fits the first bytes of an image file; None if they match no known kind."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return ".webp"
     if head[4:8] == b"ftyp":

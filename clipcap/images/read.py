@@ -35,7 +35,7 @@ from clipcap.runtime.text import reason, shown
 
 ImageSource = str | Path | bytes | BinaryIO | ImageRef | Image.Image
 
-# Where Pillow itself refuses to decode; said here so that the limit holds whatever Pillow is set to.
+# Where Pillow itself refuses to decode; set here so that the limit does not depend on Pillow's settings.
 MAX_PIXELS = 178_956_970
 FORMATS = (*SUFFIXES, "DIB", "MPO")
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")  # further pages of a TIFF or MPO are not later moments
@@ -58,7 +58,7 @@ _UPRIGHT = {
 
 
 class ImageError(ClipcapError):
-    """An image that cannot be used: where it is, and the reason."""
+    """An unusable image: its path, and the reason."""
 
     def __init__(self, where: str, reason: str):
         super().__init__(where, reason)
@@ -70,7 +70,7 @@ class ImageError(ClipcapError):
 
 
 class MissingImageError(ImageError):
-    """An image that is not where it ought to be."""
+    """A missing image file."""
 
 
 def open_image(
@@ -90,8 +90,8 @@ def open_image(
     Returns:
         the picture; `info[REMARK]` says what was done to show it, where its numbers were no 8-bit colours.
     Raises:
-        MissingImageError: there is no such file.
-        ImageError: it is no image, damaged, or larger than `max_pixels`.
+        MissingImageError: the file does not exist.
+        ImageError: not an image, damaged, or larger than `max_pixels`.
     """
     with _opened(source, max_pixels) as image:
         if frame == "middle" and not isinstance(source, Image.Image) and image.format in ANIMATIONS:

@@ -1,4 +1,4 @@
-"""What stands in one cell: captions in any notation, an image's name, or the image itself."""
+"""The content of one cell: captions in any notation, an image's name, or the image itself."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _captions_in_list(values: Sequence, counts: Counter[str], depth: int = 0) ->
 
 
 def _is_word(text: str) -> bool:
-    """Whether a text is no more than a word; of a script without blanks, two signs at most."""
+    """Whether a text is a single word; of a script without blanks, two signs at most."""
     return not any(map(str.isspace, text)) and (len(text) <= 2 or not _is_wide(text))
 
 
@@ -202,7 +202,9 @@ def _image_in_object(value: dict) -> str | bytes | None:
         if inner not in (None, "", b""):
             found = image_in(inner)
             if key == "bytes" and isinstance(found, str):
-                raise RowError("the image column holds a dict whose bytes are no image", "bytes that are no image")
+                raise RowError(
+                    "the image column holds a dict whose bytes are not an image", "bytes that are not an image"
+                )
             return found
     keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
     if any(key in value for key in ("bytes", "path")):
@@ -233,7 +235,7 @@ def _from_base64(text: str) -> bytes | None:
         return base64.b64decode(body + "=" * (-len(body) % 4), b"-_" if "-" in body or "_" in body else None)
     except (binascii.Error, ValueError) as error:
         if data:
-            raise RowError("a data address that is no base64", "an image that is no base64") from error
+            raise RowError("a data address that is not base64", "an image that is not base64") from error
         return None
 
 

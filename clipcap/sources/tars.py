@@ -175,7 +175,7 @@ class MemberPhotos(Photos):
         """Where the member lies; raises what `find` does, and a RowError where there is none."""
         found = posixpath.normpath(str(self.find(name)))
         if found not in self._members:
-            raise RowError(f"'{shown(name)}' is no member of the tar", "an image that is no member of the tar")
+            raise RowError(f"'{shown(name)}' is not a member of the tar", "an image that is not a member of the tar")
         return self._members[found]
 
     def _names(self, folder: str) -> frozenset[str]:

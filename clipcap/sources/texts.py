@@ -22,7 +22,7 @@ def read_texts(path: Path, caption_column: str | None = None, image_column: str 
     Args:
         path: `.txt`, or a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`).
         caption_column: of the texts (default: guessed from the columns' names).
-        image_column: rows of one value describe the same image (default: guessed; without it each row stands alone).
+        image_column: rows of one value describe the same image (default: guessed; else each row is one image).
     Raises:
         ClipcapError: the file cannot be read, has no such column, or no text in it.
     """

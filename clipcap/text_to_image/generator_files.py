@@ -149,7 +149,9 @@ def fold_spectral_norms(state: Mapping[str, Tensor], where: Path) -> dict[str, T
             raise ClipcapError(f"{where}: {name}.weight_u or .weight_v does not fit {list(weight.shape)}")
         sigma = u @ (matrix @ v)
         if not 0 < sigma < float("inf"):
-            raise ClipcapError(f"{where}: {name} has the spectral norm {sigma.item():g}, which is no positive number")
+            raise ClipcapError(
+                f"{where}: {name} has the spectral norm {sigma.item():g}, which is not a positive number"
+            )
         folded[name + ".weight"] = weight / sigma
     orphans = [key for key in state if key.endswith(_VECTORS[1:]) and key[:-2] + "_orig" not in state]
     if orphans:

@@ -62,7 +62,7 @@ def load_mapping(name: str) -> TextMapping:
     """Read a mapping: a folder of `train-draw`, or a `.pth` of the original's training; `demo` is the bundled one.
 
     Raises:
-        ClipcapError: nothing is there, or it is no such mapping.
+        ClipcapError: the file is missing, or is not such a mapping.
     """
     path = current_path(Path(bundled(name, TEXT_MAPPING)).expanduser())
     if path.is_file():
@@ -121,7 +121,7 @@ def save_mapping(mapping: TextMapping, folder: Path) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise ClipcapError(
-            f"--out_dir {folder}: is there and is no mapping, so it is not replaced: choose another name"
+            f"--out_dir {folder}: exists and is not a mapping, so it is not replaced: choose another name"
         )
     facts = asdict(mapping.facts)
     for part in ("text_model", "generator"):

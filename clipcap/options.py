@@ -233,7 +233,9 @@ def _takes_several(hint: Any) -> bool:
 
 
 def _flag_type(hint: Any) -> tuple[type, tuple | None]:
-    """(type, choices) of a field; `X | None` counts as X."""
+    """(type, choices) of a field; `X | None` counts as X, and so does `X | tuple[X, ...]`."""
+    if _takes_several(hint):
+        return str, None
     if get_origin(hint) is not Literal and type(None) in get_args(hint):
         hint = Union[tuple(a for a in get_args(hint) if a is not type(None))]  # noqa: UP007
     if get_origin(hint) is Literal:
@@ -265,6 +267,10 @@ def _converted(flag: Flag, value: Any, where: str) -> Any:
     kind, choices = _flag_type(flag.hint)
     if value is None and type(None) in get_args(flag.hint):
         return None
+    if _takes_several(flag.hint) and isinstance(value, list):
+        if value and all(isinstance(one, str) for one in value):
+            return tuple(value) if len(value) > 1 else value[0]
+        raise ClipcapError(f"{where} is {value!r:.60}, not a list of texts")
     plain = isinstance(value, (str, int, float)) and isinstance(value, bool) == (kind is bool)
     try:
         converted = value if kind is bool else kind(value)

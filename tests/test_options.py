@@ -11,7 +11,18 @@ from clipcap.captioning.config import DecodeConfig, PredictConfig
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
-from clipcap.options import FlagParser, HelpGroups, Options, add_flags, flags_of, from_flags, given, option, part
+from clipcap.options import (
+    FlagParser,
+    HelpGroups,
+    Options,
+    add_flags,
+    flags_of,
+    from_flags,
+    given,
+    option,
+    part,
+    read_options,
+)
 from clipcap.training.config import TrainConfig
 
 
@@ -217,3 +228,16 @@ def test_the_group_of_an_option_is_its_own_or_its_classes():
 def test_a_stored_model_configuration_comes_back():
     config = ModelConfig(mapping_type="transformer", clip_dim=640, stop_token=".")
     assert ModelConfig(**asdict(config)) == config
+
+
+def test_an_option_may_take_one_text_or_several():
+    def read(value):
+        return read_options(TrainConfig, {"data": value}, "a file")["data"]
+
+    assert read("photos.pkl") == read(["photos.pkl"]) == "photos.pkl"
+    assert read(["photos.pkl", "texts"]) == ("photos.pkl", "texts")
+    for value in ([], ["photos.pkl", 3], {"a": "b"}):
+        with pytest.raises(ClipcapError, match="a file: data is"):
+            read(value)
+    assert parse(TrainConfig, "--data", "a", "b").features.data == ("a", "b")
+    assert parse(TrainConfig, "--data", "a").features.data == "a"

@@ -52,6 +52,7 @@ FLOORS = {
     "contrastive": 9,
     "clip_gpt": 9,
     "text_to_image": 9,
+    "fit": 10,
     "demo": 10,
     "app": 11,
     "cli": 12,

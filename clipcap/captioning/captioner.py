@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 import torch
@@ -186,11 +186,23 @@ class Captioner:
         """Encode preprocessed images [3, R, R]: float32 [B, D]."""
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
+    @overload
+    def __call__(self, images: ImageLike, config: DecodeConfig | None = None, **options: Any) -> str: ...
+
+    @overload
     def __call__(
         self, images: Iterable[ImageLike | Tensor | np.ndarray], config: DecodeConfig | None = None, **options: Any
-    ) -> list[str]:
-        """The best caption of each image; an image is a path, bytes, a Pillow image, or an embedding [D]."""
-        return [captions[0].text for captions in self.caption(images, config, **options)]
+    ) -> list[str]: ...
+
+    def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
+        """The best caption of an image, or of each of several.
+
+        An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
+        an embedding [D].
+        """
+        single = _is_image(images) or _is_picture(images)
+        captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
+        return captions[0] if single else captions
 
     def caption(
         self,
@@ -265,6 +277,7 @@ class Captioner:
 
     def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
         """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
+        images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
@@ -409,6 +422,13 @@ def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> Decode
         config = DecodeConfig.of(**options)
         return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is the pixels of a picture: uint8 [H, W, 3] or [H, W]."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
+        return False
+    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
 
 
 def _listed(images: Any) -> list:

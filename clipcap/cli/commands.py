@@ -19,6 +19,7 @@ from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainCl
 from clipcap.contrastive.config import ContrastiveConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig, ParseTextsConfig
+from clipcap.fit.config import FitConfig
 from clipcap.options import Options
 from clipcap.retrieval.config import IndexConfig, SearchConfig
 from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, SynthesiseConfig, TrainDrawConfig
@@ -188,6 +189,13 @@ COMMANDS = (
     Command(
         "features", "inspect, import, merge, split, convert feature files", group="make features",
         metavar="ACTION", below=FEATURE_TOOLS,
+    ),
+    Command(
+        "fit", "photos and captions → an evaluated captioner", "clipcap.cli.fit:fit", FitConfig,
+        (argument("data", metavar="PHOTOS_AND_CAPTIONS", help="what `clipcap parse custom` takes"),),
+        group="train",
+        description="Photos and captions → parse, train, evaluate, with flags chosen by what is there. The same "
+        "command continues an interrupted one.",
     ),
     Command(
         "train", "feature file → captioner", "clipcap.training.train:train", TrainConfig,

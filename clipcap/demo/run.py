@@ -14,6 +14,7 @@ from clipcap.demo.plates import scenes, write_set
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
+from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.images.grid import picture_grid
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
@@ -47,6 +48,7 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
         if command(argv):
             raise ClipcapError(f"the demo's {words[0]} step failed")
 
+    scored = _can_score()
     _clear(out)
     train_set = write_set(out / "plates_train", TRAIN_PICTURES, TRAIN_SEED, split="train", workers=2)
     val_set = write_set(out / "plates_val", VAL_PICTURES, VAL_SEED, split="val", workers=2)
@@ -61,6 +63,9 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
         "--out", out / "captions.jsonl",
     )  # fmt: skip
     evaluation = out / "evaluation"
+    if not scored:
+        logger.info(f"\ndone in {time.monotonic() - began:.0f} s: captions in {out / 'captions.jsonl'}")
+        return
     run(
         "evaluate", "--load_pt", out / "checkpoints", "--data", out / "plates_val.pkl",
         "--train_data", out / "plates_train.pkl", "--out", evaluation,
@@ -72,6 +77,16 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
         f"  clipcap parse custom --data_path PHOTOS_AND_CAPTIONS --clip_model_type ViT-B/32 --out data/mine.pkl\n"
         f"  clipcap train --only_prefix --data data/mine.pkl --lm gpt2"
     )
+
+
+def _can_score() -> bool:
+    """Whether captions can be scored; stated before anything is drawn."""
+    try:
+        cider_scorer()
+        return True
+    except ClipcapError as error:
+        logger.warning(f"the demo goes without scores and report: {error}")
+        return False
 
 
 def _clear(out: Path) -> None:

@@ -26,7 +26,7 @@ from clipcap.evaluation.evaluate import (
     summary,
 )
 from clipcap.evaluation.metrics.bootstrap import Comparison
-from clipcap.evaluation.metrics.score import Scores, score
+from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Pictured
 from clipcap.evaluation.report.page import write_report
 from clipcap.runtime.places import writes_to
@@ -69,6 +69,7 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
     """
     if len(folders) < 2:
         raise ClipcapError("nothing to compare with: give two folders or more")
+    cider_scorer()
     evaluations = [read_evaluation(folder) for folder in folders]
     first, *others = evaluations
     for other in others:

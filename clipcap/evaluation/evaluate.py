@@ -27,7 +27,7 @@ from clipcap.evaluation.caption_files import (
 )
 from clipcap.evaluation.config import EvaluateConfig
 from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_score
-from clipcap.evaluation.metrics.score import Scores, score
+from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
 from clipcap.features.encoder_check import check_same_encoder
@@ -79,6 +79,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     """
     config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
+    cider_scorer()  # an extra: before the captions are written, not after
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
     if config.predictions and config.references:

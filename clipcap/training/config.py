@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from clipcap.errors import ClipcapError
@@ -251,6 +251,10 @@ class CaptionerFeaturesConfig(FeaturesConfig):
     photos: str | None = option(
         None, "--objective text: features of photos, captioned or not: the texts are moved to their mean"
     )
+
+    def of_photos(self, data: str) -> FeaturesConfig:
+        """These options, for one feature file of photos."""
+        return FeaturesConfig(**{f.name: getattr(self, f.name) for f in fields(FeaturesConfig)} | {"data": data})
 
 
 RewardKind = Literal["cider", "cider+clip", "clip", "retrieval"]

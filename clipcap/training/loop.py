@@ -114,7 +114,8 @@ class Loop:
         self.model.train()
         hidden = no_bar(not self.accelerator.is_main_process)
         here = min(per_epoch, self.total - epoch * per_epoch)  # steps of this epoch
-        with tqdm(total=here, initial=progress.step, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
+        done = epoch * per_epoch + progress.step
+        with tqdm(total=self.total, initial=done, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
             for window in self.task.windows(epoch, progress.step):
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step

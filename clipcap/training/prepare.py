@@ -14,7 +14,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.encoders.load import load_encoder
-from clipcap.training.config import FeaturesConfig, ObjectiveConfig, TrainConfig
+from clipcap.training.config import ObjectiveConfig, TrainConfig
 from clipcap.training.data import training_features
 from clipcap.training.extra_pairs import ExtraPairs, read_extra
 from clipcap.training.objective import CrossEntropy, Objective, Steps
@@ -94,8 +94,7 @@ def _photos(config: TrainConfig) -> tuple[Features, Features | None]:
         raise ClipcapError("--data names several sets: photos and texts together need --objective text")
     if chosen.photos:
         raise ClipcapError("--photos belongs to --objective text: photos with captions go to --data")
-    plain = FeaturesConfig(chosen.data, chosen.val, chosen.clip_model_type, chosen.is_rn)
-    return training_features(plain, config.loop.seed, config.task.overfit)
+    return training_features(chosen.of_photos(chosen.data), config.loop.seed, config.task.overfit)
 
 
 def _texts(config: TrainConfig) -> Prepared:

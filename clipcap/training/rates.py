@@ -1,4 +1,4 @@
-"""The learning rates of a captioner's run, chosen by what is trained and how many steps there are."""
+"""The learning rates of a captioner's run, chosen by what is trained."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from clipcap.features.feature_set import Features, Rows, SelectedRows
 from clipcap.features.files import find_features, read_features, read_to_train
 from clipcap.features.gap import USUAL_COSINE, measure_features, noise_of
 from clipcap.runtime.messages import logger
-from clipcap.training.config import CaptionerFeaturesConfig, FeaturesConfig
-from clipcap.training.data import training_features
+from clipcap.training.config import CaptionerFeaturesConfig
+from clipcap.training.data import first_images, training_features
 
 MEANS_OF = 20_000  # rows that a mean embedding is taken of
 
@@ -101,7 +101,7 @@ def text_features(
             f"--objective text takes one folder of texts in --data, and for mixed training one file of captioned "
             f"photos beside it; here are {len(texts)} and {len(photos)}: make texts with `clipcap parse texts`"
         )
-    features = read_features(texts[0], config.clip_model_type, tower="text")
+    features = first_images(read_features(texts[0], config.clip_model_type, tower="text"), config.limit)
     base, val = _photos(config, photos, features, seed)
     shift = None
     unlabelled = None
@@ -119,8 +119,7 @@ def _photos(
 ) -> tuple[Features | None, Features | None]:
     """The captioned photos of mixed training, and those to validate on."""
     if photos:
-        plain = FeaturesConfig(photos[0], config.val, config.clip_model_type, config.is_rn)
-        base, val = training_features(plain, seed, 0)
+        base, val = training_features(config.of_photos(photos[0]), seed, 0)
         _check(base, texts)
         return base, val
     if config.val is None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
+from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel
@@ -52,6 +53,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     config = given(TrainConfig, config, options)
     loop = config.loop
     check_run_folder(loop)
+    if config.task.select == "cider":
+        cider_scorer()  # an extra: before anything is loaded
     accelerator = make_accelerator(loop, config.flat())
     config, features, val, objective = prepare(config)
     set_seed(loop.seed)

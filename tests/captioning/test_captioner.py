@@ -100,6 +100,17 @@ def test_save_pretrained_and_from_pretrained_round_trip(captioner, photos, tmp_p
     assert again.summary.startswith(str(tmp_path / "copy"))
 
 
+def test_a_single_image_of_any_kind_gives_its_caption(captioner, photos):
+    [expected] = captioner([photos[0]], SHORT)
+    pixels = np.asarray(Image.open(photos[0]).convert("RGB"))
+    with open(photos[0], "rb") as file:
+        singles = [photos[0], str(photos[0]), photos[0].read_bytes(), Image.open(photos[0]), file, pixels]
+        assert [captioner(single, SHORT) for single in singles] == [expected] * len(singles)
+    assert captioner([pixels, photos[1]], SHORT) == captioner(photos[:2], SHORT)
+    grey = Image.open(photos[0]).convert("L")
+    assert captioner(np.asarray(grey), SHORT) == captioner(grey, SHORT)
+
+
 def test_captions_are_tidied_except_under_the_reference_recipe(captioner, photos):
     untidy = {"beam": True, "max_new_tokens": 20, "prompt": "a red  apple"}  # the words a caption starts with
     raw = captioner.caption(photos, DecodeConfig(**untidy, recipe="reference", stop_token="e"))
@@ -131,18 +142,21 @@ class TestBadInput:
     def test_one_path_instead_of_a_list(self, captioner, photos):
         for image in (str(photos[0]), photos[0], photos[0].read_bytes()):
             with pytest.raises(ClipcapError, match="images is a list of images"):
-                captioner(image)
+                captioner.caption(image)
 
     def test_embeddings_of_another_width(self, captioner):
         for images in ([torch.zeros(64), torch.zeros(40)], torch.zeros(1, 40)):
             with pytest.raises(ClipcapError, match=r"embedding \d is 40 wide, this model expects 64"):
-                captioner(images)
+                captioner.caption(images)
 
     def test_no_list_at_all(self, captioner):
         for images in (None, 5, 0.5, object()):
             with pytest.raises(ClipcapError, match="images is a list of images, not"):
                 captioner(images)
         for one in (Image.new("RGB", (4, 4)), io.BytesIO(b""), torch.zeros(64), np.zeros(64)):
+            with pytest.raises(ClipcapError, match="images is a list of images: put a single one in brackets"):
+                captioner.caption(one)
+        for one in (torch.zeros(64), np.zeros(64)):
             with pytest.raises(ClipcapError, match="images is a list of images: put a single one in brackets"):
                 captioner(one)
 
@@ -153,7 +167,7 @@ class TestBadInput:
 
     def test_arrays_that_are_no_embeddings(self, captioner, photos):
         with pytest.raises(ClipcapError, match=r"image 1 is an array of 32 x 40 x 3, .*: pass a picture as a Pillow"):
-            captioner([photos[0], np.asarray(Image.open(photos[1]))])
+            captioner([photos[0], np.asarray(Image.open(photos[1]), dtype=np.float32)])
         with pytest.raises(ClipcapError, match="embedding 1 is not finite"):
             captioner([torch.zeros(64), torch.full((64,), torch.nan)])
 

@@ -4,7 +4,8 @@ A pickle is a program for a small stack machine. The machine here knows only the
 functions and classes named in the file stay names: the caller maps the few it understands to functions of its own
 (`calls`), objects of the libraries it expects (`inert`) become a `PickledObject`, which holds what the file says
 about them, and every other name is refused. Python's own unpickler with a filtered `find_class` would save four
-seconds on COCO's 566,000 captions, but ten bytes make it take all memory (a memo index) or crash (hashing a deep tuple).
+seconds on COCO's 566,000 captions, but ten bytes make it take all memory (a memo index), or crash (hashing a
+deep tuple).
 """
 
 from __future__ import annotations

@@ -1,0 +1,235 @@
+"""`clipcap fit`: look at the data, choose flags, measure the time, then parse, train, evaluate."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipcap.errors import ClipcapError
+from clipcap.evaluation.evaluate import METRICS, REPORT
+from clipcap.evaluation.metrics.score import cider_scorer
+from clipcap.fit.config import FitConfig
+from clipcap.fit.recipe import Recipe, choose_recipe, too_short
+from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.interruption import states_what_is_left
+from clipcap.runtime.json_text import to_json
+from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
+from clipcap.runtime.text import printable
+from clipcap.sources.config import SourceConfig
+from clipcap.sources.readers import read_source
+from clipcap.training.step_log import STEPS
+
+PLAN = "fit.json"
+PROBE_STEPS = 12
+FEWEST_VAL, VAL_SHARE = 5, 0.1
+NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it continues
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is there to learn from."""
+
+    train_images: int
+    val_images: int
+    captions: int  # of the training images
+    train_size: float | None  # for `parse`, where the set has no split of its own
+    val: str  # the split that is held out
+
+
+@writes_to("config.out")
+def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -> Path:
+    """Train a captioner on photos and captions, and evaluate it on images held out.
+
+    Interrupted, the same command continues.
+
+    Args:
+        data: whatever `clipcap parse custom` takes.
+        command: runs a `clipcap` command of these words; 0 is success.
+    Returns:
+        the folder of the checkpoints.
+    Raises:
+        ClipcapError: bad data, other options than those of the run that is continued, or a step failed.
+    """
+    out = Path(config.out)
+    cider_scorer()  # before hours of work, not after
+    found = read_data(data, config.seed)
+    recipe = choose_recipe(found.captions, config)
+    _check_plan(out, data, config)
+    logger.info(
+        f"{printable(data)}: {found.train_images + found.val_images:,} photos; {found.train_images:,} with "
+        f"{found.captions:,} captions to train on, {found.val_images:,} held out"
+    )
+    for reason in recipe.reasons:
+        logger.info(f"  {reason}")
+    if warning := too_short(recipe, bool(config.weights_dir)):
+        logger.warning(warning)
+    steps = _Steps(out, data, config, found, recipe, command)
+    with states_what_is_left(lambda: f"{out} holds what was done: the same command continues"):
+        steps.parse()
+        if not steps.finished("train"):
+            steps.announce()
+        if config.dry_run:
+            return steps.checkpoints
+        steps.train()
+        steps.evaluate()
+    logger.info(
+        f"captioner: {steps.checkpoints}; report: {steps.evaluation / REPORT}\n"
+        f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS"
+    )
+    return steps.checkpoints
+
+
+def read_data(path: str, seed: int) -> Data:
+    """Count the photos and captions of a set, with the split that `fit` makes of it.
+
+    Raises:
+        ClipcapError: they cannot be read, or are too few to hold some out.
+    """
+    source = read_source("custom", SourceConfig(data_path=path))
+    images = Counter(record.split for record in source.records)
+    captions = Counter[str | None]()
+    for record in source.records:
+        captions[record.split] += len(record.captions)
+    if set(images) == {None}:
+        total = images[None]
+        if total < 2 * FEWEST_VAL:
+            raise ClipcapError(f"{printable(path)}: {total} photos with captions are too few: give at least 10")
+        held_out = max(FEWEST_VAL, round(VAL_SHARE * total))
+        share = round((total - held_out + 0.5) / total, 6)  # between two counts, whatever way it is rounded
+        split = read_source("custom", SourceConfig(data_path=path, train_size=share, seed=seed)).records
+        train = [record for record in split if record.split == "train"]
+        count = sum(len(record.captions) for record in train)
+        return Data(len(train), total - len(train), count, share, "val")
+    val = next((name for name in ("val", "test") if images[name]), None)
+    if val is None or not images["train"]:
+        raise ClipcapError(
+            f"{printable(path)}: its splits are {', '.join(map(str, images))}: train and val (or test) are needed"
+        )
+    return Data(images["train"], images[val], captions["train"], None, val)
+
+
+def _check_plan(out: Path, data: str, config: FitConfig) -> None:
+    """Note what the run is of; refuse to continue one of other data or options."""
+    options = {name: value for name, value in config.flat().items() if name not in NOT_PLANNED}
+    plan = {"data": str(Path(data).absolute()), **options}
+    path = out / PLAN
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        different = [name for name in plan if before.get(name) != plan[name]]
+        if different:
+            name = different[0]
+            raise ClipcapError(
+                f"--out {out}: holds a run with {name} {before.get(name)}, this command has {plan[name]}: choose "
+                f"another --out, or give the same options to continue it"
+            )
+        return
+    if out.exists() and any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
+        raise ClipcapError(f"--out {out}: is there and holds no run of `clipcap fit`: choose another folder")
+    with writing(path):
+        out.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as draft:
+            draft.write_text(to_json(plan, indent=1) + "\n", encoding="utf-8")
+
+
+class _Steps:
+    """The steps of a run, each a command that is shown, and skipped where it is done."""
+
+    def __init__(
+        self, out: Path, data: str, config: FitConfig, found: Data, recipe: Recipe,
+        command: Callable[[Sequence[str]], int],
+    ):  # fmt: skip
+        self.out, self.data, self.config, self.found, self.recipe = out, data, config, found, recipe
+        self.command = command
+        self.features, self.checkpoints, self.evaluation = out / "data", out / "checkpoints", out / "evaluation"
+
+    def finished(self, step: str) -> bool:
+        """Whether a step was done before."""
+        return (self.out / f".{step}_done").exists()
+
+    def _run(self, step: str, *words: object) -> None:
+        if self.finished(step):
+            return
+        argv = [str(word) for word in words]
+        logger.info(f"\n$ clipcap {shlex.join(argv)}")
+        if self.command(argv):
+            raise ClipcapError(
+                f"the {step} step failed, see above: the same `clipcap fit` continues after it is put right"
+            )
+        (self.out / f".{step}_done").touch()
+
+    def parse(self) -> None:
+        """Encode the photos."""
+        split = (
+            ("--train_size", f"{self.found.train_size}", "--seed", self.config.seed) if self.found.train_size else ()
+        )
+        self._run(
+            "parse", "parse", "custom", "--data_path", self.data, "--clip_model_type", self.config.clip_model_type,
+            "--out", self.features / "photos.pkl", *split,
+        )  # fmt: skip
+
+    def _training(self) -> list[str]:
+        config, words = self.config, ["train", "--data", str(self.features / "photos_train.pkl"), "--only_prefix"]
+        words += ["--val", str(self.features / f"photos_{self.found.val}.pkl"), *self.recipe.flags]
+        words += ["--seed", str(config.seed)]
+        for name in ("lm", "weights_dir"):
+            if getattr(config, name):
+                words += [f"--{name}", getattr(config, name)]
+        return words
+
+    def announce(self) -> None:
+        """Measure a few steps and state how long the run takes at most."""
+        probe = self.out / ".probe"
+        shutil.rmtree(probe, ignore_errors=True)
+        began, level = time.monotonic(), logger.level
+        try:
+            logger.setLevel("ERROR")  # the messages come with the run itself
+            failed = self.command([*self._training(), "--max_steps", str(PROBE_STEPS), "--out_dir", str(probe)])
+        finally:
+            logger.setLevel(level)
+        if failed:
+            raise ClipcapError("a try of a few steps failed, see above")
+        whole = time.monotonic() - began
+        lines = [json.loads(line) for line in (probe / STEPS).read_text(encoding="utf-8").splitlines()]
+        shutil.rmtree(probe, ignore_errors=True)
+        seconds = [1 / line["steps_per_s"] for line in lines]
+        step = sorted(seconds)[len(seconds) // 2]
+        overhead = max(0.0, whole - sum(seconds))  # loading, and one validation
+        expected = step * self.recipe.steps + overhead * (1 + self.recipe.epochs / 4)
+        logger.info(
+            f"at most {self.recipe.steps:,} steps of {step:.2f} s: about {duration(expected)} in all, on this machine"
+            f"; --patience may end it sooner"
+        )
+
+    def train(self) -> None:
+        """Train, from where an earlier run stopped."""
+        words = self._training()
+        if (self.checkpoints / "clipcap-last").exists():
+            words.append("--resume")
+        self._run("train", *words, "--out_dir", self.checkpoints)
+
+    def evaluate(self) -> None:
+        """Score captions of the images held out."""
+        if self.finished("evaluate") and not (self.evaluation / METRICS).exists():
+            (self.out / ".evaluate_done").unlink()
+        self._run(
+            "evaluate", "evaluate", "--load_pt", self.checkpoints, "--data",
+            self.features / f"photos_{self.found.val}.pkl", "--train_data", self.features / "photos_train.pkl",
+            "--out", self.evaluation, *(["--no_java"] * (not self.config.java)),
+        )  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `40 seconds`, `12 minutes`, `3.5 hours`."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""The calls that the page answers: what each takes, and which of them somebody still waits for."""
+"""The page's API calls: checks of their arguments, and which of them a client still waits for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection
 from inspect import signature
 from typing import Any
 
-UNATTENDED_S = 30.0  # how long a call may wait for somebody to listen to its answer
+UNATTENDED_S = 30.0  # how long a call waits for a client to request its answer
 
 
 class Calls:
-    """The end points of a page.
+    """The API endpoints of a page.
 
     Args:
         page: Gradio's blocks, finished.
@@ -27,7 +27,7 @@ class Calls:
         """What is wrong with the body of a request, or None.
 
         Args:
-            name: of the end point, or None where the body says its number.
+            name: of the endpoint, or None if the body holds its number.
             content: the body.
         """
         if not isinstance(content, dict) or not isinstance(content.get("data"), list):
@@ -36,37 +36,37 @@ class Calls:
         functions = self._page.fns.values()
         found = [f for f in functions if (f.api_name == name if name else f._id == number)]
         if not found:
-            return "there is no such end point"
+            return "this endpoint does not exist"
         takes, given = found[0].inputs, content["data"]
         if len(given) != len(takes):
             return f"`data` has {len(given)} values, expected {len(takes)}"
         for place, (component, value) in enumerate(zip(takes, given)):
             if not _fits(component, value):
-                return f"value {place} of `data` is not what {component.label or 'this input'!r} takes"
+                return f"value {place} of `data` does not fit {component.label or 'this input'!r}"
         return None
 
     def mistake_in_names(self, name: str, content: Any) -> str | None:
-        """As `mistake`, of a body with values by the names of parameters; Gradio refuses those out of range."""
+        """As `mistake`, for a body that maps parameter names to values; Gradio itself refuses values out of range."""
         found = [function for function in self._page.fns.values() if function.api_name == name]
         if not found:
-            return "there is no such end point"
+            return "this endpoint does not exist"
         if not isinstance(content, dict):
-            return "the body is no object with a value for each parameter"
+            return "the body must be an object with a value for each parameter"
         takes = dict(zip(signature(found[0].fn).parameters, found[0].inputs))
         for parameter, value in content.items():
             if parameter in takes and not _fits(takes[parameter], value, in_range=False):
-                return f"{parameter!r} is not what {takes[parameter].label or 'this input'!r} takes"
+                return f"{parameter!r} does not fit {takes[parameter].label or 'this input'!r}"
         return None
 
     def is_awaited(self, event_id: str | None) -> bool:
-        """Whether somebody still wants the answer of an event that is being computed."""
+        """Whether a client still waits for the answer of a running event."""
         event = self._page._queue.event_ids_to_events.get(event_id) if event_id else None
         return event is None or event.alive
 
     def expect(self, key: str) -> None:
-        """Drop a call unless somebody listens within a while."""
+        """Drop a call unless a client listens within `UNATTENDED_S`."""
         task = asyncio.get_running_loop().create_task(self._drop_later(key))
-        self._tasks.add(task)  # the loop itself holds it weakly
+        self._tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._tasks.discard)
 
     async def _drop_later(self, key: str) -> None:
@@ -75,11 +75,11 @@ class Calls:
             await self.drop(key)
 
     async def drop(self, key: str) -> None:
-        """Take a call, or all of a session, out of the queue; what is computed now is told that nobody waits."""
+        """Remove a call, or all calls of a session, from the queue; a running one is marked as not awaited."""
         await self._page._queue.clean_events(session_hash=key, event_id=key)
 
     def listening(self, key: str) -> Callable[[], Any]:
-        """Note that somebody listens; gives what is to be awaited when they no longer do."""
+        """Register a listener; returns the coroutine function to await when it disconnects."""
         self._listeners[key] = self._listeners.get(key, 0) + 1
 
         async def ended() -> None:

@@ -10,11 +10,11 @@ from clipcap.options import Options, at_least, option, part, within
 
 @dataclass(frozen=True)
 class AppConfig(Options, group="page"):
-    """What the page offers, to whom, and how much of it."""
+    """Options of the web page: its tabs, its address, its limits."""
 
     load: LoadConfig = part(LoadConfig)
     index: str | None = option(
-        None, "adds a tab that searches these pictures by words: features, an index, or a folder of clip-retrieval"
+        None, "adds a tab that searches these pictures by text: features, an index, or a folder of clip-retrieval"
     )
     tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
     draw: str | None = option(
@@ -27,7 +27,7 @@ class AppConfig(Options, group="page"):
     port: int = option(7860, "port to listen on (0: any that is free)")
     max_mb: int = option(20, "largest file accepted, in MB")
     max_megapixels: int = option(64, "largest photo decoded, in millions of pixels")
-    max_photos: int = option(200, "most photos captioned at once")
+    max_photos: int = option(200, "most photos in one request")
 
     def __post_init__(self) -> None:
         within("port", self.port, 0, 65535)

@@ -1,4 +1,4 @@
-"""What the tabs Draw and Classify compute: a text as an animation, a photo's labels."""
+"""The computations behind the tabs Draw and Classify: an animation of a text, the labels of a photo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Drawing:
     """Texts drawn word by word.
 
     Args:
-        config: which models draw; they are loaded at the first text.
+        config: of the models, which are loaded at the first text.
         turn: held while the models compute.
     """
 
@@ -39,7 +39,7 @@ class Drawing:
         """The last line of a text: a row with its `text`, its `words` and the animation, `gif`, as a `data:` address.
 
         Raises:
-            ClipcapError: no text, or too much of it.
+            ClipcapError: the text is empty or too long.
         """
         lines = [line for line in (text or "").splitlines() if line.strip()]
         if not lines:
@@ -73,7 +73,7 @@ def label_photo(
     try:
         image = open_image(photo, max_pixels=max_pixels)
     except ImageError as error:
-        raise ClipcapError(f"{photo.name}: {error.reason}") from error  # its folder is nobody's business
+        raise ClipcapError(f"{photo.name}: {error.reason}") from error  # without its folder, which users must not see
     with turn:
         [found] = classify(image, names, encoder=encoder(), templates=[template or TEMPLATE], top=len(names))
     return [{"label": label, "probability": round(value, 4)} for label, value in found.items()]

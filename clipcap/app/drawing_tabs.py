@@ -21,7 +21,7 @@ def draw_tab(drawing: Drawing) -> None:
         """Draw the last line of a text: a picture for each word, as an animation."""
         return drawing.draw(text)
 
-    gr.Markdown("A picture for each word of a sentence. The last line is drawn.")
+    gr.Markdown("One picture for each word of a sentence. Only the last line is drawn.")
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             text = gr.Textbox(label="Text", lines=4, value="two cherries on a plate", elem_id="draw_text")
@@ -33,14 +33,14 @@ def draw_tab(drawing: Drawing) -> None:
 
 
 def classify_tab(label: Callable[[Path, str, str], list[Row]], examples: Sequence[Path]) -> None:
-    """A photo, and labels of the reader's own."""
+    """A photo, and the user's own labels."""
     import gradio as gr
 
     def classify(photo: str | None, labels: str, prompt: str) -> list[Row]:
-        """Give a photo its likeliest labels: each with its probability among those given."""
+        """Give a photo its likeliest labels, each with its probability among the given labels."""
         return label(Path(photo), labels, prompt) if photo else []
 
-    gr.Markdown("Which of your labels fits the photo best. Each label is put into the prompt in place of {}.")
+    gr.Markdown("Find the label that fits the photo best. Each label replaces {} in the prompt.")
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             photo = photo_input("classify_photo")

@@ -1,4 +1,4 @@
-"""What stands before the page: it lets through what the page needs, and nothing that would make it reach out.
+"""A request filter before the page: it passes what the page needs, and nothing that makes it connect elsewhere.
 
 Gradio answers many more requests than this page makes. Some of them fetch addresses that the request names
 (`/file=http…`, files given as links), others edit or record; none of them is needed here. Files are read from the
@@ -33,10 +33,10 @@ OPEN = re.compile(
     r"|queue/(join|data)|run/predict|call/(v2/)?\w+(/\w+)?|file=(?P<file>.+))/?"
 )
 LOCAL = ("localhost", "127.0.0.1", "::1")
-MAX_BODY = 1_000_000  # bytes of a request that is no upload
-MAX_ANSWER = 1000  # bytes of an answer in which an event is looked for
+MAX_BODY = 1_000_000  # bytes of a request other than an upload
+MAX_ANSWER = 1000  # bytes of an answer that are searched for an event
 
-# No font, script, picture or connection but from the page itself; Gradio builds its components with eval.
+# Fonts, scripts, pictures and connections come from the page itself alone; Gradio builds its components with eval.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
@@ -49,7 +49,7 @@ HEADERS = [
 
 
 class Refusal(Exception):
-    """A request that is not answered: its status, and the reason."""
+    """A refused request: its HTTP status, and the reason."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -57,15 +57,15 @@ class Refusal(Exception):
 
 
 class Guard:
-    """An ASGI application before another one.
+    """An ASGI application that filters the requests to another one.
 
     Args:
-        app: that answers what is let through.
-        folder: where uploads lie.
-        host: the address that is listened on; where it is this machine's own, other names for it are refused (a web
+        app: answers the requests that pass.
+        folder: of the uploads.
+        host: the address to listen on; if it is a loopback address, other host names are refused (a web
             page elsewhere could let its name point here, and read what it likes).
         max_upload: bytes of an upload, all its files together.
-        calls: the end points; None where all requests are let through that have the right form.
+        calls: the endpoints; None passes every request of the right form.
     """
 
     def __init__(self, app: App, folder: Path, host: str, max_upload: int, calls: Calls | None = None):
@@ -104,7 +104,7 @@ class Guard:
                 await _answer(send_on, refusal)
 
     async def _attended(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a request on; where it waits for the answer of a call, the call is dropped once it no longer does."""
+        """Pass a request on; drop the call that it waits for when the client disconnects."""
         key = _listened_to(scope)
         if key is None or self.calls is None:
             await self.app(scope, receive, send)
@@ -117,7 +117,7 @@ class Guard:
 
     def _check(self, scope: Message) -> None:
         if not scope["path"].isprintable():
-            raise Refusal(400, "this is no address")
+            raise Refusal(400, "this is not a valid address")
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if self.local and _name(headers.get("host", "")) not in LOCAL:
             raise Refusal(403, f"this page answers to {', '.join(LOCAL)} alone (start it with --host for others)")
@@ -129,7 +129,7 @@ class Guard:
                 raise Refusal(403, "this request comes from a page elsewhere")
         wanted = OPEN.fullmatch(scope["path"])
         if not wanted or ".." in scope["path"].split("/"):
-            raise Refusal(404, "there is nothing here")
+            raise Refusal(404, "this address does not exist")
         if wanted["file"]:
             self._check_file(wanted["file"])
 
@@ -137,10 +137,10 @@ class Guard:
         if "\0" in path or not Path(os.path.normpath(path)).is_relative_to(self.folder):
             raise Refusal(403, f"only files that were uploaded to {UPLOAD} are read")
         if not os.path.isfile(path):
-            raise Refusal(404, "this file is no longer here: choose it again")
+            raise Refusal(404, "this file has been removed: choose it again")
 
     async def _counted(self, receive: Receive) -> Receive:
-        """An upload, broken off where it is too large."""
+        """Receive an upload, up to the largest allowed size."""
         size = 0
 
         async def counting() -> Message:
@@ -154,7 +154,7 @@ class Guard:
         return counting
 
     async def _checked(self, scope: Message, receive: Receive) -> Receive:
-        """A request's body, which is small, fits its end point, and names no files but uploads."""
+        """Receive a small body, and check that it fits its endpoint and names no files but uploads."""
         body, more = b"", True
         while more:
             message = await receive()
@@ -165,7 +165,7 @@ class Guard:
         try:
             content = json.loads(body or b"null")
         except (ValueError, RecursionError) as error:
-            raise Refusal(400, "this is no JSON") from error
+            raise Refusal(400, "the body is not JSON") from error
         for path in _paths(content):
             self._check_file(path)
         self._check_call(scope["path"], content)
@@ -191,7 +191,7 @@ class Guard:
 
 
 def _expect(calls: Calls, answer: bytes) -> None:
-    """Somebody is to listen to the call that was answered with its event."""
+    """Expect a listener for the call whose answer holds its event."""
     try:
         calls.expect(str(json.loads(answer)["event_id"]))
     except (ValueError, KeyError, TypeError):  # it was refused

@@ -1,4 +1,4 @@
-"""What the page writes to its operator's terminal: short lines without control characters, whoever wrote them.
+"""The page's output on its operator's terminal: short lines without control characters, whoever writes them.
 
 Gradio, asyncio and uvicorn print tracebacks, and those quote what a request holds.
 """
@@ -15,7 +15,7 @@ from typing import TextIO
 from clipcap.runtime.text import printable
 
 LONGEST_LINE = 300  # characters
-_KEPT = 10 * LONGEST_LINE  # characters of a line that are looked at
+_KEPT = 10 * LONGEST_LINE  # characters of a line that are read
 _BEGINNING = re.compile(r"[\s+|]*(?:Exception Group )?Traceback \(most recent call last\):")
 _PLACE = re.compile(r'\s+(?:\|\s+)?File "(?:.*/)?([^"/]+)", line (\d+)')
 _BETWEEN = (
@@ -25,14 +25,14 @@ _BETWEEN = (
 
 
 class SafeStream(io.TextIOBase):
-    """A text stream before another one: tracebacks become a line, lines are cut, control characters are escaped."""
+    """A filter of a text stream: tracebacks become a line, lines are cut, control characters are escaped."""
 
     def __init__(self, stream: TextIO):
         self._stream, self._lock = stream, Lock()
         self._line, self._in_traceback, self._place = "", False, ""
 
     def write(self, text: str) -> int:
-        """Take text; whole lines are passed on."""
+        """Take text, and pass whole lines on."""
         with self._lock:
             for part in text.splitlines(keepends=True):
                 self._line = (self._line + part[:_KEPT])[:_KEPT]
@@ -71,7 +71,7 @@ class SafeStream(io.TextIOBase):
 
 
 def hide_cancelled_requests() -> None:
-    """Do not call a request a failure that the end of the server has cut short."""
+    """Do not report requests that the end of the server cancels."""
 
     def is_worth_it(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

@@ -1,4 +1,4 @@
-"""Rows as HTML: captions, photos with their captions, the words of a prefix, pictures that were found."""
+"""Rows as HTML: captions, photos with their captions, the words of a prefix, search results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def captions(rows: Sequence[Row]) -> Markup:
 
 
 def photos(rows: Sequence[Row]) -> Markup:
-    """Photos, each with its caption or the reason why it has none."""
+    """Photos, each with its caption or an error."""
     return _list("ul", "photos", [_photo(row) for row in rows])
 
 
@@ -27,7 +27,7 @@ def _photo(row: Row) -> Markup:
 
 
 def words(rows: Sequence[Row]) -> Markup:
-    """The nearest words of each position of a prefix, the nearer the stronger in colour."""
+    """The nearest words of each prefix position; nearer words have a stronger colour."""
     items = []
     for row in rows:
         near = [
@@ -40,11 +40,11 @@ def words(rows: Sequence[Row]) -> Markup:
 
 
 def pictures(rows: Sequence[Row]) -> Markup:
-    """Pictures that were found, best first."""
+    """Search results, best first."""
     items = []
     for row in rows:
         name = row["caption"] or row["image_id"]
-        picture = tag("div", "not to be read here", class_="missing")
+        picture = tag("div", "cannot be read on this machine", class_="missing")
         if row["thumbnail"]:
             picture = tag("img", src=row["thumbnail"], alt=name)
         scores = tag("small", tag("span", f"score {row['score']:.3f}"), phrase("span", row["image_id"]))
@@ -53,7 +53,7 @@ def pictures(rows: Sequence[Row]) -> Markup:
 
 
 def drawn(rows: Sequence[Row]) -> Markup:
-    """A text as an animation, its words below."""
+    """An animation of a text, with the words below it."""
     return join(
         tag("figure", tag("img", src=row["gif"], alt=row["text"]), phrase("figcaption", row["text"]), class_="drawn")
         for row in rows
@@ -61,7 +61,7 @@ def drawn(rows: Sequence[Row]) -> Markup:
 
 
 def labels(rows: Sequence[Row]) -> Markup:
-    """Labels with a bar as long as they are likely, best first."""
+    """Labels with bars that show their probabilities, best first."""
     items = []
     for row in rows:
         share = f"{100 * row['probability']:.1f} %"

@@ -1,4 +1,4 @@
-"""The page: its head, its tabs, its looks."""
+"""The page: head, tabs and theme."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from clipcap.runtime.html import phrase, tag
 
 STYLE = Path(__file__).parent / "style.css"
 FONT = "system-ui"
-MOST_WAITING = 64  # requests of one kind in line; more are told to come again
-SEARCH = "Describe pictures in words, and see those of the index that fit best, by the cosine of their embeddings."
+MOST_WAITING = 64  # queued requests of one kind; further ones are refused
+SEARCH = (
+    "Describe pictures in words. The search shows the best matches of the index, by the cosine of their embeddings."
+)
 IMAGINE = "Write a caption. CLIP-GPT imagines the embedding of its picture; these are the pictures nearest to it."
 
 
@@ -34,13 +36,13 @@ def build_page(
     """The page as Gradio blocks.
 
     Args:
-        model: what it says about the captioner.
-        examples: pictures that can be chosen.
-        delete_cache: how often files that came or went are looked through, and the age at which they go, in seconds.
-        search: of the search tab, where there is one.
-        imagine: of the tab of CLIP-GPT, where there is one.
-        drawing: of the tab that draws texts, where there is one.
-        label: of the tab that classifies photos, where there is one.
+        model: a line about the captioner.
+        examples: pictures to choose from.
+        delete_cache: how often old files are removed, and from which age on, both in seconds.
+        search: of the search tab, if there is one.
+        imagine: of the CLIP-GPT tab, if there is one.
+        drawing: of the Draw tab, if there is one.
+        label: of the Classify tab, if there is one.
     """
     import gradio as gr
 
@@ -54,7 +56,7 @@ def build_page(
             tabs.explain_tab(service)
         if search:
             with gr.Tab("Search"):
-                tabs.search_tab(search, "search", SEARCH, "What is to be seen")
+                tabs.search_tab(search, "search", SEARCH, "What the pictures show")
         if imagine:
             with gr.Tab("Imagine"):
                 tabs.search_tab(imagine, "imagine", IMAGINE, "Caption")
@@ -68,7 +70,7 @@ def build_page(
 
 
 def theme() -> Any:
-    """The looks that Gradio knows of, in the fonts of the reader's system."""
+    """A Gradio theme with the fonts of the reader's system."""
     from gradio.themes import Base, Font
 
     font = [Font(FONT), Font("sans-serif")]
@@ -76,7 +78,7 @@ def theme() -> Any:
     base = Base(
         primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="lg", font=font, font_mono=mono
     )
-    return base.set(  # the defaults are too pale to be read by everybody
+    return base.set(  # the default colours have too little contrast
         color_accent="*primary_700",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",

@@ -37,9 +37,9 @@ from clipcap.text_to_image.draw import Drawer
 
 EXAMPLES = "examples"  # their folder
 EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels
-KEPT_S = 1800  # how long an upload is kept after its last use
+KEPT_S = 1800  # age after its last use at which an upload is removed
 TIDY_EVERY_S = 60
-SESSIONS = 64  # of which Gradio remembers what was last chosen, 0.1 MB each
+SESSIONS = 64  # whose state Gradio keeps, 0.1 MB each
 
 
 def serve(config: AppConfig) -> None:
@@ -55,7 +55,7 @@ def serve(config: AppConfig) -> None:
     with _listening(config) as listener:
         turn, max_pixels = Lock(), config.max_megapixels * 1_000_000
         captioner = load_captioner(config.load)
-        _ = captioner.encoder  # what hinders it is to be known now, not at the first photo
+        _ = captioner.encoder  # load it now, so that an error ends the command before the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)
         more = _drawing(config, turn), partial(label_photo, lambda: captioner.encoder, turn, max_pixels)
@@ -72,7 +72,7 @@ def _listening(config: AppConfig) -> socket.socket:
         return socket.create_server((config.host.strip("[]"), config.port), family=family)
     except OSError as error:
         raise ClipcapError(
-            f"--host {config.host} --port {config.port}: no listening there ({error.strerror}); choose another --port"
+            f"--host {config.host} --port {config.port}: cannot listen ({error.strerror}): choose another --port"
         ) from error
 
 
@@ -84,7 +84,7 @@ def _run(
     model: str,
     further: tuple[Any, ...],
 ) -> None:
-    # Read when Gradio is imported: nothing is sent anywhere, and files go to a folder of ours.
+    # Gradio reads these when it is imported: no telemetry, and a folder of our own for files.
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
     tempfile.tempdir = str(folder)
     import gradio as gr
@@ -111,7 +111,7 @@ def _run(
         logger.warning("other machines can reach this page: anybody there can use it")
     stop = Event()
     Thread(target=_keep_tidy, args=(folder, stop), daemon=True).start()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is removed then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM removes the folder too
     hide_cancelled_requests()
     try:
         with redirect_stderr(SafeStream(sys.stderr)):
@@ -121,10 +121,10 @@ def _run(
 
 
 def _about(config: AppConfig, captioner: Captioner) -> str:
-    """A line on the model, without the folders of this machine."""
+    """A line about the model that reveals no paths of this machine."""
     if config.load.load_pt is None:
-        return "The bundled demo model, which knows drawn plates of food alone"
-    own = cast(ModelConfig, captioner.model.config)  # of a ClipCap, the one kind that load_captioner reads
+        return "The bundled demo model, which knows only drawn plates of food"
+    own = cast(ModelConfig, captioner.model.config)  # a ClipCap: load_captioner reads no other kind
     parts = [
         config.load.load_pt,
         f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
@@ -137,7 +137,7 @@ def _about(config: AppConfig, captioner: Captioner) -> str:
 def _searches(
     config: AppConfig, captioner: Captioner, max_pixels: int, turn: Lock
 ) -> tuple[PictureSearch | None, PictureSearch | None]:
-    """By the text tower, and by what CLIP-GPT imagines."""
+    """The search by the text tower, and the search by CLIP-GPT's imagined embeddings."""
     if not config.index:
         return None, None
     index = Index.open(config.index)
@@ -152,12 +152,12 @@ def _searches(
 
 
 def _drawing(config: AppConfig, turn: Lock) -> Drawing | None:
-    """The tab that draws, where models are named for it, or the demo model is served."""
+    """The Draw tab, if models are named for it or the demo model is served."""
     if not (config.draw or config.generator) and config.load.load_pt is not None:
         return None
     drawing = DrawConfig(load_pt=config.draw, generator=config.generator, device=config.load.device)
     if config.draw or config.generator:
-        Drawer(drawing)  # its errors are to be known now, not at the first text
+        Drawer(drawing)  # load it now, so that an error ends the command before the first text
     return Drawing(drawing, turn)
 
 
@@ -172,16 +172,16 @@ def _draw_examples(folder: Path) -> Sequence[Path]:
 
 def _keep_tidy(folder: Path, stop: Event) -> None:
     while not stop.wait(TIDY_EVERY_S):
-        tidy(folder, time.time() - 2 * KEPT_S)  # Gradio, which goes before, keeps lists of what it has to remove
+        tidy(folder, time.time() - 2 * KEPT_S)  # twice the age, as Gradio first removes the files on its own lists
 
 
 def tidy(folder: Path, oldest: float) -> None:
-    """Remove what is older than `oldest`: uploads, tables, and what a connection that broke has left behind."""
+    """Remove what is older than `oldest`: uploads, tables, and leftovers of broken connections."""
     for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that they lie in
         if folder / EXAMPLES in (path, *path.parents):
             continue
         try:
             if path.stat().st_mtime < oldest:
                 path.rmdir() if path.is_dir() else path.unlink()
-        except OSError:  # a folder that is not empty, or a file that is gone
+        except OSError:  # the folder is not empty, or the file was removed meanwhile
             pass

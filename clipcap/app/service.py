@@ -1,4 +1,4 @@
-"""What the tabs of the page compute, as rows that are fit for JSON."""
+"""The computations behind the page's tabs; their results are rows that JSON can hold."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from clipcap.retrieval.index import Index
 
 Row = dict[str, Any]
 
-TOGETHER = 8  # photos of a batch that are captioned before others have their turn
+TOGETHER = 8  # photos that are captioned before other requests get a turn
 SMALL, LARGE = 96, 320  # pixels of a thumbnail's longer side
-LARGEST_GIF = 3_000_000  # bytes of an animation that is shown as it is
+LARGEST_GIF = 3_000_000  # bytes of an animation that is shown unchanged
 LONGEST_QUERY = 1000  # characters
 
 
 class CaptionService:
-    """A captioner for everybody who uses the page, in turns.
+    """A captioner that the page's users share in turns.
 
     Args:
-        captioner: with an encoder that is loaded.
+        captioner: with its encoder loaded.
         max_pixels: largest photo that is decoded.
         turn: held while a model computes; shared by all that compute.
     """
@@ -68,7 +68,7 @@ class CaptionService:
         """The best caption of each photo.
 
         Args:
-            done: told how many photos are finished.
+            done: called with the number of finished photos.
         Returns:
             a row for each photo, with `image`, its name, and `thumbnail`, or, where it cannot be read, `error`; and a
             CSV of those that can.
@@ -89,7 +89,7 @@ class CaptionService:
         return rows, table
 
     def explain(self, photo: Path, top: int) -> list[Row]:
-        """What the prefix of a photo is near to: rows of `position` and its `words`, each with its `cosine`."""
+        """The words nearest to a photo's prefix: rows of `position` and its `words`, each with its `cosine`."""
         [batch] = self._encoded([photo])
         [embedding] = _check_read(photo, batch)  # [1, D]
         with self._turn:
@@ -108,7 +108,7 @@ class CaptionService:
     def _write(self, embeddings: Tensor, numbers: Sequence[int], config: DecodeConfig) -> list[list[Caption]]:
         with self._turn:
             found = self._captioner.caption_embeddings(embeddings, config, numbers)
-            if config.rerank == "clip":  # scored and in order
+            if config.rerank == "clip":  # already scored and sorted
                 return found
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
@@ -121,7 +121,7 @@ class CaptionService:
             if batch is None:
                 return
             yield batch
-        raise ClipcapError("nobody waits for these captions any more")
+        raise ClipcapError("the client no longer waits for these captions")
 
     def _encoded(self, photos: Sequence[Path]) -> Iterator[EncodedImages]:
         return encode_images(
@@ -137,15 +137,15 @@ class CaptionService:
 def _check_read(photo: Path, batch: EncodedImages) -> Tensor:
     """The embeddings [1, D] of a batch of one photo; an error where it cannot be read."""
     if batch.embeddings is None:
-        raise ClipcapError(f"{photo.name}: {batch.bad[0].reason}")  # its folder is nobody's business
+        raise ClipcapError(f"{photo.name}: {batch.bad[0].reason}")  # without its folder, which users must not see
     return batch.embeddings
 
 
 class PictureSearch:
-    """Pictures that are found by words.
+    """Search for pictures by words.
 
     Args:
-        index: where they are looked for.
+        index: to search.
         encode: texts to embeddings [Q, D] in the space of the index.
         max_pixels: largest picture that is shown.
         turn: as of `CaptionService`.
@@ -176,16 +176,16 @@ class PictureSearch:
                 "score": round(match.score, 4),
                 "image_id": match.image_id,
                 "caption": match.caption,
-                "thumbnail": self._shown(match.path),
+                "thumbnail": self._read_thumbnail(match.path),
             }
             for rank, match in enumerate(matches, 1)
         ]
 
-    def _shown(self, path: str | None) -> str | None:
+    def _read_thumbnail(self, path: str | None) -> str | None:
         if path is None:
             return None
         if path.lower().endswith(".gif") and os.path.isfile(path) and os.path.getsize(path) <= LARGEST_GIF:
-            with open(path, "rb") as file:  # as it is, so that it plays
+            with open(path, "rb") as file:  # unchanged, so that it plays
                 return "data:image/gif;base64," + base64.b64encode(file.read()).decode("ascii")
         try:
             return _thumbnail(open_image(path, max_pixels=self._max_pixels), LARGE)
@@ -199,7 +199,7 @@ def text_search(
     """Search by the text tower of the encoder that the index was made with.
 
     Raises:
-        ClipcapError: there is no such encoder, or it has other weights now.
+        ClipcapError: the encoder does not exist, or its weights have changed.
     """
     encoder = captioner.encoder
     if index.meta.encoder not in (None, encoder.name):

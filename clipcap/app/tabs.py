@@ -1,4 +1,4 @@
-"""The tabs of the page: what is asked, what is answered, and the end points of its API."""
+"""The tabs of the page: inputs, results, and the API endpoints behind them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipcap.errors import ClipcapError
 BEAM, SAMPLING = "beam search", "sampling"
 BY_LIKELIHOOD, BY_CLIP = "log-probability", "CLIP score"
 MOST_CAPTIONS = 10  # per photo
-# In the documentation of the API, in place of an address elsewhere.
+# The example photo in the API documentation, in place of Gradio's link to another site.
 EXAMPLE = {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 UNSEEN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events of the page itself
 
@@ -37,7 +37,7 @@ def caption_tab(service: CaptionService, examples: Sequence[Path]) -> None:
         max_tokens: int,
         best_by: str,
     ) -> list[Row]:
-        """Caption a photo: its captions, best first, each with the log-probability of a token and the CLIP score."""
+        """Caption a photo: its captions, best first, with mean log-probability per token and CLIP score."""
         if photo is None:
             return []
         chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
@@ -70,7 +70,7 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
         best_by: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[list[Row], str | None]:
-        """Caption many photos: the best caption of each, and a CSV of them; of a photo that cannot be read, why."""
+        """Caption many photos: the best caption of each (or an error if it cannot be read), and a CSV of them."""
         if not photos:
             raise ClipcapError("choose some photos first")
         if len(photos) > config.max_photos:
@@ -101,7 +101,7 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
 
 
 def explain_tab(service: CaptionService) -> None:
-    """What the prefix of a photo means."""
+    """The words nearest to a photo's prefix."""
     import gradio as gr
 
     def explain(photo: str | None, words: int) -> list[Row]:
@@ -110,8 +110,8 @@ def explain_tab(service: CaptionService) -> None:
 
     gr.Markdown(
         "The mapping network turns a photo into a few vectors that the language model reads as if they were words, "
-        "the *prefix*. Here are the words nearest to each of them, the nearer the stronger in colour. A prefix need "
-        "not be words: where the language model was trained along, it often cannot be read."
+        "the *prefix*. The words nearest to each vector are shown here; nearer words have a stronger colour. A "
+        "prefix need not resemble words: with a fine-tuned language model it often cannot be read."
     )
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
@@ -124,7 +124,7 @@ def explain_tab(service: CaptionService) -> None:
 
 
 def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
-    """Pictures by words; `name` is that of the API's end point."""
+    """Search for pictures by words; `name` is the name of the API endpoint."""
     import gradio as gr
 
     def find(words: str, pictures: int) -> list[Row]:
@@ -142,7 +142,7 @@ def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
 
 
 def photo_input(name: str) -> Any:
-    """A place for a photo. It is opened by `clipcap.images.read`, which says in a line what is wrong with it."""
+    """An input for a photo. `clipcap.images.read` opens it and reports errors in one line."""
     import gradio as gr
 
     photo = gr.Image(
@@ -154,7 +154,7 @@ def photo_input(name: str) -> Any:
 
 
 def _settings(longest: int) -> list[Any]:
-    """How captions are written, in the order that `_decoding` takes it."""
+    """The decoding settings, in the order of `_decoding`'s arguments."""
     import gradio as gr
 
     default = DecodeConfig().resolved()
@@ -165,16 +165,21 @@ def _settings(longest: int) -> list[Any]:
         with gr.Group(visible=False) as sampling:
             temperature = gr.Slider(
                 0, 2, default.temp, step=0.05, label="Temperature", elem_classes="temperature",
-                info="below 1 safer, above 1 wilder, 0 the one likeliest",
+                info="below 1: safer; above 1: more varied; 0: always the likeliest token",
             )  # fmt: skip
             top_p = gr.Slider(
-                0.05, 1, default.top_p, step=0.05, label="Top-p", info="from the likeliest tokens of this probability"
+                0.05,
+                1,
+                default.top_p,
+                step=0.05,
+                label="Top-p",
+                info="the likeliest tokens, up to this total probability",
             )
         num_captions = gr.Slider(1, MOST_CAPTIONS, 3, step=1, label="Captions")
         max_tokens = gr.Slider(
             1, most_tokens, min(default.max_new_tokens, most_tokens), step=1, label="Longest caption, in tokens"
         )
-        best_by = gr.Radio([BY_LIKELIHOOD, BY_CLIP], value=BY_LIKELIHOOD, label="Best first, by")
+        best_by = gr.Radio([BY_LIKELIHOOD, BY_CLIP], value=BY_LIKELIHOOD, label="Sort captions by")
     decoding.change(
         lambda chosen: (gr.update(visible=chosen == BEAM), gr.update(visible=chosen == SAMPLING)),
         decoding, [beam_size, sampling], **UNSEEN,
@@ -186,7 +191,7 @@ def _decoding(
     decoding: str, beam_size: int, temperature: float, top_p: float, num_captions: int, max_tokens: int, best_by: str
 ) -> DecodeConfig:
     beam = decoding == BEAM
-    greedy = not beam and temperature == 0  # there is one likeliest caption, whatever the number asked for
+    greedy = not beam and temperature == 0  # greedy search finds one caption, whatever number is requested
     return DecodeConfig(
         beam=beam,
         beam_size=max(int(beam_size), int(num_captions)),
@@ -199,34 +204,34 @@ def _decoding(
 
 
 def result(text: str) -> tuple[Any, Any]:
-    """Rows as the API gives them, unseen, and as they are shown."""
+    """The rows of a result: hidden JSON for the API, and HTML for the page."""
     import gradio as gr
 
     return gr.JSON(visible=False), gr.HTML(f'<p class="empty">{text}</p>', elem_classes="result")
 
 
 def show_result(event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str]) -> None:
-    """Show the rows of an event once it is over, and nothing after an error."""
+    """Show the rows after an event succeeds; clear them after an error."""
     event.success(lambda found: render(found or []), rows, shown, **UNSEEN)
     event.failure(lambda: "", None, shown, **UNSEEN)
 
 
 def report_errors(compute: Callable) -> Callable:
-    """What computes, with bad input said in the page."""
+    """Wrap a computation so that the page shows its `ClipcapError`s."""
     import gradio as gr
 
     @wraps(compute)
-    def saying(*values: Any) -> Any:
+    def reporting(*values: Any) -> Any:
         try:
             return compute(*values)
         except ClipcapError as error:
             raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
 
-    return saying
+    return reporting
 
 
 def _csv_file(table: str) -> str:
-    """A file for downloading; the page's folder is tidied as time goes by."""
+    """Write a file to download; `server.tidy` removes it later."""
     path = Path(tempfile.mkdtemp()) / "captions.csv"
     path.write_text(table, encoding="utf-8", errors="backslashreplace", newline="")
     return str(path)

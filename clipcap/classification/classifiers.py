@@ -1,4 +1,4 @@
-"""Ways from an embedding to labels: prompts, pairs of prompts, a linear probe."""
+"""Classifiers of embeddings: prompts, pairs of prompts, a linear probe."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PROMPTS = 256  # encoded at once
 
 
 class Classifier(Protocol):
-    """Gives each embedding a number for each label."""
+    """Computes a probability per label for each embedding."""
 
     @property
     def labels(self) -> list[str]:
-        """C labels, in the order of their numbers."""
+        """C labels, in the order of the probabilities."""
         ...
 
     @property
     def exclusive(self) -> bool:
-        """Whether the numbers of a photo add up to one."""
+        """Whether the probabilities of a photo add up to one."""
         ...
 
     def probabilities(self, embeddings: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def class_vectors(encoder: Encoder, labels: Sequence[str], templates: Sequence[s
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Labels against each other: softmax of the encoder's scale times the cosine with each label's vector."""
+    """One label per photo: softmax over the cosines with each label's vector, times the encoder's scale."""
 
     labels: list[str]
     vectors: Tensor  # [C, D]
@@ -79,7 +79,7 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Each label against its own opposite, so that several can hold at once."""
+    """Each label against its own opposite, so that several labels can apply at once."""
 
     labels: list[str]
     vectors: Tensor  # [C, 2, D], the label's and its opposite's
@@ -110,7 +110,7 @@ class LinearProbe:
 
     @classmethod
     def fit(cls, embeddings: Tensor, names: Sequence[str]) -> LinearProbe:
-        """Fit to photos with labels; the penalty is the best one of a few on every fifth photo.
+        """Fit to photos with labels; the penalty is chosen on a held-out fifth of the photos.
 
         Args:
             embeddings: [N, D] of norm 1.
@@ -142,7 +142,7 @@ class LinearProbe:
 
 def _regression(inputs: Tensor, targets: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
     """Weight [C, D] and bias [C] of least cross entropy plus `penalty` times the mean square of weighted inputs."""
-    scale = inputs.std(0).clamp(min=1e-6)  # a penalty on raw weights would depend on how embeddings are spread
+    scale = inputs.std(0).clamp(min=1e-6)  # a penalty on raw weights would depend on the spread of the embeddings
     weight = torch.zeros(classes, inputs.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")

@@ -1,4 +1,4 @@
-"""`clipcap classify`: photos → labels, with accuracy where the true ones are known, and flags."""
+"""`clipcap classify`: photos → labels, with accuracy if true labels are known, and flags."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def classify(
 
     Args:
         images: paths, globs, folders or pictures.
-        labels: what they may show.
-        encoder: by name, or one that is loaded.
+        labels: to choose from.
+        encoder: a name, or a loaded encoder.
         templates: prompts with {} in the label's place.
         top: labels to give.
         device: where to compute.
     Returns:
         for each image {label: probability}, best first.
     Raises:
-        ClipcapError: no images or labels, an image that cannot be read, or no such encoder.
+        ClipcapError: no images or labels, an unreadable image, or an unknown encoder.
     """
     images = [images] if isinstance(images, str | Path | Image.Image) else list(images)
     photos: list[str | Path | Image.Image] = []
@@ -71,13 +71,13 @@ def classify(
 
 @dataclass(frozen=True)
 class Result:
-    """What a run of the command found.
+    """The results of a run.
 
     Attributes:
-        photos: that could be read, N.
+        photos: the N readable ones.
         labels: C.
         probabilities: [N, C].
-        scores: where true labels are known.
+        scores: if true labels are known.
         flagged: photos in which a label of --flag reaches its threshold.
         unread: why further photos could not be read.
     """
@@ -91,22 +91,22 @@ class Result:
 
     @property
     def status(self) -> int:
-        """The exit status: 3 where something was flagged, 1 where a photo could not be judged."""
+        """The exit status: 3 if a photo is flagged, 1 if a photo cannot be read."""
         return FLAGGED if self.flagged else UNREAD if self.unread else 0
 
 
 def run_classify(
     photos: Sequence[str], templates: Sequence[str], thresholds: Sequence[str], config: ClassifyConfig
 ) -> Result:
-    """Classify photos, print a table, and write what was asked for.
+    """Classify photos, print a table, and write the requested files.
 
     Args:
         photos: files, globs and folders; with `config.data` its photos are added.
-        templates: of the prompts; one of CLIP's where there are none.
+        templates: of the prompts; without any, one of CLIP's.
         thresholds: LABEL=0.8, for --flag.
         config: options.
     Raises:
-        ClipcapError: no photos or labels, options at odds, a file that cannot be written.
+        ClipcapError: no photos or labels, conflicting options, or a file that cannot be written.
     """
     asked = [Labelled(path) for path in (find_images(photos) if photos else [])]
     if config.data:
@@ -272,7 +272,7 @@ def _write_photos(result: Result, tops: list[list[tuple[str, float]]], kind: str
 
 
 def _move(photos: Sequence[Path], folder: Path) -> None:
-    """Move photos; one whose name is taken there gets a number."""
+    """Move photos; if a name is taken there, a number is appended."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for photo in photos:

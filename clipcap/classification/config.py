@@ -11,7 +11,7 @@ from clipcap.options import Options, at_least, option
 
 @dataclass(frozen=True)
 class ClassifyConfig(Options, group="model"):
-    """Photos, labels, and what happens with the answer."""
+    """Options of classification: photos, labels, outputs."""
 
     clip_model_type: str = option(
         "ViT-B/32", "encoder: an OpenAI name, a file, open_clip:… or hf:…; demo: the bundled one"
@@ -36,7 +36,7 @@ class ClassifyConfig(Options, group="model"):
     )
     flag: str | None = option(
         None,
-        "labels, a,b, that flag a photo where they reach their threshold; the exit status is then 3",
+        "labels a,b that flag a photo when they reach their threshold; the exit status is then 3",
         group="query",
     )
     move: str | None = option(None, "move flagged photos to this folder", group="output")

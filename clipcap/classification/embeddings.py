@@ -19,11 +19,11 @@ from clipcap.runtime.progress import no_bar
 def embed_photos(
     encoder: Encoder, photos: Sequence[str | Path | Image.Image], batch_size: int = 32, frame: Frame = "first"
 ) -> tuple[Tensor, list[int], list[str]]:
-    """Encode photos, N.
+    """Encode N photos.
 
     Returns:
-        embeddings float32 [G, D] of norm 1, the numbers of the G photos that could be read, and why the others could
-        not, a line each.
+        embeddings float32 [G, D] of norm 1, the numbers of the G photos that could be read, and a line for
+        each of the others that states the error.
     """
     parts: list[Tensor] = []
     good: list[int] = []

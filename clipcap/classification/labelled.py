@@ -1,4 +1,4 @@
-"""Photos with their true label: of a table, or of a folder with one folder a label."""
+"""Photos with true labels, read from a table or from a folder with one subfolder per label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PHOTO_FOLDERS = ("images", "photos", "dataset")
 
 @dataclass(frozen=True)
 class Labelled:
-    """A photo and its true label; None where it is not known."""
+    """A photo and its true label; None if unknown."""
 
     path: Path
     label: str | None = None
@@ -30,17 +30,17 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
 
     Args:
         name: a table (CSV, TSV, JSON, JSON Lines, Parquet) or a folder.
-        flag: that named it, for errors.
+        flag: names the option in errors.
         image_column, label_column: of a table; guessed where None.
     Raises:
-        ClipcapError: nothing is there, no photos, or the columns cannot be told.
+        ClipcapError: the table or folder is missing, holds no photos, or its columns cannot be guessed.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         found = [Labelled(photo, photo.parent.name) for photo in walk(path) if is_image_name(photo.name)]
         found = [photo for photo in found if photo.path.parent != path]
         if not found:
-            raise ClipcapError(f"{flag} {name}: no photos in folders that are called like their label")
+            raise ClipcapError(f"{flag} {name}: no subfolders with photos (one subfolder per label)")
         return found
     if not path.is_file():
         raise ClipcapError(f"{flag} {name}: no such file or folder")
@@ -48,7 +48,7 @@ def read_labelled(name: str, flag: str, image_column: str | None, label_column: 
     label_column = label_column or _label_column(table, flag)
     image_column = choose_columns(table, image_column, label_column).image
     if image_column is None:
-        raise ClipcapError(f"{flag} {name}: cannot tell the image column, give --image_column{table.columns_hint()}")
+        raise ClipcapError(f"{flag} {name}: cannot guess the image column: give --image_column{table.columns_hint()}")
     photos = Photos(photo_folders(path.parent, _PHOTO_FOLDERS, None), anywhere=True)
     rows = [(str(image).strip(), str(label).strip()) for _, (image, label) in table.rows(image_column, label_column)]
     found = [Labelled(photos.find(image), label) for image, label in rows if image and label]
@@ -67,7 +67,7 @@ def checked_labels(labels: Sequence[str]) -> list[str]:
     double = next((label for label in found if found.count(label) > 1), None)
     if double or not found:
         raise ClipcapError(
-            f"--labels: {double!r} is there twice" if double else "--labels is missing: a,b,c or a file"
+            f"--labels: {double!r} is given twice" if double else "--labels is missing: a,b,c or a file"
         )
     return found
 
@@ -78,5 +78,5 @@ def _label_column(table: Table, flag: str) -> str:
             if column.lower() == name:
                 return column
     raise ClipcapError(
-        f"{flag} {table.path}: cannot tell the label column, give --label_column{table.columns_hint()}"
+        f"{flag} {table.path}: cannot guess the label column: give --label_column{table.columns_hint()}"
     )

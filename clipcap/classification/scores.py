@@ -1,4 +1,4 @@
-"""How often the labels are right: accuracy with intervals, by class, and what is taken for what."""
+"""Scores of predicted labels: accuracy with intervals, per class, and the confusions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipcap.evaluation.metrics.bootstrap import bootstrap_interval
 
 @dataclass(frozen=True)
 class Scores:
-    """Of N photos with true labels.
+    """Scores on N photos with true labels.
 
     Attributes:
         top: {1: …, 5: …}: the share of photos whose label is among the first k, and its 95 % interval.
@@ -83,9 +83,9 @@ def score(probabilities: Tensor, labels: Sequence[str], truth: Sequence[str], se
     given = order[:, 0].numpy()
     classes = {}
     for number, label in enumerate(labels):
-        mine, said = targets == number, given == number
+        mine, predicted = targets == number, given == number
         if mine.any():
-            precision = float((targets[said] == number).mean()) if said.any() else None
+            precision = float((targets[predicted] == number).mean()) if predicted.any() else None
             classes[label] = int(mine.sum()), float((given[mine] == number).mean()), precision
     wrong = Counter((labels[int(t)], labels[int(g)]) for t, g in zip(targets.tolist(), given.tolist()) if t != g)
     return Scores(len(truth), top, classes, dict(wrong.most_common()))

@@ -12,7 +12,7 @@ from clipcap.images.read import ImageError, open_image
 from clipcap.runtime.text import in_short
 
 PHOTO, BARS, BAR, GAP = 150, 330, 24, 18  # pixels
-COLUMNS, MOST = 2, 60  # photos side by side, and on a sheet
+COLUMNS, MOST = 2, 60  # photos per row, and per sheet
 GREEN, ORANGE, GREY = (122, 184, 96), (238, 150, 74), (190, 194, 204)
 
 Top = Sequence[tuple[str, float]]  # labels with their probabilities, best first

@@ -28,7 +28,7 @@ from clipcap.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a command that is no option of its config, as `ArgumentParser.add_argument` takes it."""
+    """An argument of a command besides its config's options, for `ArgumentParser.add_argument`."""
 
     names: tuple[str, ...]
     group: str
@@ -46,14 +46,14 @@ class Command:
 
     Attributes:
         name: what the user types.
-        help: one line for the list of commands; with a full stop, what the command's own help says first.
+        help: one line for the list of commands; with a full stop, also the first line of the command's own help.
         run: "module:function".
-        config: whose options become the command's flags.
+        config: its options become the command's flags.
         arguments: of the command besides its options.
-        group: under which `clipcap --help` lists it.
+        group: heading under which `clipcap --help` lists it.
         constants: further arguments of the function.
         without: options of `config` that the command does not take.
-        required: options that have to be given, and what they are.
+        required: options that must be given, and their meaning.
         prints: a line for the function's result, printed by the first process alone.
         failed: whether the command ends with status 1, or with which other, from the function's result.
         below: the commands below this name, and what `metavar` calls them.
@@ -89,7 +89,7 @@ SOURCES = {
     "flickr8k": "Flickr8k: captions.txt or Flickr8k.token.txt with its split lists",
     "conceptual": "Conceptual Captions: the TSV and a folder of downloaded images",
     "custom": "your own: CSV, TSV, JSON, JSON Lines, Parquet, x.jpg + x.txt, webdataset tars",
-    "photos": "photos alone, without captions, to be searched",
+    "photos": "photos without captions, to search",
 }
 DATA_PATH = {"data_path": "the folder (or file) of the image-caption set"}
 FEATURE_FILE = "feature file: NAME.pkl or a folder"
@@ -101,7 +101,7 @@ OUT = argument("--out", required=True, group="output", help="feature file to wri
 ENCODER = argument(
     "--clip_model_type", dest="encoder", default=None, group="model", help="encoder of files that do not state it"
 )
-DOWNLOAD = argument("--download", action="store_true", help="first download the images that are missing")
+DOWNLOAD = argument("--download", action="store_true", help="first download missing images")
 
 
 def _parse(source: str, text: str) -> Command:
@@ -138,7 +138,7 @@ FEATURE_TOOLS = (
         ),
     ),
     Command(
-        "verify", "read all of it and report what is wrong", "clipcap.features.tools:verify", arguments=(PATH,),
+        "verify", "read the whole file and report damage", "clipcap.features.tools:verify", arguments=(PATH,),
         failed=operator.not_,
     ),
     Command(
@@ -221,7 +221,7 @@ COMMANDS = (
     ),
     Command(
         "app", "a web page that captions photos", "clipcap.app.server:serve", AppConfig, group="caption",
-        description="A web page that captions photos, for this machine alone unless --host says otherwise.",
+        description="A web page that captions photos, for this machine only, unless --host opens it to others.",
     ),
     Command(
         "explain", "nearest words of each prefix position", "clipcap.captioning.explain:explain", LoadConfig,
@@ -235,7 +235,7 @@ COMMANDS = (
         "index", "photos or features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
         (argument("sources", nargs="+", metavar="PHOTOS", help="folders of photos, or features of one encoder"),),
         group="search", description="Photos or features → an index of them, which answers faster. The same command "
-        "again encodes the photos that are new or changed, and forgets the deleted ones.",
+        "again encodes new and changed photos, and removes deleted ones.",
     ),
     Command(
         "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find", SearchConfig,
@@ -243,7 +243,7 @@ COMMANDS = (
             argument("words", nargs="*", metavar="WORDS", default=[], group="query",
                      help="what to look for; several texts in quotes are several searches"),
             argument("--without", metavar="WORDS", nargs="+", action="extend", default=[], group="query",
-                     help="what the pictures are not to show, texts in quotes"),
+                     help="what the pictures must not show, texts in quotes"),
             argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[], group="query",
                      help="photos to look for, globs or folders"),
         ),
@@ -291,7 +291,7 @@ COMMANDS = (
                      help="prompt with {} for the label; may be given several times "
                           "(default: 'a photo of a {}.')"),
             argument("--threshold", dest="thresholds", metavar="LABEL=P", action="append", default=[], group="query",
-                     help="probability from which on a label of --flag flags a photo (default: 0.5)"),
+                     help="probability at which a label of --flag flags a photo (default: 0.5)"),
         ),
         group="evaluate", failed=operator.attrgetter("status"),
         description="Photos → labels: by prompts alone (zero-shot), by pairs of prompts with thresholds, or by a "
@@ -310,14 +310,14 @@ COMMANDS = (
     Command(
         "demo", "every step on drawn pictures, without network or GPU", "clipcap.cli.demo:demo", group="other",
         arguments=(argument("--out", default="demo_out", group="output",
-                            help="folder for everything (default: demo_out)"),),
+                            help="folder for all results (default: demo_out)"),),
     ),
     Command(
         "export", "checkpoint → .pt of the original ClipCap", "clipcap.models.export:export",
         arguments=(
             argument("checkpoint", group="model", help="a folder made by train, or a hub name"),
             argument("--out", required=True, group="output", help=".pt file to write"),
-            argument("--lm", default=None, group="model", help="language model, where the checkpoint's is elsewhere"),
+            argument("--lm", default=None, group="model", help="language model, if the checkpoint's own has moved"),
         ),
         group="other", prints="{}",
     ),

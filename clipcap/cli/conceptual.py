@@ -1,4 +1,4 @@
-"""`clipcap parse conceptual`: the one source whose images may have to be downloaded first."""
+"""`clipcap parse conceptual`: the only source whose images can be downloaded first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipcap.sources.download import fetch_missing
 
 
 def parse_conceptual(config: ParseConfig, download: bool) -> None:
-    """Write the feature files, after the images that are missing were downloaded where that is asked for."""
+    """Write the feature files; with `download`, first download missing images."""
     if download:
         for tsv, folder in find_sets(config.source).values():
             logger.info(fetch_missing(tsv, folder))

@@ -1,4 +1,4 @@
-"""What the command shows of the package's messages: on stderr, so that stdout holds results alone."""
+"""Shows the package's messages on stderr, so that stdout holds only results."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from clipcap.runtime.messages import logger
 
 
 class _Console(logging.Handler):
-    """Writes messages as they are, and warnings behind `warning: `."""
+    """Writes messages unchanged, and prefixes warnings with `warning: `."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr)  # the stream of this moment: programs replace it
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr)  # look it up each time: programs replace it
 
 
 @contextmanager
 def messages_on_stderr() -> Iterator[None]:
-    """Within, the package's messages go to stderr, progress included; then the logger is as it was before."""
+    """Send the package's messages and progress to stderr within the context, then restore the logger."""
     handler, level, propagate = _Console(), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

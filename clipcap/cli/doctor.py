@@ -29,7 +29,7 @@ def report() -> str:
     lines.append(f"memory: {_memory()}")
     lines.append(f"--device auto: {_device()}")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    lines += [f"GPU: {g.name}, {g.total_memory / 2**30:.0f} GiB" for g in gpus] or ["GPU: none that CUDA sees"]
+    lines += [f"GPU: {g.name}, {g.total_memory / 2**30:.0f} GiB" for g in gpus] or ["GPU: none found by CUDA"]
     lines.append(f"torch is built for: {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU alone'}")
     lines.append(f"java: {_java()}")
     lines.append(f"OpenAI CLIP weights: {_clip_cache()}")
@@ -49,7 +49,7 @@ def _device() -> str:
 def _clip_cache() -> str:
     try:
         from clipcap.models.encoders.openai_weights import CACHE
-    except ClipcapError as error:  # the doctor is called when something is broken
+    except ClipcapError as error:  # report the error: doctor runs when something is broken
         return str(error)
     return f"{CACHE} ({_files(CACHE)})"
 

@@ -1,6 +1,6 @@
-"""The `clipcap` command: the table of commands as parsers, and what runs a row of it.
+"""The `clipcap` command: builds parsers from the table of commands, and runs the chosen command.
 
-The module of a command is imported when the command runs, so that `--help` and mistakes in the flags answer at once.
+The module of a command is imported when the command runs, so that `--help` and errors in the flags appear at once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
 
-COLUMN = 20  # where `clipcap --help` tells what a command does
+COLUMN = 20  # column at which `clipcap --help` describes a command
 
 
-LONGEST_ERROR = 1200  # characters; what a file holds may be quoted in it
+LONGEST_ERROR = 1200  # characters; a message may quote content of a file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line on stderr and status 1 (2: flags), an interrupt in status 130."""
     ensure_streams()
     report_shrunk_files()
-    for stream in (sys.stdout, sys.stderr):  # file names and captions may hold what the terminal cannot show
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # file names and captions may not fit the terminal's encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except ClipcapError as error:
         return _failed(str(error))
-    except KeyboardInterrupt as interrupt:  # with what the command has left behind
+    except KeyboardInterrupt as interrupt:  # its text states what the command leaves on disk
         left = f"; {printable(str(interrupt))}" if str(interrupt) else ""
         print(f"clipcap: interrupted{left}", file=sys.stderr)
         return 130
@@ -79,7 +82,7 @@ def _failed(message: str) -> int:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run a command of these words (default: those of the command line); its status."""
+    """Run the command that `argv` names (default: the command line's); returns its exit status."""
     args = build_parser().parse_args(argv)
     command: Command = args.row
     if getattr(args, "quiet", False):
@@ -96,7 +99,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_options(args: argparse.Namespace, config_class: type[Options]) -> None:
-    """Add the options of --config to those of the command line, which go before."""
+    """Add the options of --config; those of the command line override them."""
     from clipcap.runtime.run_file import read_run_file
 
     for name, value in read_run_file(args.run_file, config_class).items():
@@ -157,17 +160,19 @@ def _add(parsers: argparse._SubParsersAction, command: Command) -> None:
     if command.config is not None and "--config" not in taken:
         groups["data"].add_argument(
             "--config", dest="run_file", metavar="RUN.yaml", default=None,
-            help="options from a file, as every run writes one; flags go before it",
+            help="options from a YAML file, such as a run's run.yaml; flags override it",
         )  # fmt: skip
-    groups["machine"].add_argument("--quiet", action="store_true", help="no messages and bars, warnings alone")
+    groups["machine"].add_argument(
+        "--quiet", action="store_true", help="no messages and progress bars, only warnings"
+    )
     groups.order()
-    needed = [_shown(action) for action in added if action.required]
+    needed = [_usage(action) for action in added if action.required]
     parser.usage = " ".join([parser.prog, *needed, "[OPTIONS]"])
     parser.set_defaults(row=command, arguments=[action.dest for action in added])
 
 
-def _shown(action: argparse.Action) -> str:
-    """A required argument in the usage line."""
+def _usage(action: argparse.Action) -> str:
+    """The text of a required argument in the usage line."""
     name = str(action.metavar or action.dest.upper())
     if action.choices:
         name = f"{{{','.join(map(str, action.choices))}}}"

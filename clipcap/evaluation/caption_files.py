@@ -1,4 +1,4 @@
-"""Captions by image, out of the files that people have: COCO results and annotations, tables, features."""
+"""Reads captions by image from COCO results and annotations, tables, and feature files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path).expanduser()
     if path.is_dir() or path.suffix == ".pkl":
-        return references_of(read_features(str(path)))
+        return captions_by_image(read_features(str(path)))
     content = _json(path) if path.suffix.lower() == ".json" else None
     if isinstance(content, dict) and "annotations" not in content:
         by_image = {str(image): [texts] if isinstance(texts, str) else texts for image, texts in content.items()}
@@ -68,8 +68,8 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     return references
 
 
-def references_of(features: Features) -> dict[str, list[str]]:
-    """The captions of each image of a feature file, in its order; rows of one image come together."""
+def captions_by_image(features: Features) -> dict[str, list[str]]:
+    """The captions of each image of a feature file, in file order; rows of the same image are merged."""
     references: dict[str, list[str]] = {str(image): [] for image in features.image_ids}
     for caption, row in zip(features.captions, features.caption_rows):
         if caption.strip():
@@ -77,10 +77,12 @@ def references_of(features: Features) -> dict[str, list[str]]:
     return {image: texts for image, texts in references.items() if texts}
 
 
-def matched(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], where: str) -> dict[str, str]:
-    """The predictions under the names that the references give to images.
+def match_images(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], where: str
+) -> dict[str, str]:
+    """The predictions, with their images renamed as in the references.
 
-    An image may go by its file there and by its file's name or number here: `dataset/12.jpg` is also `12.jpg` and
+    The two may name an image by its path, its file name or its number: `dataset/12.jpg` is also `12.jpg` and
     `12`, `COCO_val2014_000000000042.jpg` is also `42`.
 
     Raises:
@@ -92,10 +94,10 @@ def matched(predictions: Mapping[str, str], references: Mapping[str, Sequence[st
     if missing:
         raise ClipcapError(
             f"{where}: {len(missing)} of {len(predictions)} images have no reference, the first is {missing[0]}; "
-            f"references go by names such as {next(iter(references), 'none')}"
+            f"references use names such as {next(iter(references), 'none')}"
         )
     if len(set(names.values())) < len(names):
-        raise ClipcapError(f"{where}: several of its images go by one name in the references")
+        raise ClipcapError(f"{where}: several of its images match the same name in the references")
     return {names[image]: caption for image, caption in predictions.items()}
 
 
@@ -144,7 +146,7 @@ def _by_image(content: dict, path: Path) -> Iterator[dict[str, str]]:
 
 
 def _table_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, in whatever way it is written; broken ones end the run, as scores are over all images."""
+    """The rows of a table in any dialect; a broken row is an error, because scores need all images."""
     faults = Faults()
     table = read_table(path, faults)
     columns = choose_columns(table, None, None)

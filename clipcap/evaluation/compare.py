@@ -21,8 +21,8 @@ from clipcap.evaluation.evaluate import (
     REFERENCES,
     REPORT,
     Captioned,
-    pictured,
-    run_of,
+    report_pictures,
+    report_run,
     summary,
 )
 from clipcap.evaluation.metrics.bootstrap import Comparison
@@ -47,7 +47,7 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """As the folder is called."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -65,10 +65,10 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
     Returns:
         lines for the terminal.
     Raises:
-        ClipcapError: no such evaluations, or of other images or references.
+        ClipcapError: a folder is not an evaluation, or the images or references differ.
     """
     if len(folders) < 2:
-        raise ClipcapError("one evaluation has nothing to be compared with: give two folders or more")
+        raise ClipcapError("nothing to compare with: give two folders or more")
     cider_scorer()
     evaluations = [read_evaluation(folder) for folder in folders]
     first, *others = evaluations
@@ -86,7 +86,7 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
 
 
 def _check_alike(first: Evaluation, other: Evaluation) -> None:
-    """Refuse to compare what was measured on different things, or differently."""
+    """Refuse to compare evaluations on different images, or with different tokens."""
     if first.references != other.references:
         same = len(first.references.keys() & other.references.keys())
         raise ClipcapError(
@@ -118,11 +118,11 @@ def _column(name: str) -> str:
 
 
 def verdict(first: str, second: str, outcome: Comparison, images: int) -> str:
-    """Who is better by CIDEr-D, in words."""
+    """A sentence that states which run is better by CIDEr-D."""
     better, worse = (first, second) if outcome.difference > 0 else (second, first)
     if outcome.p_value < SURE:
         return f"{better} is better than {worse} by {CRITERION}, p {_p(outcome.p_value)} on {images} images"
-    return f"no difference by {CRITERION} that {images} images would show (p {_p(outcome.p_value)})"
+    return f"no difference by {CRITERION} that is significant on {images} images (p {_p(outcome.p_value)})"
 
 
 def _p(value: float) -> str:
@@ -133,27 +133,27 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     """Read a folder of `clipcap evaluate`.
 
     Raises:
-        ClipcapError: it is none, or damaged.
+        ClipcapError: not an evaluation, or damaged.
     """
     folder = Path(folder).expanduser()
     if not (folder / PREDICTIONS).is_file():
-        raise ClipcapError(f"{folder}: is no evaluation ({PREDICTIONS} is not there): run `clipcap evaluate` first")
+        raise ClipcapError(f"{folder}: is not an evaluation ({PREDICTIONS} is missing): run `clipcap evaluate` first")
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         for scores in metrics["per_image"].values():
             if any(type(value) not in (int, float) for value in scores.values()):
-                raise TypeError("a score that is no number")
+                raise TypeError("a score that is not a number")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ClipcapError(f"{folder / METRICS}: missing or damaged: run `clipcap evaluate` again") from error
     references = read_references(folder / REFERENCES)
     captions = read_predictions(folder / PREDICTIONS)
     if captions.keys() != references.keys():
-        raise ClipcapError(f"{folder}: its captions and references are of different images: evaluate again")
+        raise ClipcapError(f"{folder}: its captions and references cover different images: evaluate again")
     return Evaluation(folder, captions, references, metrics)
 
 
 def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
-    """Scored again, images in the order of the first evaluation; CLIPScore as it was stored."""
+    """Score again, in the image order of the first evaluation; CLIPScore is read from the file."""
     captions = [evaluation.captions[image] for image in order.references]
     scores = score(captions, list(order.references.values()), characters=order.characters, with_java=java)
     per_image: Mapping[str, Mapping[str, float]] = evaluation.metrics["per_image"]
@@ -166,20 +166,20 @@ def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
 def _report(
     path: Path, evaluations: Mapping[str, Evaluation], scores: Sequence[Scores], verdicts: Sequence[str]
 ) -> Path:
-    """The captions of all runs of each picture side by side; `verdicts` are of the runs but the first."""
+    """Write a report that compares the runs' captions; `verdicts` belong to the second run and later ones."""
     names = list(evaluations)
     references = evaluations[names[0]].references
     notes = [[], *([verdict] for verdict in verdicts)]  # of each run
     runs, galleries = [], []
-    for (name, evaluation), one, said in zip(evaluations.items(), scores, notes, strict=True):
+    for (name, evaluation), one, verdict_notes in zip(evaluations.items(), scores, notes, strict=True):
         captions = {image: evaluation.captions[image] for image in references}
         found = Captioned(
             captions, references, evaluation.metrics.get("run", {}), evaluation.metrics.get("images_at", {}),
             evaluation.metrics.get("epochs", []),
         )  # fmt: skip
-        run = run_of(summary(one, found), found, name)
-        runs.append(replace(run, notes=[*run.notes, *said]))
-        galleries.append(pictured(one, found, name))
+        run = report_run(summary(one, found), found, name)
+        runs.append(replace(run, notes=[*run.notes, *verdict_notes]))
+        galleries.append(report_pictures(one, found, name))
     pictures = []
     for several in zip(*galleries, strict=True):
         image = next((one.image for one in several if one.image), None)
@@ -190,6 +190,6 @@ def _report(
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """Names, each with its place behind it where some are the same."""
+    """Names; if some are equal, each is followed by its number."""
     alike = len(set(names)) < len(names)
     return [f"{name} ({place})" if alike else name for place, name in enumerate(names, 1)]

@@ -19,7 +19,7 @@ class EvaluateDecodeConfig(DecodeConfig):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Options, group="data"):
-    """What to score: a checkpoint on a feature file, or captions that are there already."""
+    """What to score: a checkpoint on a feature file, or existing captions."""
 
     load: LoadConfig = part(LoadConfig)
     decode: EvaluateDecodeConfig = part(EvaluateDecodeConfig)
@@ -32,19 +32,19 @@ class EvaluateConfig(Options, group="data"):
     )
     out: str = option("evaluation", "folder for predictions.json, metrics.json and report.html", group="output")
     train_data: str | None = option(None, "feature file trained on: reports the share of captions copied from it")
-    limit: int = option(0, "score the first images of --data alone, for a try (0: all)")
+    limit: int = option(0, "score only the first images of --data, for a trial run (0: all)")
     batch_size: int = option(16, "images decoded together", group="machine")
     characters: bool = option(False, "every character is a token: for scripts without spaces", group="scores")
     java: bool = option(
-        True, "use Java where it is found (the COCO server's tokenizer, METEOR, SPICE)", group="scores"
+        True, "use Java if it is installed (the COCO server's tokenizer, METEOR, SPICE)", group="scores"
     )
-    clip_score: bool = option(True, "also CLIPScore, by the encoder of the features", group="scores")
+    clip_score: bool = option(True, "also compute CLIPScore, with the encoder of the features", group="scores")
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
         at_least("limit", self.limit, 0)
         if self.limit and not self.data:
-            raise ClipcapError("--limit is of --data: --predictions are scored as they are")
+            raise ClipcapError("--limit applies to --data: --predictions are all scored")
         if bool(self.data) == bool(self.predictions):
             raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")
         if self.predictions and not self.references:
@@ -58,4 +58,4 @@ class CompareConfig(Options, group="output"):
     """Evaluations of the same images."""
 
     out: str | None = option(None, "also write a report with the captions of each picture side by side: NAME.html")
-    java: bool = option(True, "use Java where it is found", group="scores")
+    java: bool = option(True, "use Java if it is installed", group="scores")

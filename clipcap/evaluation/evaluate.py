@@ -18,7 +18,13 @@ from tqdm import tqdm
 from clipcap.captioning.captioner import Captioner, embed_pictures, load_captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.caption_files import matched, read_predictions, read_references, references_of, results
+from clipcap.evaluation.caption_files import (
+    captions_by_image,
+    match_images,
+    read_predictions,
+    read_references,
+    results,
+)
 from clipcap.evaluation.config import EvaluateConfig
 from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
@@ -44,7 +50,7 @@ CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
 
 @dataclass
 class Captioned:
-    """Images with a caption of a model and those of people, by image id."""
+    """The model's caption and the human captions of each image, by image id."""
 
     captions: dict[str, str]
     references: dict[str, list[str]]
@@ -93,20 +99,20 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
         scores.notes += found.notes
         content = {**summary(scores, found), "characters": config.characters}
         _write_json(out / METRICS, content)
-        write_report(out / REPORT, "Captions evaluated", [run_of(content, found)], pictured(scores, found))
-        print(printed(content))
+        write_report(out / REPORT, "Captions evaluated", [report_run(content, found)], report_pictures(scores, found))
+        print(score_table(content))
         print(f"evaluation: {out} ({PREDICTIONS}, {METRICS}, {REPORT})")
     state.wait_for_everyone()
     return out
 
 
 def _check_folder(out: Path) -> None:
-    """Refuse to mix an evaluation with other files before hours are spent on it."""
+    """Before the work starts, refuse a folder that holds other files."""
     found = (
         [path for path in out.iterdir() if path.suffix != ".draft"] if out.is_dir() else []
     )  # a kill leaves drafts
     if out.is_file() or (found and not (out / PREDICTIONS).exists()):
-        raise ClipcapError(f"--out {out}: is there and holds no evaluation: choose another folder")
+        raise ClipcapError(f"--out {out}: exists and does not hold an evaluation: choose another folder")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
 
@@ -118,20 +124,20 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _read(predictions: str, references_path: str) -> Captioned:
-    """Somebody's captions, with their references."""
+    """Read captions that were written elsewhere, and their references."""
     references = read_references(references_path)
-    captions = matched(read_predictions(predictions), references, predictions)
+    captions = match_images(read_predictions(predictions), references, predictions)
     notes = []
     if len(captions) < len(references):
-        notes.append(f"{len(references) - len(captions)} images of the references have no caption and do not count")
+        notes.append(f"{len(references) - len(captions)} images of the references have no caption and are not scored")
     facts = {"captions": predictions, "references": references_path}
     return Captioned(captions, {image: references[image] for image in captions}, facts, notes=notes)
 
 
 def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captioned:
-    """The captions of all images of a feature file; every process returns those of all."""
+    """The captions of all images of a feature file; every process returns all of them."""
     features = read_features(data, encoder=config.load.clip_model_type)
-    references = references_of(features)
+    references = captions_by_image(features)
     if not references:
         raise ClipcapError(f"--data {data}: holds no captions to compare with: parse the images with theirs")
     _report_processes(state)
@@ -155,7 +161,7 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
         facts={
             "checkpoint": captioner.summary,
             "features": f"{features.path} ({features.meta.encoder or 'encoder not known'})",
-            "decoding": decoding_said(config.decode),
+            "decoding": describe_decoding(config.decode),
         },
         images={image: features.image_paths[row] for image, row in first_rows.items()},
         epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
@@ -180,7 +186,7 @@ def caption_rows(
     batch_size: int,
     state: PartialState,
 ) -> list[str]:
-    """The best caption of each row, whichever process wrote it; samples depend on the row alone."""
+    """The best caption of each row, gathered from all processes; a sample depends only on its row."""
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
     written: list[tuple[int, str]] = []
@@ -197,8 +203,8 @@ def caption_rows(
     return [everybody[place] for place in range(len(rows))]
 
 
-def decoding_said(config: DecodeConfig) -> str:
-    """How captions are decoded, in words."""
+def describe_decoding(config: DecodeConfig) -> str:
+    """A phrase for the report, such as `beam search, 5 beams`."""
     config = config.resolved()
     if config.beam:
         return f"beam search, {config.beam_size} beams"
@@ -208,7 +214,7 @@ def decoding_said(config: DecodeConfig) -> str:
 
 
 def _training_log(checkpoint: Path) -> list[dict[str, float]]:
-    """The epochs of the run that a checkpoint is from."""
+    """The epochs of the run that wrote a checkpoint."""
     for folder in (checkpoint, checkpoint.parent):
         path = folder / "metrics.jsonl"
         if path.is_file():
@@ -229,15 +235,15 @@ def _add_clip_scores(
 ) -> None:
     """Add CLIPScore and RefCLIPScore, by the captioner's own encoder or by the one of --score_with."""
     if not config.clip_score:
-        found.notes.append(f"{CLIP_SCORE} skipped: asked to do without")
+        found.notes.append(f"{CLIP_SCORE} skipped: switched off")
         return
     name = config.decode.score_with
     try:
         encoder = captioner.judge(name)
         texts = [PROMPT + text for several in found.references.values() for text in several]
-        captions = _encoded(encoder, [PROMPT + caption for caption in found.captions.values()])  # [N, D]
-        references = _encoded(encoder, texts).split([len(several) for several in found.references.values()])
-        images = features.rows(rows) if name is None else _pictures_by(encoder, features, rows)  # [N, D]
+        captions = _encode_texts(encoder, [PROMPT + caption for caption in found.captions.values()])  # [N, D]
+        references = _encode_texts(encoder, texts).split([len(several) for several in found.references.values()])
+        images = features.rows(rows) if name is None else _encode_pictures(encoder, features, rows)  # [N, D]
     except ClipcapError as error:
         found.notes.append(f"{CLIP_SCORE} skipped: {error}")
         return
@@ -248,26 +254,25 @@ def _add_clip_scores(
     found.clip[REF_CLIP_SCORE] = ref_clip_score(images, captions, references).numpy()
 
 
-def _pictures_by(encoder: Encoder, features: Features, rows: Sequence[int], together: int = 32) -> torch.Tensor:
-    """The pictures of these rows by another encoder, [N, D].
+def _encode_pictures(encoder: Encoder, features: Features, rows: Sequence[int], together: int = 32) -> torch.Tensor:
+    """Encode the pictures of these rows with another encoder: [N, D].
 
     Raises:
-        ClipcapError: the features do not say where a picture lies, or it cannot be read.
+        ClipcapError: the features hold no path of a picture, or it cannot be read.
     """
     paths: list[str] = []
     for row in rows:
         path = features.image_paths[row]
         if not path:
             raise ClipcapError(
-                f"{features.path}: does not say where the picture of {features.image_ids[row]} lies, which "
-                f"--score_with looks at"
+                f"{features.path}: holds no path of the picture {features.image_ids[row]}, which --score_with needs"
             )
         paths.append(path)
     parts = [embed_pictures(encoder, paths[i : i + together]).cpu() for i in range(0, len(paths), together)]
     return torch.cat(parts)
 
 
-def _encoded(encoder: Encoder, texts: Sequence[str], together: int = 256) -> torch.Tensor:
+def _encode_texts(encoder: Encoder, texts: Sequence[str], together: int = 256) -> torch.Tensor:
     """Texts → embeddings [N, D]."""
     parts = [encoder.encode_texts(texts[i : i + together]).cpu() for i in range(0, len(texts), together)]
     return torch.cat(parts)
@@ -296,14 +301,14 @@ def summary(scores: Scores, found: Captioned) -> dict[str, Any]:
     }
 
 
-def run_of(content: Mapping[str, Any], found: Captioned, name: str = "model") -> Run:
+def report_run(content: Mapping[str, Any], found: Captioned, name: str = "model") -> Run:
     """An evaluation as a column of the report."""
     shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
     shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
     return Run(name, shown, found.facts, content["notes"], found.epochs)
 
 
-def pictured(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:
+def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:
     """The pictures of the report's gallery."""
     path = {image: Path(place) if place else None for image, place in found.images.items()}
     return [
@@ -315,8 +320,8 @@ def pictured(scores: Scores, found: Captioned, name: str = "model") -> list[Pict
     ]  # fmt: skip
 
 
-def printed(content: Mapping[str, Any]) -> str:
-    """The scores as a table for the terminal, then what was skipped."""
+def score_table(content: Mapping[str, Any]) -> str:
+    """The scores as a table for the terminal, followed by notes on skipped metrics."""
     lines = [
         f"{name:14}{interval['value']:8.4f}   95 % interval {interval['low']:.4f} to {interval['high']:.4f}"
         for name, interval in content["corpus"].items()

@@ -26,7 +26,7 @@ def picture_grid(
     """Draw pictures in rows, with their labels below; no text is cut, rows grow with their longest label.
 
     Args:
-        pictures: images or paths; where one is None or cannot be read, the reason stands in its place.
+        pictures: images or paths; if one is None or unreadable, the reason is drawn in its place.
         labels: one for each.
         title: above all.
         columns: by default as many as make the grid about square.
@@ -52,7 +52,7 @@ def picture_grid(
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The lines of a text that are no wider than `width`, broken at blanks, and within words that are wider."""
+    """Wrap a text into lines of at most `width` pixels, at blanks, or within words that are wider."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()

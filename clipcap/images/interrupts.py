@@ -13,8 +13,8 @@ from types import FrameType
 def raise_lost_interrupts() -> Iterator[Callable[[], None]]:
     """Gives a function to call before work is kept: it raises the KeyboardInterrupt that came up and got lost.
 
-    A decoder that swallows one leaves a picture that looks damaged, and a run that goes on as if nobody had asked it
-    to end. Threads other than the main one get no signals, and handlers of others stay: there it does nothing.
+    A decoder that swallows one leaves a picture that looks damaged, and a run that continues as if nobody had stopped
+    it. Threads other than the main one get no signals, and handlers of others stay: there it does nothing.
     """
     usual, seen = signal.getsignal(signal.SIGINT), []
     if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():

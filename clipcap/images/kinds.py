@@ -1,9 +1,9 @@
-"""Kinds of image files: their suffixes, their first bytes, and how to convert those that are not read."""
+"""Kinds of image files: suffixes, first bytes, and how to convert unsupported kinds."""
 
 from __future__ import annotations
 
-# Kinds that are read, by Pillow's name, with their suffixes. Pillow reads more, but some of its readers start other
-# programs (EPS runs Ghostscript), and some kinds are no pictures of anything (weather data, icons of a cursor).
+# Supported kinds, by Pillow's name, with their suffixes. Pillow reads more, but some of its readers start other
+# programs (EPS runs Ghostscript), and some kinds are not photos or drawings (weather data, icons of a cursor).
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -33,7 +33,7 @@ CONVERT = "convert it"  # in every reason that says how
 _CONVERT = CONVERT + ", with ImageMagick for example: magick '{name}' '{stem}.jpg'"
 HEIF_HINT = "HEIC is read with pillow-heif installed (pip install pillow-heif); or " + _CONVERT
 _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
-# Pictures that people have and that are not read: what to do instead, by suffix.
+# Common but unsupported kinds: what to do instead, by suffix.
 HINTS = {
     **dict.fromkeys(SUFFIXES["HEIF"], HEIF_HINT),
     **dict.fromkeys(
@@ -80,8 +80,8 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def suffix_of(head: bytes) -> str | None:
-    """The suffix that the first bytes of an image file ask for; None where they are of no image known here."""
+def image_suffix(head: bytes) -> str | None:
+    """The suffix that fits the first bytes of an image file; None if they match no known kind."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return ".webp"
     if head[4:8] == b"ftyp":
@@ -110,7 +110,7 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return HINTS[".svg"].format(name=name, stem=stem)
     if head[4:8] == b"ftyp" and head[8:12] in _VIDEO:
         return "a video, not an image: take a frame out of it"
-    found = suffix_of(head)
+    found = image_suffix(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
     for suffix in (found, own):
         if suffix in HINTS:

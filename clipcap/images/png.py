@@ -1,4 +1,4 @@
-"""PNG files without the texts and profiles that are no part of the picture."""
+"""PNG files without embedded texts and colour profiles."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from clipcap.images.kinds import (
     NO_SIGNATURE,
     SIGNATURE_BYTES,
     SUFFIXES,
+    image_suffix,
     is_image_name,
-    suffix_of,
     why_heif_unread,
     why_unread,
 )
@@ -35,7 +35,7 @@ from clipcap.runtime.text import reason, shown
 
 ImageSource = str | Path | bytes | BinaryIO | ImageRef | Image.Image
 
-# Where Pillow itself refuses to decode; said here so that the limit holds whatever Pillow is set to.
+# Where Pillow itself refuses to decode; set here so that the limit does not depend on Pillow's settings.
 MAX_PIXELS = 178_956_970
 FORMATS = (*SUFFIXES, "DIB", "MPO")
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")  # further pages of a TIFF or MPO are not later moments
@@ -58,7 +58,7 @@ _UPRIGHT = {
 
 
 class ImageError(ClipcapError):
-    """An image that cannot be used: where it is, and the reason."""
+    """An unusable image: its path, and the reason."""
 
     def __init__(self, where: str, reason: str):
         super().__init__(where, reason)
@@ -70,7 +70,7 @@ class ImageError(ClipcapError):
 
 
 class MissingImageError(ImageError):
-    """An image that is not where it ought to be."""
+    """A missing image file."""
 
 
 def open_image(
@@ -90,8 +90,8 @@ def open_image(
     Returns:
         the picture; `info[REMARK]` says what was done to show it, where its numbers were no 8-bit colours.
     Raises:
-        MissingImageError: there is no such file.
-        ImageError: it is no image, damaged, or larger than `max_pixels`.
+        MissingImageError: the file does not exist.
+        ImageError: not an image, damaged, or larger than `max_pixels`.
     """
     with _opened(source, max_pixels) as image:
         if frame == "middle" and not isinstance(source, Image.Image) and image.format in ANIMATIONS:
@@ -210,7 +210,7 @@ def _heif(stream: BinaryIO, where: str) -> Image.Image | None:
         ImageError: it is damaged.
     """
     stream.seek(0)
-    if suffix_of(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
+    if image_suffix(stream.read(SIGNATURE_BYTES)) not in SUFFIXES["HEIF"]:
         return None
     try:
         import pillow_heif
@@ -297,10 +297,10 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     Raises:
         ClipcapError: an argument names nothing, or a folder without images.
     """
-    return list(dict.fromkeys(image for path in paths for image in _images_of(str(path))))
+    return list(dict.fromkeys(image for path in paths for image in _images_at(str(path))))
 
 
-def _images_of(path: str) -> list[Path]:
+def _images_at(path: str) -> list[Path]:
     if os.path.isdir(path):
         found = _images_below(Path(path))
         if not found:
@@ -330,7 +330,7 @@ def _suffix_inside(path: Path) -> str | None:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return None
         with open(path, "rb") as file:
-            return suffix_of(file.read(SIGNATURE_BYTES))
+            return image_suffix(file.read(SIGNATURE_BYTES))
     except OSError:
         return None
 

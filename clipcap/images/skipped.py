@@ -17,7 +17,7 @@ def too_many(bad: int, images: int, max_bad: float) -> bool:
 
 
 def write_errors(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write the list as CSV with a header: path, reason; a ' stands before what a spreadsheet would run.
+    """Write the list as CSV with a header: path, reason; a ' precedes text that a spreadsheet would run.
 
     Raises:
         ClipcapError: it cannot be written.

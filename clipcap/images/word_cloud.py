@@ -1,4 +1,4 @@
-"""A word cloud of texts: the commoner a word, the larger it stands; the same texts give the same picture."""
+"""A word cloud of texts: commoner words are larger; the same texts produce the same picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 800, 480
 MOST_WORDS, SMALLEST = 100, 12  # words, and the size of letters in pixels
 LARGEST = (72, 42)  # the second where the first leaves no room for most words
 COLOURS = ("#1f5f8b", "#b3541e", "#2e7d4f", "#7a3e8e", "#8c2f39", "#4a5568")
-# Words that say nothing of a picture.
+# Words that do not describe a picture.
 STOP_WORDS = frozenset(
     """
     a an and are as at be been being both but by can do does each few for from had has have he her here him his
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class PlacedWord:
-    """A word of the cloud: its middle and the size of its letters in pixels, and how often it stands in the texts."""
+    """A word of the cloud: its middle and the size of its letters in pixels, and its count in the texts."""
 
     word: str
     count: int
@@ -42,7 +42,7 @@ class PlacedWord:
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word stands in the texts, case aside, without stop words and single letters."""
+    """Count each word of the texts, without regard to case, stop words and single letters."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(word for word in _WORD.findall(text.lower()) if len(word) > 1 and word not in STOP_WORDS)

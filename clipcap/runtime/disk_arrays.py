@@ -80,7 +80,7 @@ def in_order(values: np.ndarray) -> np.ndarray:
     for block in reversed([*blocks(count)]):  # of equal values the earliest is written last
         place = np.searchsorted(ordered, values[block])
         first[place[::-1]] = np.arange(block.start, block.stop)[::-1]
-    number = scratch(count, np.int64)  # of the value that stands first at a place of `ordered`
+    number = scratch(count, np.int64)  # of the value that comes first at a place of `ordered`
     seen = 0
     for block in blocks(count):
         place = np.searchsorted(ordered, values[block])
@@ -126,7 +126,7 @@ class GrowingArray:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """What the system says of a full place of temporary files, in one line."""
+    """Within the context, errors of the temporary folder become one line."""
     try:
         yield
     except OSError as error:
@@ -145,7 +145,7 @@ class ArrayFile:
 
 
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, Any, Iterable[np.ndarray]]], facts: Mapping) -> None:
-    """Write arrays one after the other, their blocks as they come: (name, dtype, blocks). What they are stands last.
+    """Write arrays one after the other, their blocks as they come: (name, dtype, blocks). Their index comes last.
 
     A file that is cut short has no end, and is none.
     """
@@ -188,26 +188,26 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
 def cached_arrays(
     path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None], quiet: bool = False
 ) -> ArrayFile:
-    """The arrays at `path` where they were made from what `fingerprint` tells; else made now, and kept there.
+    """The arrays cached at `path` under this fingerprint; otherwise write them there.
 
     One process makes them while others wait, also those of other runs. They appear whole or not at all.
 
     Args:
         path: of the file; its folder is made.
-        fingerprint: tells from all that the arrays follow from.
+        fingerprint: identifies everything that the arrays are computed from.
         write: writes them, with the fingerprint among the facts.
-        quiet: no note where nothing can be kept there and a temporary file has to do.
+        quiet: no note if the cache cannot be written and a temporary file replaces it.
     """
     if found := _found(path, fingerprint):
         return found
     try:
         path.parent.mkdir(exist_ok=True)
         with _one_at_a_time(path):
-            return _found(path, fingerprint) or _made(path, fingerprint, write)
+            return _found(path, fingerprint) or _create(path, fingerprint, write)
     except OSError as error:
         reason = error.strerror or error
         if not quiet:
-            logger.info(f"note: {path.parent} cannot be written ({reason}): what is made of its captions is not kept")
+            logger.info(f"note: {path.parent} cannot be written ({reason}): results for its captions are not cached")
     with _room(), tempfile.TemporaryFile(prefix="clipcap-") as file:
         write(file, fingerprint)
         file.flush()
@@ -223,7 +223,7 @@ def _found(path: Path, fingerprint: str) -> ArrayFile | None:
     return found if found.facts.get("fingerprint") == fingerprint else None
 
 
-def _made(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None]) -> ArrayFile:
+def _create(path: Path, fingerprint: str, write: Callable[[BinaryIO, str], None]) -> ArrayFile:
     """Written under a name of its own, since locks may be missing, then renamed."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.draft")
     try:

@@ -21,13 +21,13 @@ from clipcap.errors import ClipcapError
 from clipcap.runtime.places import check_regular, sole_writer
 from clipcap.runtime.text import one_line
 
-_FULL = os.strerror(errno.ENOSPC)  # safetensors says it in words alone
-_TORCH = "inline_container.cc"  # torch's writer says where in its code it failed, and not why
+_FULL = os.strerror(errno.ENOSPC)  # safetensors reports it only as text
+_TORCH = "inline_container.cc"  # torch's writer reports a place in its code, not the cause
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of `path`: a full disk and its kin in one line that names it.
+    """Within the context, errors of writing `path`, such as a full disk, become one line that names it.
 
     Raises:
         ClipcapError: it could not be written.
@@ -39,21 +39,21 @@ def writing(path: Path) -> Iterator[None]:
         if _TORCH in reason:
             reason = f"not all of it could be written, most likely: {_FULL}"
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL in reason
-        mend = "free some space or choose another place" if full else "choose another place"
+        remedy = "free some space or choose another place" if full else "choose another place"
         raise ClipcapError(
-            f"{path}: cannot be written ({reason}): {mend}; what was there before is untouched"
+            f"{path}: cannot be written ({reason}): {remedy}; what was there before is untouched"
         ) from error
 
 
 @contextmanager
 def replaced_file(path: Path, one_of_many: bool = False) -> Iterator[Path]:
-    """Give a temporary file beside `path`; when the block ends well, what was written there takes its place.
+    """Yield a temporary file beside `path`; if the block succeeds, it replaces `path`.
 
-    Its name cannot be foreseen and it is made new, so that nobody can place a link in the way.
+    Its name is random and the file is newly created, so that nobody can plant a link there.
 
     Args:
         path: of the file.
-        one_of_many: do not look through the folder for what killed runs have left: it is large.
+        one_of_many: do not search the folder for leftovers of killed runs, because it is large.
     Raises:
         ClipcapError: `path` is a device, a pipe or a socket, or another process is writing there.
     """
@@ -73,7 +73,7 @@ def replaced_file(path: Path, one_of_many: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty draft folder; when the block ends well, it takes the place of `folder`.
+    """Yield an empty draft folder; if the block succeeds, it replaces `folder`.
 
     Raises:
         ClipcapError: `folder` is a device, a pipe or a socket, or another process is writing there.
@@ -124,7 +124,7 @@ def current_path(folder: Path) -> Path:
 
 
 def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """What stands in `parent` and is `wanted`; drafts and other hidden names are passed over."""
+    """The entries of `parent` that are `wanted`, without drafts and other hidden names."""
     names = {p.name for p in parent.iterdir()}
     names |= {name[1:-4] for name in names if name.startswith(".") and name.endswith((".new", ".old"))}
     return [
@@ -133,7 +133,7 @@ def folders_in(parent: Path, wanted: Callable[[Path], bool]) -> list[Path]:
 
 
 def best_checkpoint_in(parent: Path, wanted: Callable[[Path], bool]) -> Path | None:
-    """Where the checkpoint lies that `parent` is best known for, of all that are `wanted`; None where none is.
+    """The first choice among the `wanted` checkpoints in `parent`; None if there are none.
 
     `best` comes before `last`, that before the numbered ones, the highest of them first.
     """
@@ -147,12 +147,12 @@ def _rank(path: Path) -> tuple:
 
 
 def _hidden(folder: Path) -> tuple[Path, Path]:
-    """Where a folder lies that is complete but not yet in its place, and the one that it replaces."""
+    """Paths of the complete folder that is not yet renamed, and of the one that it replaces."""
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a hidden folder was left by whoever writes there, and not planted in a folder open to everybody."""
+    """Whether the writer of the folder left this hidden folder; others may plant one in a public folder."""
     try:
         found, parent = folder.lstat(), folder.parent.stat()
     except OSError:
@@ -165,7 +165,7 @@ def _draft_name(path: Path) -> Path:
 
 
 def _remove_drafts(path: Path) -> None:
-    """Remove what killed runs have left of `path`; for its sole writer."""
+    """Remove drafts of `path` that killed runs have left; only for its sole writer."""
     name = re.compile(rf"\.{re.escape(path.name)}\.(?:[0-9a-f]{{16}}\.)?draft")
     try:
         left = [entry.path for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: what is not `Markup` is text."""
+"""HTML that is escaped by construction: everything except `Markup` is escaped as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an interrupted command states: what it leaves behind."""
+"""The message of an interrupted command: what is on disk, and how to continue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def states_what_is_left(state: Callable[[], str]) -> Iterator[None]:
-    """Within, Ctrl-C carries the text of `state`: what is on disk at that moment, and how to go on."""
+    """Within, Ctrl-C carries the text of `state`: what is on disk at that moment, and how to continue."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

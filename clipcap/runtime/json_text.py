@@ -1,4 +1,4 @@
-"""JSON that every reader takes: numbers that are not finite, which JSON does not have, are written as null."""
+"""Standard JSON: NaN and infinity, which JSON does not have, are written as null."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """As `json.dumps`, but NaN and infinity become null, where Python would write words that are no JSON."""
+    """As `json.dumps`, but NaN and infinity become null, where Python would write invalid JSON."""
     try:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:

@@ -6,7 +6,7 @@ import os
 import sys
 
 LOST = (
-    "another process of this run has ended: what it says, or the system's log, tells why; what was finished is kept: "
+    "another process of this run has ended: its message, or the system's log, states why; finished work is kept: "
     "start the same command again (a training with --resume)"
 )
 
@@ -25,7 +25,7 @@ def lost(error: Exception) -> bool:
 
 
 def alone(processes: int) -> str | None:
-    """What to say where one process runs and the launcher was told to start more."""
+    """The message for a run of one process whose launcher was asked for more."""
     if processes > 1 or not several_processes_asked_for():
         return None
     return (
@@ -35,7 +35,7 @@ def alone(processes: int) -> str | None:
 
 
 def several_processes_asked_for() -> bool:
-    """Whether the launcher was told to start more than one process, as far as its environment tells.
+    """Whether the environment shows that the launcher was asked for more than one process.
 
     On CPU `accelerate launch --num_processes 2` starts a single one, without a word (accelerate 1.15); all it leaves
     behind is the address for processes to meet at.

@@ -11,7 +11,7 @@ def no_bar(hidden: bool = False) -> bool | None:
     """What tqdm takes as `disable`: True where bars are not wanted, None for a terminal alone.
 
     Args:
-        hidden: for reasons of the work, such as its being another process.
+        hidden: for another reason, such as a process other than the first.
     """
     quiet = logger.level > logging.INFO  # as `--quiet` sets it
     return True if hidden or quiet else None

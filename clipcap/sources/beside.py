@@ -78,12 +78,12 @@ def add_pairs(
     collector: Collector, pairs: Pairs, image: Callable[[str], ImageRef], text: Callable[[str], TextPlace], part: Part
 ) -> None:
     """Add each photo with what its texts say; photos without a caption are counted."""
-    splits = {photo: split_of(photo) for photo in pairs.texts}
+    splits = {photo: split_from_folder(photo) for photo in pairs.texts}
     own = {split for photo, split in splits.items() if pairs.texts[photo]}
     lonely, unreadable, others = 0, 0, Counter()
     for photo, texts in pairs.texts.items():
         try:
-            captions, which = _captions_of(texts, text)
+            captions, which = _first_captions(texts, text)
         except ClipcapError as error:
             collector.faults.add("caption file", error, "a caption file that cannot be read")
             unreadable += 1
@@ -109,7 +109,7 @@ def add_pairs(
     collector.note_count(len(pairs.unused), "caption file", f"without a photo ({counted_suffixes(pairs.unused)})")
 
 
-def _captions_of(texts: list[str], place: Callable[[str], TextPlace]) -> tuple[list[str], str]:
+def _first_captions(texts: list[str], place: Callable[[str], TextPlace]) -> tuple[list[str], str]:
     """(captions in the first of the texts that holds some, that text)."""
     empty: tuple[list[str], str] = ([], "")
     for name in texts:
@@ -138,7 +138,7 @@ def read_caption_file(place: TextPlace, name: str) -> list[str]:
         return []
 
 
-def split_of(name: str) -> str | None:
+def split_from_folder(name: str) -> str | None:
     """The split that a folder of a path is called by, the outermost one."""
     return next((SPLIT_WORDS[part.lower()] for part in name.split("/")[:-1] if part.lower() in SPLIT_WORDS), None)
 

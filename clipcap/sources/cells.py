@@ -1,4 +1,4 @@
-"""What stands in one cell: captions in any notation, an image's name, or the image itself."""
+"""The content of one cell: captions in any notation, an image's name, or the image itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.images.kinds import SIGNATURE_BYTES, suffix_of
+from clipcap.images.kinds import SIGNATURE_BYTES, image_suffix
 from clipcap.runtime.text import shown
 from clipcap.sources.faults import RowError
 from clipcap.sources.json_tables import python_object
@@ -56,7 +56,7 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
         inner = _notation(value.strip())
         return [_ENTITY.sub(r"\1", value)] if inner is None else captions_in(inner, counts)
     if isinstance(value, dict):
-        return captions_in(_caption_of(value), counts)
+        return captions_in(_caption_in_object(value), counts)
     if isinstance(value, (list, tuple)):
         return _captions_in_list(value, counts)
     return [str(value)]
@@ -70,7 +70,7 @@ def _captions_in_list(values: Sequence, counts: Counter[str], depth: int = 0) ->
     if all(isinstance(part, dict) for part in values):
         if (answer := _answer(values, counts)) is not None:
             return captions_in(answer, counts)
-        return [text for part in values for text in captions_in(_caption_of(part), counts)]
+        return [text for part in values for text in captions_in(_caption_in_object(part), counts)]
     if all(isinstance(part, (list, tuple)) for part in values):
         return [text for part in values for text in _captions_in_list(part, counts, depth + 1)]
     for part in values:
@@ -85,7 +85,7 @@ def _captions_in_list(values: Sequence, counts: Counter[str], depth: int = 0) ->
 
 
 def _is_word(text: str) -> bool:
-    """Whether a text is no more than a word; of a script without blanks, two signs at most."""
+    """Whether a text is a single word; of a script without blanks, two signs at most."""
     return not any(map(str.isspace, text)) and (len(text) <= 2 or not _is_wide(text))
 
 
@@ -123,7 +123,7 @@ def _has_caption(value: dict) -> bool:
     return any(plain(key) in CAPTION_NAMES for key in keys) or all(map(_NUMBERED.fullmatch, keys))
 
 
-def _caption_of(value: dict) -> Any:
+def _caption_in_object(value: dict) -> Any:
     """What an object holds as its caption.
 
     Raises:
@@ -202,7 +202,9 @@ def _image_in_object(value: dict) -> str | bytes | None:
         if inner not in (None, "", b""):
             found = image_in(inner)
             if key == "bytes" and isinstance(found, str):
-                raise RowError("the image column holds a dict whose bytes are no image", "bytes that are no image")
+                raise RowError(
+                    "the image column holds a dict whose bytes are not an image", "bytes that are not an image"
+                )
             return found
     keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
     if any(key in value for key in ("bytes", "path")):
@@ -228,12 +230,12 @@ def _from_base64(text: str) -> bytes | None:
         start = base64.b64decode(
             body[:88].ljust(-(-len(body[:88]) // 4) * 4, "="), b"-_" if "-" in body or "_" in body else None
         )
-        if not data and suffix_of(start[:SIGNATURE_BYTES]) is None:
+        if not data and image_suffix(start[:SIGNATURE_BYTES]) is None:
             return None
         return base64.b64decode(body + "=" * (-len(body) % 4), b"-_" if "-" in body or "_" in body else None)
     except (binascii.Error, ValueError) as error:
         if data:
-            raise RowError("a data address that is no base64", "an image that is no base64") from error
+            raise RowError("a data address that is not base64", "an image that is not base64") from error
         return None
 
 

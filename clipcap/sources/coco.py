@@ -96,7 +96,7 @@ def add_document(collector: Collector, path: Path, data: dict, photos: Photos, p
     """Add the captions of a document in COCO's official format or Karpathy's.
 
     Raises:
-        ClipcapError: its parts are no lists.
+        ClipcapError: its parts are not lists.
     """
     if "annotations" in data:
         _add_official(collector, path, data, photos, part)
@@ -198,7 +198,7 @@ def _each(collector: Collector, path: Path, unit: str, values: Any, add: Callabl
 
 
 class _Entry:
-    """One object of a JSON list, with errors that say where it is."""
+    """One object of a JSON list, with errors that name its place."""
 
     def __init__(self, where: str, value: Any):
         if not isinstance(value, dict):

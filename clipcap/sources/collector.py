@@ -34,7 +34,7 @@ class Source:
 
     @property
     def seen(self) -> int:
-        """All images that captions, or the lack of them, tell of: those with a record and those left out."""
+        """The number of images with a record and images left out."""
         return len(self.records) + sum(self.left_out.values())
 
 
@@ -94,7 +94,7 @@ class Collector:
             self.note(f"{count:,} {noun}{'s' * (count != 1)} {remark}")
 
     def leave_out(self, count: int, noun: str, why: str, reason: str = NO_CAPTION) -> None:
-        """Add a remark on images that are left out; `reason` is what the `Source` counts them under."""
+        """Add a remark on images left out; `reason` is what the `Source` counts them under."""
         self.note_count(count, noun, f"left out: {why}")
         self._left_out[reason] += count
 

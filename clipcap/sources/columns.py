@@ -19,7 +19,7 @@ from clipcap.sources.names import (
     SPLIT_NAMES,
     SPLIT_WORDS,
     UNUSABLE_FLAGS,
-    family_of,
+    column_family,
     plain,
 )
 from clipcap.sources.tables import Table
@@ -93,7 +93,7 @@ def _caption_columns(table: Table, image: str | None) -> list[str]:
     columns = [name for name in table.columns if name != image and name not in table.image_columns]
     by_name = {plain(name): name for name in reversed(columns)}
     for base in CAPTION_NAMES:
-        if found := family_of(base, columns) or ([by_name[base]] if base in by_name else []):
+        if found := column_family(base, columns) or ([by_name[base]] if base in by_name else []):
             return found
     return []
 

@@ -14,8 +14,8 @@ class SourceConfig(Options, group="data"):
     """An image-caption set on disk, and how its images are read."""
 
     data_path: str = option("", "folder (or file) of the image-caption set")
-    captions: str | None = option(None, "caption file, where it is not in its usual place under --data_path")
-    images: str | None = option(None, "folder of the photos, where it is not in its usual place")
+    captions: str | None = option(None, "caption file, if it is not in its usual place under --data_path")
+    images: str | None = option(None, "folder of the photos, if it is not in its usual place")
     image_column: str | None = option(None, "column of the image paths (custom data; default: guessed)")
     caption_column: str | None = option(None, "column of the captions (custom data; default: guessed)")
     train_size: float | None = option(

@@ -71,7 +71,7 @@ def find_layout(path: TextPlace) -> Layout:
         if inner is not None and head.startswith('"') and len(inner) == 1 and _has_delimiter(inner[0]):
             wrapped, head = True, inner[0]
         delimiter = _delimiter(path, head)
-    quote = _quote_of([line for _, line in sample], delimiter)
+    quote = _guess_quote([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)
     if is_data(cells):
         return _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample])
@@ -243,7 +243,7 @@ def _delimiter(path: TextPlace, head: str) -> str:
     return max(DELIMITERS, key=outside.count)
 
 
-def _quote_of(sample: list[str], delimiter: str) -> str:
+def _guess_quote(sample: list[str], delimiter: str) -> str:
     """The sign around texts: ' where every row has a cell in them and none in double quotes."""
     single = re.compile(rf"(?:^|{re.escape(delimiter)}\s*)'[^']*(?:''[^']*)*'\s*(?={re.escape(delimiter)}|$)")
     return "'" if sample and all(single.search(line) and '"' not in line for line in sample) else '"'

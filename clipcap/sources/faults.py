@@ -16,7 +16,7 @@ class RowError(ClipcapError):
 
 
 class Faults:
-    """The rows of a set that are left out."""
+    """The rows of a set that a reader leaves out."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

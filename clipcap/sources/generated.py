@@ -13,7 +13,7 @@ TABLE, COLUMN = "captions.csv", "generated"
 
 
 def refuse_generated(paths: Iterable[str | Path | None]) -> None:
-    """Refuse to hold out generated pictures: scores on them say nothing of real ones.
+    """Refuse to hold out generated pictures: scores on them do not apply to real photos.
 
     Raises:
         ClipcapError: one of the paths is a generated picture; says how to use it.
@@ -27,7 +27,7 @@ def refuse_generated(paths: Iterable[str | Path | None]) -> None:
             folders[folder] = _generated_in(Path(folder))
         if name in folders[folder]:
             raise ClipcapError(
-                f"{path}: is a generated picture, and those are never validated on: train on the set with --extra, "
+                f"{path}: is a generated picture, which cannot serve for validation: train on the set with --extra, "
                 f"or leave it out of what is held out"
             )
 

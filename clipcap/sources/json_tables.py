@@ -106,7 +106,7 @@ def _one_after_another(text: str, path: TextPlace, faults: Faults) -> list[tuple
         values.append((f"entry {len(values) + 1}", value))
 
 
-def rows_of(value: Any, path: TextPlace) -> list[tuple[str, Any]]:
+def table_rows(value: Any, path: TextPlace) -> list[tuple[str, Any]]:
     """(where, row) of every row in a JSON value, whatever its shape; a row is an object as a rule.
 
     Raises:
@@ -170,7 +170,7 @@ def _from_object(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
         return [
             (f"'{shown(key)}', {where}", {**row, "split": splits[key]} if isinstance(row, dict) else row)
             for key, part in value.items()
-            for where, row in rows_of(part, path)
+            for where, row in table_rows(part, path)
         ]
     for key in _WRAPPERS:
         inner = value.get(key)

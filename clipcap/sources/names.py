@@ -49,7 +49,7 @@ def split_in(name: str) -> str | None:
     return words[0] if words else None
 
 
-def family_of(base: str, columns: Iterable[str]) -> list[str]:
+def column_family(base: str, columns: Iterable[str]) -> list[str]:
     """Columns that are numbered members of one family (`base` and a number or letter), with `base` itself."""
     columns = list(columns)
     members = [
@@ -61,7 +61,7 @@ def family_of(base: str, columns: Iterable[str]) -> list[str]:
 def caption_family(columns: Iterable[str]) -> list[str]:
     """Columns that are captions one beside the other: caption_0 … caption_4, comment 1, `caption` and `caption.1`."""
     columns = list(columns)
-    return next(filter(None, (family_of(base, columns) for base in CAPTION_NAMES)), [])
+    return next(filter(None, (column_family(base, columns) for base in CAPTION_NAMES)), [])
 
 
 def without_digits(name: str) -> str:

@@ -13,10 +13,10 @@ from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.delimited import find_layout, read_rows, wrong_width
 from clipcap.sources.faults import Faults
-from clipcap.sources.json_tables import read_json_values, rows_of
+from clipcap.sources.json_tables import read_json_values, table_rows
 from clipcap.sources.textfiles import TextPlace
 
-Row = tuple[str, list]  # where it stands ("x.csv: line 7"), and the cells asked for
+Row = tuple[str, list]  # its place ("x.csv: line 7"), and the cells asked for
 MAX_CELL_CHARACTERS = 131_072
 _PICTURES = 64  # of a Parquet file, read at a time
 _SAVE_AS = {
@@ -44,10 +44,10 @@ class Table:
         """(where, cells) of each row, with the cells of `columns` in that order.
 
         Args:
-            faults: takes the rows that are broken; they are left out.
+            faults: collects broken rows, which are left out.
             notes: takes what was done to make sense of others, with a count.
         Raises:
-            ClipcapError: a column is not there (the message lists those that are), or the file is damaged.
+            ClipcapError: a column is missing (the message lists the columns), or the file is damaged.
         """
         for column in columns:
             if column not in self.columns:
@@ -65,7 +65,7 @@ class Table:
 
 
 def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
-    """Open a table; its suffix says which kind it is. `faults` takes lines that are broken."""
+    """Open a table; its suffix says which kind it is. `faults` collects broken lines."""
     suffix = os.path.splitext(str(path))[1].lower()
     reader = _READERS.get(suffix)
     if reader is None:
@@ -114,7 +114,7 @@ def _table_of_values(path: TextPlace, document: Any) -> Table:
         and _have_sentences(document["images"])
     ):
         return Table(path, [], lambda *_: iter(()), document=document)
-    rows = [(f"{shown(path)}: {where}", value) for where, value in rows_of(document, path)]
+    rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
     if not rows:
         raise ClipcapError(f"{shown(path)}: the file is empty")
     objects = [row for _, row in rows if isinstance(row, dict)]

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key
-from clipcap.images.kinds import SIGNATURE_BYTES, is_image_name, suffix_of
+from clipcap.images.kinds import SIGNATURE_BYTES, image_suffix, is_image_name
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
@@ -134,7 +134,7 @@ def _is_picture(name: str, place: ImageRef) -> bool:
         return False
     with open(place.path, "rb") as tar:
         tar.seek(place.offset)
-        return suffix_of(tar.read(SIGNATURE_BYTES)) is not None
+        return image_suffix(tar.read(SIGNATURE_BYTES)) is not None
 
 
 def _is_table(name: str, members: dict[str, ImageRef]) -> bool:
@@ -175,7 +175,7 @@ class MemberPhotos(Photos):
         """Where the member lies; raises what `find` does, and a RowError where there is none."""
         found = posixpath.normpath(str(self.find(name)))
         if found not in self._members:
-            raise RowError(f"'{shown(name)}' is no member of the tar", "an image that is no member of the tar")
+            raise RowError(f"'{shown(name)}' is not a member of the tar", "an image that is not a member of the tar")
         return self._members[found]
 
     def _names(self, folder: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import clean_caption
 from clipcap.sources.faults import Faults, RowError
-from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, family_of, plain
+from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, column_family, plain
 from clipcap.sources.tables import Table, read_table
 from clipcap.sources.textfiles import read_lines
 
@@ -22,14 +22,14 @@ def read_texts(path: Path, caption_column: str | None = None, image_column: str 
     Args:
         path: `.txt`, or a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`).
         caption_column: of the texts (default: guessed from the columns' names).
-        image_column: rows of one value describe the same image (default: guessed; without it each row stands alone).
+        image_column: rows of one value describe the same image (default: guessed; else each row is one image).
     Raises:
         ClipcapError: the file cannot be read, has no such column, or no text in it.
     """
     if path.suffix.lower() == ".txt":
         groups = {f"line {number}": [line] for number, line in enumerate(read_lines(path), 1)}
     else:
-        groups = _of_table(read_table(path), caption_column, image_column)
+        groups = _read_text_table(read_table(path), caption_column, image_column)
     groups = {name: [text for text in map(clean_caption, texts) if text] for name, texts in groups.items()}
     groups = {name: texts for name, texts in groups.items() if texts}
     if not groups:
@@ -37,7 +37,7 @@ def read_texts(path: Path, caption_column: str | None = None, image_column: str 
     return groups
 
 
-def _of_table(table: Table, caption: str | None, image: str | None) -> Groups:
+def _read_text_table(table: Table, caption: str | None, image: str | None) -> Groups:
     by_name = {plain(name): name for name in reversed(table.columns)}
     captions = [caption] if caption else _caption_columns(table, by_name)
     if not captions:
@@ -59,6 +59,6 @@ def _of_table(table: Table, caption: str | None, image: str | None) -> Groups:
 
 def _caption_columns(table: Table, by_name: dict[str, str]) -> list[str]:
     for name in CAPTION_NAMES:
-        if found := family_of(name, table.columns) or ([by_name[name]] if name in by_name else []):
+        if found := column_family(name, table.columns) or ([by_name[name]] if name in by_name else []):
             return found
     return list(table.columns) if len(table.columns) == 1 else []

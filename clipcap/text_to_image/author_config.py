@@ -46,7 +46,7 @@ def read_author_config(name: str) -> tuple[dict[str, Any], list[str], dict[str, 
         raise ClipcapError(f"--config {name}: cannot be read ({error.strerror or error})") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ClipcapError(f"--config {name}: is no YAML ({reason})") from error
+        raise ClipcapError(f"--config {name}: is not YAML ({reason})") from error
     if not isinstance(content, dict):
         raise ClipcapError(f"--config {name}: holds no options")
     unknown = [str(key) for key in content if key not in _OPTIONS]

@@ -39,7 +39,7 @@ def read_captions(path: str, source: str, val_share: float, seed: int) -> Captio
     place = Path(path).expanduser()
     groups: list[tuple[str | None, list[str]]]
     if place.is_file() and place.suffix.lower() == ".txt" and source == "custom":
-        groups = _of_lines(read_lines(place))
+        groups = _group_lines(read_lines(place))
     elif place.suffix == ".pkl" or (place / "img_emb").is_dir():
         groups = [(None, texts) for texts in read_features(place).captions_by_row()]
     else:
@@ -51,7 +51,7 @@ def read_captions(path: str, source: str, val_share: float, seed: int) -> Captio
     return captions
 
 
-def _of_lines(lines: Iterable[str]) -> list[tuple[str | None, list[str]]]:
+def _group_lines(lines: Iterable[str]) -> list[tuple[str | None, list[str]]]:
     groups: dict[str, list[str]] = {}
     for number, line in enumerate(lines):
         numbered = _NUMBERED.fullmatch(line.strip())

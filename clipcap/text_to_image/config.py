@@ -12,7 +12,7 @@ from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, wit
 Rows = Literal["all", "word"]
 Per = Literal["token", "word", "sentence"]
 Source = Literal["food", "coco", "flickr8k", "conceptual", "custom"]
-_SOURCE = "kind of set that CAPTIONS is, where it is no text file and no feature file"
+_SOURCE = "kind of set, if CAPTIONS is neither a text file nor a feature file"
 _GENERATOR = (
     "a BigGAN-deep: a folder of config.json and pytorch_model.bin, a bare .bin, biggan-deep-128, -256 or -512 of the "
     "package's cache, or demo, the bundled one"

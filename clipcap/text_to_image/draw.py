@@ -19,7 +19,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.author_config import read_author_config
 from clipcap.text_to_image.config import DrawConfig
-from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
+from clipcap.text_to_image.frames import Frame, check_out, frame_titles, write_frames
 from clipcap.text_to_image.generator import Generator
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
 from clipcap.text_to_image.mapping import TextMapping, load_mapping
@@ -99,7 +99,7 @@ class Drawer:
             )
         if not chosen:
             raise ClipcapError(f"the text model finds no words in {sentence[:40]!r}")
-        titles = titles_of(words)
+        titles = frame_titles(words)
         pictures = self._draw(chosen, len(rows))
         return [
             Frame(

@@ -25,7 +25,7 @@ class Frame:
     word: str
 
 
-def titles_of(words: Sequence[str]) -> list[str]:
+def frame_titles(words: Sequence[str]) -> list[str]:
     """For each word the sentence with that word in capitals."""
     return [" ".join([*words[:i], words[i].upper(), *words[i + 1 :]]) for i in range(len(words))]
 

@@ -43,7 +43,7 @@ def load_generator(name: str | Path, device: str | torch.device = "cpu") -> Gene
     """
     weights, config_file = _find(Path(bundled(str(name), GENERATOR)).expanduser(), str(name))
     state = _read_state(weights)
-    config = _config_of(weights, config_file, state)
+    config = _find_config(weights, config_file, state)
     folded = fold_spectral_norms(state, weights)
     with torch.device("meta"):  # shapes alone: a configuration cannot take memory before the file is compared
         network = Generator(config)
@@ -122,7 +122,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _config_of(weights: Path, file: Path | None, state: Mapping[str, Tensor]) -> GeneratorConfig:
+def _find_config(weights: Path, file: Path | None, state: Mapping[str, Tensor]) -> GeneratorConfig:
     if file is not None:
         return parse_config(file)
     blocks = sum(key.endswith(".conv_0.bias") for key in state)
@@ -149,7 +149,9 @@ def fold_spectral_norms(state: Mapping[str, Tensor], where: Path) -> dict[str, T
             raise ClipcapError(f"{where}: {name}.weight_u or .weight_v does not fit {list(weight.shape)}")
         sigma = u @ (matrix @ v)
         if not 0 < sigma < float("inf"):
-            raise ClipcapError(f"{where}: {name} has the spectral norm {sigma.item():g}, which is no positive number")
+            raise ClipcapError(
+                f"{where}: {name} has the spectral norm {sigma.item():g}, which is not a positive number"
+            )
         folded[name + ".weight"] = weight / sigma
     orphans = [key for key in state if key.endswith(_VECTORS[1:]) and key[:-2] + "_orig" not in state]
     if orphans:

@@ -62,11 +62,11 @@ def load_mapping(name: str) -> TextMapping:
     """Read a mapping: a folder of `train-draw`, or a `.pth` of the original's training; `demo` is the bundled one.
 
     Raises:
-        ClipcapError: nothing is there, or it is no such mapping.
+        ClipcapError: the file is missing, or is not such a mapping.
     """
     path = current_path(Path(bundled(name, TEXT_MAPPING)).expanduser())
     if path.is_file():
-        return _of_state(_catalyst(path), MappingFacts(), str(path))
+        return _from_state(_catalyst(path), MappingFacts(), str(path))
     if not (path / CONFIG).is_file():
         what = "no mapping is there" if path.is_dir() else "no such file or folder"
         raise ClipcapError(f"--load_pt {name}: {what}: pass a folder made by `clipcap train-draw`, or a .pth")
@@ -83,7 +83,7 @@ def load_mapping(name: str) -> TextMapping:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ClipcapError(f"--load_pt {name}: is damaged ({reason}): train it again") from error
-    return _of_state(state, facts, name)
+    return _from_state(state, facts, name)
 
 
 def _catalyst(path: Path) -> Mapping[str, Tensor]:
@@ -99,7 +99,7 @@ def _catalyst(path: Path) -> Mapping[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
-def _of_state(state: Mapping[str, Any], facts: MappingFacts, name: str) -> TextMapping:
+def _from_state(state: Mapping[str, Any], facts: MappingFacts, name: str) -> TextMapping:
     weight, bias = state.get(_WEIGHT), state.get(_BIAS)
     if set(state) != {_WEIGHT, _BIAS} or not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
         raise ClipcapError(
@@ -121,7 +121,7 @@ def save_mapping(mapping: TextMapping, folder: Path) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise ClipcapError(
-            f"--out_dir {folder}: is there and is no mapping, so it is not replaced: choose another name"
+            f"--out_dir {folder}: exists and is not a mapping, so it is not replaced: choose another name"
         )
     facts = asdict(mapping.facts)
     for part in ("text_model", "generator"):

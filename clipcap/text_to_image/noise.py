@@ -13,7 +13,7 @@ def truncated_noise(rows: int, width: int, seed: int, truncation: float = 1.0) -
     """A standard normal cut at ±2, times the truncation: float32 [rows, width].
 
     Uniform numbers of NumPy's `RandomState(seed)` go through the inverse of the cut distribution, so that the same
-    seed gives the same noise as SciPy's `truncnorm.rvs`.
+    seed produces the same noise as SciPy's `truncnorm.rvs`.
     """
     uniform = torch.from_numpy(np.random.RandomState(seed).uniform(size=(rows, width)))  # float64
     low, high = torch.special.ndtr(torch.tensor([-CUT, CUT], dtype=torch.float64))

@@ -10,7 +10,7 @@ from clipcap.images.kinds import is_image_name
 from clipcap.images.read import open_image
 from clipcap.runtime.places import writes_to
 from clipcap.text_to_image.config import SlideshowConfig
-from clipcap.text_to_image.frames import Frame, check_out, titles_of, write_frames
+from clipcap.text_to_image.frames import Frame, check_out, frame_titles, write_frames
 
 
 @writes_to("config.out")
@@ -34,5 +34,5 @@ def slideshow(folder: str, config: SlideshowConfig) -> Path:
             f"one picture a word is needed"
         )
     pictures = [open_image(place / name) for name in in_natural_order(names)]
-    frames = [Frame(*parts) for parts in zip(pictures, titles_of(words), words, strict=True)]
+    frames = [Frame(*parts) for parts in zip(pictures, frame_titles(words), words, strict=True)]
     return write_frames(frames, path, config.pause, config.width)

@@ -41,7 +41,7 @@ def adam(
 
     Args:
         start: weight [Z, H] and bias [Z] to begin with.
-        epochs: gives the batches of one pass.
+        epochs: yields the batches of one pass.
         passes: over the data.
         rate: of Adam.
     Returns:

@@ -116,7 +116,7 @@ def _draw_all(batches: Sequence[Sequence[Pair]], drawer: Drawer, config: Synthes
 
 
 @cache
-def _drawer_of(config: SynthesiseConfig) -> Drawer:
+def _load_drawer(config: SynthesiseConfig) -> Drawer:
     """Of a worker process, loaded once."""
     torch.set_num_threads(1)
     return Drawer(config.drawing())
@@ -124,7 +124,7 @@ def _drawer_of(config: SynthesiseConfig) -> Drawer:
 
 def _draw_job(job: tuple[Sequence[Pair], SynthesiseConfig, Path]) -> int:
     batch, config, folder = job
-    _draw_batch(batch, _drawer_of(config), config, folder)
+    _draw_batch(batch, _load_drawer(config), config, folder)
     return len(batch)
 
 

@@ -121,8 +121,8 @@ def _states(
     table: WordTable,
 ) -> States:
     """Hidden states of captions, computed where they are not on disk already."""
-    said = f"{model.name} {weights_id(model.network)} {config.max_tokens} {config.masked}"
-    fingerprint = hashlib.sha256("\n".join([said, *(caption for caption, _ in pairs)]).encode()).hexdigest()
+    settings = f"{model.name} {weights_id(model.network)} {config.max_tokens} {config.masked}"
+    fingerprint = hashlib.sha256("\n".join([settings, *(caption for caption, _ in pairs)]).encode()).hexdigest()
 
     def write(file: BinaryIO, fingerprint: str) -> None:
         real, numbers = [], []

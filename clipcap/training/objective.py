@@ -114,10 +114,10 @@ class CrossEntropy:
 
 
 def step_number(objective: Objective, epoch: int, step: int) -> int:
-    """The number of a step of an epoch in the whole run: what randomness of a step is seeded by."""
+    """The number of a step of an epoch in the whole run: it seeds the step's random numbers."""
     return epoch * objective.steps_per_epoch() + step
 
 
-def first_of_rows(batch: Batch) -> np.ndarray:
+def first_caption_numbers(batch: Batch) -> np.ndarray:
     """The number of each row's first caption, int64 [B]."""
     return batch.captions[np.diff(batch.row_of, prepend=-1) != 0]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from clipcap.models.base import IGNORE
 from clipcap.training.dataset import Batch
-from clipcap.training.objective import CrossEntropy, Steps, first_of_rows, step_number
+from clipcap.training.objective import CrossEntropy, Steps, first_caption_numbers, step_number
 from clipcap.training.text_data import TextInputs
 
 
@@ -37,7 +37,7 @@ class TextObjective(CrossEntropy):
     def _from_texts(self, batch: Batch, step: int) -> Batch:
         """The batch with noisy texts as the embeddings of its rows of texts."""
         inputs, data = self.inputs, self.steps.data
-        first = first_of_rows(batch)  # [B]
+        first = first_caption_numbers(batch)  # [B]
         images = data.features.caption_rows[first] - inputs.photos  # [B], below 0 for photos
         leaders = data.order.leaders(first)
         seen = np.full(len(first), -1)

@@ -423,7 +423,7 @@ def test_mistakes_are_said_in_one_line(capsys, flags, message):
 
 def test_a_port_that_is_taken_is_said_in_one_line(capsys, page):
     status, _, [line] = run(capsys, "app", "--port", page.port)
-    assert status == 1 and f"--port {page.port}: no listening there" in line
+    assert status == 1 and f"--port {page.port}: cannot listen" in line
 
 
 def test_without_gradio_the_extra_is_named(capsys, monkeypatch):

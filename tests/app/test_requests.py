@@ -57,7 +57,7 @@ def test_what_does_not_fit_an_end_point_is_named(blocks, data, sound):
 @pytest.mark.parametrize("content", [None, [], {}, {"data": None}, "x"])
 def test_bodies_of_another_form(blocks, content):
     assert Calls(blocks).mistake("answer", content)
-    assert Calls(blocks).mistake(None, {"data": [], "fn_index": 99}) == "there is no such end point"
+    assert Calls(blocks).mistake(None, {"data": [], "fn_index": 99}) == "this endpoint does not exist"
 
 
 def test_values_by_name(blocks):

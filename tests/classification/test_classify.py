@@ -166,7 +166,7 @@ def test_scores_count_by_class_and_list_what_is_taken_for_what():
     [
         (["--labels", "a,b"], "nothing to classify"),
         (["--img", "PHOTOS"], "--labels is missing"),
-        (["--img", "PHOTOS", "--labels", "a,a"], "'a' is there twice"),
+        (["--img", "PHOTOS", "--labels", "a,a"], "'a' is given twice"),
         (["--img", "PHOTOS", "--labels", "a,b", "--threshold", "a=2"], "LABEL=0.8"),
         (["--img", "PHOTOS", "--labels", "a,b", "--flag", "c"], "'c' is not among the labels"),
         (["--img", "PHOTOS", "--labels", "a,b", "--move", "x"], "name the labels that flag"),

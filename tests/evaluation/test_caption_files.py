@@ -8,7 +8,7 @@ import pytest
 from support.photos import put
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.caption_files import matched, read_predictions, read_references
+from clipcap.evaluation.caption_files import match_images, read_predictions, read_references
 
 TEXTS = {"1": "a red kite", "2": "two cups"}
 ROWS = [{"image_id": int(i), "caption": text} for i, text in TEXTS.items()]
@@ -36,7 +36,7 @@ def test_predictions_are_read_in_every_form(tmp_path, name):
 def test_candidates_by_image_are_matched_with_references_by_file(tmp_path):
     predictions = read_predictions(put(tmp_path / "p.json", TEXTS))
     references = read_references(put(tmp_path / "r.json", {i: [text, f"{text} ."] for i, text in TEXTS.items()}))
-    assert matched(predictions, references, "p.json") == TEXTS
+    assert match_images(predictions, references, "p.json") == TEXTS
 
 
 @pytest.mark.parametrize(

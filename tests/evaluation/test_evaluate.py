@@ -186,7 +186,7 @@ def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys,
     _, lines, _ = run(capsys, "compare", *folders, "--no_java", "--out", tmp_path)
     assert sum("difference and its 95 % interval" in line for line in lines) == 2
     assert any("same (1)" in line and "same (2)" in line for line in lines)
-    assert lines[-2] == "no difference by CIDEr-D that 4 images would show (p = 1.000)"
+    assert lines[-2] == "no difference by CIDEr-D that is significant on 4 images (p = 1.000)"
     report = (tmp_path / "report.html").read_text()
     assert "same (1), same (2) and other (3)" in report and report.count("a photo of food") == 4
     status, _, errors = run(capsys, "compare", folders[0])
@@ -243,4 +243,4 @@ def test_runs_of_other_images_are_not_compared(capsys, references, tmp_path):
     status, _, errors = run(capsys, "compare", tmp_path / "all", tmp_path / "few")
     assert status == 1 and "4 images" in errors[0] and "2 of them the same" in errors[0]
     status, _, errors = run(capsys, "compare", tmp_path / "all", tmp_path / "nowhere")
-    assert status == 1 and "is no evaluation" in errors[0]
+    assert status == 1 and "is not an evaluation" in errors[0]

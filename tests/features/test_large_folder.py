@@ -174,7 +174,7 @@ class TestWhatIsKept:
         (folder / CACHE).write_text("in the way")
         assert self.tokens(folder, tokenizer) == list(read_features(folder).captions)
         reason = f"{folder / CACHE} cannot be written (File exists)"
-        said = f"note: {reason}: what is made of its captions is not kept"
+        said = f"note: {reason}: results for its captions are not cached"
         assert messages() == [said]
 
     def test_does_not_hide_a_shard_that_is_damaged(self, folder, tokenizer):

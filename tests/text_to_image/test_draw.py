@@ -169,9 +169,9 @@ def test_the_authors_config_is_read_unchanged(biggan, tmp_path, capsys):
         ("sed: 3", "unknown keys: sed"),
         ("seed: many", "seed cannot be 'many'"),
         ("texts: [1]", "texts cannot be"),
-        ("{", "is no YAML"),
+        ("{", "is not YAML"),
         ("- a", "holds no options"),
-        ("!!python/object/apply:os.system ['true']", "is no YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
     ],
 )
 def test_a_config_that_is_none_is_refused(tmp_path, capsys, text, message):

@@ -21,7 +21,7 @@ from clipcap.cli.main import main as clipcap
 from clipcap.demo.facts import table
 from clipcap.demo.plates import scenes
 from clipcap.demo.run import TRAIN_SEED, TRAINING, VAL_PICTURES, VAL_SEED
-from clipcap.evaluation.caption_files import references_of
+from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
@@ -39,7 +39,7 @@ def main() -> None:
     demo = parser.parse_args().demo
     print(machine())
     training, held_out = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("train", "val"))
-    references = references_of(held_out)
+    references = captions_by_image(held_out)
     order = [references[str(i)] for i in range(VAL_PICTURES)]
     drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
     seen = {scene.facts for scene in islice(scenes("train", TRAIN_SEED), training.num_images)}

@@ -14,7 +14,7 @@ from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.demo.run import VAL_PICTURES
-from clipcap.evaluation.caption_files import references_of
+from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
@@ -63,7 +63,7 @@ def report(name: str, seed: int, checkpoint: Path, held_out: Features) -> None:
     how = DecodeConfig(beam=True, recipe=recipe, max_new_tokens=67)
     rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
     found = [several[0] for several in captioner.caption(list(rows), how)]
-    references = references_of(held_out)
+    references = captions_by_image(held_out)
     wanted = [references[str(i)] for i in held_out.image_ids]
     scores = score([caption.text.strip() for caption in found], wanted, with_java=False)
     ended = sum(caption_ended(captioner, caption.text, recipe) for caption in found) / len(found)

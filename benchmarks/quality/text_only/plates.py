@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
-from clipcap.evaluation.caption_files import references_of
+from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
@@ -85,7 +85,7 @@ def scores_of(checkpoint: Path, held_out: Features) -> Scores:
     """Scores of beam search on the held-out plates."""
     rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
     found = Captioner.from_pretrained(checkpoint).caption(list(rows), DecodeConfig(beam=True))
-    references = references_of(held_out)
+    references = captions_by_image(held_out)
     return score(
         [several[0].text for several in found], [references[str(i)] for i in held_out.image_ids], with_java=False
     )

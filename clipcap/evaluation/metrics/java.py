@@ -1,7 +1,7 @@
 """What runs in Java: the tokenizer of the COCO evaluation, METEOR and SPICE, from the jars of pycocoevalcap.
 
 Each is one call for all captions: everything is written, Java ends, everything is read, so that neither side can wait
-for the other. What keeps a program from running is `Unavailable`, with the reason.
+for the other. If a program cannot run, `Unavailable` states the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.ptb_tokenizer import PUNCTUATION
 
-# Bytes and decimal points must not depend on where the machine stands.
+# Encoding and decimal points must not depend on the machine's locale.
 _EVERYWHERE = ["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
 _CORENLP = "stanford-corenlp-3.4.1.jar"
 _SPICE_FILES = ("spice-1.0.jar", "lib/stanford-corenlp-3.6.0.jar", "lib/stanford-corenlp-3.6.0-models.jar")
@@ -76,7 +76,7 @@ def meteor_counts(candidates: Sequence[str], references: Sequence[Sequence[str]]
     if counts.shape != (len(lines), _METEOR_FIELDS):
         raise Unavailable(f"METEOR answered {out.strip()[:80]!r}")
     whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
-    counts[whole, 20] = 0  # METEOR takes nothing off a caption that is its reference
+    counts[whole, 20] = 0  # METEOR has no penalty for a caption that equals its reference
     return counts
 
 
@@ -133,6 +133,6 @@ def _run(arguments: Sequence[str], text: str, folder: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{java}: {error}") from error
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
-        raise Unavailable(f"{java} ended with {done.returncode} and said {said[-1]!r}")
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
+        raise Unavailable(f"{java} ended with {done.returncode} and wrote {lines[-1]!r}")
     return done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")

@@ -18,8 +18,8 @@ def recall(
 ) -> dict[str, float]:
     """How often image → text and text → image search find a match among the first 1, 5 and 10; and its median rank.
 
-    An image is found by any of its texts. Equal scores stand in row order, as in `search`: a model that gives the
-    same embedding to everything scores like chance.
+    An image is found by any of its texts. Equal scores are ranked in row order, as in `search`: a model that
+    gives the same embedding to everything scores like chance.
 
     Args:
         image_embeddings: [N, D], of any norm.

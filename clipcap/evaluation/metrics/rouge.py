@@ -27,7 +27,7 @@ def rouge_l(candidate: str, references: Sequence[str]) -> float:
 def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
     """Its length, by bits (Hyyrö 2004): a table of 50,000 tokens by 50,000 would fill the memory.
 
-    A bit of `steps` stands for a token of `one`; it is 0 where the subsequence grows at that token.
+    A bit of `steps` represents a token of `one`; it is 0 where the subsequence grows at that token.
     """
     places: defaultdict[str, int] = defaultdict(int)
     for place, token in enumerate(one):

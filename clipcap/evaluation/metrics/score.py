@@ -86,7 +86,7 @@ def score(
         references: the human captions of each image, one or more.
         training: captions that the captioner was trained on, for the share of copies.
         characters: see `tokenize`; leaves out METEOR and SPICE.
-        with_java: run what needs Java, where it is found.
+        with_java: also run the metrics that need Java, if it is installed.
     Raises:
         ClipcapError: pycocoevalcap is not installed, nothing to score, or an image without references.
     """
@@ -108,7 +108,7 @@ def score_tokens(
     characters: bool = False,
     with_java: bool = True,
 ) -> Scores:
-    """Score captions that are cut into tokens already (arguments and errors as for `score`)."""
+    """Score tokenized captions (arguments and errors as for `score`)."""
     _check(candidates, references)
     found = [" ".join(caption) for caption in candidates]
     wanted = [[" ".join(caption) for caption in several] for several in references]
@@ -131,7 +131,7 @@ def score_tokens(
     for name, add in (("METEOR", _add_meteor), ("SPICE", _add_spice)):
         try:
             if characters or not with_java:
-                raise java.Unavailable("it knows English words only" if characters else "asked to do without Java")
+                raise java.Unavailable("it supports English words only" if characters else "Java is switched off")
             add(scores, found, wanted)
         except java.Unavailable as error:
             scores.notes.append(f"{name} skipped: {error}")
@@ -139,7 +139,7 @@ def score_tokens(
 
 
 def bleu_of_counts(counts: np.ndarray, order: int) -> np.ndarray:
-    """BLEU of counts that are summed over images, with the smoothing of the COCO evaluation.
+    """BLEU of counts summed over images, with the smoothing of the COCO evaluation.
 
     Args:
         counts: [..., 10] tokens of the candidates, tokens of the references nearest in length, then for n-grams of
@@ -155,7 +155,7 @@ def bleu_of_counts(counts: np.ndarray, order: int) -> np.ndarray:
 
 
 def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
-    """METEOR 1.5 for English of counts that are summed over images (W14-3348, with its tuned parameters).
+    """METEOR 1.5 for English of counts summed over images (W14-3348, with its tuned parameters).
 
     Args:
         counts: [..., 23] tokens and function words of both sides, for each of four matchers the matched content and
@@ -176,7 +176,7 @@ def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def distinct_share(captions: Sequence[str]) -> float:
-    """Share of different captions: near 0 where a model says the same of every image."""
+    """Share of different captions: near 0 if a model gives every image the same caption."""
     return len({tuple(caption) for caption in ptb_tokenizer.ptb_tokenize(captions)}) / max(1, len(captions))
 
 

@@ -32,7 +32,7 @@ def tokenize(
         captions: texts; white space of any kind is one blank.
         characters: one token for each character of scripts without blanks between words (Chinese, Japanese, Thai…);
             other scripts go by word.
-        with_java: use Stanford's tokenizer where Java is found, else (and without) its Python equivalent.
+        with_java: use Stanford's tokenizer if Java is installed; otherwise its Python equivalent.
     Returns:
         the tokens of each caption, and notes: which tokenizer, and why.
     """
@@ -44,7 +44,7 @@ def tokenize(
         except java.Unavailable as error:
             skipped = [f"PTBTokenizer skipped: {error}"]
     else:
-        skipped = ["PTBTokenizer skipped: asked to do without Java"]
+        skipped = ["PTBTokenizer skipped: Java is switched off"]
     return ptb_tokenizer.ptb_tokenize(captions), [*skipped, "tokens: the Penn Treebank tokenizer of clipcap (Python)"]
 
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines and histograms. Colours and sizes of letters are the style sheet's."""
+"""Charts as inline SVG: lines and histograms. The style sheet sets colours and font sizes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bars:
-    """The heights of a histogram. `colour` None is the grey of what others are compared with."""
+    """The heights of a histogram. `colour` None: grey, for the references."""
 
     label: str
     heights: Sequence[float]
@@ -61,7 +61,7 @@ class Axis:
 
 def round_steps(low: float, high: float, most: int, whole: bool = False) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten that enclose `low` to `high` in about `most` steps."""
-    if high - low <= max(1e-12, 1e-6 * max(abs(low), abs(high))):  # one value: it stands in the middle, 0 below
+    if high - low <= max(1e-12, 1e-6 * max(abs(low), abs(high))):  # one value: in the middle, with 0 at the bottom
         low, high = (low - abs(low) / 2, low + abs(low) / 2) if abs(low) > 1e-9 else (0.0, 1.0)
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(step * factor for factor in (1, 2, 5, 10) if step * factor * most >= (high - low) * (1 - 1e-9))
@@ -70,8 +70,8 @@ def round_steps(low: float, high: float, most: int, whole: bool = False) -> list
     return [count * step for count in range(first, max(last, first + 1) + 1)]
 
 
-def edges_of(values: Sequence[float], whole: bool = False) -> list[float]:
-    """The edges of equal bins around values; of whole numbers, each bin is centred on one or holds some."""
+def bin_edges(values: Sequence[float], whole: bool = False) -> list[float]:
+    """The edges of equal bins around values; for whole numbers, a bin is centred on one number or covers several."""
     low, high = min(values), max(values)
     if whole:
         width = math.ceil((high - low + 1) / MAX_LENGTHS)
@@ -89,7 +89,7 @@ def shares(values: Sequence[float], edges: Sequence[float]) -> list[float]:
 
 
 def line_chart(label: str, lines: Sequence[Line], x_label: str) -> Markup:
-    """Curves over whole numbers, such as epochs; `label` tells them to those who do not see."""
+    """Curves over whole numbers, such as epochs; `label` describes the chart to screen readers."""
     points = [point for line in lines for point in line.points]
     x_values, y_values = zip(*points, strict=True)
     x_ticks = round_steps(min(x_values), max(x_values), 6, whole=True)
@@ -100,8 +100,8 @@ def line_chart(label: str, lines: Sequence[Line], x_label: str) -> Markup:
         places = [(f"{x_axis(x):.1f}", f"{y_axis(y):.1f}") for x, y in line.points]
         drawn.append(tag("path", d="M" + "L".join(f"{x} {y}" for x, y in places), class_=line.style))
         for (x, y), (left, top) in zip(line.points, places, strict=True):
-            said = tag("title", f"{line.label}, {x_label} {x:g}: {y:.4g}")
-            drawn.append(tag("circle", said, cx=left, cy=top, r=3, class_=line.style))
+            tip = tag("title", f"{line.label}, {x_label} {x:g}: {y:.4g}")
+            drawn.append(tag("circle", tip, cx=left, cy=top, r=3, class_=line.style))
     return _drawing(label, x_axis, y_axis, drawn, x_label)
 
 
@@ -140,14 +140,14 @@ def legend(entries: Iterable[Line | Bars]) -> Markup:
 
 
 def _tips(edges: Sequence[float], series: Sequence[Bars], x_axis: Axis, whole: bool) -> list[Markup]:
-    """Over each bin an invisible bar that says its numbers when pointed at."""
+    """Invisible bars over the bins, whose tooltips show the numbers."""
     tips = []
     for place, (left, right) in enumerate(pairwise(edges)):
         first, last = (left + 0.5, right - 0.5) if whole else (left, right)
         name = f"{first:g}" if first == last else f"{first:.4g} to {last:.4g}"
-        said = "; ".join(f"{bars.label}: {bars.heights[place]:.1%}" for bars in series)
+        tip = "; ".join(f"{bars.label}: {bars.heights[place]:.1%}" for bars in series)
         box = {"x": f"{x_axis(left):.1f}", "width": f"{x_axis(right) - x_axis(left):.1f}"}
-        tips.append(tag("rect", tag("title", f"{name}: {said}"), y=TOP, height=BOTTOM - TOP, class_="tip", **box))
+        tips.append(tag("rect", tag("title", f"{name}: {tip}"), y=TOP, height=BOTTOM - TOP, class_="tip", **box))
     return tips
 
 
@@ -159,19 +159,19 @@ def _drawing(
     label: str, x_axis: Axis, y_axis: Axis, drawn: Sequence[Markup], x_label: str, percent: bool = False
 ) -> Markup:
     parts = []
-    for tick, name in _named(y_axis.ticks, percent):
+    for tick, name in _label_ticks(y_axis.ticks, percent):
         y = f"{y_axis(tick):.1f}"
         parts.append(tag("path", d=f"M{LEFT} {y}H{RIGHT}", class_="grid" if tick != y_axis.low else "base"))
         parts.append(tag("text", name, x=LEFT - 8, y=y, dy="0.35em", text_anchor="end"))
-    for tick, name in _named(x_axis.ticks):
+    for tick, name in _label_ticks(x_axis.ticks):
         if x_axis.low <= tick <= x_axis.high:
             parts.append(tag("text", name, x=f"{x_axis(tick):.1f}", y=BOTTOM + 18, text_anchor="middle"))
     parts.append(tag("text", x_label, x=(LEFT + RIGHT) / 2, y=HEIGHT - 5, text_anchor="middle", class_="axis"))
     return tag("svg", join(parts), *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=text(label))
 
 
-def _named(ticks: Sequence[float], percent: bool = False) -> list[tuple[float, str]]:
-    """Ticks with as many digits as tell them apart."""
+def _label_ticks(ticks: Sequence[float], percent: bool = False) -> list[tuple[float, str]]:
+    """Ticks with their labels, with enough digits to distinguish them."""
     scale, unit = (100, " %") if percent else (1, "")
     step = (ticks[1] - ticks[0]) * scale
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The data of a report: runs, images and scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Run:
     """A captioner that was evaluated.
 
     Attributes:
-        name: shown wherever runs stand side by side.
+        name: shown wherever runs are compared.
         scores: of the corpus, in the order to show.
-        facts: what was evaluated and how, by a word for each.
+        facts: what was evaluated and how, each under a short name.
         notes: what was skipped, and why.
         epochs: the lines of `metrics.jsonl`: `epoch` and any other numbers.
     """
@@ -40,8 +40,8 @@ class Pictured:
     """An image that was captioned.
 
     Attributes:
-        image_id: shown with the picture, and in its place where there is none.
-        image: the picture's file; None where it is not at hand.
+        image_id: shown with the picture, or in its place if it is missing.
+        image: the picture's file; None if unknown.
         references: captions by people.
         captions: by name of the run, the first run's first.
         scores: of the first run's caption.

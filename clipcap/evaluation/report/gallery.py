@@ -1,4 +1,4 @@
-"""The pictures of a report: which are shown, their thumbnails, their captions."""
+"""The pictures of a report: selection, thumbnails and captions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def score_named(pictures: Sequence[Pictured], by: str) -> str | None:
     return by if by in names else next((name for name in names if name.startswith(by)), None)
 
 
-def chosen(pictures: Sequence[Pictured], by: str | None) -> dict[str, list[int]]:
-    """Which pictures each view shows, and in which order.
+def choose_views(pictures: Sequence[Pictured], by: str | None) -> dict[str, list[int]]:
+    """The pictures of each view, in order.
 
-    Best and worst never overlap; random pictures are drawn from all, so they may be among them. Up to three times
-    SHOWN pictures, all are there.
+    Best and worst never overlap; random pictures are drawn from all, so they may be among them. With at most
+    three times SHOWN pictures, the report shows all of them.
     """
     numbers = range(len(pictures))
     value = {i: math.nan if by is None else pictures[i].scores.get(by, math.nan) for i in numbers}
@@ -47,7 +47,7 @@ def chosen(pictures: Sequence[Pictured], by: str | None) -> dict[str, list[int]]
 
 
 def toolbar(views: Mapping[str, Sequence[int]]) -> Markup:
-    """What chooses and filters; hidden until the script runs, which alone gives it life."""
+    """The controls that choose a view and filter it; hidden until the script runs, without which they do nothing."""
     choices = [
         tag("label", tag("input", type="radio", name="view", value=name, checked=place == 0),
             tag("span", name.capitalize(), " ", tag("small", len(places))))
@@ -62,7 +62,7 @@ def toolbar(views: Mapping[str, Sequence[int]]) -> Markup:
 def cards(
     runs: Sequence[Run], pictures: Sequence[Pictured], views: Mapping[str, Sequence[int]], by: str | None
 ) -> Markup:
-    """The pictures with their captions, best first; `data-best` and its kin tell the place in each view."""
+    """The pictures with their captions, best first; `data-best` and so on hold the place in each view."""
     places: dict[int, dict[str, int]] = {}
     for name, shown in views.items():
         for place, i in enumerate(shown):
@@ -80,12 +80,12 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
     human = [phrase("li", text, class_="words") for text in one.references]
     references = [tag("span", "references", class_="whose"), tag("ul", *human)] if human else []
     head = tag("header", phrase("h3", one.image_id, class_="words"), _score(one, by))
-    told = tag("div", head, *captions, tag("div", *references, class_="references"), class_="told")
-    return tag("article", _picture(one), told, **places)
+    column = tag("div", head, *captions, tag("div", *references, class_="references"), class_="details-column")
+    return tag("article", _picture(one), column, **places)
 
 
 def _score(one: Pictured, by: str | None) -> Markup:
-    """The score of the order; the others unfold below it."""
+    """The score that the gallery is sorted by; the others unfold below it."""
     rest = {name: value for name, value in one.scores.items() if name != by}
     if by is not None and by in one.scores:
         shown = join([tag("span", by), " ", tag("b", number(one.scores[by]))])
@@ -98,7 +98,7 @@ def _score(one: Pictured, by: str | None) -> Markup:
 
 
 def _picture(one: Pictured) -> Markup:
-    """A thumbnail, upright, or the reason why there is none."""
+    """An upright thumbnail, or the reason why the picture is missing."""
     caption = next(iter(one.captions.values()), "")
     alt = caption if caption.strip() else f"picture {one.image_id}, no caption"
     try:
@@ -106,11 +106,11 @@ def _picture(one: Pictured) -> Markup:
             raise ImageError(one.image_id, "not at hand")
         data, width, height = thumbnail(one.image)
     except ImageError as error:
-        said = [
+        reason = [
             phrase("b", one.image_id),
             tag("span", f"picture {error.reason}" if one.image is None else error.reason),
         ]
-        return tag("div", *said, class_="missing")
+        return tag("div", *reason, class_="missing")
     source = f"data:image/jpeg;base64,{data}"
     return tag("img", src=source, width=width, height=height, alt=alt, decoding="async")
 

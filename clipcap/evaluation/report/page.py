@@ -1,4 +1,4 @@
-"""The file itself: one HTML page with its style, script and pictures inside, that may connect to nothing."""
+"""The report file: one HTML page that contains its style, script and pictures, and makes no network requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from clipcap.evaluation.report.content import Pictured, Run
-from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, chosen, score_named, toolbar
+from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, choose_views, score_named, toolbar
 from clipcap.evaluation.report.summary import distributions, facts, scores, training, words
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.html import Markup, join, phrase, tag, text
@@ -23,10 +23,10 @@ def write_report(
     """Write a report: scores, training, distributions, and a gallery that can be filtered.
 
     Of more than 3 × SHOWN pictures, the gallery holds the SHOWN best, worst and randomly drawn ones; the
-    distributions count all. A picture that is missing or cannot be read is told in its place.
+    distributions count all. In place of a picture that is missing or unreadable, the page states why.
 
     Args:
-        path: the HTML file to write; what stands there is replaced, whole or not at all.
+        path: the HTML file to write; an existing file is replaced atomically.
         title: heading of the page.
         runs: evaluations to set side by side, the most important first.
         pictures: all images that were captioned.
@@ -88,7 +88,7 @@ def _filled(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Ma
 
 
 def _hash(code: str) -> str:
-    """By which the page's security policy knows its own style and script: no others take effect."""
+    """The hash by which the page's content security policy allows its own style and script, and no others."""
     return "sha256-" + base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
 
 
@@ -100,16 +100,16 @@ def _counts(runs: Sequence[Run], pictures: Sequence[Pictured]) -> str:
 
 
 def _gallery(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
-    views = chosen(pictures, by)
+    views = choose_views(pictures, by)
     if not pictures:
         return tag("p", "No pictures.", class_="quiet")
     shown = len(views[ALL])
-    said = f"All {shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
+    selection = f"All {shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
     if shown < len(pictures):
         kinds = f"the {SHOWN} best and worst by {by}, and " if by else ""
-        said += f": {kinds}{SHOWN} drawn at random from all"
+        selection += f": {kinds}{SHOWN} drawn at random from all"
     elif by:
-        said += f", by {by}" + (f" of {runs[0].name}" if len(runs) > 1 else "")
+        selection += f", by {by}" + (f" of {runs[0].name}" if len(runs) > 1 else "")
     return join(
-        [tag("p", phrase("span", said), ".", class_="quiet"), toolbar(views), cards(runs, pictures, views, by)]
+        [tag("p", phrase("span", selection), ".", class_="quiet"), toolbar(views), cards(runs, pictures, views, by)]
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-from clipcap.evaluation.report.charts import COLOURS, Bars, Line, edges_of, histogram, legend, line_chart, shares
+from clipcap.evaluation.report.charts import COLOURS, Bars, Line, bin_edges, histogram, legend, line_chart, shares
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.images.word_cloud import HEIGHT as CLOUD_HEIGHT
 from clipcap.images.word_cloud import WIDTH as CLOUD_WIDTH
@@ -23,11 +23,11 @@ _MEANINGS = {
 _NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
 _CLOUD_WORDS = 60
 _BAR, _TALL = 240, 10  # units of the drawing of an interval
-_SMALLEST = 0.001  # width of scores that is drawn in full: less does not show in their numbers
+_SMALLEST = 0.001  # width of scores that is drawn in full: a smaller one does not show in the rounded scores
 
 
 def run_label(runs: Sequence[Run], place: int) -> Markup:
-    """A run's name with the dot of its colour; alone, it needs none."""
+    """A run's name, with a dot in its colour if there are several runs."""
     dot = tag("span", class_=f"dot s{place % COLOURS}", aria_hidden="true") if len(runs) > 1 else ""
     return join([dot, tag("bdi", runs[place].name)])
 
@@ -43,7 +43,7 @@ def facts(runs: Sequence[Run]) -> Markup:
 
 
 def scores(runs: Sequence[Run]) -> Markup:
-    """The table of scores, a column for each run, and what was left out."""
+    """The table of scores, one column per run, and notes on skipped metrics."""
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
     if not names:
         return tag("div", tag("p", "No scores.", class_="quiet"), _notes(runs), class_="measured")
@@ -70,7 +70,7 @@ def _value_cells(score: Interval) -> list[Markup]:
 
 
 def _cells(runs: Sequence[Run], found: Sequence[Interval | None]) -> list[Markup]:
-    """Values side by side; intervals are drawn to one scale, so that a look tells whether they overlap."""
+    """Values side by side; intervals share one scale, so that overlaps are visible."""
     spans = [_span(score) for score in found]
     ends = [end for score, span in zip(found, spans) if score and span for end in (*span, score.value)]
     cells = []
@@ -112,7 +112,7 @@ def _whisker(score: float, span: tuple[float, float], low: float, high: float, p
 
 
 def _notes(runs: Sequence[Run]) -> Markup:
-    """What was skipped, once where it is the same for all runs."""
+    """Notes on skipped metrics; a note that all runs share is shown once."""
     items = []
     for note in dict.fromkeys(note for run in runs for note in run.notes):
         whose = [place for place, run in enumerate(runs) if note in run.notes]
@@ -122,7 +122,7 @@ def _notes(runs: Sequence[Run]) -> Markup:
 
 
 def training(runs: Sequence[Run]) -> Markup:
-    """Curves of the epochs: losses in one chart, any other number in one of its own. Empty where there are none."""
+    """Curves over epochs: one chart of all losses, and one of each other metric. Empty without epochs."""
     known = list(dict.fromkeys(name for run in runs for line in run.epochs for name in line if name not in _NO_CURVE))
     losses = [name for name in known if name.endswith("loss")]
     groups = {"Loss": losses} | {
@@ -132,8 +132,8 @@ def training(runs: Sequence[Run]) -> Markup:
     for title, names in groups.items():
         lines = [line for name in names for line in _lines(runs, name, len(names) > 1)]
         if lines:
-            said = _extremes(lines, "lowest" if names is losses else "highest")
-            figures.append(_figure(title, lines, line_chart(f"{title} by epoch: {said}", lines, "epoch"), said))
+            summary = _extremes(lines, "lowest" if names is losses else "highest")
+            figures.append(_figure(title, lines, line_chart(f"{title} by epoch: {summary}", lines, "epoch"), summary))
     return tag("div", *figures, class_="charts") if figures else Markup()
 
 
@@ -142,7 +142,7 @@ def _name(name: str) -> str:
 
 
 def _lines(runs: Sequence[Run], name: str, several: bool) -> list[Line]:
-    """The curve of a number, for each run that has it; what cannot be drawn (infinite, no number) is left out."""
+    """The curve of a number, for each run that has it; infinite and non-numeric values are left out."""
     found = []
     for place, run in enumerate(runs):
         drawn = [(line.get("epoch", count), line.get(name)) for count, line in enumerate(run.epochs)]
@@ -159,16 +159,16 @@ def _finite(value: object) -> TypeGuard[float]:
 
 
 def _extremes(lines: Sequence[Line], which: str) -> str:
-    """The lowest or highest point of each curve, but for those of training, which only fall."""
-    said = []
+    """The lowest or highest point of each curve, except training losses, which only fall."""
+    summary = []
     for line in [line for line in lines if not line.dashed] or lines:
         x, y = (min if which == "lowest" else max)(line.points, key=lambda point: point[1])
-        said.append(f"{f'{line.label} ' if len(lines) > 1 else ''}{which} {y:.4g} at epoch {x:g}")
-    return "; ".join(said)
+        summary.append(f"{f'{line.label} ' if len(lines) > 1 else ''}{which} {y:.4g} at epoch {x:g}")
+    return "; ".join(summary)
 
 
 def distributions(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
-    """Lengths of captions in words, of people and of each run, and the scores of the images."""
+    """Lengths of the references and of each run's captions in words, and the scores of the images."""
     figures = [_lengths(runs, pictures), _image_scores(runs, pictures, by)]
     return tag("div", *figures, class_="charts") if any(figures) else Markup()
 
@@ -182,15 +182,17 @@ def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     found = [length for _, _, lengths in words for length in lengths]
     if not found:
         return Markup()
-    edges = edges_of(found, whole=True)
+    edges = bin_edges(found, whole=True)
     series = [Bars(name, shares(lengths, edges), colour) for name, colour, lengths in words]
-    said = "; ".join(f"{name}: {sum(some) / len(some):.1f} words on average" for name, _, some in words)
-    drawn = histogram(f"Share of captions by number of words. {said}", edges, series, "words per caption", whole=True)
-    return _figure("Length of captions", series, drawn, said)
+    summary = "; ".join(f"{name}: {sum(some) / len(some):.1f} words on average" for name, _, some in words)
+    drawn = histogram(
+        f"Share of captions by number of words. {summary}", edges, series, "words per caption", whole=True
+    )
+    return _figure("Length of captions", series, drawn, summary)
 
 
 def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
-    """Clouds of the words of people and of the first run."""
+    """Word clouds of the references and of the first run's captions."""
     sets = {"references": [caption for one in pictures for caption in one.references]}
     if runs:
         sets[runs[0].name] = [one.captions[runs[0].name] for one in pictures if runs[0].name in one.captions]
@@ -199,35 +201,35 @@ def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
         counts = count_words(texts)
         placed = place_words(counts, _CLOUD_WORDS)
         if placed:
-            said = (
+            summary = (
                 f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
             )
-            figures.append(_figure(f"Words of {name}", [], _cloud(placed, said), said))
+            figures.append(_figure(f"Words of {name}", [], _cloud(placed, summary), summary))
     return tag("div", *figures, class_="charts") if figures else Markup()
 
 
-def _cloud(placed: Sequence[PlacedWord], said: str) -> Markup:
+def _cloud(placed: Sequence[PlacedWord], summary: str) -> Markup:
     drawn = []
     for place, one in enumerate(placed):
         where = {"x": f"{one.x:.1f}", "y": f"{one.y:.1f}", "font_size": one.size, "class_": f"w{place % COLOURS}"}
         tip = tag("title", f"{one.count:,}")
         drawn.append(tag("text", tip, one.word, text_anchor="middle", dominant_baseline="central", **where))
     box = f"0 0 {CLOUD_WIDTH} {CLOUD_HEIGHT}"
-    return tag("svg", *drawn, viewBox=box, role="img", aria_label=text(said), class_="cloud")
+    return tag("svg", *drawn, viewBox=box, role="img", aria_label=text(summary), class_="cloud")
 
 
 def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
     values = [] if by is None else [value for one in pictures if _finite(value := one.scores.get(by))]
     if not values:
         return Markup()
-    edges = edges_of(values)
+    edges = bin_edges(values)
     mean = sum(values) / len(values)
     series = [Bars(runs[0].name if runs else "captions", shares(values, edges), 0)]
-    said = f"mean {number(mean)} (the line), median {number(sorted(values)[len(values) // 2])}"
-    drawn = histogram(f"Share of images by {by}: {said}", edges, series, f"{by} of an image", mark=mean)
-    return _figure(f"{by} of each image", series, drawn, said)
+    summary = f"mean {number(mean)} (the line), median {number(sorted(values)[len(values) // 2])}"
+    drawn = histogram(f"Share of images by {by}: {summary}", edges, series, f"{by} of an image", mark=mean)
+    return _figure(f"{by} of each image", series, drawn, summary)
 
 
-def _figure(title: str, series: Sequence[Line | Bars], drawn: Markup, said: str) -> Markup:
+def _figure(title: str, series: Sequence[Line | Bars], drawn: Markup, summary: str) -> Markup:
     key = legend(series) if len(series) > 1 else ""
-    return tag("figure", phrase("h3", title), drawn, key, phrase("figcaption", said))
+    return tag("figure", phrase("h3", title), drawn, key, phrase("figcaption", summary))

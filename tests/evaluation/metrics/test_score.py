@@ -263,7 +263,7 @@ def test_characters_are_tokens_in_scripts_without_blanks():
     assert "METEOR skipped: it knows English words only" in scores.notes
 
 
-# What is missing is said
+# Reports what is missing
 
 
 def test_without_java_the_notes_say_what_was_used_and_skipped(monkeypatch, tmp_path):
@@ -282,7 +282,7 @@ def test_a_java_that_fails_is_no_failure(monkeypatch, tmp_path):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     scores = score(CANDIDATES, REFERENCES)
-    assert scores.notes[0] == f"PTBTokenizer skipped: {program} ended with 2 and said 'no runtime present'"
+    assert scores.notes[0] == f"PTBTokenizer skipped: {program} ended with 2 and wrote 'no runtime present'"
     assert "METEOR" not in scores.corpus
     program.write_text("#!/bin/sh\necho a line too few\n")
     notes = score(CANDIDATES, REFERENCES).notes

@@ -23,9 +23,9 @@ from PIL import Image
 from support.browser import chromium
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.report.charts import edges_of, round_steps, shares
+from clipcap.evaluation.report.charts import bin_edges, round_steps, shares
 from clipcap.evaluation.report.content import Interval, Pictured, Run
-from clipcap.evaluation.report.gallery import ALL, SHOWN, SIDE, chosen, score_named
+from clipcap.evaluation.report.gallery import ALL, SHOWN, SIDE, choose_views, score_named
 from clipcap.evaluation.report.page import _page, write_report
 
 REPO = Path(__file__).resolve().parents[3]
@@ -222,7 +222,7 @@ def test_every_text_of_strangers_has_the_direction_of_its_own_script():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 150, 240, 300])
 def test_up_to_three_hundred_pictures_are_all_there_best_first(count):
-    views = chosen(pictures(count), "CIDEr-D")
+    views = choose_views(pictures(count), "CIDEr-D")
     assert views[ALL] == list(reversed(range(count)))
     assert views["best"] == views[ALL][: min(SHOWN, (count + 1) // 2)]
     assert views.get("worst", []) == list(range(min(SHOWN, count // 2)))
@@ -230,16 +230,16 @@ def test_up_to_three_hundred_pictures_are_all_there_best_first(count):
 
 
 def test_of_more_pictures_best_worst_and_random_ones_are_there_each_once():
-    views = chosen(pictures(2000), "CIDEr-D")
+    views = choose_views(pictures(2000), "CIDEr-D")
     assert views["best"] == list(range(1999, 1899, -1)) and views["worst"] == list(range(100))
     assert len(views["random"]) == SHOWN and views["random"] != sorted(views["random"])
     assert sorted(views[ALL]) == sorted({*views["best"], *views["worst"], *views["random"]})
     assert sum(900 <= i < 1100 for i in views["random"]) < 30  # drawn from all, not from the middle
-    assert chosen(pictures(2000), "CIDEr-D") == views
+    assert choose_views(pictures(2000), "CIDEr-D") == views
 
 
 def test_the_page_says_how_many_of_how_many_pictures_it_shows():
-    shown = len(chosen(pictures(700), "CIDEr-D")[ALL])
+    shown = len(choose_views(pictures(700), "CIDEr-D")[ALL])
     text = "".join(Reader(page_of([run()], pictures(700))).texts)
     assert f"{shown} of 700 pictures: the 100 best and worst by CIDEr-D, and 100 drawn at random from all." in text
     assert "All 20 pictures, by CIDEr-D." in "".join(Reader(page_of([run()], pictures(20))).texts)
@@ -249,8 +249,12 @@ def test_pictures_without_a_score_come_last_and_are_neither_best_nor_worst():
     shown = pictures(3)
     shown[0] = replace(shown[0], scores={})
     shown[2] = replace(shown[2], scores={"CIDEr-D": math.nan})
-    assert chosen(shown, "CIDEr-D") == {"best": [1], "random": chosen(shown, None)["random"], ALL: [1, 0, 2]}
-    assert set(chosen(shown, None)) == {"random", ALL}
+    assert choose_views(shown, "CIDEr-D") == {
+        "best": [1],
+        "random": choose_views(shown, None)["random"],
+        ALL: [1, 0, 2],
+    }
+    assert set(choose_views(shown, None)) == {"random", ALL}
 
 
 def test_cider_finds_cider_d_and_an_unknown_score_nothing():
@@ -326,7 +330,7 @@ def test_axes_enclose_their_values_in_few_rising_steps(low, span, most, whole):
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=60))
 def test_every_length_is_counted_in_the_bin_of_its_own_number(lengths):
-    edges = edges_of(lengths, whole=True)
+    edges = bin_edges(lengths, whole=True)
     found = shares(lengths, edges)
     assert len(found) <= 40 and math.isclose(sum(found), 1)
     for left, right, share in zip(edges, edges[1:], found):
@@ -336,7 +340,7 @@ def test_every_length_is_counted_in_the_bin_of_its_own_number(lengths):
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=60))
 def test_every_score_is_counted_once(scores):
-    assert math.isclose(sum(shares(scores, edges_of(scores))), 1)
+    assert math.isclose(sum(shares(scores, bin_edges(scores))), 1)
 
 
 def test_curves_show_each_number_of_each_epoch_and_leave_out_what_is_none():

@@ -271,10 +271,11 @@ def _converted(flag: Flag, value: Any, where: str) -> Any:
         if value and all(isinstance(one, str) for one in value):
             return tuple(value) if len(value) > 1 else value[0]
         raise ClipcapError(f"{where} is {value!r:.60}, not a list of texts")
-    plain = isinstance(value, (str, int, float)) and isinstance(value, bool) == (kind is bool)
     try:
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool) != (kind is bool):
+            raise ValueError
         converted = value if kind is bool else kind(value)
-        if not plain or (kind is int and converted != float(value)) or (choices and converted not in choices):
+        if (kind is int and converted != float(value)) or (choices and converted not in choices):
             raise ValueError
     except (TypeError, ValueError) as error:
         wanted = f"one of {', '.join(choices)}" if choices else f"of type {kind.__name__}"

@@ -186,8 +186,10 @@ class Captioner:
         """Encode preprocessed images [3, R, R]: float32 [B, D]."""
         return self.encoder.encode_images(torch.stack(list(pixels)))  # [B, 3, R, R] -> [B, D]
 
-    @overload
-    def __call__(self, images: ImageLike, config: DecodeConfig | None = None, **options: Any) -> str: ...
+    @overload  # an open file is an iterable too, but of lines
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, images: ImageLike, config: DecodeConfig | None = None, **options: Any
+    ) -> str: ...
 
     @overload
     def __call__(

@@ -54,6 +54,7 @@ def place_words(counts: Counter[str], most: int = MOST_WORDS) -> list[PlacedWord
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
     if not ranked:
         return []
+    placed: list[PlacedWord] = []
     for largest in LARGEST:
         placed = _placed(ranked, largest)
         if len(placed) > 0.8 * len(ranked):

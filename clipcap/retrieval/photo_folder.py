@@ -66,7 +66,8 @@ def photo_features(folders: Sequence[str | Path], config: IndexConfig) -> Featur
     photos, out = _listed(folders), Path(config.out)
     store = _Store(out.with_name(f"{out.name}.photos"))
     index = _stored_index(out)
-    name = config.clip_model_type or (index and index.meta.encoder) or USUAL_ENCODER
+    stored = index.meta.encoder if index is not None else None
+    name = config.clip_model_type or stored or USUAL_ENCODER
     known = _known_rows(index, out) if index is not None and index.meta.encoder == name else {}
     weights = index.meta.encoder_weights_id if known and index is not None else None
     missing = [photo for photo in photos if known.get(photo.name, (None,))[0] != photo.stamp]
@@ -195,7 +196,7 @@ def _encoded(photos: list[Photo], encoder: Encoder, store: _Store) -> dict[str, 
 def _batches(photos: list[Photo], encoder: Encoder) -> Iterator[tuple[list[Photo], Tensor]]:
     threads = min(8, os.cpu_count() or 1)
     for batch in encode_images(encoder, [photo.path for photo in photos], BATCH, threads=threads):
-        for reason in batch.bad:
-            logger.warning(f"skipped {printable(reason)}")
+        for fault in batch.bad.values():
+            logger.warning(f"skipped {printable(str(fault))}")
         if batch.embeddings is not None:
             yield [photos[number] for number in batch.numbers], batch.embeddings.float().cpu()

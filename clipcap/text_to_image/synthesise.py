@@ -29,6 +29,7 @@ from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import SynthesiseConfig
 from clipcap.text_to_image.draw import Drawer
 from clipcap.text_to_image.noise import to_pixels, truncated_noise
+from clipcap.text_to_image.words import WordTable
 
 BATCH = 16  # pictures drawn at once, whoever draws them: the same batches give the same bytes
 TABLE = "captions.csv"
@@ -77,12 +78,18 @@ def synthesise(captions: str, config: SynthesiseConfig) -> Path:
     return out
 
 
+def _table(drawer: Drawer) -> WordTable:
+    """The words of a drawer's generator, which `SynthesiseConfig.drawing` has it load."""
+    assert drawer.table is not None
+    return drawer.table
+
+
 def choose_pairs(captions: str, drawer: Drawer, config: SynthesiseConfig) -> list[Pair]:
     """`config.count` captions with one class word, in an order of the seed."""
     found = read_captions(captions, config.source, 0.1, config.seed)
-    usable = drawer.table.one_word_captions([*found.train, *found.val])
+    usable = _table(drawer).one_word_captions([*found.train, *found.val])
     if not usable:
-        words = ", ".join(list(drawer.table.words)[:5])
+        words = ", ".join(list(_table(drawer).words)[:5])
         raise ClipcapError(f"{captions}: no caption holds exactly one of the generator's words, such as {words}")
     random = Random(config.seed)
     chosen: list[tuple[str, str]] = []
@@ -142,13 +149,13 @@ def _draw_batch(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig,
 def _embeddings(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig) -> Tensor:
     """What the mapping makes of each caption's class word, [B, Z]; of the sentence where the word was cut off."""
     if config.exact:
-        given = [drawer.table.words[pair.word].given for pair in batch]
+        given = [_table(drawer).words[pair.word].given for pair in batch]
         return drawer.generator.class_embeddings[given].cpu()
     tokens = drawer.text_model.tokenize([pair.source for pair in batch])
     mapped = drawer.mapping(drawer.text_model.hidden_states(tokens, drawer.mask))  # [B, T, Z]
     found = []
     for pair, rows, owners in zip(batch, mapped, tokens.words, strict=True):
-        places = [n for n, part in enumerate(pair.source.split()) if pair.word in drawer.table.words_in(part)]
+        places = [n for n, part in enumerate(pair.source.split()) if pair.word in _table(drawer).words_in(part)]
         at = torch.tensor([owner in places for owner in owners])
         at = at if at.any() else torch.tensor([owner >= 0 for owner in owners])
         found.append(rows[at].mean(0))
@@ -187,7 +194,7 @@ def _write_table(pairs: Sequence[Pair], scores: dict[int, float], drawer: Drawer
         for pair in pairs:
             score = f"{scores[pair.number]:.6f}" if pair.number in scores else ""
             picture = _picture(folder, pair).name
-            yield picture, pair.caption, pair.source, drawer.table.name(pair.word), pair.seed, score, 1
+            yield picture, pair.caption, pair.source, _table(drawer).name(pair.word), pair.seed, score, 1
 
     with open(folder / TABLE, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

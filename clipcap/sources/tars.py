@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from clipcap.errors import ClipcapError
 from clipcap.images.folders import natural_key
@@ -29,6 +29,7 @@ from clipcap.sources.tables import TABLE_SUFFIXES, read_table
 MAX_SHARDS = 1_000_000
 MAX_TABLE_BYTES = 256 * 2**20
 MAX_NAME_BYTES = 2**20  # of a name and its kin in headers of their own
+MAX_CHAINED = 16  # a long name, a long link and pax headers are three
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
@@ -192,17 +193,25 @@ class MemberPhotos(Photos):
 
 
 class _Member(tarfile.TarInfo):
-    """A header with a size that is safe: tarfile reads names of any length, and back where one is negative."""
+    """A safe header: tarfile reads names of any length, back where a size is negative, and a level deeper for each
+    header that belongs to the next one."""
+
+    chained: ClassVar[int] = 0  # headers in a row that belong to the next one
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         """Parse a header.
 
         Raises:
-            tarfile.InvalidHeaderError: its size is negative, or that of a name no file has.
+            tarfile.InvalidHeaderError: its size is negative, or that of a name no file has, or too many belong to it.
         """
         header = super().frombuf(buf, encoding, errors)
         named = header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+        cls.chained = cls.chained + 1 if named else 0
+        if cls.chained > MAX_CHAINED:
+            raise tarfile.InvalidHeaderError(  # pyright: ignore[reportAttributeAccessIssue]  # public, not in typeshed
+                f"more than {MAX_CHAINED} headers for one file"
+            )
         if header.size < 0 or (named and header.size > MAX_NAME_BYTES):
             raise tarfile.InvalidHeaderError(  # pyright: ignore[reportAttributeAccessIssue]  # public, not in typeshed
                 f"a size of {header.size:,}"
@@ -214,7 +223,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
     """The plain files in a tar."""
     _refuse_compressed(path)
     try:
-        with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+        with tarfile.open(path, "r:", tarinfo=type("Member", (_Member,), {})) as tar:  # its own count
             before = -1
             while (member := tar.next()) is not None:
                 if not before < tar.offset:  # a header may lead back to an earlier one, for ever

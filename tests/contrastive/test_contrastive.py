@@ -374,7 +374,7 @@ def test_a_pair_of_transformers_is_trained_and_resumed(photos, tmp_path):
         "vision_model": vision_tower(tmp_path / "v", "resnet"),
         "text_model": text_tower(tmp_path / "t", "distilbert"),
     }
-    trained(photos, tmp_path / "whole", epochs=2, **pair)
+    trained(photos, tmp_path / "whole", epochs=2, save_every=1, **pair)
     trained(photos, tmp_path / "parts", epochs=2, patience=0, **pair)
     for name in ("best", "last"):
         first, second = (load_encoder(f"hf:{tmp_path / part / f'clip-{name}'}", "cpu") for part in ("whole", "parts"))
@@ -391,7 +391,7 @@ def test_a_pair_of_transformers_is_trained_and_resumed(photos, tmp_path):
 
 def test_a_second_run_in_the_folder_is_refused_and_more_epochs_are_another_run(photos, tmp_path):
     first = trained(photos, tmp_path / "first", epochs=1)
-    with pytest.raises(ClipcapError, match=r"first holds a run already \(clip-000, clip-best, clip-last, metrics"):
+    with pytest.raises(ClipcapError, match=r"first holds a run already \(clip-best, clip-last, metrics"):
         trained(photos, tmp_path / "first", epochs=1)
     with pytest.raises(ClipcapError, match=r"from its weights: --clip_model_type (.*) --out_dir NEW") as error:
         trained(photos, tmp_path / "first", epochs=2, resume=True)

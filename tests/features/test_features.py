@@ -322,10 +322,10 @@ ITEM = {"image_id": "1", "caption": "A dog.", "clip_embedding": 0}
 BAD_PICKLES = {
     "not a dictionary": ([1], "found list"),
     "other keys": ({"embeddings": 1, "texts": 2}, "found 'embeddings', 'texts'"),
-    "no tensor": ({"clip_embedding": [1.0], "captions": []}, "no array of floating-point numbers"),
+    "no tensor": ({"clip_embedding": [1.0], "captions": []}, "not an array of floating-point numbers"),
     "whole numbers": (
         {"clip_embedding": torch.ones(2, 4).int(), "captions": []},
-        "no array of floating-point numbers",
+        "not an array of floating-point numbers",
     ),
     "one dimension": ({"clip_embedding": torch.rand(4), "captions": []}, r"shape \[4\], expected \[images, width\]"),
     "no rows": ({"clip_embedding": torch.rand(0, 4), "captions": []}, r"shape \[0, 4\]"),

@@ -186,7 +186,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log0", "log1")
+        if path.is_file() and path.name not in ("log0", "log1", "steps.jsonl")
     }
 
 

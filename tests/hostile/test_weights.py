@@ -135,7 +135,7 @@ def test_a_mapper_alone_goes_before_the_language_model(state, lm_folder, tmp_pat
         (["base_model.model.h.0.attn.c_attn.lora_A.weight"], "LoRA adapter"),
         (["encoder.embeddings.cls_token"], "vision encoder-decoder"),
         (["mapper.model.0.weight"], "without its config.json"),
-        (["language_model.wte.x", "clip_project.model.0.weight"], "no GPT-2 under the original's names"),
+        (["language_model.wte.x", "clip_project.model.0.weight"], "not a GPT-2 under the original's names"),
     ],
 )
 def test_captioners_of_others_are_told_apart(names, said, tmp_path):

@@ -176,7 +176,7 @@ def index(tmp_path_factory, clip_file):
 
 def test_search_prints_a_table_and_draws_the_matches(index, tmp_path, capsys):
     grid = tmp_path / "new" / "grid.png"
-    status, out, _ = run(capsys, "search", "one", "dog on the grass", "--index", index, "--k", 4, "--out", grid)
+    status, out, _ = run(capsys, "search", "one dog on the grass", "--index", index, "--k", 4, "--out", grid)
     assert status == 0
     assert out[0].split() == ["rank", "score", "image", "caption", "path"]
     assert [line.split()[0] for line in out[1:5]] == ["1", "2", "3", "4"]

@@ -111,7 +111,7 @@ class Reader:
 
     def stand_ins(self, words):
         """Flags that a command gets: the encoder and the language model, where it would load the published ones."""
-        if words[:2] == ["parse", "texts"]:
+        if words[:2] in (["parse", "texts"], ["index", "photos"]):
             return {"--clip_model_type": self.clip}
         if "parse" in words or words[0].startswith("parse/"):
             return {"--clip_model_type": self.clip, "--lm": self.lm}

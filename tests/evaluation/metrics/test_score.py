@@ -260,7 +260,7 @@ def test_characters_are_tokens_in_scripts_without_blanks():
     scores = score(["一只狗在跑", "两只猫"], [["一只狗在草地上跑"], ["两只猫"]], characters=True)
     assert scores.corpus["BLEU-1"] == pytest.approx(math.exp(1 - 11 / 8))
     assert "tokens: single characters" in scores.notes
-    assert "METEOR skipped: it knows English words only" in scores.notes
+    assert "METEOR skipped: it supports English words only" in scores.notes
 
 
 # Reports what is missing

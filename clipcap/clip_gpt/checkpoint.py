@@ -8,13 +8,11 @@ whose tokenizer has the four marks, and nothing besides.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -25,21 +23,19 @@ from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import MARKS, STOPPED, Layout
 from clipcap.errors import ClipcapError
 from clipcap.models.checkpoint import (
-    CARD,
     CONFIG,
     FORMAT_VERSION,
     TOKENIZER,
-    WEIGHTS,
     checked_options,
     find_checkpoint,
     read_weights,
+    write_files,
 )
 from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository
-from clipcap.runtime.json_text import to_json
 from clipcap.runtime.text import one_line
 
 MADE_BY = "a folder made by `clipcap train-clip-gpt`"
@@ -57,17 +53,8 @@ class LoadedClipGPT(NamedTuple):
 
 def write_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
     """Write the files of a checkpoint into an existing folder; `note` goes into its card."""
-    config = model.config
-    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
-    content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
-    content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
-    content |= {CLIP_GPT: asdict(config)}
-    if config.stores_lm:
-        content["lm_config"] = model.lm.config.to_dict()
+    write_files(folder, model, CLIP_GPT, stored_state(model), _card(model.config, note))
     tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(config, note), encoding="utf-8")
 
 
 def save_clip_gpt(model: ClipGPT, tokenizer: Tokenizer, folder: str | Path) -> Path:

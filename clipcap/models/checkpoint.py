@@ -7,6 +7,7 @@ its weights where it was tuned. Writing is atomic: a reader finds the old checkp
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
 from clipcap.errors import ClipcapError
+from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
@@ -77,17 +79,30 @@ def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path,
 def write_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> None:
     """Write the files of a native checkpoint into an existing folder."""
     config = model.config
-    save_file({k: v.detach().cpu().contiguous() for k, v in stored_state(model).items()}, folder / WEIGHTS)
+    write_files(folder, model, "model", stored_state(model), model_card(model, note))
+    if config.stores_lm or is_local(config.lm) or is_gguf(config.lm):
+        tokenizer.save_pretrained(folder / TOKENIZER)
+
+
+def write_files(folder: Path, model: PrefixLM, key: str, state: Mapping[str, torch.Tensor], card: str) -> None:
+    """Write what the checkpoints of all models with a prefix have alike: weights, `config.json` and the card.
+
+    Args:
+        folder: exists.
+        model: of which `config.json` describes the sizes, and the language model where it is stored.
+        key: of the model's configuration in `config.json`.
+        state: the tensors to store.
+        card: text of the model card.
+    """
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
     content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
-    content |= {"model": asdict(config)}
-    if config.stores_lm:
+    content |= {key: asdict(model.config)}
+    if model.config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
-    if config.stores_lm or is_local(config.lm) or is_gguf(config.lm):
-        tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / CONFIG).write_text(to_json(content, indent=2, default=str) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(model_card(model, note), encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:

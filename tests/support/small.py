@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
 from clipcap.training.config import TrainConfig
+from clipcap.training.loop import Loop
 
 DIM = 32
 META = FeatureMeta(encoder="tiny-clip", encoder_weights_id="0011223344556677")
@@ -75,3 +76,16 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def metrics(out_dir: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupt_after(monkeypatch, steps: int) -> None:
+    """A Ctrl-C before the optimiser step that follows so many."""
+    step, taken = Loop._step, []
+
+    def stopping(self, window):
+        taken.append(1)
+        if len(taken) > steps:
+            raise KeyboardInterrupt
+        return step(self, window)
+
+    monkeypatch.setattr(Loop, "_step", stopping)

@@ -9,14 +9,13 @@ import torch
 from accelerate import Accelerator
 from conftest import CAPTIONS
 from support.launched import torchrun
-from support.small import feature_file, flags, metrics, options, run, same, weights
+from support.small import feature_file, flags, interrupt_after, metrics, options, run, same, weights
 
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.features.files import read_features
 from clipcap.models.base import IGNORE
-from clipcap.training import loop
 from clipcap.training.config import ObjectiveConfig
 from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.objective import Steps
@@ -141,15 +140,7 @@ def test_retrieval_rewards_the_caption_that_finds_its_image():
 @pytest.mark.parametrize("tune", ["full", "none"])
 def test_a_resumed_run_equals_an_unbroken_one(data, started, lm_folder, tmp_path, tune, monkeypatch):
     whole = run(data, lm_folder, tmp_path / "whole", **chosen(data, started, tune=tune))
-    step, taken = loop.Loop._step, []
-
-    def stopping(self, window):
-        taken.append(1)
-        if len(taken) > 4:
-            raise KeyboardInterrupt
-        return step(self, window)
-
-    monkeypatch.setattr(loop.Loop, "_step", stopping)
+    interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         run(data, lm_folder, tmp_path / "broken", **chosen(data, started, tune=tune, save_steps=1))
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CAPTIONS
-from support.small import META, feature_file, run, same, weights
+from support.small import META, feature_file, interrupt_after, run, same, weights
 from torch.nn import functional as F
 
 from clipcap.captioning.captioner import Captioner
@@ -15,7 +15,6 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content
 from clipcap.features.files import read_features, write_parts
 from clipcap.models.base import IGNORE
-from clipcap.training import loop
 from clipcap.training.config import CaptionerFeaturesConfig
 from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.objective import Steps
@@ -117,15 +116,7 @@ def test_captioned_photos_train_beside_texts_as_they_are(texts, tokenizer, tmp_p
 def test_a_resumed_run_equals_an_unbroken_one(texts, lm_folder, tmp_path, tune, monkeypatch):
     chosen = {"objective": "text", "noise": "0.1", "tune": tune, "bs": 6}
     whole = run(texts, lm_folder, tmp_path / "whole", **chosen)
-    step, taken = loop.Loop._step, []
-
-    def stopping(self, window):
-        taken.append(1)
-        if len(taken) > 4:
-            raise KeyboardInterrupt
-        return step(self, window)
-
-    monkeypatch.setattr(loop.Loop, "_step", stopping)
+    interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         run(texts, lm_folder, tmp_path / "broken", save_steps=1, **chosen)
     monkeypatch.undo()

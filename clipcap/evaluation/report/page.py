@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from clipcap.evaluation.report.content import Pictured, Run
+from clipcap.evaluation.report.content import Pictured, Run, Versus
 from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, choose_views, score_named, toolbar
 from clipcap.evaluation.report.summary import distributions, facts, scores, training, words
+from clipcap.evaluation.report.verdict import verdicts
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.html import Markup, join, phrase, tag, text
 
@@ -18,7 +19,12 @@ _HERE = Path(__file__).parent
 
 
 def write_report(
-    path: Path, title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str = "CIDEr"
+    path: Path,
+    title: str,
+    runs: Sequence[Run],
+    pictures: Sequence[Pictured],
+    by: str = "CIDEr",
+    versus: Sequence[Versus] = (),
 ) -> Path:
     """Write a report: scores, training, distributions, and a gallery that can be filtered.
 
@@ -31,12 +37,13 @@ def write_report(
         runs: evaluations to set side by side, the most important first.
         pictures: all images that were captioned.
         by: name of the score of the first run that sorts the gallery; CIDEr finds CIDEr-D.
+        versus: the first run against each of the others; the page begins with it.
     Returns:
         the path.
     Raises:
         ClipcapError: the file cannot be written.
     """
-    return _write(Path(path), _page(title, runs, pictures, score_named(pictures, by)))
+    return _write(Path(path), _page(title, runs, pictures, score_named(pictures, by), versus))
 
 
 def write_curves_page(path: Path, title: str, run: Run) -> Path:
@@ -53,8 +60,11 @@ def _write(path: Path, page: str) -> Path:
     return path
 
 
-def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> str:
+def _page(
+    title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None, versus: Sequence[Versus] = ()
+) -> str:
     parts = {
+        "Verdict": verdicts(runs, versus),
         "Scores": scores(runs),
         "Training": training(runs),
         "Distributions": distributions(runs, pictures, by),
@@ -104,12 +114,16 @@ def _gallery(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) 
     if not pictures:
         return tag("p", "No pictures.", class_="quiet")
     shown = len(views[ALL])
-    selection = f"All {shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
+    selection = f"{shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
     if shown < len(pictures):
         kinds = f"the {SHOWN} best and worst by {by}, and " if by else ""
         selection += f": {kinds}{SHOWN} drawn at random from all"
     elif by:
-        selection += f", by {by}" + (f" of {runs[0].name}" if len(runs) > 1 else "")
+        selection += f", sorted by {by}" + (f" of {runs[0].name}, or by its lead" if len(runs) > 1 else "")
     return join(
-        [tag("p", phrase("span", selection), ".", class_="quiet"), toolbar(views), cards(runs, pictures, views, by)]
+        [
+            tag("p", phrase("span", selection), ".", class_="quiet"),
+            toolbar(views, runs),
+            cards(runs, pictures, views, by),
+        ]
     )

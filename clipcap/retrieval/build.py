@@ -41,7 +41,7 @@ from clipcap.retrieval.faiss_index import (
 )
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
-from clipcap.retrieval.photo_folder import forget_encoded, is_photo_folder, photo_features, write_state
+from clipcap.retrieval.photo_folder import STATE, forget_encoded, is_photo_folder, photo_features, write_state
 from clipcap.runtime.files import current_path, replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
@@ -115,6 +115,11 @@ def _check_place(out: Path, append: bool) -> None:
     place = current_path(out)
     if append and not (place / CONFIG).exists():
         raise ClipcapError(f"--out {out}: is not an index to add to: leave out --append to make one")
+    if append and (place / STATE).exists():
+        raise ClipcapError(
+            f"--out {out}: is an index of photos, and its next update would remove what --append adds: put photos "
+            "into its folders, or index the features apart"
+        )
     if place.is_file():
         raise ClipcapError(f"--out {out}: is a file: an index is a folder")
     if place.is_dir() and any(place.iterdir()) and not (place / CONFIG).exists():

@@ -144,6 +144,8 @@ class ArrayFile:
     facts: Mapping[str, Any]
 
 
+# Not `.npy`: a cache is one file of several arrays, whose lengths are known only when they are written; it appears
+# whole or not at all. The index of retrieval/parts.py is a folder that others read too: there it is `.npy`.
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, Any, Iterable[np.ndarray]]], facts: Mapping) -> None:
     """Write arrays one after the other, their blocks as they come: (name, dtype, blocks). Their index comes last.
 

@@ -31,6 +31,7 @@ from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.given import Given
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
@@ -230,8 +231,7 @@ class Captioner:
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
         batches = (
-            EncodedImages(list(part), self._embeddings(images[part.start : part.stop], config, part))
-            for part in parts
+            EncodedImages(list(part), self._read(images[part.start : part.stop], config, part)) for part in parts
         )
         return [
             captions for _, found in self.caption_batches(batches, config, images.__getitem__) for captions in found
@@ -253,9 +253,9 @@ class Captioner:
             each batch with its captions.
         """
 
-        def write(embeddings: Tensor, numbers: Sequence[int]) -> list[list[Caption]]:
+        def write(given: Given, numbers: Sequence[int]) -> list[list[Caption]]:
             pictures = [picture(number) for number in numbers] if picture else None
-            return self.caption_embeddings(embeddings, config, numbers, pictures)
+            return self.caption_embeddings(given, config, numbers, pictures)
 
         return caption_batches(write, batches)
 
@@ -277,8 +277,8 @@ class Captioner:
         """
         return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
 
-    def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
-        """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
+    def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
+        """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
@@ -294,7 +294,7 @@ class Captioner:
             if encoded.bad or encoded.embeddings is None:
                 raise next(iter(encoded.bad.values()))
             given |= dict(zip(rest, encoded.embeddings))
-        return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
+        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
         """An embedding [D], or [1, D], as a tensor [D]."""
@@ -315,7 +315,7 @@ class Captioner:
 
     def caption_embeddings(
         self,
-        embeddings: Tensor,
+        given: Given | Tensor,
         config: DecodeConfig,
         numbers: Sequence[int] | None = None,
         pictures: Sequence[Any] | None = None,
@@ -323,7 +323,7 @@ class Captioner:
         """Captions for one batch of images, best first.
 
         Args:
-            embeddings: [B, D].
+            given: of B images; a tensor is their embeddings [B, D].
             config: how to decode.
             numbers: B, of the images in the run, as `decode` takes them.
             pictures: B, the images themselves, for a second encoder that orders the captions.
@@ -331,18 +331,19 @@ class Captioner:
             ClipcapError: the captions do not fit the language model, or a picture is needed and cannot be read.
         """
         config = config.resolved()
-        embeddings = embeddings.to(self.device, torch.float32)
+        given = Given.of(given).to(self.device)
+        given = replace(given, vectors=given.vectors.float())
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
-        self._prepare(len(embeddings), config)
-        found = self._decode(embeddings, config, numbers)
+        self._prepare(len(given), config)
+        found = self._decode(given, config, numbers)
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
-            judge, seen = self._seen_by_judge(embeddings, pictures, config)
+            judge, seen = self._seen_by_judge(given.vectors, pictures, config)
             found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
         return found
 
@@ -357,12 +358,12 @@ class Captioner:
     def _packable(self) -> bool:
         return not self._rounded and packable(self.model.lm)
 
-    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return decode(self.model, self.tokenizer, self._remembered(embeddings), config, numbers)
+    def _decode(self, given: Given, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return decode(self.model, self.tokenizer, self._remembered(given), config, numbers)
 
-    def _remembered(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [B, D] as the memory of texts gives them, where there is one."""
-        return embeddings if self.memory is None else self.memory.project(embeddings)
+    def _remembered(self, given: Given) -> Given:
+        """What is given, with vectors as the memory of texts gives them, where there is one."""
+        return given if self.memory is None else replace(given, vectors=self.memory.project(given.vectors))
 
     def _seen_by_judge(
         self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
@@ -392,10 +393,10 @@ class Captioner:
         return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
 
     @torch.inference_mode()
-    def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+    def explain(self, image: ImageLike | Tensor | Given, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
-        embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        whole = self.model.prefix(self._remembered(embedding))[0]  # [before + P + after, E]
+        given = image if isinstance(image, Given) else self._read([image], DecodeConfig(), [0])  # of one image
+        whole = self.model.prefix(self._remembered(given.to(self.device)))[0]  # [before + P + after, E]
         prefix = torch.nn.functional.normalize(whole[self.model.image_span], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]

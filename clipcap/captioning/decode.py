@@ -19,6 +19,7 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
+from clipcap.models.given import Given
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
 
 
@@ -41,7 +42,7 @@ class Caption:
 def decode(
     model: PrefixLM,
     tokenizer: Tokenizer,
-    clip_embedding: Tensor,
+    given: Given | Tensor,
     config: DecodeConfig,
     numbers: Sequence[int] | None = None,
 ) -> list[list[Caption]]:
@@ -50,7 +51,7 @@ def decode(
     Args:
         model: in evaluation mode.
         tokenizer: of the model's language model.
-        clip_embedding: [N, D].
+        given: of N images; a tensor is their CLIP embeddings [N, D].
         config: how to decode.
         numbers: N, of the images in the whole run (default: 0, 1, …), so that samples do not depend on how images
             are batched.
@@ -59,7 +60,7 @@ def decode(
     Raises:
         ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is not one token.
     """
-    return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
+    return continue_prefix(model, tokenizer, model.prefix(given), config, numbers)
 
 
 @torch.inference_mode()

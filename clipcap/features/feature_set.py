@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.models.given import Given
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
@@ -169,6 +170,10 @@ class Features:
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
             raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
         return self.embeddings[torch.as_tensor(wanted, dtype=torch.int64)].float()
+
+    def given(self, index: Index) -> Given:
+        """What captions of these B rows are conditioned on; only these are read."""
+        return Given(self.rows(index))
 
     def captions_of(self, row: int) -> list[str]:
         """The captions of one row, in the file's order."""

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import PrefixConfig
+from clipcap.models.given import Given
 from clipcap.models.kernels.fused_activation import fuse_activations
 from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
 
@@ -41,8 +42,8 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
         self._head_is_plain = head_is_plain(self.lm)
 
     @abstractmethod
-    def prefix(self, clip_embedding: Tensor) -> Tensor:
-        """CLIP embeddings [B, D] → the language-model inputs before a caption, [B, P, E].
+    def prefix(self, given: Given | Tensor) -> Tensor:
+        """What is given of B images, or their CLIP embeddings [B, D] alone → the inputs before a caption, [B, P, E].
 
         Raises:
             ClipcapError: D is not the width this model was built for.

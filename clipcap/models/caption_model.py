@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
+from clipcap.models.given import Given
 from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing
@@ -44,20 +45,21 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                 )
         self.mapper = make_mapper(config, embed_dim)
 
-    def prefix(self, clip_embedding: Tensor) -> Tensor:
+    def prefix(self, given: Given | Tensor) -> Tensor:
         """Map CLIP embeddings to language-model inputs.
 
         Args:
-            clip_embedding: [B, D] as stored in the feature file.
+            given: of B images; a tensor is their vectors [B, D] as stored in the feature file.
         Returns:
             prefix [B, P, E]; with the template's text around it [B, before + P + after, E].
         Raises:
             ClipcapError: D is not the width the mapper was built for.
         """
-        self._check_width(clip_embedding)
+        vectors = Given.of(given).vectors
+        self._check_width(vectors)
         if self.config.normalize_prefix:
-            clip_embedding = clip_embedding / clip_embedding.norm(dim=-1, keepdim=True)
-        mapped = self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
+            vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+        mapped = self.mapper(vectors)  # [B, D] -> [B, P, E]
         if not (self.config.before or self.config.after):
             return mapped
         before, after = (
@@ -82,21 +84,21 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         return self.config.ends
 
     @torch.no_grad()
-    def match_norms(self, clip_embedding: Tensor) -> None:
+    def match_norms(self, given: Given | Tensor) -> None:
         """Scale what the mapper ends in, so that its outputs are as long as token embeddings on average.
 
         Args:
-            clip_embedding: of some images, [N, D].
+            given: of some images.
         """
         wanted = self.token_embeddings.weight.norm(dim=-1).mean()
         device = self.token_embeddings.weight.device
-        found = self.prefix(clip_embedding.to(device))[:, self.image_span].norm(dim=-1).mean()
+        found = self.prefix(Given.of(given).to(device))[:, self.image_span].norm(dim=-1).mean()
         for parameter in self.mapper.output_parameters():
             parameter.mul_(wanted / found)
 
     def forward(
         self,
-        clip_embedding: Tensor,
+        given: Given | Tensor,
         input_ids: Tensor,
         labels: Tensor | None = None,
         positions: Tensor | None = None,
@@ -107,7 +109,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         Captions are padded on the right, so that no caption token can see padding and no mask is needed.
 
         Args:
-            clip_embedding: [B, D].
+            given: of B rows; a tensor is their CLIP embeddings [B, D].
             input_ids: [B, T], padded with any id.
             labels: [B, T], the tokens to predict; `IGNORE` where a position does not count.
             positions: [B, T], each token's place in its caption, where rows hold several captions of their image end
@@ -117,7 +119,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             logits [B, T, V], position t predicting token t; or the cross-entropy summed over label tokens, a
             scalar in float32: divide by the number of label tokens of the whole (global) batch.
         """
-        prefix = self.prefix(clip_embedding)  # [B, P, E]
+        prefix = self.prefix(given)  # [B, P, E]
         if labels is None:
             inputs_embeds = torch.cat([prefix, self.embed_tokens(input_ids)], dim=1)  # [B, P+T, E]
             logits = self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits  # [B, P+T, V]

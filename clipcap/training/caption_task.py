@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.config import DecodeConfig
@@ -17,6 +16,7 @@ from clipcap.features.feature_set import Features
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_state, read_weights, stored_state, write_checkpoint
+from clipcap.models.given import Given
 from clipcap.models.kernels.compile import compile_loss
 from clipcap.models.language_model import max_positions
 from clipcap.training.accelerator import sum_over_processes
@@ -93,9 +93,9 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def culprits(self, batch: Batch) -> list[str]:
         """Images of a batch whose own loss is not finite; none where that is so of all, though their features are."""
         inputs = batch.inputs(self.accelerator.device)
-        rows = range(len(batch.clip_embedding))
+        rows, finite = range(len(batch.given)), batch.given.isfinite()
         bad = [r for r in rows if not self.model(**{k: v[r : r + 1] for k, v in inputs.items()}).isfinite()]
-        bad_features = [r for r in bad if not batch.clip_embedding[r].isfinite().all()]
+        bad_features = [r for r in bad if not finite[r]]
         ids = dict(zip(batch.row_of.tolist(), self.images(batch)))
         if bad_features:
             return [f"image {ids[r]} (its features are not finite)" for r in bad_features]
@@ -126,9 +126,9 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         loss, weight = sum_over_processes(self.accelerator, loss, weight)
         return {"val_loss": loss / max(weight, 1), **self.caption_held_out(recipe=self.recipe)}
 
-    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
-        """Captions of CLIP embeddings [N, D]."""
-        return decode(self.model, self.tokenizer, clip_embedding, how)
+    def decode(self, given: Given, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of what is given of N images."""
+        return decode(self.model, self.tokenizer, given, how)
 
     def write(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """The files of a native checkpoint."""

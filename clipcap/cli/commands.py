@@ -193,7 +193,7 @@ COMMANDS = (
         "fit", "photos and captions → an evaluated captioner", "clipcap.cli.fit:fit", "fit:FitConfig",
         (argument("data", metavar="PHOTOS_AND_CAPTIONS", help="what `clipcap parse custom` takes"),),
         group="train",
-        description="Photos and captions → parse, train, evaluate, with flags chosen by what is there. The same "
+        description="Photos and captions → parse, train, evaluate, with flags chosen for the data. The same "
         "command continues an interrupted one.",
     ),
     Command(

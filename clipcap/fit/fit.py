@@ -34,7 +34,7 @@ NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it contin
 
 @dataclass(frozen=True)
 class Data:
-    """What is there to learn from."""
+    """What the data set offers to learn from."""
 
     train_images: int
     val_images: int
@@ -134,7 +134,7 @@ def _check_plan(out: Path, data: str, config: FitConfig) -> None:
             )
         return
     if out.exists() and any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
-        raise ClipcapError(f"--out {out}: is there and holds no run of `clipcap fit`: choose another folder")
+        raise ClipcapError(f"--out {out}: exists and holds no run of `clipcap fit`: choose another folder")
     with writing(path):
         out.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:

@@ -291,7 +291,7 @@ class ObjectiveConfig(Options, group="training"):
         held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
         if self.objective == "reward" and not held:
             raise ClipcapError(
-                f"--reward {self.reward} alone teaches captions that please the encoder and are no sentences: "
+                f"--reward {self.reward} alone teaches captions that please the encoder and are not sentences: "
                 f"take --reward cider+clip, or hold it by --xe_weight 0.1 (or pass --force_clip_reward)"
             )
         if self.noise != "auto":

@@ -106,7 +106,7 @@ MEASURED = 256  # images by which --match_norms measures the mapper
 
 
 def _text_around(lm: PreTrainedModel, tokenizer: Tokenizer, template: Template, recipe: Recipe) -> LmText:
-    """What stands around the image's positions; captions are taught to end as the template's turns do."""
+    """The text around the image's positions; captions are taught to end as the template's turns do."""
     if recipe == "reference":
         if template != "none":
             raise ClipcapError(f"--template {template}: the original has none: leave it out, or --recipe reference")

@@ -143,7 +143,7 @@ class Bench:
         self.model = ClipCaptionModel(ModelConfig(**case.model), deepcopy(lm)).to(self.device).train()
         self.data = CaptionDataset(features, tokenizer, 900, share_prefix=True)
         self.reference = CaptionDataset(features, tokenizer, 900, reference=True)
-        self.optimizer = make_optimizer(trained_parameters(self.model, lr=2e-5), weight_decay=0.0)
+        self.optimizer = make_optimizer(trained_parameters(self.model, 2e-5), weight_decay=0.0)
         self.baseline = PlainTraining(self.reference, self.model.mapper, lm, tuned=self.model.config.tune == "full")
         if how.gradient_checkpointing:
             checkpoint_layers(self.model.lm)

@@ -49,7 +49,7 @@ class CaptionService:
         self._max_pixels = max_pixels
         self._turn = turn
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
-        self.longest = max_positions(captioner.model.lm) - captioner.model.prefix_positions
+        self.longest = max_positions(captioner.model.lm) - captioner.model.longest_prefix
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
         """Captions of a photo, best first.

@@ -60,7 +60,7 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     def caption_limit(self) -> int:
         """Longest caption in tokens, its end-of-text included."""
-        room = max_positions(self.model.lm) - self.model.prefix_positions
+        room = max_positions(self.model.lm) - self.model.longest_prefix
         return min(room, self.config.max_tokens or room)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         if self.val is None or not self._shown:
             return {}
         rows = [row for row, _ in self._shown]
-        room = max_positions(self.model.lm) - self.model.prefix_positions
+        room = max_positions(self.model.lm) - self.model.longest_prefix
         greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
         mine = range(self.parts.rank, len(rows), self.parts.world)
         found = []

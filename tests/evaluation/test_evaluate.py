@@ -294,7 +294,7 @@ def test_objects_that_no_reference_names_are_counted(capsys, references, tmp_pat
     (tmp_path / "objects.txt").write_text("apple\negg\nsoup\npizza\nfork\n")
     captions = results(tmp_path / "p.json", GOOD | {"1": "an egg and a fork"})
     words = ["--predictions", captions, "--references", references, "--no_java", "--out", tmp_path / "e"]
-    status, lines, _ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
+    status, *_ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert status == 0 and metrics["corpus"]["CHAIRi"]["value"] == pytest.approx(1 / 5)
     assert metrics["corpus"]["CHAIRs"]["value"] == pytest.approx(1 / 4)

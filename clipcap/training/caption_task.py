@@ -25,7 +25,7 @@ from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
 from clipcap.training.objective import CrossEntropy, Objective, Steps
 from clipcap.training.optimizer import trained_parameters
-from clipcap.training.rates import choose_rates
+from clipcap.training.recipe import Start, choose_rates
 
 
 class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
@@ -33,7 +33,7 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     Args:
         objective: what is learnt, made of the run's steps (default: cross-entropy).
-        warm: the model was trained before.
+        start: what the run starts from, which decides the rates that are not given (default: a new captioner).
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         val: Features | None,
         accelerator: Accelerator,
         objective: Callable[[Steps], Objective] = CrossEntropy,
-        warm: bool = False,
+        start: Start | None = None,
     ):
-        self.rates = choose_rates(config, model, warm, loop.recipe)
+        self.rates = choose_rates(config, start or Start.of_model(model, warm=False), loop.recipe)
         self.recipe = loop.recipe
         reference = loop.recipe == "reference"
         share = config.share_prefix and not reference

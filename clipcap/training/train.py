@@ -32,6 +32,7 @@ from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
 from clipcap.training.prepare import prepare, reward_objective
+from clipcap.training.recipe import Start, with_length
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -60,11 +61,15 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     set_seed(loop.seed)
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
+    start = Start.of_model(model, warm=config.model.weights_dir is not None)
+    config, length = with_length(config, len(features.captions), start, accelerator.num_processes)
+    loop = config.loop
     if config.learning.objective == "reward":
         objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
-    warm = config.model.weights_dir is not None
-    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, warm)
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, start)
     logger.info(task.describe())
+    if length:
+        logger.info(length)
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())
     try:

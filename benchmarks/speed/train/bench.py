@@ -195,7 +195,7 @@ class Bench:
         for captions in steps:
             batch = self.data.batch(captions)
             lengths = self.data.lengths[batch.captions]
-            rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.clip_embedding))]
+            rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.given.vectors))]
             flops += step_flops(config, gpt2, rows)
             traffic += step_bytes(config, gpt2, rows)
         count = sum(map(len, steps))

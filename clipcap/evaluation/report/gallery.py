@@ -114,17 +114,20 @@ def _score(one: Pictured, by: str | None) -> Markup:
 
 
 def _picture(one: Pictured) -> Markup:
-    """An upright thumbnail, or the reason why the picture is missing."""
     caption = next(iter(one.captions.values()), "")
-    alt = caption if caption.strip() else f"picture {one.image_id}, no caption"
+    return picture(one.image_id, one.image, caption if caption.strip() else f"picture {one.image_id}, no caption")
+
+
+def picture(image_id: str, image: Path | None, alt: str) -> Markup:
+    """An upright thumbnail, or the reason why the picture is missing."""
     try:
-        if one.image is None:
-            raise ImageError(one.image_id, "not at hand")
-        data, width, height = thumbnail(one.image)
+        if image is None:
+            raise ImageError(image_id, "not at hand")
+        data, width, height = thumbnail(image)
     except ImageError as error:
         reason = [
-            phrase("b", one.image_id),
-            tag("span", f"picture {error.reason}" if one.image is None else error.reason),
+            phrase("b", image_id),
+            tag("span", f"picture {error.reason}" if image is None else error.reason),
         ]
         return tag("div", *reason, class_="missing")
     source = f"data:image/jpeg;base64,{data}"

@@ -43,16 +43,17 @@ def write_report(
     Raises:
         ClipcapError: the file cannot be written.
     """
-    return _write(Path(path), _page(title, runs, pictures, score_named(pictures, by), versus))
+    return write_page(Path(path), _page(title, runs, pictures, score_named(pictures, by), versus))
 
 
 def write_curves_page(path: Path, title: str, run: Run) -> Path:
     """Write a page with the curves of a run's epochs alone; else as `write_report`."""
     curves = training([run]) or tag("p", "No epoch is finished.", class_="quiet")
-    return _write(path, _filled(title, "", [run], {"Training": curves}))
+    return write_page(path, filled_page(title, "", [run], {"Training": curves}))
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
+    """Write a finished page; an existing file is replaced atomically."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:
@@ -71,10 +72,10 @@ def _page(
         "Words": words(runs, pictures),
         "Pictures": _gallery(runs, pictures, by),
     }
-    return _filled(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})
+    return filled_page(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})
 
 
-def _filled(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Markup]) -> str:
+def filled_page(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Markup]) -> str:
     """The page's template with these sections."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     links = (tag("li", tag("a", name, href=f"#{name.lower()}")) for name in parts)

@@ -177,7 +177,7 @@ def training(runs: Sequence[Run]) -> Markup:
         if lines:
             summary = _extremes(lines, "lowest" if names is losses else "highest")
             drawn = line_chart(f"{title} by epoch: {summary}", lines, "epoch", names[0] in _SHARES)
-            figures.append(_figure(title, lines, drawn, summary))
+            figures.append(figure(title, lines, drawn, summary))
     return tag("div", *figures, class_="charts") if figures else Markup()
 
 
@@ -232,7 +232,7 @@ def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     drawn = histogram(
         f"Share of captions by number of words. {summary}", edges, series, "words per caption", whole=True
     )
-    return _figure("Length of captions", series, drawn, summary)
+    return figure("Length of captions", series, drawn, summary)
 
 
 def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
@@ -240,16 +240,18 @@ def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     sets = {"references": [caption for one in pictures for caption in one.references]}
     if runs:
         sets[runs[0].name] = [one.captions[runs[0].name] for one in pictures if runs[0].name in one.captions]
-    figures = []
-    for name, texts in sets.items():
-        counts = count_words(texts)
-        placed = place_words(counts, _CLOUD_WORDS)
-        if placed:
-            summary = (
-                f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
-            )
-            figures.append(_figure(f"Words of {name}", [], _cloud(placed, summary), summary))
+    figures = [drawn for name, texts in sets.items() if (drawn := words_figure(name, texts))]
     return tag("div", *figures, class_="charts") if figures else Markup()
+
+
+def words_figure(name: str, texts: Sequence[str]) -> Markup:
+    """The word cloud of texts; empty without words."""
+    counts = count_words(texts)
+    placed = place_words(counts, _CLOUD_WORDS)
+    if not placed:
+        return Markup()
+    summary = f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
+    return figure(f"Words of {name}", [], _cloud(placed, summary), summary)
 
 
 def _cloud(placed: Sequence[PlacedWord], summary: str) -> Markup:
@@ -279,7 +281,7 @@ def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | N
     )
     mark = next(iter(means.values())) if alone else None
     drawn = histogram(f"Share of images by {by}: {summary}", edges, series, f"{by} of an image", mark=mark)
-    return _figure(f"{by} of each image", series, drawn, summary)
+    return figure(f"{by} of each image", series, drawn, summary)
 
 
 def _score_of(one: Pictured, run: str, by: str | None) -> float | None:
@@ -288,6 +290,7 @@ def _score_of(one: Pictured, run: str, by: str | None) -> float | None:
     return None if by is None else scores.get(by)
 
 
-def _figure(title: str, series: Sequence[Line | Bars], drawn: Markup, summary: str) -> Markup:
+def figure(title: str, series: Sequence[Line | Bars], drawn: Markup, summary: str) -> Markup:
+    """A drawing with its title, a legend of several series, and a summary."""
     key = legend(series) if len(series) > 1 else ""
     return tag("figure", phrase("h3", title), drawn, key, phrase("figcaption", summary))

@@ -21,6 +21,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_e
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
+from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
@@ -28,6 +29,7 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -35,6 +37,7 @@ from clipcap.models.given import Given
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
+from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
@@ -72,6 +75,7 @@ class Captioner:
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
         self.memory: TextMemory | None = None  # images are projected on, where there is one
+        self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
         self._images = 0  # captioned so far
 
     @classmethod
@@ -275,7 +279,12 @@ class Captioner:
             batch_size: rows decoded together.
             numbers: R, of their images in the run, on which samples depend (default: 0, 1, …).
         """
-        return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
+        row_of = dict(zip(range(len(rows)) if numbers is None else numbers, rows))
+        return self.caption_batches(
+            stored_embeddings(features, rows, batch_size, numbers),
+            config,
+            lambda number: features.image_paths[row_of[number]],
+        )
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
@@ -339,7 +348,14 @@ class Captioner:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(given), config)
+        upright = config.recipe != "reference"
+        given, retrieved = with_prompts(
+            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, upright, "retrieve_with")
+        )
         found = self._decode(given, config, numbers)
+        found = [
+            [replace(c, retrieved=of) for c in captions] if of else captions for captions, of in zip(found, retrieved)
+        ]
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
@@ -372,12 +388,16 @@ class Captioner:
         judge = self.judge(config.score_with)
         if config.score_with is None:
             return judge, embeddings
+        return judge, self._seen_by(judge, pictures, config.recipe != "reference", "score_with")
+
+    def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
+        """The pictures themselves as a second encoder sees them, [B, D]."""
         if pictures is None or not all(map(_is_image, pictures)):
             raise ClipcapError(
-                f"--score_with {config.score_with} looks at the photos themselves, and here are none: pass photos, "
+                f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
             )
-        return judge, embed_pictures(judge, pictures, upright=config.recipe != "reference")
+        return embed_pictures(encoder, pictures, upright=upright)
 
     def rerank(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
         """Order captions by the cosine of their text embedding and the image's; sets `clip_score`.
@@ -468,6 +488,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
     )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
+    stored = cast(ModelConfig, captioner.model.config)
+    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

@@ -22,6 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.given import Given
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
+from clipcap.prompts.datastore import Retrieved
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Caption:
     """One decoded caption.
 
     `score` ranks it (average log-probability at the search's temperature); `logprob` is the mean log-probability
-    per token at temperature 1.
+    per token at temperature 1. `retrieved` is what its prompt was made of.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Caption:
     score: float
     logprob: float
     clip_score: float | None = None
+    retrieved: tuple[Retrieved, ...] = ()
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig, Template, Tune
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
+from clipcap.prompts.config import PromptConfig
 
 LONGEST_WARMUP = 5000  # steps, the original's
 
@@ -314,6 +315,7 @@ class TrainConfig(FeatureTrainConfig):
 
     features: CaptionerFeaturesConfig = part(CaptionerFeaturesConfig)
     learning: ObjectiveConfig = part(ObjectiveConfig)
+    prompting: PromptConfig = part(PromptConfig)
     model: InitialCaptionerConfig = part(InitialCaptionerConfig)
     task: CaptionerTaskConfig = part(CaptionerTaskConfig)
     loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

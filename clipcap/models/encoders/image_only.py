@@ -14,7 +14,9 @@ from transformers import PretrainedConfig
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
-from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part
+from clipcap.models.encoders.layer_outputs import trunk_map
+from clipcap.models.encoders.token_spec import ImageMap
+from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part, hidden_map
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.safe_load.weights import read_weights_file
 from clipcap.runtime.text import one_line
@@ -95,7 +97,14 @@ class HFImageEncoder(ImageOnlyEncoder):
         return self._run(self._embed, pixels.to(self.device))
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        output = self.network(pixel_values=pixels)
+        return self._vector(self.network(pixel_values=pixels))
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        output = self.network(pixel_values=pixels, output_hidden_states=layer != -1)
+        return hidden_map(self, output, self._vector(output), pixels, layer)
+
+    def _vector(self, output: Any) -> Tensor:
+        """The embedding [B, D] of what the network gives."""
         pooled = getattr(output, "pooler_output", None) if self._pools else None
         if pooled is not None:
             return pooled.flatten(1)  # [B, D] or [B, D, 1, 1]
@@ -140,6 +149,12 @@ class TimmEncoder(ImageOnlyEncoder):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
         return self._run(self.network, pixels.to(self.device))
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        try:
+            return trunk_map(self.network, pixels, layer)
+        except IndexError as error:
+            raise self._no_layer(layer, error.args[0]) from error
 
 
 def _load_timm_weights(network: Any, path: Path, name: str) -> None:

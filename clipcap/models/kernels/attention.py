@@ -51,7 +51,7 @@ def _attention_of_lm(
 ) -> tuple[Tensor, None]:
     """As transformers calls it: [B, heads, N, w] and masks [B, 1, N, M] → [B, N, heads, w]."""
     kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-    if not _written_out(query, key) or dropout or kwargs.get("position_bias") is not None:
+    if not _written_out(query, key) or kwargs.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # pyright: ignore
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
@@ -59,7 +59,7 @@ def _attention_of_lm(
     if attention_mask is None and causal and query.shape[2] > 1:
         attention_mask = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _product(query, key, value, attention_mask, scale).transpose(1, 2), None
+    return _product(query, key, value, attention_mask, scale, dropout).transpose(1, 2), None
 
 
 def _written_out(queries: Tensor, keys: Tensor) -> bool:
@@ -68,8 +68,10 @@ def _written_out(queries: Tensor, keys: Tensor) -> bool:
     return small and max(queries.shape[2], keys.shape[2]) <= LONGEST and fast()
 
 
-def _product(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _product(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
     scores = (queries @ keys.transpose(2, 3)).float() * scale  # [B, heads, N, M]
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(dim=-1).to(values.dtype) @ values
+    return F.dropout(scores.softmax(dim=-1), dropout).to(values.dtype) @ values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MethodType
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ def hold_frozen_in_bfloat16(network: nn.Module) -> None:
     """
     for layer in network.modules():
         if type(layer) is nn.Linear or type(layer) is Conv1D:
-            if layer.weight.requires_grad or not isinstance(layer.forward, type(network.forward)):
+            if layer.weight.requires_grad or not isinstance(layer.forward, MethodType):
                 continue  # trained, or faster in another way
             setattr(layer, "forward", _Frozen(layer))  # noqa: B010 - declared as a method, not as an attribute
 

@@ -45,6 +45,7 @@ class Pictured:
         references: captions by people.
         captions: by name of the run, the first run's first.
         scores: of the first run's caption.
+        retrieved: captions, or words, that were read before it was written.
     """
 
     image_id: str
@@ -52,3 +53,4 @@ class Pictured:
     references: Sequence[str]
     captions: Mapping[str, str]
     scores: Mapping[str, float]
+    retrieved: Sequence[str] = ()

@@ -422,7 +422,7 @@ class Captioner:
 
     def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
         """The pictures themselves as a second encoder sees them, [B, D]."""
-        if pictures is None or not all(map(_is_image, pictures)):
+        if pictures is None or not all(map(is_image, pictures)):
             raise ClipcapError(
                 f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"

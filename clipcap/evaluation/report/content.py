@@ -73,6 +73,7 @@ class Pictured:
         captions: by name of the run, the first run's first.
         scores: of the first run's caption.
         others: scores of the other runs' captions, by name of the run.
+        retrieved: captions, or words, that were read before it was written.
     """
 
     image_id: str
@@ -81,6 +82,7 @@ class Pictured:
     captions: Mapping[str, str]
     scores: Mapping[str, float]
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    retrieved: Sequence[str] = ()
 
     def scores_of(self, run: str) -> Mapping[str, float]:
         """The scores of a run's caption; empty where they are not known."""

@@ -93,7 +93,10 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
     human = [phrase("li", text, class_="words") for text in one.references]
     references = [tag("span", "references", class_="whose"), tag("ul", *human)] if human else []
     head = tag("header", phrase("h3", one.image_id, class_="words"), _score(one, by))
-    column = tag("div", head, *captions, tag("div", *references, class_="references"), class_="details-column")
+    read = [phrase("li", text, class_="words") for text in one.retrieved]
+    retrieved = [tag("span", "read before", class_="whose"), tag("ul", *read)] if read else []
+    texts = [tag("div", *some, class_="references") for some in (references, retrieved) if some or some is references]
+    column = tag("div", head, *captions, *texts, class_="details-column")
     return tag("article", _picture(one), column, **places)
 
 

@@ -1,4 +1,4 @@
-"""Whether the bundled CLIP's vector holds every food on a plate: probes for the count of each food, without a language model.
+"""Whether the bundled CLIP's vector holds every food of a plate: probes for the count of each food, without GPT-2.
 
 python -m benchmarks.quality.demo.probes --demo demo_out
 """
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def split(demo: Path, name: str, seed: int, pictures: int) -> tuple[Tensor, Tensor, Sequence[Scene]]:
-    """The vectors [N, D] of a set, the number of each food int64 [N, foods], and the scenes, in the order of the set."""
+    """The vectors [N, D] of a set, the number of each food [N, foods] and the scenes, in the order of a set."""
     features = read_features(str(demo / f"plates_{name}.pkl"))
     drawn = list(islice(scenes("train" if name == "train" else "val", seed), pictures))
     ordered = [drawn[int(i)] for i in features.image_ids]

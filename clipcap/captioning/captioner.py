@@ -33,8 +33,8 @@ from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
-from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least

@@ -17,8 +17,8 @@ from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
-from clipcap.models.kernels.bfloat16 import why
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import why
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable

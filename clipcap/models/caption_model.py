@@ -61,7 +61,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         if not (self.config.before or self.config.after):
             return mapped
         before, after = (
-            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(len(mapped), -1, -1)
+            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(mapped.shape[0], -1, -1)
             for ids in (self.config.before, self.config.after)
         )  # [B, before, E], [B, after, E]
         return torch.cat([before, mapped, after], dim=1)

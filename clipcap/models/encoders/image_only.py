@@ -90,11 +90,8 @@ class HFImageEncoder(ImageOnlyEncoder):
         self.preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self._embed, pixels.to(self.device))
-
-    def _embed(self, pixels: Tensor) -> Tensor:
         output = self.network(pixel_values=pixels)
         pooled = getattr(output, "pooler_output", None) if self._pools else None
         if pooled is not None:
@@ -137,9 +134,9 @@ class TimmEncoder(ImageOnlyEncoder):
         self.preprocess = transforms.Compose([crop_extreme_aspect, transform])
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network, pixels.to(self.device))
+        return self.network(pixels)
 
 
 def _load_timm_weights(network: Any, path: Path, name: str) -> None:

@@ -25,9 +25,9 @@ class OpenAIEncoder(FrozenEncoder):
         if device.type == "cpu" and dtype == torch.float32:
             network.visual = fast_image_tower(network.visual)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network.encode_image, pixels.to(self.device))
+        return self.network.encode_image(pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""

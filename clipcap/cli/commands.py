@@ -17,6 +17,7 @@ from clipcap.captioning.config import LoadConfig, PredictConfig
 from clipcap.classification.config import ClassifyConfig
 from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
 from clipcap.contrastive.config import ContrastiveConfig
+from clipcap.deploy.config import ExportConfig
 from clipcap.evaluation.config import CompareConfig, EvaluateConfig
 from clipcap.features.config import ParseConfig, ParseTextsConfig
 from clipcap.fit.config import FitConfig
@@ -313,13 +314,11 @@ COMMANDS = (
                             help="folder for all results (default: demo_out)"),),
     ),
     Command(
-        "export", "checkpoint → .pt of the original ClipCap", "clipcap.models.export:export",
-        arguments=(
-            argument("checkpoint", group="model", help="a folder made by train, or a hub name"),
-            argument("--out", required=True, group="output", help=".pt file to write"),
-            argument("--lm", default=None, group="model", help="language model, if the checkpoint's own has moved"),
-        ),
+        "export", "checkpoint → ONNX, a web page, or a .pt", "clipcap.deploy.export:export", ExportConfig,
+        (argument("checkpoint", group="model", help="a folder made by train, or a hub name"),),
         group="other", prints="{}",
+        description="A checkpoint → NAME.pt of the original ClipCap, a folder of ONNX graphs with a runner, or one "
+        "HTML file that captions photos in any browser, offline.",
     ),
     Command(
         "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",

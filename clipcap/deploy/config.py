@@ -11,6 +11,8 @@ from clipcap.options import Options, option
 
 Format = Literal["pt", "onnx", "web"]
 ENDINGS = {".pt": "pt", ".html": "web"}
+FILES = (*ENDINGS, ".onnx", ".pth", ".bin", ".safetensors", ".htm", ".zip")  # no names of folders
+NAMES = {"pt": "NAME.pt", "web": "NAME.html", "onnx": "a folder, of several graphs"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,10 @@ class ExportConfig(Options, group="output"):
         suffix = Path(self.out).suffix.lower()
         if self.format is None:
             object.__setattr__(self, "format", self._format_of(suffix))
-        wanted = {"pt": (".pt",), "web": (".html",), "onnx": ("",)}[self.format or "pt"]
-        known = {*ENDINGS, ".onnx", ".pth", ".bin", ".safetensors", ".htm", ".zip"}
-        if suffix not in wanted and not (self.format == "onnx" and suffix not in known):
-            name = {"pt": "NAME.pt", "web": "NAME.html", "onnx": "a folder: it holds several graphs"}[str(self.format)]
-            raise ClipcapError(f"--out {self.out}: --format {self.format} writes {name}")
+        format = str(self.format)
+        fits = ENDINGS.get(suffix) == format if format != "onnx" else suffix not in FILES
+        if not fits:
+            raise ClipcapError(f"--out {self.out}: --format {format} writes {NAMES[format]}")
         if self.format == "pt" and self.dtype != "float32":
             raise ClipcapError(f"--dtype {self.dtype} is of --format onnx and web: a .pt holds float32")
         if self.runtime and self.format != "web":

@@ -85,9 +85,7 @@ class CachedLM(nn.Module):
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
         inputs_embeds = torch.cat([prefix, self.table(input_ids)], dim=1)  # [B, P + T, E]
-        out = self.lm(
-            inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1, **{self._cache_name: cache}
-        )
+        out = self.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1, **{self._cache_name: cache})
         layers = out[self._cache_name].layers
         return (out.logits[:, -1].float(), *(states for layer in layers for states in (layer.keys, layer.values)))
 
@@ -124,9 +122,11 @@ def cache_shape(lm: PreTrainedModel) -> CacheShape:
     cached = CachedLM(lm)
     with torch.no_grad():
         out = lm(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=True)
-    layers = getattr(out[cached._cache_name], "layers", [])
-    shapes = {(layer.keys.shape[1], layer.keys.shape[3]) for layer in layers if type(layer) is DynamicLayer}
-    if len(shapes) != 1 or any(type(layer) is not DynamicLayer for layer in layers):
+    layers: Any = getattr(out[cached._cache_name], "layers", [])
+    plain = [layer for layer in layers if type(layer) is DynamicLayer]
+    keys: list[Any] = [layer.keys for layer in plain]
+    shapes = {(states.shape[1], states.shape[3]) for states in keys}
+    if len(shapes) != 1 or len(plain) < len(layers):
         raise ClipcapError(
             f"{lm.config.model_type} models cannot be exported: their cache is not keys and values of all tokens "
             f"in every layer"

@@ -1,4 +1,4 @@
-"""Captions by the ONNX graphs of a folder that `clipcap export --format onnx` writes; needs neither torch nor clipcap.
+"""Captions by the ONNX graphs of a folder that `clipcap export --format onnx` writes, without torch and clipcap.
 
 The folder holds this file as `caption.py`: python caption.py photo.jpg
 
@@ -101,10 +101,14 @@ class OnnxCaptioner:
         self.tokens = [token.encode("latin-1") for token in tokens]  # bytes of each token id
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self._encoder, self._mapper, self._lm = (
-            onnxruntime.InferenceSession(self.folder / f"{part}.onnx", options, ["CPUExecutionProvider"])
+        self._graphs: dict[str, Any] = {
+            part: onnxruntime.InferenceSession(self.folder / f"{part}.onnx", options, ["CPUExecutionProvider"])
             for part in ("encoder", "mapper", "language_model")
-        )
+        }
+
+    def run(self, part: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of one of the graphs: encoder, mapper or language_model."""
+        return self._graphs[part].run(None, inputs)
 
     def __call__(self, photos: Any) -> str | list[str]:
         """The best caption of a photo, or of each of several."""
@@ -115,7 +119,7 @@ class OnnxCaptioner:
     def embed(self, photo: Any) -> np.ndarray:
         """The photo's CLIP embedding, float32 [1, D]."""
         pixels = preprocess(open_photo(photo), self.config["preprocess"])
-        return self._encoder.run(None, {"pixels": pixels[None]})[0]
+        return self.run("encoder", pixels=pixels[None])[0]
 
     def caption(self, photo: Any, beams: int | None = None, num_captions: int = 1) -> list[OnnxCaption]:
         """Captions of a photo, best first; with one beam it is greedy search."""
@@ -125,22 +129,19 @@ class OnnxCaptioner:
         self, embedding: np.ndarray, beams: int | None = None, num_captions: int = 1
     ) -> list[OnnxCaption]:
         """As `caption`, of a CLIP embedding [1, D]."""
-        prefix = self._mapper.run(None, {"clip_embedding": embedding})[0]  # [1, P, E]
-        beams = max(beams or self.config["beam_size"], num_captions)
-        return [self._caption(*found) for found in self._search(prefix, beams)[:num_captions]]
+        prefix = self.run("mapper", clip_embedding=embedding)[0]  # [1, P, E]
+        width = max(beams or int(self.config["beam_size"]), num_captions)
+        return [self._caption(*found) for found in self._search(prefix, width)[:num_captions]]
 
     def logits(
         self, prefix: np.ndarray, input_ids: np.ndarray, past: list[np.ndarray] | None = None
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logits [B, V] after prefix [B, P, E] and tokens [B, T], where P or T may be 0, and the cache with them."""
-        if past is None:
-            empty = np.zeros((len(prefix), self.config["heads"], 0, self.config["head_width"]), np.float32)
-            past = [empty] * (2 * self.config["layers"])
-        names = [f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}" for i in range(len(past))]
-        logits, *past = self._lm.run(
-            None, {"prefix": prefix, "input_ids": input_ids.astype(np.int64), **dict(zip(names, past))}
-        )
-        return logits, past
+        empty = np.zeros((len(prefix), self.config["heads"], 0, self.config["head_width"]), np.float32)
+        before = [empty] * (2 * self.config["layers"]) if past is None else past
+        states = {f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}": x for i, x in enumerate(before)}
+        logits, *present = self.run("language_model", prefix=prefix, input_ids=input_ids.astype(np.int64), **states)
+        return logits, present
 
     def _search(self, prefix: np.ndarray, beams: int) -> list[tuple[list[int], float]]:
         """Beam search: (token ids, average log-probability) of each beam, best first."""

@@ -1,11 +1,11 @@
 """`clipcap export --format onnx`: a folder of graphs, what a program needs to know of them, and a runner.
 
-    encoder.onnx          pixels [B, 3, R, R] → clip_embedding [B, D]
-    mapper.onnx           clip_embedding [B, D] → prefix [B, P, E]
-    language_model.onnx   prefix, input_ids, past_key_values.* → logits [B, V], present.*
-    captioner.json        preprocessing, sizes, tokens that end a caption
-    tokens.json           the bytes of each token id, as Latin-1
-    caption.py, tidy.py   the runner: numpy, Pillow and onnxruntime, neither torch nor clipcap
+encoder.onnx          pixels [B, 3, R, R] → clip_embedding [B, D]
+mapper.onnx           clip_embedding [B, D] → prefix [B, P, E]
+language_model.onnx   prefix, input_ids, past_key_values.* → logits [B, V], present.*
+captioner.json        preprocessing, sizes, tokens that end a caption
+tokens.json           the bytes of each token id, as Latin-1
+caption.py, tidy.py   the runner: numpy, Pillow and onnxruntime, neither torch nor clipcap
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from clipcap.captioning.decode import resolve, stop_token_ids
 from clipcap.deploy import onnx_captioner
 from clipcap.deploy.graphs import (
     LARGEST,
-    CacheShape,
     CachedLM,
+    CacheShape,
     Graph,
     cache_shape,
     export_lm,
@@ -76,7 +76,7 @@ def write_graphs(captioner: Captioner, folder: Path, dtype: str) -> None:
         ClipcapError: a part cannot be described or exported, or its graph gives other numbers.
     """
     model, encoder = cast(ClipCaptionModel, captioner.model), cast(FrozenEncoder, captioner.encoder)
-    how, shape = describe_preprocessing(encoder), cache_shape(model.lm)
+    how, shape = describe_preprocessing(captioner.encoder), cache_shape(model.lm)
     vocabulary = token_embeddings(model.lm).num_embeddings
     table = token_bytes(captioner.tokenizer, vocabulary)
     (folder / TOKENS).write_text(to_json([token.decode("latin-1") for token in table]), encoding="utf-8")
@@ -154,10 +154,8 @@ def _compare(graphs: OnnxCaptioner, captioner: Captioner, pixels: Tensor, shape:
     model = cast(ClipCaptionModel, captioner.model)
     embedding = captioner.encoder.encode_images(pixels)  # [2, D]
     prefix = model.prefix(embedding)  # [2, P, E]
-    [own_embedding] = graphs._encoder.run(None, {"pixels": pixels.numpy()})
-    [own_prefix] = graphs._mapper.run(None, {"clip_embedding": embedding.numpy()})
-    _check_near("encoder", own_embedding, embedding)
-    _check_near("mapper", own_prefix, prefix)
+    _check_near("encoder", graphs.run("encoder", pixels=pixels.numpy())[0], embedding)
+    _check_near("mapper", graphs.run("mapper", clip_embedding=embedding.numpy())[0], prefix)
     tokens = torch.zeros(2, 1, dtype=torch.long)
     nothing = torch.zeros(2, 0, prefix.shape[2])  # [2, 0, E]
     reference = CachedLM(model.lm)

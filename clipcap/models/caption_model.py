@@ -60,8 +60,9 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         mapped = self.mapper(clip_embedding)  # [B, D] -> [B, P, E]
         if not (self.config.before or self.config.after):
             return mapped
+        rows = mapped.shape[0]  # not len(), which would be fixed in a graph
         before, after = (
-            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(mapped.shape[0], -1, -1)
+            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(rows, -1, -1)
             for ids in (self.config.before, self.config.after)
         )  # [B, before, E], [B, after, E]
         return torch.cat([before, mapped, after], dim=1)

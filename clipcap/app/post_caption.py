@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+from clipcap.app.guard import Refusal
 from clipcap.app.page import MOST_WAITING
 from clipcap.app.service import LONGEST_QUERY, CaptionService, Row
 from clipcap.captioning.config import DecodeConfig
@@ -37,14 +38,6 @@ SETTINGS = {
 LOOK_EVERY_S = 0.5  # whether the client is still connected
 
 _gone: ContextVar[threading.Event | None] = ContextVar("gone", default=None)
-
-
-class BadRequest(Exception):
-    """A request that is refused: its HTTP status, and the reason."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
 
 
 def is_connected() -> bool:
@@ -72,14 +65,14 @@ def add_caption_route(app: Any, service: CaptionService, max_bytes: int) -> None
         try:
             photo, settings = await _read(request, max_bytes)
             if waiting >= MOST_WAITING:
-                raise BadRequest(503, f"{MOST_WAITING} requests wait already: try again later")
+                raise Refusal(503, f"{MOST_WAITING} requests wait already: try again later")
             waiting += 1
             try:
                 work = partial(service.caption, photo, _decoding(settings, service.longest))
                 rows = await _while_connected(request, partial(to_thread.run_sync, work, limiter=one))
             finally:
                 waiting -= 1
-        except BadRequest as refused:
+        except Refusal as refused:
             later = {"Retry-After": "1"} if refused.status == 503 else None
             return JSONResponse({"detail": str(refused)}, refused.status, later)
         except ClipcapError as error:
@@ -87,7 +80,7 @@ def add_caption_route(app: Any, service: CaptionService, max_bytes: int) -> None
         return JSONResponse({"caption": rows[0]["caption"], "captions": rows})
 
     app.add_route(PATH, answer, methods=["POST"])
-    app.openapi_schema = _description()
+    app.openapi = _description
 
 
 async def _while_connected(request: Any, work: Callable[[], Awaitable[list[Row]]]) -> list[Row]:
@@ -102,7 +95,7 @@ async def _while_connected(request: Any, work: Callable[[], Awaitable[list[Row]]
             task.cancel()
             with suppress(asyncio.CancelledError, ClipcapError):
                 await task
-            raise BadRequest(499, "the client has disconnected")
+            raise Refusal(499, "the client has disconnected")
     return task.result()
 
 
@@ -110,7 +103,7 @@ async def _read(request: Any, max_bytes: int) -> tuple[bytes, dict[str, Any]]:
     """(photo, settings) of a request.
 
     Raises:
-        BadRequest: it is neither a form with a file nor JSON with base64, or has no photo, or too large a one.
+        Refusal: it is neither a form with a file nor JSON with base64, or has no photo, or too large a one.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -118,13 +111,13 @@ async def _read(request: Any, max_bytes: int) -> tuple[bytes, dict[str, Any]]:
     elif kind == "application/json":
         photo, settings = _read_json(await request.body())
     else:
-        raise BadRequest(415, "send multipart/form-data with a file `image`, or JSON with `image` in base64")
+        raise Refusal(415, "send multipart/form-data with a file `image`, or JSON with `image` in base64")
     if not photo:
-        raise BadRequest(422, "`image` is missing or empty")
+        raise Refusal(422, "`image` is missing or empty")
     if len(photo) > max_bytes:
-        raise BadRequest(413, f"the photo has {len(photo):,} bytes; at most {max_bytes:,} are allowed")
+        raise Refusal(413, f"the photo has {len(photo):,} bytes; at most {max_bytes:,} are allowed")
     if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise BadRequest(422, f"there is no setting {unknown[0]!r:.40}: the settings are {', '.join(SETTINGS)}")
+        raise Refusal(422, f"there is no setting {unknown[0]!r:.40}: the settings are {', '.join(SETTINGS)}")
     return photo, settings
 
 
@@ -134,28 +127,30 @@ async def _read_form(request: Any) -> tuple[bytes, dict[str, Any]]:
     try:
         form = await request.form(max_files=1, max_fields=len(SETTINGS) + 1)
     except HTTPException as error:
-        raise BadRequest(error.status_code, str(error.detail)) from error
-    async with form:
+        raise Refusal(error.status_code, str(error.detail)) from error
+    try:
         image = form.get("image")
         settings = {name: value for name, value in form.items() if name != "image"}
         if not hasattr(image, "read") or not all(isinstance(value, str) for value in settings.values()):
-            raise BadRequest(422, "the form needs one file, called `image`")
+            raise Refusal(422, "the form needs one file, called `image`")
         return await image.read(), settings
+    finally:
+        await form.close()
 
 
 def _read_json(body: bytes) -> tuple[bytes, dict[str, Any]]:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(400, "the body is not JSON") from error
+        raise Refusal(400, "the body is not JSON") from error
     if not isinstance(content, dict) or not isinstance(content.get("image"), str):
-        raise BadRequest(422, "the body needs `image`, a photo in base64")
+        raise Refusal(422, "the body needs `image`, a photo in base64")
     text = content.pop("image")
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True), content
     except (binascii.Error, ValueError) as error:
-        raise BadRequest(422, "`image` is not base64") from error
+        raise Refusal(422, "`image` is not base64") from error
 
 
 def _decoding(settings: dict[str, Any], longest: int) -> DecodeConfig:

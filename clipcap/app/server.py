@@ -107,7 +107,7 @@ def _run(
         footer_links=["api"], theme=theme(), css_paths=STYLE,
     )  # fmt: skip
     calls = Calls(page)
-    service.is_awaited = lambda: is_connected() and calls.is_awaited(LocalContext.event_id.get())
+    service.is_awaited = lambda: is_connected() and calls.is_awaited(LocalContext.event_id.get(None))
     guard = Guard(app, folder, config.host, config.max_photos * max_bytes, calls, max_bytes * 4 // 3 + ROOM)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

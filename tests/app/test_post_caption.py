@@ -150,7 +150,9 @@ def test_a_client_that_leaves_frees_its_place(ask, plates):
 
 def test_the_example_of_the_guide_runs_as_printed(ask, plates, captions, tmp_path):
     text = (REPO / "docs" / "guide" / "deploy.md").read_text()
-    [example] = [code for code in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "/caption" in code]
+    [example] = [
+        code for code in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "/caption" in code
+    ]
     (tmp_path / "photo.jpg").write_bytes(plates[0].read_bytes())
     code = example.replace("7860", str(ask.port))
     done = subprocess.run(["bash", "-ec", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)

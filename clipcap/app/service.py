@@ -23,6 +23,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.given import Given
 from clipcap.models.language_model import max_positions
 from clipcap.retrieval.index import Index
 
@@ -48,7 +49,7 @@ class CaptionService:
         self._max_pixels = max_pixels
         self._turn = turn
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
-        self.longest = max_positions(captioner.model.lm) - captioner.model.prefix_positions
+        self.longest = max_positions(captioner.model.lm) - captioner.model.longest_prefix
 
     def caption(self, photo: Path | bytes, config: DecodeConfig) -> list[Row]:
         """Captions of a photo, a file or its bytes, best first.
@@ -91,9 +92,9 @@ class CaptionService:
     def explain(self, photo: Path, top: int) -> list[Row]:
         """The words nearest to a photo's prefix: rows of `position` and its `words`, each with its `cosine`."""
         [batch] = self._encoded([photo])
-        [embedding] = _check_read(photo, batch)  # [1, D]
+        given = _check_read(photo, batch)
         with self._turn:
-            positions = self._captioner.explain(embedding, top)
+            positions = self._captioner.explain(given, top)
         return [
             {"position": number, "words": [{"word": word, "cosine": round(cosine, 4)} for word, cosine in words]}
             for number, words in enumerate(positions, 1)
@@ -102,15 +103,15 @@ class CaptionService:
     def _captions(self, photos: Sequence[Path | bytes], config: DecodeConfig) -> Iterator[CaptionedBatch]:
         """The photos, a batch at a time, with their captions."""
         return caption_batches(
-            lambda embeddings, numbers: self._write(embeddings, numbers, config), self._while_awaited(photos)
+            lambda given, numbers: self._write(given, numbers, config), self._while_awaited(photos)
         )
 
-    def _write(self, embeddings: Tensor, numbers: Sequence[int], config: DecodeConfig) -> list[list[Caption]]:
+    def _write(self, given: Given, numbers: Sequence[int], config: DecodeConfig) -> list[list[Caption]]:
         with self._turn:
-            found = self._captioner.caption_embeddings(embeddings, config, numbers)
+            found = self._captioner.caption_embeddings(given, config, numbers)
             if config.rerank == "clip":  # already scored and sorted
                 return found
-            scored = [self._captioner.rerank(row, captions) for row, captions in zip(embeddings, found)]
+            scored = [self._captioner.rerank(row, captions) for row, captions in zip(given.vectors, found)]
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
 
     def _while_awaited(self, photos: Sequence[Path | bytes]) -> Iterator[EncodedImages]:
@@ -134,12 +135,12 @@ class CaptionService:
         )
 
 
-def _check_read(photo: Path | bytes, batch: EncodedImages) -> Tensor:
-    """The embeddings [1, D] of a batch of one photo; an error where it cannot be read."""
-    if batch.embeddings is None:
+def _check_read(photo: Path | bytes, batch: EncodedImages) -> Given:
+    """What is given of the photo of a batch of one; an error where it cannot be read."""
+    if batch.given is None:
         name = "image" if isinstance(photo, bytes) else photo.name  # without its folder, which users must not see
         raise ClipcapError(f"{name}: {batch.bad[0].reason}")
-    return batch.embeddings
+    return batch.given
 
 
 class PictureSearch:

@@ -21,6 +21,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_e
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
+from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
@@ -28,12 +29,15 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.given import Given
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
+from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
@@ -71,6 +75,7 @@ class Captioner:
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
         self.memory: TextMemory | None = None  # images are projected on, where there is one
+        self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
         self._images = 0  # captioned so far
 
     @classmethod
@@ -230,8 +235,7 @@ class Captioner:
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
         batches = (
-            EncodedImages(list(part), self._embeddings(images[part.start : part.stop], config, part))
-            for part in parts
+            EncodedImages(list(part), self._read(images[part.start : part.stop], config, part)) for part in parts
         )
         return [
             captions for _, found in self.caption_batches(batches, config, images.__getitem__) for captions in found
@@ -253,9 +257,9 @@ class Captioner:
             each batch with its captions.
         """
 
-        def write(embeddings: Tensor, numbers: Sequence[int]) -> list[list[Caption]]:
+        def write(given: Given, numbers: Sequence[int]) -> list[list[Caption]]:
             pictures = [picture(number) for number in numbers] if picture else None
-            return self.caption_embeddings(embeddings, config, numbers, pictures)
+            return self.caption_embeddings(given, config, numbers, pictures)
 
         return caption_batches(write, batches)
 
@@ -275,10 +279,15 @@ class Captioner:
             batch_size: rows decoded together.
             numbers: R, of their images in the run, on which samples depend (default: 0, 1, …).
         """
-        return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
+        row_of = dict(zip(range(len(rows)) if numbers is None else numbers, rows))
+        return self.caption_batches(
+            stored_embeddings(features, rows, batch_size, numbers),
+            config,
+            lambda number: features.image_paths[row_of[number]],
+        )
 
-    def _embeddings(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Tensor:
-        """[B, D] of a mixture of images and embeddings, which have these numbers in messages."""
+    def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
+        """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
@@ -294,7 +303,7 @@ class Captioner:
             if encoded.bad or encoded.embeddings is None:
                 raise next(iter(encoded.bad.values()))
             given |= dict(zip(rest, encoded.embeddings))
-        return torch.stack([given[i].float().to(self.device) for i in range(len(images))])
+        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
         """An embedding [D], or [1, D], as a tensor [D]."""
@@ -315,7 +324,7 @@ class Captioner:
 
     def caption_embeddings(
         self,
-        embeddings: Tensor,
+        given: Given | Tensor,
         config: DecodeConfig,
         numbers: Sequence[int] | None = None,
         pictures: Sequence[Any] | None = None,
@@ -323,7 +332,7 @@ class Captioner:
         """Captions for one batch of images, best first.
 
         Args:
-            embeddings: [B, D].
+            given: of B images; a tensor is their embeddings [B, D].
             config: how to decode.
             numbers: B, of the images in the run, as `decode` takes them.
             pictures: B, the images themselves, for a second encoder that orders the captions.
@@ -331,18 +340,26 @@ class Captioner:
             ClipcapError: the captions do not fit the language model, or a picture is needed and cannot be read.
         """
         config = config.resolved()
-        embeddings = embeddings.to(self.device, torch.float32)
+        given = Given.of(given).to(self.device)
+        given = replace(given, vectors=given.vectors.float())
         reranked = config.rerank == "clip"
         wanted = config.num_captions
         if reranked:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
-        self._prepare(len(embeddings), config)
-        found = self._decode(embeddings, config, numbers)
+        self._prepare(len(given), config)
+        upright = config.recipe != "reference"
+        given, retrieved = with_prompts(
+            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, upright, "retrieve_with")
+        )
+        found = self._decode(given, config, numbers)
+        found = [
+            [replace(c, retrieved=of) for c in captions] if of else captions for captions, of in zip(found, retrieved)
+        ]
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
-            judge, seen = self._seen_by_judge(embeddings, pictures, config)
+            judge, seen = self._seen_by_judge(given.vectors, pictures, config)
             found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
         return found
 
@@ -357,12 +374,12 @@ class Captioner:
     def _packable(self) -> bool:
         return not self._rounded and packable(self.model.lm)
 
-    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return decode(self.model, self.tokenizer, self._remembered(embeddings), config, numbers)
+    def _decode(self, given: Given, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return decode(self.model, self.tokenizer, self._remembered(given), config, numbers)
 
-    def _remembered(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [B, D] as the memory of texts gives them, where there is one."""
-        return embeddings if self.memory is None else self.memory.project(embeddings)
+    def _remembered(self, given: Given) -> Given:
+        """What is given, with vectors as the memory of texts gives them, where there is one."""
+        return given if self.memory is None else replace(given, vectors=self.memory.project(given.vectors))
 
     def _seen_by_judge(
         self, embeddings: Tensor, pictures: Sequence[Any] | None, config: DecodeConfig
@@ -371,12 +388,16 @@ class Captioner:
         judge = self.judge(config.score_with)
         if config.score_with is None:
             return judge, embeddings
+        return judge, self._seen_by(judge, pictures, config.recipe != "reference", "score_with")
+
+    def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
+        """The pictures themselves as a second encoder sees them, [B, D]."""
         if pictures is None or not all(map(_is_image, pictures)):
             raise ClipcapError(
-                f"--score_with {config.score_with} looks at the photos themselves, and here are none: pass photos, "
+                f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
             )
-        return judge, embed_pictures(judge, pictures, upright=config.recipe != "reference")
+        return embed_pictures(encoder, pictures, upright=upright)
 
     def rerank(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
         """Order captions by the cosine of their text embedding and the image's; sets `clip_score`.
@@ -392,10 +413,10 @@ class Captioner:
         return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
 
     @torch.inference_mode()
-    def explain(self, image: ImageLike | Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+    def explain(self, image: ImageLike | Tensor | Given, top: int = 5) -> list[list[tuple[str, float]]]:
         """Nearest vocabulary words of each prefix position, with their cosine (paper, section 4)."""
-        embedding = self._embeddings([image], DecodeConfig(), [0])  # [1, D]
-        whole = self.model.prefix(self._remembered(embedding))[0]  # [before + P + after, E]
+        given = image if isinstance(image, Given) else self._read([image], DecodeConfig(), [0])  # of one image
+        whole = self.model.prefix(self._remembered(given.to(self.device)))[0]  # [before + P + after, E]
         prefix = torch.nn.functional.normalize(whole[self.model.image_span], dim=-1)  # [P, E]
         vocabulary = torch.nn.functional.normalize(self.model.token_embeddings.weight, dim=-1)  # [V, E]
         cosine, token = (prefix @ vocabulary.T).topk(top, dim=-1)  # [P, V] -> [P, top]
@@ -467,6 +488,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
     )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
+    stored = cast(ModelConfig, captioner.model.config)
+    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

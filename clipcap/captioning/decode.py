@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
@@ -19,7 +20,9 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.sampling import sample
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
+from clipcap.models.given import Given
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
+from clipcap.prompts.datastore import Retrieved
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Caption:
     """One decoded caption.
 
     `score` ranks it (average log-probability at the search's temperature); `logprob` is the mean log-probability
-    per token at temperature 1.
+    per token at temperature 1. `retrieved` is what its prompt was made of.
     """
 
     text: str
@@ -35,13 +38,14 @@ class Caption:
     score: float
     logprob: float
     clip_score: float | None = None
+    retrieved: tuple[Retrieved, ...] = ()
 
 
 @torch.inference_mode()
 def decode(
     model: PrefixLM,
     tokenizer: Tokenizer,
-    clip_embedding: Tensor,
+    given: Given | Tensor,
     config: DecodeConfig,
     numbers: Sequence[int] | None = None,
 ) -> list[list[Caption]]:
@@ -50,7 +54,7 @@ def decode(
     Args:
         model: in evaluation mode.
         tokenizer: of the model's language model.
-        clip_embedding: [N, D].
+        given: of N images; a tensor is their CLIP embeddings [N, D].
         config: how to decode.
         numbers: N, of the images in the whole run (default: 0, 1, …), so that samples do not depend on how images
             are batched.
@@ -59,7 +63,7 @@ def decode(
     Raises:
         ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is not one token.
     """
-    return continue_prefix(model, tokenizer, model.prefix(clip_embedding), config, numbers)
+    return continue_prefix(model, tokenizer, model.prefix(given), config, numbers, model.prefix_mask(given))
 
 
 @torch.inference_mode()
@@ -69,16 +73,18 @@ def continue_prefix(
     prefix: Tensor,
     config: DecodeConfig,
     numbers: Sequence[int] | None = None,
+    mask: Tensor | None = None,
 ) -> list[list[Caption]]:
-    """As `decode`, after any language-model inputs [N, P, E]."""
+    """As `decode`, after any language-model inputs [N, P, E], of which a mask [N, P] says what is no padding."""
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config, model.caption_ends)
     prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
-    check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
+    check_length(model, max(prefix.shape[1], model.longest_prefix), len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    decoder = CachedDecoder(model, prefix)
+        mask = mask if mask is None else F.pad(mask, (0, len(prompt_ids)), value=True)
+    decoder = CachedDecoder(model, prefix, mask)
     if config.beam:
         found = beam_search(decoder, config, stop_ids, prompt_ids)
     else:

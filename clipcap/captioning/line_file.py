@@ -176,7 +176,7 @@ def _read(name: str) -> Callable[[str], list[str]]:
 def _csv_images(text: str) -> list[str]:
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     if rows[:1] != [HEAD] or any(len(row) != len(HEAD) for row in rows):
-        raise ValueError("no lines of ours")
+        raise ValueError("not our lines")
     return [row[0] for row in rows[1:]]
 
 

@@ -10,21 +10,10 @@ import argparse
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
-from clipcap.app.config import AppConfig
-from clipcap.captioning.config import LoadConfig, PredictConfig
-from clipcap.classification.config import ClassifyConfig
-from clipcap.clip_gpt.config import CaptionClipGptConfig, ImagineConfig, TrainClipGptConfig
-from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.deploy.config import ExportConfig
-from clipcap.evaluation.config import CompareConfig, EvaluateConfig
-from clipcap.features.config import ParseConfig, ParseTextsConfig
-from clipcap.fit.config import FitConfig
 from clipcap.options import Options
-from clipcap.retrieval.config import IndexConfig, SearchConfig
-from clipcap.text_to_image.config import DrawConfig, SlideshowConfig, SynthesiseConfig, TrainDrawConfig
-from clipcap.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Command:
         name: what the user types.
         help: one line for the list of commands; with a full stop, also the first line of the command's own help.
         run: "module:function".
-        config: its options become the command's flags.
+        config: "package:class" of its config, in `clipcap/package/config.py`; its options become the command's flags.
         arguments: of the command besides its options.
         group: heading under which `clipcap --help` lists it.
         constants: further arguments of the function.
@@ -63,7 +52,7 @@ class Command:
     name: str
     help: str
     run: str = ""
-    config: type[Options] | None = None
+    config: str = ""
     arguments: tuple[Argument, ...] = ()
     group: str = ""
     description: str = ""
@@ -74,6 +63,11 @@ class Command:
     failed: Callable[[Any], bool | int] = lambda result: False
     below: tuple[Command, ...] = ()
     metavar: str = ""
+
+    def config_class(self) -> type[Options] | None:
+        """The class that `config` names; its module is imported by the first call."""
+        package, _, name = self.config.partition(":")
+        return getattr(import_module(f"clipcap.{package}.config"), name) if name else None
 
 
 class Joined(argparse.Action):
@@ -107,7 +101,11 @@ DOWNLOAD = argument("--download", action="store_true", help="first download miss
 
 def _parse(source: str, text: str) -> Command:
     """`clipcap parse SOURCE`."""
-    common: dict[str, Any] = {"config": ParseConfig, "description": f"Feature file of {text}.", "required": DATA_PATH}
+    common: dict[str, Any] = {
+        "config": "features:ParseConfig",
+        "description": f"Feature file of {text}.",
+        "required": DATA_PATH,
+    }
     if source == "conceptual":
         return Command(source, text, "clipcap.cli.conceptual:parse_conceptual", arguments=(DOWNLOAD,), **common)
     return Command(source, text, "clipcap.features.parse:parse", constants={"source_name": source}, **common)
@@ -116,7 +114,7 @@ def _parse(source: str, text: str) -> Command:
 def _contrastive(source: str, text: str) -> Command:
     """`clipcap contrastive SOURCE`."""
     return Command(
-        source, text, "clipcap.contrastive.train:train_contrastive", ContrastiveConfig,
+        source, text, "clipcap.contrastive.train:train_contrastive", "contrastive:ContrastiveConfig",
         description=f"Train or fine-tune a dual encoder on {text}.", constants={"source_name": source},
         required=DATA_PATH, prints="encoder: {}",
     )  # fmt: skip
@@ -124,7 +122,7 @@ def _contrastive(source: str, text: str) -> Command:
 
 TEXTS = Command(
     "texts", "texts alone: lines, a table, the captions of a set or of a feature file",
-    "clipcap.features.parse_texts:parse_texts", ParseTextsConfig,
+    "clipcap.features.parse_texts:parse_texts", "features:ParseTextsConfig",
     description="Folder of text embeddings, to train on with --objective text.",
     required={"data_path": "a file of texts, a feature file, or with --source a set"},
 )  # fmt: skip
@@ -192,18 +190,19 @@ COMMANDS = (
         metavar="ACTION", below=FEATURE_TOOLS,
     ),
     Command(
-        "fit", "photos and captions → an evaluated captioner", "clipcap.cli.fit:fit", FitConfig,
+        "fit", "photos and captions → an evaluated captioner", "clipcap.cli.fit:fit", "fit:FitConfig",
         (argument("data", metavar="PHOTOS_AND_CAPTIONS", help="what `clipcap parse custom` takes"),),
         group="train",
-        description="Photos and captions → parse, train, evaluate, with flags chosen by what is there. The same "
+        description="Photos and captions → parse, train, evaluate, with flags chosen for the data. The same "
         "command continues an interrupted one.",
     ),
     Command(
-        "train", "feature file → captioner", "clipcap.training.train:train", TrainConfig,
+        "train", "feature file → captioner", "clipcap.training.train:train", "training:TrainConfig",
         group="train", prints="checkpoint: {}",
     ),
     Command(
-        "train-clip-gpt", "feature file → CLIP-GPT", "clipcap.clip_gpt.train:train_clip_gpt", TrainClipGptConfig,
+        "train-clip-gpt", "feature file → CLIP-GPT", "clipcap.clip_gpt.train:train_clip_gpt",
+        "clip_gpt:TrainClipGptConfig",
         group="train", prints="checkpoint: {}",
         description="Feature file → CLIP-GPT, which captions images and imagines pictures.",
     ),
@@ -212,20 +211,23 @@ COMMANDS = (
         below=tuple(_contrastive(*source) for source in SOURCES.items() if source[0] != "photos"),
     ),
     Command(
-        "predict", "photos or features → captions", "clipcap.captioning.predict:predict", PredictConfig, (IMG,),
+        "predict", "photos or features → captions", "clipcap.captioning.predict:predict",
+        "captioning:PredictConfig", (IMG,),
         group="caption", failed=bool,
     ),
     Command(
-        "caption-clip-gpt", "captions by CLIP-GPT", "clipcap.clip_gpt.predict:predict_clip_gpt", CaptionClipGptConfig,
+        "caption-clip-gpt", "captions by CLIP-GPT", "clipcap.clip_gpt.predict:predict_clip_gpt",
+        "clip_gpt:CaptionClipGptConfig",
         (IMG,), group="caption", failed=bool, description="Photos or features → captions by CLIP-GPT.",
         without=frozenset({"recipe"}),  # it is the original ClipCap's
     ),
     Command(
-        "app", "a web page that captions photos", "clipcap.app.server:serve", AppConfig, group="caption",
+        "app", "a web page that captions photos", "clipcap.app.server:serve", "app:AppConfig", group="caption",
         description="A web page that captions photos, for this machine only, unless --host opens it to others.",
     ),
     Command(
-        "explain", "nearest words of each prefix position", "clipcap.captioning.explain:explain", LoadConfig,
+        "explain", "nearest words of each prefix position", "clipcap.captioning.explain:explain",
+        "captioning:LoadConfig",
         (
             argument("--img", required=True, help="a photo"),
             argument("--top", type=int, default=5, group="output", help="words per position (default: 5)"),
@@ -233,13 +235,15 @@ COMMANDS = (
         group="caption", prints="{}",
     ),
     Command(
-        "index", "photos or features → an index to search", "clipcap.retrieval.build:build_index", IndexConfig,
+        "index", "photos or features → an index to search", "clipcap.retrieval.build:build_index",
+        "retrieval:IndexConfig",
         (argument("sources", nargs="+", metavar="PHOTOS", help="folders of photos, or features of one encoder"),),
         group="search", description="Photos or features → an index of them, which answers faster. The same command "
         "again encodes new and changed photos, and removes deleted ones.",
     ),
     Command(
-        "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find", SearchConfig,
+        "search", "words or photos → the pictures nearest to them", "clipcap.retrieval.search:find",
+        "retrieval:SearchConfig",
         (
             argument("words", nargs="*", metavar="WORDS", default=[], group="query",
                      help="what to look for; several texts in quotes are several searches"),
@@ -251,40 +255,42 @@ COMMANDS = (
         group="search", description="Words, photos, images of the index or embeddings → the nearest pictures.",
     ),
     Command(
-        "imagine", "words → the pictures CLIP-GPT imagines", "clipcap.clip_gpt.imagine:imagine", ImagineConfig,
+        "imagine", "words → the pictures CLIP-GPT imagines", "clipcap.clip_gpt.imagine:imagine",
+        "clip_gpt:ImagineConfig",
         (argument("caption", nargs="+", action=Joined, group="query", help="a caption of the picture"),),
         group="search",
         description="Words → the CLIP embedding that CLIP-GPT imagines → the pictures nearest to it.",
     ),
     Command(
         "train-draw", "captions → a mapping that draws words", "clipcap.text_to_image.train:train_draw",
-        TrainDrawConfig,
+        "text_to_image:TrainDrawConfig",
         (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
         group="draw", prints="mapping: {}",
         description="Captions with one class word each → a mapping from hidden states of a text model to class "
         "embeddings of a BigGAN-deep.",
     ),
     Command(
-        "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", DrawConfig,
+        "draw", "texts → a picture for each word", "clipcap.text_to_image.draw:draw", "text_to_image:DrawConfig",
         (argument("texts", nargs="*", metavar="TEXT", help="a text; none: those of --config, else asked for"),),
         group="draw", description="Texts → one picture a word, of a BigGAN-deep: as a GIF, a grid or a folder.",
     ),
     Command(
         "synthesise", "captions → generated pictures that match them", "clipcap.text_to_image.synthesise:synthesise",
-        SynthesiseConfig,
+        "text_to_image:SynthesiseConfig",
         (argument("captions", metavar="CAPTIONS", help="a .txt of captions, a feature file, or a set (--source)"),),
         group="draw", prints="set: {}",
         description="Captions → a set of generated pictures with captions, for --extra of contrastive and train.",
     ),
     Command(
         "slideshow", "stored pictures → a GIF with their sentence", "clipcap.text_to_image.slideshow:slideshow",
-        SlideshowConfig, (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
+        "text_to_image:SlideshowConfig",
+        (argument("folder", metavar="FOLDER", help="folder of the pictures, as x_0.png, x_1.png"),),
         group="draw", prints="{}",
         description="Pictures of a folder, one a word of a sentence → a GIF or a grid.",
     ),
     Command(
         "classify", "photos → labels, by prompts or a probe", "clipcap.classification.classify:run_classify",
-        ClassifyConfig,
+        "classification:ClassifyConfig",
         (
             argument("--img", dest="photos", metavar="IMG", nargs="+", action="extend", default=[],
                      help="photos, globs or folders (recursive)"),
@@ -300,11 +306,11 @@ COMMANDS = (
     ),
     Command(
         "evaluate", "captions scored against human captions, with a report", "clipcap.evaluation.evaluate:evaluate",
-        EvaluateConfig, group="evaluate",
+        "evaluation:EvaluateConfig", group="evaluate",
     ),
     Command(
         "compare", "which evaluation is better, and how sure that is", "clipcap.evaluation.compare:compare",
-        CompareConfig,
+        "evaluation:CompareConfig",
         (argument("folders", nargs="+", metavar="EVALUATION", help="folders of `clipcap evaluate`, two or more"),),
         group="evaluate", prints="{}",
     ),
@@ -314,7 +320,7 @@ COMMANDS = (
                             help="folder for all results (default: demo_out)"),),
     ),
     Command(
-        "export", "checkpoint → ONNX, a web page, or a .pt", "clipcap.deploy.export:export", ExportConfig,
+        "export", "checkpoint → ONNX, a web page, or a .pt", "clipcap.deploy.export:export", "deploy:ExportConfig",
         (argument("checkpoint", group="model", help="a folder made by train, or a hub name"),),
         group="other", prints="{}",
         description="A checkpoint → NAME.pt of the original ClipCap, a folder of ONNX graphs with a runner, or one "

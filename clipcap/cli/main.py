@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +25,7 @@ from clipcap.runtime import processes
 from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
+from clipcap.runtime.waiting_threads import let_threads_sleep
 
 COLUMN = 20  # column at which `clipcap --help` describes a command
 
@@ -83,12 +84,14 @@ def _failed(message: str) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names (default: the command line's); returns its exit status."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(named=words).parse_args(words)
     command: Command = args.row
     if getattr(args, "quiet", False):
         logger.setLevel(logging.WARNING)
-    if command.config is not None and getattr(args, "run_file", None):
-        _add_options(args, command.config)
+    config_class = command.config_class()
+    if config_class is not None and getattr(args, "run_file", None):
+        _add_options(args, config_class)
     for name, meaning in command.required.items():
         if not getattr(args, name, None):
             raise ClipcapError(f"--{name} is missing: {meaning}")
@@ -109,16 +112,18 @@ def _add_options(args: argparse.Namespace, config_class: type[Options]) -> None:
 
 def _function(command: Command, args: argparse.Namespace) -> Any:
     """Call the function of a command with its config and arguments."""
-    config = {} if command.config is None else {"config": from_flags(command.config, args)}
+    config_class = command.config_class()
+    config = {} if config_class is None else {"config": from_flags(config_class, args)}
     arguments = {name: getattr(args, name) for name in args.arguments}
     module, name = command.run.split(":")
+    let_threads_sleep()
     with heavy_imports():
         function = getattr(import_module(module), name)
     return function(**config, **arguments, **command.constants)
 
 
-def build_parser(commands: Iterable[Command] = COMMANDS) -> FlagParser:
-    """All commands with their flags."""
+def build_parser(commands: Iterable[Command] = COMMANDS, named: Collection[str] | None = None) -> FlagParser:
+    """All commands; with their flags, but for those that are not among the `named` (to start sooner)."""
     parser = FlagParser(
         prog="clipcap", usage="clipcap COMMAND [OPTIONS]", epilog=_listed(commands),
         description="Caption images: parse, train, predict (ClipCap).",
@@ -129,7 +134,7 @@ def build_parser(commands: Iterable[Command] = COMMANDS) -> FlagParser:
         required=True, metavar="COMMAND", dest="command", prog="clipcap", help=argparse.SUPPRESS
     )
     for command in commands:
-        _add(below, command)
+        _add(below, command, named)
     return parser
 
 
@@ -142,22 +147,24 @@ def _listed(commands: Iterable[Command]) -> str:
     return f"{listed}\n\n`clipcap COMMAND --help` lists the options of a command."
 
 
-def _add(parsers: argparse._SubParsersAction, command: Command) -> None:
+def _add(parsers: argparse._SubParsersAction, command: Command, named: Collection[str] | None) -> None:
     """Add a command, and those below it."""
     description = command.description or f"{command.help[0].upper()}{command.help[1:]}."
     parser = parsers.add_parser(command.name, help=command.help, description=description)
+    if named is not None and command.name not in named:
+        return
     if command.below:
         parser.usage = f"{parser.prog} {command.metavar} [OPTIONS]"
         below = parser.add_subparsers(required=True, metavar=command.metavar, dest="below", prog=parser.prog)
         for row in command.below:
-            _add(below, row)
+            _add(below, row, named)
         return
     groups = HelpGroups(parser)
     added = [groups[one.group].add_argument(*one.names, **one.settings) for one in command.arguments]
-    if command.config is not None:
-        add_flags(groups, command.config, command.without)
-    taken = parser._option_string_actions
-    if command.config is not None and "--config" not in taken:
+    config_class = command.config_class()
+    if config_class is not None:
+        add_flags(groups, config_class, command.without)
+    if config_class is not None and "--config" not in parser._option_string_actions:
         groups["data"].add_argument(
             "--config", dest="run_file", metavar="RUN.yaml", default=None,
             help="options from a YAML file, such as a run's run.yaml; flags override it",

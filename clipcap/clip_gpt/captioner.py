@@ -17,6 +17,7 @@ from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.given import Given
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
@@ -73,8 +74,8 @@ class ClipGptCaptioner(Captioner):
         """The CLIP embeddings of the pictures that B captions describe, [B, D] float32."""
         return self.model.imagine(captions)
 
-    def _decode(self, embeddings: Tensor, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
-        return write_captions(self.model, self.tokenizer, embeddings, config, numbers)
+    def _decode(self, given: Given, config: DecodeConfig, numbers: Sequence[int] | None) -> list[list[Caption]]:
+        return write_captions(self.model, self.tokenizer, given, config, numbers)
 
 
 def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:

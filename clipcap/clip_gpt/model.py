@@ -16,6 +16,7 @@ from clipcap.clip_gpt.embedding_loss import embedding_loss
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
+from clipcap.models.given import Given
 from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy
 from clipcap.models.language_model import max_positions, token_embeddings
 
@@ -75,8 +76,9 @@ class ClipGPT(PrefixLM[ClipGptConfig]):
         self._check_width(clip_embedding)
         return F.normalize(clip_embedding, dim=-1) if self.config.normalize_prefix else clip_embedding
 
-    def prefix(self, clip_embedding: Tensor) -> Tensor:
-        """The prefix of the captions of CLIP embeddings [B, D], as language-model inputs [B, P, E]."""
+    def prefix(self, given: Given | Tensor) -> Tensor:
+        """The prefix of the captions of B images, of which it reads the vectors, as inputs [B, P, E]."""
+        clip_embedding = Given.of(given).vectors
         prompts = [self.layout.caption_prompt(row) for row in range(len(clip_embedding))]
         batch = self.layout.batch(prompts, clip_embedding).inputs(clip_embedding.device)
         return self.inputs_embeds(batch["input_ids"], clip_embedding, batch["clip_places"], batch["clip_rows"])

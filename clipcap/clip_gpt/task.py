@@ -24,6 +24,7 @@ from clipcap.evaluation.metrics.recall import recall
 from clipcap.evaluation.metrics.score import cider, cider_scorer
 from clipcap.features.feature_set import Features
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.given import Given
 from clipcap.models.language_model import max_positions
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
@@ -133,9 +134,9 @@ class InterleavedTask(FeatureTask[ClipGptTaskConfig, ClipGPT]):
         texts = reduced(self.accelerator, predicted).cpu()
         return {**scores, **self.caption_held_out(), **self._recall(texts, self.val)}
 
-    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
-        """Captions of CLIP embeddings [N, D]."""
-        return write_captions(self.model, self.tokenizer, clip_embedding, how)
+    def decode(self, given: Given, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of what is given of N images."""
+        return write_captions(self.model, self.tokenizer, given, how)
 
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """As of any task; scored wherever that is possible."""

@@ -13,17 +13,18 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption, continue_prefix, decode
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Segment, inside_brackets
+from clipcap.models.given import Given
 
 
 def write_captions(
     model: ClipGPT,
     tokenizer: Tokenizer,
-    clip_embedding: Tensor,
+    given: Given | Tensor,
     config: DecodeConfig,
     numbers: Sequence[int] | None = None,
 ) -> list[list[Caption]]:
-    """Captions of embeddings [N, D], as `decode` writes them, without the closing bracket."""
-    found = decode(model, tokenizer, clip_embedding, config, numbers)
+    """Captions of N images, as `decode` writes them, without the closing bracket."""
+    found = decode(model, tokenizer, given, config, numbers)
     return [[replace(c, text=inside_brackets(c.text)) for c in captions] for captions in found]
 
 

@@ -103,6 +103,8 @@ def plain_captioner(checkpoint: str, lm: str | None, encoder: str | None) -> Cap
         captioner = Captioner.from_pretrained(checkpoint, lm=lm, clip_model_type=encoder, device="cpu")
         _ = captioner.encoder
     merge_adapter(captioner.model.lm)
+    if cast(ClipCaptionModel, captioner.model).config.prompts != "none":
+        logger.warning("the captioner reads prompts, which an export cannot retrieve: it captions without")
     return captioner
 
 
@@ -120,7 +122,7 @@ def _facts(captioner: Captioner, how: How, shape: CacheShape, dtype: str) -> dic
         "heads": shape.heads,
         "head_width": shape.width,
         "beam_size": config.beam_size,
-        "max_new_tokens": min(config.max_new_tokens, max_positions(model.lm) - model.prefix_positions),
+        "max_new_tokens": min(config.max_new_tokens, max_positions(model.lm) - model.longest_prefix),
         "stop_ids": stop_token_ids(tokenizer, config, model.caption_ends),
         "hidden_ids": sorted({end_of_text(tokenizer), *model.caption_ends}),
     }

@@ -14,10 +14,8 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import read_predictions, read_references
 from clipcap.evaluation.config import CompareConfig
 from clipcap.evaluation.evaluate import (
-    CLIP_SCORE,
     METRICS,
     PREDICTIONS,
-    REF_CLIP_SCORE,
     REFERENCES,
     REPORT,
     Captioned,
@@ -25,6 +23,7 @@ from clipcap.evaluation.evaluate import (
     report_run,
     summary,
 )
+from clipcap.evaluation.judges import CLIP_SCORE, REF_CLIP_SCORE
 from clipcap.evaluation.metrics.bootstrap import Comparison
 from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Pictured

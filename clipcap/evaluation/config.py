@@ -38,7 +38,18 @@ class EvaluateConfig(Options, group="data"):
     java: bool = option(
         True, "use Java if it is installed (the COCO server's tokenizer, METEOR, SPICE)", group="scores"
     )
-    clip_score: bool = option(True, "also compute CLIPScore, with the encoder of the features", group="scores")
+    clip_score: bool = option(
+        True, "also CLIPScore and self-retrieval, with the encoder of the features or of --score_with", group="scores"
+    )
+    pac_weights: str | None = option(
+        None, "also PAC-S and RefPAC-S, with these weights: a CLIP fine-tuned to judge captions", group="scores"
+    )
+    objects: str | None = option(
+        None,
+        "also CHAIR, objects named that no reference names: a text with an object a line, and other words for it "
+        "behind commas",
+        group="scores",
+    )
 
     def __post_init__(self) -> None:
         at_least("batch_size", self.batch_size, 1)
@@ -49,6 +60,8 @@ class EvaluateConfig(Options, group="data"):
             raise ClipcapError("pass a feature file with --data, or captions with --predictions (one of the two)")
         if self.predictions and not self.references:
             raise ClipcapError("--predictions needs --references: the human captions of the same images")
+        if self.pac_weights and not self.data:
+            raise ClipcapError("--pac_weights looks at the pictures: pass a feature file with --data")
         if self.data and self.references:
             raise ClipcapError("--references belongs to --predictions: --data holds its own")
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.models.given import Given
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice
+PromptTokens = tuple[Tensor | None, Tensor | None]  # ids int64 [B, H] and mask bool [B, H]
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Features:
     meta: FeatureMeta
     path: Path
     images: np.ndarray | None = None  # int64 [N], a number for each row's image, where that is known already
+    prompts: Callable[[np.ndarray], PromptTokens] | None = None  # of rows int64 [B]; those of a subset have none
 
     @property
     def dim(self) -> int:
@@ -169,6 +172,15 @@ class Features:
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
             raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
         return self.embeddings[torch.as_tensor(wanted, dtype=torch.int64)].float()
+
+    def given(self, index: Index) -> Given:
+        """What captions of these B rows are conditioned on; only these are read."""
+        given = Given(self.rows(index))
+        if self.prompts is None:
+            return given
+        wanted = np.arange(*index.indices(self.num_images)) if isinstance(index, slice) else np.asarray(index)
+        ids, mask = self.prompts(wanted)
+        return replace(given, prompt_ids=ids, prompt_mask=mask)
 
     def captions_of(self, row: int) -> list[str]:
         """The captions of one row, in the file's order."""
@@ -232,6 +244,7 @@ class Features:
             image_ids=_take(self.image_ids, rows),
             image_paths=_take(self.image_paths, rows),
             images=None if self.images is None else in_order(_copied(self.images, rows)),
+            prompts=None,
         )
 
     def non_finite_rows(self) -> np.ndarray:

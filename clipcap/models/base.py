@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import PrefixConfig
+from clipcap.models.given import Given
 from clipcap.models.kernels.fused_activation import fuse_activations
 from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
 
@@ -41,8 +42,8 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
         self._head_is_plain = head_is_plain(self.lm)
 
     @abstractmethod
-    def prefix(self, clip_embedding: Tensor) -> Tensor:
-        """CLIP embeddings [B, D] → the language-model inputs before a caption, [B, P, E].
+    def prefix(self, given: Given | Tensor) -> Tensor:
+        """What is given of B images, or their CLIP embeddings [B, D] alone → the inputs before a caption, [B, P, E].
 
         Raises:
             ClipcapError: D is not the width this model was built for.
@@ -56,6 +57,15 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
     def prefix_positions(self) -> int:
         """Positions before a caption, as `prefix` gives them."""
         return self.config.prefix_length
+
+    @property
+    def longest_prefix(self) -> int:
+        """Positions before a caption where it has the longest prompt that the model is made for."""
+        return self.prefix_positions
+
+    def prefix_mask(self, given: Given | Tensor) -> Tensor | None:
+        """Which positions of `prefix` are no padding, bool [B, P]; None where all are."""
+        return None
 
     @property
     def image_span(self) -> slice:

@@ -41,7 +41,7 @@ from clipcap.retrieval.faiss_index import (
 )
 from clipcap.retrieval.index import CONFIG, FORMAT_VERSION, Index, read_config
 from clipcap.retrieval.parts import PartWriter
-from clipcap.retrieval.photo_folder import forget_encoded, is_photo_folder, photo_features, write_state
+from clipcap.retrieval.photo_folder import STATE, forget_encoded, is_photo_folder, photo_features, write_state
 from clipcap.runtime.files import current_path, replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
@@ -57,7 +57,7 @@ SAME = 1e-2  # share of its norm by which two encodings of one picture may diffe
 
 @writes_to("config.out")
 def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
-    """Write the index of features, or add them to one that is there.
+    """Write the index of features, or add them to an existing one.
 
     Args:
         sources: feature files and folders of one encoder, or folders of photos.
@@ -80,7 +80,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
         if content["kind"] != "exact":
             _approximate(index, draft, cast(Kind, content["kind"]), before)
             index = _save(draft, content)
-            near = cast(Rescored, index.approximate)  # as every index of ours that is not exact
+            near = cast(Rescored, index.approximate)  # as our approximate indexes are
             content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
         if photos:
@@ -115,6 +115,11 @@ def _check_place(out: Path, append: bool) -> None:
     place = current_path(out)
     if append and not (place / CONFIG).exists():
         raise ClipcapError(f"--out {out}: is not an index to add to: leave out --append to make one")
+    if append and (place / STATE).exists():
+        raise ClipcapError(
+            f"--out {out}: is an index of photos, and its next update would remove what --append adds: put photos "
+            "into its folders, or index the features apart"
+        )
     if place.is_file():
         raise ClipcapError(f"--out {out}: is a file: an index is a folder")
     if place.is_dir() and any(place.iterdir()) and not (place / CONFIG).exists():

@@ -144,10 +144,12 @@ class ArrayFile:
     facts: Mapping[str, Any]
 
 
+# Not `.npy`: a cache is one file of several arrays, whose lengths are known only when they are written; it appears
+# whole or not at all. The index of retrieval/parts.py is a folder that others read too: there it is `.npy`.
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, Any, Iterable[np.ndarray]]], facts: Mapping) -> None:
     """Write arrays one after the other, their blocks as they come: (name, dtype, blocks). Their index comes last.
 
-    A file that is cut short has no end, and is none.
+    A truncated file lacks the index, and is refused.
     """
     places = {}
     for name, dtype, parts in arrays:
@@ -165,7 +167,7 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
     """A file of `write_arrays`.
 
     Raises:
-        ValueError: it is none, or cut short.
+        ValueError: another kind of file, or a truncated one.
     """
     size = file.seek(0, os.SEEK_END)
     if size < 16:

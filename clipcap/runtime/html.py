@@ -6,6 +6,8 @@ import html
 import unicodedata
 from collections.abc import Iterable
 
+# Not Jinja2: charts, cards and tables of a page are nested calls here, which pyright checks and a debugger enters. A
+# macro of a template would have to state anew which of its arguments are finished HTML.
 _VOID = ("img", "input")
 # Control characters would vanish or, as lone surrogates, not be writable: each gets a sign that can be seen.
 _SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"} | {0x7F: 0x2421}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# What a spreadsheet may run (OWASP, CSV injection), and what already stands behind a sign of `as_cell`.
+# What a spreadsheet may run (OWASP, CSV injection), and what `as_cell` has marked already.
 _FORMULA = re.compile(r"'*(?:[\s\0]*[=+\-@＝＋－＠]|[\t\r\n\0])")
 
 

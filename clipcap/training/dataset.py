@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.models.base import IGNORE
+from clipcap.models.given import Given
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.training.batch_order import BatchOrder
 from clipcap.training.tokens import TokenRecipe, tokenise
@@ -32,7 +33,7 @@ class Batch:
     A row is a caption, or several captions of one image end to end (`clipcap.models.kernels.shared_prefix`).
     """
 
-    clip_embedding: Tensor  # [B, D] float32
+    given: Given  # of B rows
     input_ids: Tensor  # [B, T]
     labels: Tensor  # [B, T], IGNORE where there is nothing to learn
     positions: Tensor | None  # [B, T], each token's place in its caption, where a row holds several
@@ -40,11 +41,11 @@ class Batch:
     row_of: np.ndarray  # [n] the row of each
     weights: Tensor | None = None  # [B, T] float32, of each label token's cross-entropy; None: 1
 
-    def inputs(self, device: torch.device) -> dict[str, Tensor]:
+    def inputs(self, device: torch.device) -> dict[str, Any]:
         """What the model's forward takes."""
-        names = ("clip_embedding", "input_ids", "labels", "positions", "weights")
-        tensors = {name: getattr(self, name) for name in names}
-        return {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
+        names = ("given", "input_ids", "labels", "positions", "weights")
+        parts = {name: getattr(self, name) for name in names}
+        return {name: p.to(device, non_blocking=True) for name, p in parts.items() if p is not None}
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,11 @@ class Layout:
         found[np.repeat(self.row_of, self.lengths), np.repeat(self.offsets, self.lengths) + self.position] = values
         return found
 
-    def batch(self, clip_embedding: Tensor, tokens: np.ndarray, captions: np.ndarray) -> Batch:
+    def batch(self, given: Given, tokens: np.ndarray, captions: np.ndarray) -> Batch:
         """The batch of these captions.
 
         Args:
-            clip_embedding: [B, D], of each row.
+            given: of each of the B rows.
             tokens: [tokens], of all captions end to end.
             captions: [n] their numbers.
         """
@@ -98,7 +99,7 @@ class Layout:
         ids, labels, positions = self.fill(tokens, 0), self.fill(tokens, IGNORE), self.fill(self.position, 0)
         ids, labels, positions = map(torch.from_numpy, (ids, labels, positions))
         positions = None if self.first.all() else positions
-        return Batch(clip_embedding, ids, labels, positions, captions, self.row_of)
+        return Batch(given, ids, labels, positions, captions, self.row_of)
 
 
 @dataclass
@@ -156,8 +157,8 @@ class CaptionDataset:
         """The batch of the captions of these numbers; rows are padded to the longest of them."""
         layout = self.layout(captions)
         tokens = self.tokens[np.repeat(self.starts[captions], layout.lengths) + layout.position]
-        rows = self.features.rows(self.features.caption_rows[captions[layout.first]])
-        batch = layout.batch(rows, tokens, captions)
+        given = self.features.given(self.features.caption_rows[captions[layout.first]])
+        batch = layout.batch(given, tokens, captions)
         if self.reference:
             batch.labels[batch.input_ids == 0] = IGNORE
         return batch
@@ -190,7 +191,7 @@ class CaptionDataset:
             yield self.window(captions, parts)
 
     def window(self, captions: np.ndarray, parts: BatchShare) -> list[Batch]:
-        """This process's share of some captions; where there is none, a caption that counts for nothing."""
+        """This process's share of some captions; an empty share becomes a caption of weight 0."""
         return [self.batch(mine) if len(mine) else self._idle(captions) for mine in parts.of(captions)]
 
     def _idle(self, captions: np.ndarray) -> Batch:

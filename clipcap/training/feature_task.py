@@ -21,6 +21,7 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features
 from clipcap.models.base import PrefixLM
+from clipcap.models.given import Given
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
@@ -90,8 +91,8 @@ class FeatureTask(ABC, Generic[Config, Model]):
         """Longest caption in tokens, its end-of-text included."""
 
     @abstractmethod
-    def decode(self, clip_embedding: Tensor, how: DecodeConfig) -> list[list[Caption]]:
-        """Captions of CLIP embeddings [N, D]."""
+    def decode(self, given: Given, how: DecodeConfig) -> list[list[Caption]]:
+        """Captions of what is given of N images."""
 
     def describe(self) -> str:
         """What is trained on, in one line or two."""
@@ -138,12 +139,12 @@ class FeatureTask(ABC, Generic[Config, Model]):
         if self.val is None or not self._shown:
             return {}
         rows = [row for row, _ in self._shown]
-        room = max_positions(self.model.lm) - self.model.prefix_positions
+        room = max_positions(self.model.lm) - self.model.longest_prefix
         greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
         mine = range(self.parts.rank, len(rows), self.parts.world)
         found = []
         for batch, captions in caption_batches(
-            lambda embeddings, _: self.decode(embeddings.to(self.accelerator.device), greedy),
+            lambda given, _: self.decode(given.to(self.accelerator.device), greedy),
             stored_embeddings(self.val.features, rows[self.parts.rank :: self.parts.world], DECODED_TOGETHER, mine),
         ):
             found += [(number, several[0].text) for number, several in zip(batch.numbers, captions)]

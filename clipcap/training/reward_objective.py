@@ -26,6 +26,7 @@ from clipcap.captioning.tidy import tidy
 from clipcap.evaluation.metrics.cider_reward import bad_endings, mean_length
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.given import Given
 from clipcap.runtime.messages import logger
 from clipcap.training.batch_order import MOST_TOGETHER
 from clipcap.training.config import ObjectiveConfig
@@ -92,41 +93,42 @@ class RewardObjective:
         parts = self.steps.parts
         mine = BatchShare(parts.rank, parts.world, max(1, parts.micro // self.config.samples))
         places = mine.of(np.arange(len(images)))  # of each micro-batch, in the step
-        embeddings = self._embeddings(images)  # [N, D]
+        given = self._given(images)
         began, waiting = time.perf_counter(), []
         for chosen in places:
             if not len(chosen):
                 waiting.append(None)
                 continue
-            tokens, samples = self._sample(images, chosen, embeddings[torch.from_numpy(chosen)], step)
+            tokens, samples = self._sample(images, chosen, given[torch.from_numpy(chosen)], step)
             waiting.append((chosen, tokens, samples, self.scoring.start(samples)))
         self.seconds["sampling"] += (sampled := time.perf_counter()) - began
         batches = []
         for started in waiting:
             if started is None:
-                batches.append(self._idle(images, embeddings))
+                batches.append(self._idle(images, given))
                 continue
             chosen, tokens, samples, future = started
-            rewards = self.scoring.finish(samples, future, embeddings).view(len(chosen), -1)  # [n, samples]
-            batches.append(self._batch(images, chosen, embeddings, tokens, advantages(rewards), step))
+            rewards = self.scoring.finish(samples, future, given.vectors).view(len(chosen), -1)  # [n, samples]
+            batches.append(self._batch(images, chosen, given, tokens, advantages(rewards), step))
         self.seconds["waiting for scores"] += time.perf_counter() - sampled
         return batches
 
-    def _embeddings(self, images: np.ndarray) -> Tensor:
+    def _given(self, images: np.ndarray) -> Given:
         features = self.steps.data.features
-        return features.rows(features.caption_rows[self.first[images]])
+        return features.given(features.caption_rows[self.first[images]])
 
     @torch.no_grad()
     def _sample(
-        self, images: np.ndarray, places: np.ndarray, clip_embedding: Tensor, step: int
+        self, images: np.ndarray, places: np.ndarray, given: Given, step: int
     ) -> tuple[list[np.ndarray], Samples]:
         """The tokens of `samples` captions of each of these images, those of an image side by side; and as texts."""
         training = self.model.training
         self.model.eval()
         how = replace(self.how, seed=(self.steps.seed * 1_000_003 + step) % 2**32)
         with self.accelerator.autocast():
-            prefix = self.model.prefix(clip_embedding.to(self.accelerator.device))  # [n, P, E]
-            found = sample(CachedDecoder(self.model, prefix), how, self.stop, [], places.tolist(), draw=draw_any)
+            given = given.to(self.accelerator.device)
+            decoder = CachedDecoder(self.model, self.model.prefix(given), self.model.prefix_mask(given))
+            found = sample(decoder, how, self.stop, [], places.tolist(), draw=draw_any)
         self.model.train(training)
         rows, lengths = found.tokens.flatten(0, 1).cpu().numpy(), found.length.flatten().long().tolist()
         tokens = [row[:length] for row, length in zip(rows, lengths)]
@@ -142,7 +144,7 @@ class RewardObjective:
         self,
         images: np.ndarray,
         places: np.ndarray,
-        embeddings: Tensor,
+        given: Given,
         tokens: list[np.ndarray],
         advantage: Tensor,
         step: int,
@@ -166,16 +168,16 @@ class RewardObjective:
             np.tile(np.arange(each) % together == 0, len(places)), np.array([len(one) for one in written])
         )
         own = np.repeat(places, each)
-        rows = embeddings[torch.from_numpy(own[layout.first])]
+        rows = given[torch.from_numpy(own[layout.first])]
         batch = layout.batch(rows, np.concatenate(written), self.first[images[own]])
         of_token = np.repeat(np.array(weights, np.float32), layout.lengths)
         batch.weights = torch.from_numpy(layout.fill(of_token, 0))
         return batch
 
-    def _idle(self, images: np.ndarray, embeddings: Tensor) -> Batch:
+    def _idle(self, images: np.ndarray, given: Given) -> Batch:
         """A batch that counts for nothing, where this process has no share of a step."""
         layout = Layout(np.array([True]), np.array([1]))
-        batch = layout.batch(embeddings[:1], np.array(self.stop[:1]), self.first[images[:1]])
+        batch = layout.batch(given[:1], np.array(self.stop[:1]), self.first[images[:1]])
         batch.labels.fill_(IGNORE)
         batch.weights = torch.zeros(batch.labels.shape)
         return batch

@@ -41,7 +41,7 @@ class TextObjective(CrossEntropy):
         images = data.features.caption_rows[first] - inputs.photos  # [B], below 0 for photos
         leaders = data.order.leaders(first)
         seen = np.full(len(first), -1)
-        noise = torch.zeros(batch.clip_embedding.shape)  # [B, D]
+        noise = torch.zeros(batch.given.vectors.shape)  # [B, D]
         for row in np.flatnonzero(images >= 0).tolist():
             rng = np.random.default_rng((self.steps.seed, step, int(leaders[row])))
             texts = inputs.of_image(int(images[row]))
@@ -53,7 +53,7 @@ class TextObjective(CrossEntropy):
         if len(rows):
             texts = F.normalize(inputs.rows[torch.from_numpy(seen[rows])].float(), dim=1)
             shifted = texts if inputs.shift is None else texts + inputs.shift
-            batch.clip_embedding[rows] = F.normalize(shifted + noise[rows], dim=1)
+            batch.given.vectors[rows] = F.normalize(shifted + noise[rows], dim=1)
             self._leave_out(batch, seen, leaders)
         return batch
 

@@ -51,7 +51,7 @@ def test_the_function_of_a_row_takes_what_the_row_gives_it(path):
     module, name = command.run.split(":")
     function = getattr(import_module(module), name)
     arguments = next(parser for words, parser in parsers() if words == path).get_default("arguments")
-    config = {} if command.config is None else {"config": None}
+    config = {"config": None} if command.config else {}
     inspect.signature(function).bind(**config, **dict.fromkeys(arguments), **command.constants)
 
 
@@ -65,7 +65,7 @@ def test_commands_keep_the_flags_they_have():
 
 def test_every_option_is_listed_under_a_title_of_the_help():
     for command in ROWS.values():
-        titles = {flag.group for flag in flags_of(command.config).values()} if command.config else set()
+        titles = {flag.group for flag in flags_of(config).values()} if (config := command.config_class()) else set()
         assert titles | {one.group for one in command.arguments} <= set(GROUPS), command.name
 
 

@@ -16,6 +16,7 @@ from support.road import draw_set, run, save_captioner
 
 from clipcap.images.read import open_image
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.openai_weights import read_openai_weights
 
 REFERENCES = {
     "0": ["a red apple on a white plate", "one apple"],
@@ -244,3 +245,58 @@ def test_runs_of_other_images_are_not_compared(capsys, references, tmp_path):
     assert status == 1 and "4 images" in errors[0] and "2 of them the same" in errors[0]
     status, _, errors = run(capsys, "compare", tmp_path / "all", tmp_path / "nowhere")
     assert status == 1 and "is not an evaluation" in errors[0]
+
+
+def test_self_retrieval_is_the_rank_of_the_own_image_with_chance_beside_it(capsys, road, tmp_path, clip_file):
+    lines, metrics = evaluated(capsys, road, tmp_path / "e", "--no_java")
+    encoder, unit = load_encoder(str(clip_file), "cpu"), torch.nn.functional.normalize
+    said = {p["image_id"]: p["caption"] for p in json.loads((tmp_path / "e" / "predictions.json").read_text())}
+    pixels = [encoder.preprocess(open_image(metrics["images_at"][image])) for image in said]
+    cosines = unit(encoder.encode_texts(list(said.values()))) @ unit(encoder.encode_images(torch.stack(pixels))).T
+    for i, image in enumerate(said):
+        rank = 1 + int((cosines[i] > cosines[i, i]).sum())
+        assert metrics["per_image"][image]["rank"] == pytest.approx(rank, abs=1)  # near ties of tiny weights
+    ranks = sorted(scores["rank"] for scores in metrics["per_image"].values())
+    assert metrics["corpus"]["R@1"]["value"] == pytest.approx(ranks.count(1) / 7)
+    assert metrics["corpus"]["R@10"]["value"] == 1 and metrics["corpus"]["median rank"]["value"] == ranks[3]
+    assert metrics["chance"] == {"R@1": pytest.approx(1 / 7), "R@5": pytest.approx(5 / 7), "R@10": 1}
+    assert any("by chance R@1 0.1429" in line for line in lines)
+    assert any(line.startswith("R@1 ") for line in lines)
+
+
+def test_captions_and_their_variety_are_scored_for_several_an_image(capsys, road, tmp_path):
+    _, one = evaluated(capsys, road, tmp_path / "one", "--no_java")
+    _, more = evaluated(capsys, road, tmp_path / "more", "--no_java", "--num_captions", 3)
+    several = json.loads((tmp_path / "more" / "captions.json").read_text())
+    best = {p["image_id"]: p["caption"] for p in json.loads((tmp_path / "more" / "predictions.json").read_text())}
+    assert {image: texts[0] for image, texts in several.items()} == best
+    assert all(len(texts) == 3 for texts in several.values()) and not (tmp_path / "one" / "captions.json").exists()
+    assert one["corpus"] == more["corpus"]  # five beams each: the best caption is the same
+    assert more["language"].keys() - one["language"].keys() == {"mBLEU-4", "self-CIDEr"}
+    for score in more["language"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_weights_of_pac_s_judge_the_pictures_themselves(capsys, road, tmp_path, clip_file):
+    """By the captioner's own CLIP, PAC-S is 2 / 2.5 of CLIPScore; published files are state dicts in a wrapper."""
+    weights = tmp_path / "clip_ViT-B-32.pth"
+    torch.save({"state_dict": read_openai_weights(clip_file)}, weights)
+    _, metrics = evaluated(capsys, road, tmp_path / "e", "--no_java", "--pac_weights", weights)
+    for scores in metrics["per_image"].values():
+        assert scores["PAC-S"] == pytest.approx(scores["CLIPScore"] * 2 / 2.5, abs=2e-3)
+    assert 0 <= metrics["corpus"]["RefPAC-S"]["value"] <= 2
+    lines, metrics = evaluated(capsys, road, tmp_path / "n", "--no_java", "--pac_weights", tmp_path / "none.pth")
+    assert "PAC-S" not in metrics["corpus"] and "CLIPScore" in metrics["corpus"]
+    assert any(line.startswith("PAC-S skipped: ") for line in lines)
+
+
+def test_objects_that_no_reference_names_are_counted(capsys, references, tmp_path):
+    (tmp_path / "objects.txt").write_text("apple\negg\nsoup\npizza\nfork\n")
+    captions = results(tmp_path / "p.json", GOOD | {"1": "an egg and a fork"})
+    words = ["--predictions", captions, "--references", references, "--no_java", "--out", tmp_path / "e"]
+    status, *_ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert status == 0 and metrics["corpus"]["CHAIRi"]["value"] == pytest.approx(1 / 5)
+    assert metrics["corpus"]["CHAIRs"]["value"] == pytest.approx(1 / 4)
+    status, _, errors = run(capsys, "evaluate", *words, "--objects", tmp_path / "absent.txt")
+    assert status == 1 and "--objects" in errors[0]

@@ -111,7 +111,7 @@ def test_a_split_has_the_tokens_of_its_captions(folder, tokenizer, monkeypatch, 
         assert found.tokens.tolist() == expected.tokens.tolist()
         assert found.starts.tolist() == expected.starts.tolist()
         assert found.truncated == expected.truncated
-        assert torch.equal(found.batch(np.arange(3)).clip_embedding, expected.batch(np.arange(3)).clip_embedding)
+        assert torch.equal(found.batch(np.arange(3)).given.vectors, expected.batch(np.arange(3)).given.vectors)
 
 
 class TestWhatIsKept:

@@ -189,6 +189,17 @@ def test_parse_takes_photos_alone(capsys, photos, clip_file, tmp_path):
         assert ids(tmp_path / "index") == [photo.name for photo in photos]
 
 
+def test_features_are_not_added_to_an_index_of_photos_whose_update_would_drop_them(
+    capsys, photos, index, clip_file, tmp_path
+):
+    index()
+    words = ("--data_path", tmp_path / "photos", "--out", tmp_path / "more.pkl", "--clip_model_type", clip_file)
+    run(capsys, "parse", "photos", *words)
+    status, _, err = run(capsys, "index", tmp_path / "more.pkl", "--out", tmp_path / "index", "--append")
+    assert status == 1 and "its next update would remove what --append adds" in err[-1]
+    assert ids(tmp_path / "index") == [photo.name for photo in photos]
+
+
 def test_errors_about_missing_captions_name_the_way_for_photos_alone(capsys, photos, tmp_path):
     status, _, err = run(capsys, "parse", "custom", "--data_path", tmp_path / "photos", "--out", tmp_path / "x.pkl")
     assert status == 1 and err[-1].endswith("photos alone: `clipcap parse photos` or `clipcap index`")

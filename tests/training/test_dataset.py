@@ -60,7 +60,7 @@ def test_labels_are_the_caption_and_the_end_of_text_and_nothing_else(make_datase
         expected = [*tokenizer(CAPTIONS[number])["input_ids"], tokenizer.eos_token_id]
         assert batch.labels[row][batch.labels[row] != IGNORE].tolist() == expected
         assert batch.input_ids[row, : len(expected)].tolist() == expected
-        assert torch.equal(batch.clip_embedding[row], dataset.features.rows([number])[0])
+        assert torch.equal(batch.given.vectors[row], dataset.features.rows([number])[0])
     assert (batch.labels[0, dataset.lengths[6] :] == IGNORE).all()
     assert batch.labels.shape[1] == max(dataset.lengths[[6, 2]])
 
@@ -85,8 +85,8 @@ def test_cut_captions_are_counted_and_do_not_learn_to_end_there(make_dataset, to
 def test_captions_of_one_image_have_its_embedding(many):
     batch = many.batch(np.array([7, 8, 9, 10]))  # of the second image, and one of the third
     expected = many.features.rows([1, 1, 1, 2])
-    assert torch.equal(batch.clip_embedding[batch.row_of], expected)
-    assert len(batch.clip_embedding) == (2 if many.share_prefix else 4)
+    assert torch.equal(batch.given.vectors[batch.row_of], expected)
+    assert len(batch.given.vectors) == (2 if many.share_prefix else 4)
 
 
 class TestCaptionsThatShareAPrefix:
@@ -94,7 +94,7 @@ class TestCaptionsThatShareAPrefix:
         """(embedding, its captions' tokens) of each row."""
         found = []
         for embedding, ids, labels, positions in zip(
-            batch.clip_embedding, batch.input_ids, batch.labels, batch.positions
+            batch.given.vectors, batch.input_ids, batch.labels, batch.positions
         ):
             assert torch.equal(ids[labels != IGNORE], labels[labels != IGNORE])
             starts = [i for i in range(len(ids)) if positions[i] == 0 and labels[i] != IGNORE]
@@ -133,7 +133,7 @@ class TestCaptionsThatShareAPrefix:
         dataset = CaptionDataset(read_features(path), tokenizer, 100, share_prefix=True)
         batch = dataset.batch(np.arange(5))
         assert batch.row_of.tolist() == [0, 0, 1, 2, 3]
-        assert torch.equal(batch.clip_embedding, embeddings[1:])
+        assert torch.equal(batch.given.vectors, embeddings[1:])
 
     @pytest.mark.parametrize("size", [5, 8, 40, 100])
     def test_stay_in_one_step_unless_the_image_is_left_over(self, irregular, size):
@@ -231,6 +231,6 @@ def test_reference_tokens_equal_the_originals(shared):
     assert features.caption_rows.tolist() == expected["caption_to_row"]
     assert reference_max_length(dataset.lengths) == expected["padded_length"]
     for item in expected["items"]:
-        [embedding] = dataset.batch(np.array([item["index"]])).clip_embedding
+        [embedding] = dataset.batch(np.array([item["index"]])).given.vectors
         assert embedding[:8].tolist() == pytest.approx(item["prefix_first8"], abs=1e-6)
         assert embedding.norm().item() == pytest.approx(item["prefix_norm"], rel=1e-5)

@@ -32,6 +32,7 @@ def test_cross_entropy_gives_the_windows_of_the_data_without_weights(dataset):
         for batch, other in zip(window, wanted, strict=True):
             ours, theirs = (b.inputs(torch.device("cpu")) for b in (batch, other))
             assert "weights" not in ours and ours.keys() == theirs.keys()
+            assert torch.equal(ours.pop("given").vectors, theirs.pop("given").vectors)
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -49,7 +50,7 @@ def test_weights_multiply_each_tokens_share_of_loss_and_gradient(dataset, make_m
         begins = [*torch.nonzero((positions == 0) & counted[row]).flatten().tolist(), int(counted[row].sum())]
         for first, last in itertools.pairwise(begins):
             ids = inputs["input_ids"][row : row + 1, first:last]
-            logits = model(logits_of["clip_embedding"][row : row + 1], ids)[0]
+            logits = model(logits_of["given"][row : row + 1], ids)[0]
             picked = logits.log_softmax(dim=-1).gather(1, ids[0, :, None])[:, 0]
             one_by_one.append(-(weights[row, first:last] * picked).sum())
     plain = torch.stack(one_by_one).sum()

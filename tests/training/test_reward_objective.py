@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_reinforce_written_plainly(data, tokenizer, make
         for first, last in pairwise(begins):
             layout_ids.append(batch.input_ids[row, first:last])
             weights_of.append(batch.weights[row, first:last])
-            rows.append(batch.clip_embedding[row])
+            rows.append(batch.given.vectors[row])
     features, scorer = read_features(data), CiderReward([list(several) for several in SEVERAL])
     plain, each = torch.zeros(()), 4 + bool(xe_weight)
     assert len(layout_ids) == 4 * each

@@ -48,7 +48,7 @@ def test_a_row_sees_a_text_of_its_image_and_learns_the_others(texts, tokenizer, 
         for batch in (batch for window in objective.windows(epoch, 0) for batch in window):
             layout = objective.steps.data.layout(batch.captions)
             for caption, row, start in zip(batch.captions, batch.row_of, layout.offsets, strict=True):
-                seen = int((rows @ batch.clip_embedding[row]).argmax())
+                seen = int((rows @ batch.given.vectors[row]).argmax())
                 image = objective.steps.data.features.caption_rows
                 assert image[seen] == image[caption]
                 alone = (image == image[caption]).sum() == 1
@@ -60,9 +60,9 @@ def test_noise_has_the_deviation_asked_for_and_is_of_the_step_alone(texts, token
     one, other = (objective_of(texts, tokenizer, noise="0.5") for _ in range(2))
     windows, later = list(one.windows(1, 0)), list(other.windows(1, 1))
     for window, again in zip(windows[1:], later, strict=True):
-        assert all(torch.equal(a.clip_embedding, b.clip_embedding) for a, b in zip(window, again, strict=True))
+        assert all(torch.equal(a.given.vectors, b.given.vectors) for a, b in zip(window, again, strict=True))
     cosines = [
-        torch.cosine_similarity(a.clip_embedding, b.clip_embedding)
+        torch.cosine_similarity(a.given.vectors, b.given.vectors)
         for noisy, plain in zip(one.windows(0, 0), objective_of(texts, tokenizer, noise="0").windows(0, 0))
         for a, b in zip(noisy, plain)
     ]
@@ -80,7 +80,7 @@ def test_two_processes_see_what_one_sees(texts, tokenizer):
         for batch in batches:
             for caption, row in zip(batch.captions.tolist(), batch.row_of):
                 if (batch.labels != IGNORE).any():
-                    found[caption] = batch.clip_embedding[row]
+                    found[caption] = batch.given.vectors[row]
         return found, sum(int((batch.labels != IGNORE).sum()) for batch in batches)
 
     (ours, tokens), (theirs, same_tokens) = learnt(two), learnt(one)
@@ -107,7 +107,7 @@ def test_captioned_photos_train_beside_texts_as_they_are(texts, tokenizer, tmp_p
     for batch in (batch for window in objective.windows(0, 0) for batch in window):
         for caption, row in zip(batch.captions.tolist(), batch.row_of):
             if caption < len(CAPTIONS):
-                assert torch.equal(batch.clip_embedding[row], rows[caption])
+                assert torch.equal(batch.given.vectors[row], rows[caption])
                 seen += 1
     assert seen == len(CAPTIONS) and len(data) == len(CAPTIONS) + sum(map(len, GROUPS))
 

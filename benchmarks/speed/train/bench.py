@@ -143,7 +143,7 @@ class Bench:
         self.model = ClipCaptionModel(ModelConfig(**case.model), deepcopy(lm)).to(self.device).train()
         self.data = CaptionDataset(features, tokenizer, 900, share_prefix=True)
         self.reference = CaptionDataset(features, tokenizer, 900, reference=True)
-        self.optimizer = make_optimizer(trained_parameters(self.model, lr=2e-5), weight_decay=0.0)
+        self.optimizer = make_optimizer(trained_parameters(self.model, 2e-5), weight_decay=0.0)
         self.baseline = PlainTraining(self.reference, self.model.mapper, lm, tuned=self.model.config.tune == "full")
         if how.gradient_checkpointing:
             checkpoint_layers(self.model.lm)
@@ -195,7 +195,7 @@ class Bench:
         for captions in steps:
             batch = self.data.batch(captions)
             lengths = self.data.lengths[batch.captions]
-            rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.clip_embedding))]
+            rows = [lengths[batch.row_of == row].tolist() for row in range(len(batch.given.vectors))]
             flops += step_flops(config, gpt2, rows)
             traffic += step_bytes(config, gpt2, rows)
         count = sum(map(len, steps))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+# pycocoevalcap has this score too. It is an extra, though, and scores that need no Java work without it; its table
+# of both texts' tokens fills the memory where a caption is a book.
 _BETA = 1.2  # how much more recall counts than precision
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -14,11 +14,13 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import OPENAI_URLS
+from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.runtime.hub import absolute
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 RIBBON = 32  # images longer than this many times their width are cut
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+Result = TypeVar("Result")
 Preprocess = Callable[[Image.Image], Tensor]
 
 
@@ -39,6 +41,10 @@ class Encoder(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+        ...
+
+    def encode_tokens(self, pixels: Tensor, layer: int = -1, pool: int = 0) -> tuple[Tensor, Tensor]:
+        """[B, 3, R, R] → (clip_embedding [B, D], tokens [B, N, W]), float32, in one pass."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -129,10 +135,13 @@ class FrozenEncoder(ABC):
         self.network: Any = network.to(device).eval().requires_grad_(False)  # each library's own class
 
     def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        return self._run_as_is(function, *inputs).float()
+
+    def _run_as_is(self, function: Callable[..., Result], *inputs: Any) -> Result:
         # Autocast and not .half(): OpenAI's visual tower fails in bfloat16 and LayerNorms stay exact.
         reduced = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=reduced):
-            return function(*inputs).float()
+            return function(*inputs)
 
     @property
     def logit_scale(self) -> float:
@@ -147,6 +156,30 @@ class FrozenEncoder(ABC):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding float32 [B, D]."""
         return self._run(self.embed_pixels, pixels.to(self.device))
+
+    def encode_tokens(self, pixels: Tensor, layer: int = -1, pool: int = 0) -> tuple[Tensor, Tensor]:
+        """The vector and the tokens of images, in one pass.
+
+        Args:
+            pixels: [B, 3, R, R].
+            layer: whose outputs are the tokens, counted from the end; of the last one they are those behind the last
+                norm, where the network has one for them.
+            pool: the grid is averaged to `pool` × `pool` places; 0 leaves it as it is.
+        Returns:
+            vectors float32 [B, D]; tokens float32 [B, N, W], class and register tokens before those of the grid.
+        Raises:
+            ClipcapError: the network has no such layer, or a smaller grid.
+        """
+        found = self._run_as_is(self._map, pixels.to(self.device), layer)
+        return found.vector.float(), found.tokens(pool).float()
+
+    @abstractmethod
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        """[B, 3, R, R] → vectors and the map of a layer."""
+
+    def _no_layer(self, layer: int, count: int) -> ClipcapError:
+        """The error of a layer that is not among `count` layers."""
+        return ClipcapError(f"--layer {layer}: {self.name} has {count} layers, the first is {-count}")
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

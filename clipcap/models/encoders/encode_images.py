@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipcap.images.read import MAX_PIXELS, REMARK, ImageError, ImageSource, open_image
 from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.models.given import Given
 from clipcap.runtime.text import one_line
 
 Frame = Literal["first", "middle"]
@@ -25,10 +26,15 @@ class EncodedImages:
     """A batch of images, by their numbers in the run."""
 
     numbers: list[int]  # of the images that were encoded
-    embeddings: Tensor | None  # [len(numbers), D] float32; None where there are none
+    given: Given | None  # of them, with vectors [len(numbers), D] float32; None where there are none
     bad: dict[int, ImageError] = field(default_factory=dict)  # why the others cannot be used
     remarks: list[str] = field(default_factory=list)  # how some of those encoded had to be shown, a line each
     looks: list[Any] = field(default_factory=list)  # what `look` returned of those encoded
+
+    @property
+    def embeddings(self) -> Tensor | None:
+        """Their vectors alone."""
+        return None if self.given is None else self.given.vectors
 
 
 class Pixels(NamedTuple):
@@ -93,13 +99,13 @@ def encode_images(
         for start in range(0, len(images), batch_size):
             found = list(enumerate(run(read, images[start : start + batch_size]), start))
             good = {number: image for number, image in found if isinstance(image, Pixels)}
-            embeddings = None
+            given = None
             if good:
                 with turn or nullcontext():
-                    embeddings = encoder.encode_images(torch.stack([image.pixels for image in good.values()]))
+                    given = Given(encoder.encode_images(torch.stack([image.pixels for image in good.values()])))
             yield EncodedImages(
                 list(good),
-                embeddings,  # [B, 3, R, R] -> [B, D]
+                given,
                 {number: fault for number, fault in found if isinstance(fault, ImageError)},
                 [image.remark for image in good.values() if image.remark],
                 [image.look for image in good.values()],
@@ -107,7 +113,7 @@ def encode_images(
 
 
 def _try_to_read(preprocess: Preprocess, image: ImageSource, **how: Any) -> Pixels | ImageError:
-    """The pixels of an image, or why there are none."""
+    """The pixels of an image, or the reason why it has none."""
     try:
         return read_pixels(preprocess, image, **how)
     except ImageError as error:

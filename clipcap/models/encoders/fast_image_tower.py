@@ -63,13 +63,30 @@ class FastVisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, W, R/p, R/p] -> [B, N, W]
-        x = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)  # [B, 1+N, W]
-        x = self.ln_pre(x + self.positional_embedding)
+        x = self._embedded(pixels)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, x.shape[1])
         return self.ln_post(last(x, 1)[:, 0]) @ self.proj  # [B, W] -> [B, D]
+
+    def with_tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """[B, 3, R, R] → (vectors [B, D], outputs of a layer counted from the end, [B, 1+N, W]).
+
+        The last layer's are behind the last norm; for those of others the last block computes the class token alone.
+        """
+        x, found = self._embedded(pixels), None
+        for number, block in enumerate(self.blocks, -len(self.blocks)):
+            x = block(x, x.shape[1] if number < -1 or layer == -1 else 1)
+            found = x if number == layer else found
+        normed = self.ln_post(x)  # [B, 1+N, W], or [B, 1, W]
+        assert found is not None, "the caller has checked the layer"
+        return normed[:, 0] @ self.proj, normed if layer == -1 else found
+
+    def _embedded(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → the inputs of the first block, [B, 1+N, W]."""
+        patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, W, R/p, R/p] -> [B, N, W]
+        x = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)  # [B, 1+N, W]
+        return self.ln_pre(x + self.positional_embedding)
 
 
 class _Block(nn.Module):

@@ -14,7 +14,9 @@ from transformers import PretrainedConfig
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
-from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part
+from clipcap.models.encoders.layer_outputs import trunk_map
+from clipcap.models.encoders.token_spec import ImageMap
+from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part, hidden_map
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.safe_load.weights import read_weights_file
 from clipcap.runtime.text import one_line
@@ -70,7 +72,7 @@ class HFImageEncoder(ImageOnlyEncoder):
     """An image network of transformers, `hf:NAME_OR_PATH`: DINOv2, DINOv3, ViT, ConvNeXt, SigLIP's vision half, ….
 
     The embedding is the network's pooled output where its weights are trained; else the class token's last hidden
-    state, or the mean over all places where there is none.
+    state, or, without one, the mean over all places.
     """
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
@@ -92,7 +94,14 @@ class HFImageEncoder(ImageOnlyEncoder):
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        output = self.network(pixel_values=pixels)
+        return self._vector(self.network(pixel_values=pixels))
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        output = self.network(pixel_values=pixels, output_hidden_states=layer != -1)
+        return hidden_map(self, output, self._vector(output), pixels, layer)
+
+    def _vector(self, output: Any) -> Tensor:
+        """The embedding [B, D] of what the network gives."""
         pooled = getattr(output, "pooler_output", None) if self._pools else None
         if pooled is not None:
             return pooled.flatten(1)  # [B, D] or [B, D, 1, 1]
@@ -137,6 +146,12 @@ class TimmEncoder(ImageOnlyEncoder):
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
         return self.network(pixels)
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        try:
+            return trunk_map(self.network, pixels, layer)
+        except IndexError as error:
+            raise self._no_layer(layer, error.args[0]) from error
 
 
 def _load_timm_weights(network: Any, path: Path, name: str) -> None:

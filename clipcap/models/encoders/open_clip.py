@@ -13,7 +13,9 @@ from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.layer_outputs import clip_layers, clip_map, trunk_map
 from clipcap.models.encoders.openai_weights import within_reach
+from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.runtime.text import one_line
 
 
@@ -51,6 +53,19 @@ class OpenClipEncoder(FrozenEncoder):
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
         return self.network.encode_image(pixels)
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        visual = self.network.visual
+        if hasattr(visual, "trunk"):
+            try:
+                found = trunk_map(visual.trunk, pixels, layer)
+            except IndexError as error:
+                raise self._no_layer(layer, error.args[0]) from error
+            return found._replace(vector=visual.head(found.vector))
+        count = len(clip_layers(visual))
+        if not -count <= layer < 0:
+            raise self._no_layer(layer, count)
+        return clip_map(visual, pixels, layer, getattr(getattr(visual, "transformer", None), "batch_first", True))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, clip_preprocess
-from clipcap.models.encoders.fast_image_tower import fast_image_tower
+from clipcap.models.encoders.fast_image_tower import FastVisionTransformer, fast_image_tower
+from clipcap.models.encoders.layer_outputs import clip_layers, clip_map
 from clipcap.models.encoders.openai_weights import clip_tokens, load_openai_clip
+from clipcap.models.encoders.token_spec import ImageMap, image_map
 
 
 class OpenAIEncoder(FrozenEncoder):
@@ -28,6 +30,15 @@ class OpenAIEncoder(FrozenEncoder):
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
         return self.network.encode_image(pixels)
+
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        visual = self.network.visual
+        count = len(visual.blocks) if isinstance(visual, FastVisionTransformer) else len(clip_layers(visual))
+        if not -count <= layer < 0:
+            raise self._no_layer(layer, count)
+        if isinstance(visual, FastVisionTransformer):
+            return image_map(*visual.with_tokens(pixels, layer))
+        return clip_map(visual, pixels, layer, batch_first=False)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""

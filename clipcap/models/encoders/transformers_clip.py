@@ -12,7 +12,9 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
 from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_processor, hybrid_tokenizer, load_hybrid
+from clipcap.models.encoders.layer_outputs import with_output_of
 from clipcap.models.encoders.pooling import image_features, max_text_tokens, text_features
+from clipcap.models.encoders.token_spec import ImageMap, image_map
 from clipcap.runtime.hub import PretrainedClass, load_pretrained
 
 
@@ -63,6 +65,22 @@ class HFEncoder(FrozenEncoder):
         """[B, 3, R, R] → [B, D]."""
         return image_features(self.network, pixels)
 
+    def _map(self, pixels: Tensor, layer: int) -> ImageMap:
+        vision = self.network.vision_model
+        asked = vision.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "output_hidden_states": layer != -1}), with_kwargs=True
+        )
+        try:
+            vector, output = with_output_of(vision, lambda: image_features(self.network, pixels))
+        finally:
+            asked.remove()
+        found = hidden_map(self, output, vector, pixels, layer)
+        norm = getattr(getattr(vision, "vision_model", vision), "post_layernorm", None)
+        if layer != -1 or norm is None or found.extra is None:
+            return found
+        # CLIP's last hidden states are before its last norm, unlike those of OpenAI's own towers and of SigLIP.
+        return image_map(vector, norm(output.last_hidden_state), (found.places.shape[2], found.places.shape[3]))
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D].
 
@@ -91,6 +109,32 @@ class HFEncoder(FrozenEncoder):
         """
         mask = None if attention_mask is None else attention_mask.to(self.device)
         return self._run(text_features, self.network, input_ids.to(self.device), mask)
+
+
+def hidden_map(encoder: FrozenEncoder, output: Any, vector: Tensor, pixels: Tensor, layer: int) -> ImageMap:
+    """The map of the hidden states that a vision network of transformers gives.
+
+    Args:
+        encoder: of the network.
+        output: of the network; with all hidden states where `layer` is not the last.
+        vector: [B, D].
+        pixels: [B, 3, R, R].
+        layer: counted from the end.
+    Raises:
+        ClipcapError: no such layer.
+    """
+    hidden = output.last_hidden_state
+    if layer != -1:
+        states = output.hidden_states[1:]  # before the first layer stand the embeddings
+        if not -len(states) <= layer < 0:
+            raise encoder._no_layer(layer, len(states))
+        hidden = states[layer]
+    if hidden.ndim == 4:
+        return ImageMap(vector, None, hidden)  # [B, W, h, w]
+    config = encoder.network.config
+    patch = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    grid = (pixels.shape[2] // patch, pixels.shape[3] // patch) if type(patch) is int else None
+    return image_map(vector, hidden, grid)
 
 
 def hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:

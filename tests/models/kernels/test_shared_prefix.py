@@ -37,7 +37,7 @@ def batches(tmp_path_factory, lm_folder):
 def loss_and_gradients(model, batch):
     inputs = batch.inputs(torch.device("cpu"))
     model.zero_grad()
-    loss = model(**inputs | {"clip_embedding": inputs["clip_embedding"].to(next(model.parameters()))})
+    loss = model(**inputs | {"given": inputs["given"].vectors.to(next(model.parameters()))})
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

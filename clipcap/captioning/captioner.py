@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.addresses import fetch_photo, is_address
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
@@ -28,7 +29,7 @@ from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
@@ -71,6 +72,7 @@ class Captioner:
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
+        self._card = ""  # of the checkpoint's folder
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
@@ -100,6 +102,7 @@ class Captioner:
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        captioner._card = read_card(loaded.path)
         if dtype == "int8":
             captioner.round_to_int8()
         return captioner
@@ -128,12 +131,15 @@ class Captioner:
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
 
+        Its card is the folder's own, where it was loaded from one; the snippet in it names the repository.
+
         Raises:
             ClipcapError: offline, no such account, or no right to write there.
         """
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
+            name_in_card(draft, repo_id, self._card)
             try:
                 address = api.create_repo(repo_id, private=private, exist_ok=True)
                 api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
@@ -204,7 +210,7 @@ class Captioner:
     def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
         """The best caption of an image, or of each of several.
 
-        An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
+        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
         an embedding [D].
         """
         single = _is_image(images) or _is_picture(images)
@@ -289,6 +295,7 @@ class Captioner:
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
+        images = [fetch_photo(image) if is_address(image) else image for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:

@@ -152,8 +152,6 @@ def test_the_example_of_the_guide_runs_as_printed(ask, plates, captions, tmp_pat
     text = (REPO / "docs" / "guide" / "deploy.md").read_text()
     examples = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     [example] = [code for code in examples if "/caption" in code]
-        code for code in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "/caption" in code
-    ]
     (tmp_path / "photo.jpg").write_bytes(plates[0].read_bytes())
     code = example.replace("7860", str(ask.port))
     done = subprocess.run(["bash", "-ec", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)

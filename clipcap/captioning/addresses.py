@@ -54,9 +54,7 @@ def read_standard_input() -> NamedPhoto:
     """
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None or stream.isatty():
-        raise ImageError(
-            STANDARD_INPUT, "is the standard input, and no photo comes in: … --img - < photo.jpg"
-        )
+        raise ImageError(STANDARD_INPUT, "is the standard input, and no photo comes in: … --img - < photo.jpg")
     content = stream.read(LARGEST)
     if not content:
         raise ImageError(STANDARD_INPUT, "the standard input is empty")

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.addresses import fetch_photo, is_address
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, is_image, is_picture, listed
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
@@ -35,6 +34,7 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
@@ -42,8 +42,6 @@ from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
-
-ImageLike = str | Path | bytes | BinaryIO | Image.Image
 
 
 class Captioner:
@@ -76,6 +74,7 @@ class Captioner:
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
+        self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
         self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
         self._images = 0  # captioned so far
@@ -94,7 +93,8 @@ class Captioner:
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
-        With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
+        On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
+        faster in it, and int8 rounds the language model's matrices to eight bits.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -105,7 +105,31 @@ class Captioner:
         captioner._card = read_card(loaded.path)
         if dtype == "int8":
             captioner.round_to_int8()
+        else:
+            captioner.multiply_in(dtype)
         return captioner
+
+    def multiply_in(self, dtype: str) -> None:
+        """Let the products of model and encoder be in float32, bfloat16, or what is faster here of both, auto.
+
+        All else stays in float32, weights too. On a GPU auto is float32.
+
+        Raises:
+            ClipcapError: bfloat16 is not on a CPU, or this torch or CLIPCAP_PLAIN does not allow it.
+        """
+        if self.device.type != "cpu" and dtype == "bfloat16":
+            raise ClipcapError(f"--dtype bfloat16 is for CPUs: add --device cpu, or drop it to use {self.device}")
+        chosen = pick_cpu_dtype(dtype) if self.device.type == "cpu" else torch.float32
+        if chosen == torch.bfloat16 and not packable(self.model, chosen):
+            if dtype == "bfloat16":
+                raise ClipcapError(
+                    "--dtype bfloat16 is not possible here: the model is too large for a second copy, this torch has "
+                    "no oneDNN, or CLIPCAP_PLAIN is set: drop it"
+                )
+            chosen = torch.float32
+        self.dtype = chosen
+        if chosen == torch.bfloat16:
+            pack_for_rows(self.model, chosen)
 
     def round_to_int8(self) -> None:
         """Round the language model's matrices to eight bits: on a CPU about twice as fast, and cannot be saved.
@@ -160,7 +184,7 @@ class Captioner:
                     f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
                     f"pass --clip_model_type"
                 )
-            self._encoder = load_encoder(self.model.config.encoder, str(self.device))
+            self._encoder = load_encoder(self.model.config.encoder, str(self.device), self._encoder_dtype)
             self._check(self._encoder)
         return self._encoder
 
@@ -173,8 +197,12 @@ class Captioner:
         if name is None:
             return self.encoder
         if name not in self._judges:
-            self._judges[name] = load_encoder(name, str(self.device))
+            self._judges[name] = load_encoder(name, str(self.device), self._encoder_dtype)
         return self._judges[name]
+
+    @property
+    def _encoder_dtype(self) -> str | None:
+        return "bfloat16" if self.dtype == torch.bfloat16 else None
 
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
@@ -210,10 +238,10 @@ class Captioner:
     def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
         """The best caption of an image, or of each of several.
 
-        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
-        an embedding [D].
+        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of
+        uint8, or, in a list, an embedding [D].
         """
-        single = _is_image(images) or _is_picture(images)
+        single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
         return captions[0] if single else captions
 
@@ -236,7 +264,7 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), _decoding(config, options)
+        images, config = listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -294,12 +322,11 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
-        images = [fetch_photo(image) if is_address(image) else image for image in images]
+        images = [as_image(image) for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
-            if not _is_image(images[i]):
+            if not is_image(images[i]):
                 raise ClipcapError(
                     f"image {numbers[i]} is {images[i]!r:.60}: an image is a path, bytes, an open file, a Pillow "
                     f"image or an embedding"
@@ -374,7 +401,7 @@ class Captioner:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
         rows = images * ((config.beam and config.beam_size) or config.num_captions)
-        if rows > 1 and self._images > 1 and self._packable:
+        if rows > 1 and self._images > 1 and self.dtype == torch.float32 and self._packable:
             pack_for_rows(self.model.lm)
 
     @cached_property
@@ -399,7 +426,7 @@ class Captioner:
 
     def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
         """The pictures themselves as a second encoder sees them, [B, D]."""
-        if pictures is None or not all(map(_is_image, pictures)):
+        if pictures is None or not all(map(is_image, pictures)):
             raise ClipcapError(
                 f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
@@ -433,48 +460,12 @@ class Captioner:
         ]
 
 
-def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
-    """Read and encode images, float32 [B, D].
-
-    Raises:
-        ClipcapError: one cannot be read.
-    """
-    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
-
-
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
         config = DecodeConfig.of(**options)
         return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
-
-
-def _is_picture(value: Any) -> bool:
-    """Whether a value is the pixels of a picture: uint8 [H, W, 3] or [H, W]."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
-        return False
-    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
-
-
-def _listed(images: Any) -> list:
-    """Images, or embeddings [N, D], one by one.
-
-    Raises:
-        ClipcapError: it is a single one, or none.
-    """
-    array = images.numpy(force=True) if isinstance(images, Tensor) else images
-    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
-    if _is_image(images) or embedding:
-        raise ClipcapError("images is a list of images: put a single one in brackets")
-    try:
-        return list(images)
-    except TypeError as error:
-        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
@@ -495,6 +486,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
     )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
+    if config.dtype in ("auto", "bfloat16"):
+        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
     stored = cast(ModelConfig, captioner.model.config)
     captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:

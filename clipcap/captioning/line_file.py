@@ -187,7 +187,10 @@ def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
 def as_json(name: str, captions: Sequence[Caption]) -> dict:
     """One image's line of a .jsonl file, best caption first."""
     rows = [{"caption": c.text, "logprob": c.logprob, "clip_score": c.clip_score} for c in captions]
-    return {"image": name, "caption": captions[0].text, "captions": rows}
+    line = {"image": name, "caption": captions[0].text, "captions": rows}
+    if retrieved := captions[0].retrieved:
+        line["retrieved"] = [one._asdict() for one in retrieved]
+    return line
 
 
 def csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:

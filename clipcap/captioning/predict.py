@@ -139,9 +139,7 @@ def _photos(words: Sequence[str], texts: TextFiles | None, limit: int) -> tuple[
     files = find_images([word for word in words if word not in elsewhere])[: limit or None]
     if texts:
         if elsewhere:
-            raise ClipcapError(
-                f"{elsewhere[0]}: no text fits beside it: use --out, or save the photo first"
-            )
+            raise ClipcapError(f"{elsewhere[0]}: no text fits beside it: use --out, or save the photo first")
         chosen, failed = texts.choose(files)
         return [*chosen], failed
     photos: list[Photo] = [*files]

@@ -29,11 +29,13 @@ from clipcap.evaluation.metrics.objects import read_objects
 from clipcap.evaluation.metrics.score import RECALLS, Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
+from clipcap.evaluation.stored_scores import save_scores
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
 from clipcap.options import given
+from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
@@ -41,7 +43,7 @@ from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.progress import no_bar
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import printable, without_folders
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
 SEVERAL = "captions.json"  # all captions of each image, where there are several
@@ -57,6 +59,7 @@ class Captioned:
     images: dict[str, str | None] = field(default_factory=dict)  # paths of the pictures
     epochs: list[dict[str, float]] = field(default_factory=list)  # of metrics.jsonl, where there is one
     several: dict[str, list[str]] = field(default_factory=dict)  # all captions of each image, if there are several
+    retrieved: dict[str, list[str]] = field(default_factory=dict)  # what each image's prompt was made of
     judgement: Judgement = field(default_factory=Judgement)
     notes: list[str] = field(default_factory=list)
 
@@ -96,6 +99,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
             _write_json(out / SEVERAL, found.several)
         scores = _score(found, config)
         content = {**summary(scores, found), "characters": config.characters}
+        save_scores(out, scores, found.captions, found.references)
         _write_json(out / METRICS, content)
         write_report(out / REPORT, "Captions evaluated", [report_run(content, found)], report_pictures(scores, found))
         print(score_table(content))
@@ -171,9 +175,11 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
             first_rows.setdefault(str(image), row)
     first_rows = dict(list(first_rows.items())[: config.limit or None])
     rows = list(first_rows.values())
-    captions = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
+    written = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
+    if state.is_main_process and captioner.prompter is not None:
+        report_prompts(captioner.prompter.counts)
     names = list(first_rows)
-    several = dict(zip(names, captions, strict=True))
+    several = {image: captions for image, (captions, _) in zip(names, written, strict=True)}
     found = Captioned(
         {image: best for image, (best, *_) in several.items()},
         {image: references[image] for image in names},
@@ -185,6 +191,7 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
         images={image: features.image_paths[row] for image, row in first_rows.items()},
         epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
         several=several if config.decode.num_captions > 1 else {},
+        retrieved={image: texts for image, (_, texts) in zip(names, written, strict=True)},
     )
     if state.is_main_process:
         _add_judgement(found, captioner, features, rows, config)
@@ -205,11 +212,14 @@ def caption_rows(
     how: DecodeConfig,
     batch_size: int,
     state: PartialState,
-) -> list[list[str]]:
-    """The captions of each row, best first, gathered from all processes; a sample depends only on its row."""
+) -> list[tuple[list[str], list[str]]]:
+    """The captions of each row, best first, and the texts of its prompt, gathered from all processes.
+
+    A sample depends only on its row.
+    """
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
-    written: list[tuple[int, list[str]]] = []
+    written: list[tuple[int, tuple[list[str], list[str]]]] = []
     count = -(-len(mine) // batch_size)
     hidden = no_bar(not state.is_main_process or count == 1)
     batches = captioner.caption_rows(features, [rows[place] for place in mine], how, batch_size, mine)
@@ -217,7 +227,10 @@ def caption_rows(
         if batch.bad:
             bad = rows[min(batch.bad)]
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        written += [(place, [caption.text for caption in captions]) for place, captions in zip(batch.numbers, found)]
+        written += [
+            (place, ([caption.text for caption in captions], [one.caption for one in captions[0].retrieved]))
+            for place, captions in zip(batch.numbers, found)
+        ]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 
@@ -293,7 +306,8 @@ def report_run(content: Mapping[str, Any], found: Captioned, name: str = "model"
     shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
     shown |= {metric: Interval(**interval) for metric, interval in content["language"].items()}
     shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
-    return Run(name, shown, found.facts, content["notes"], found.epochs)
+    facts = {fact: without_folders(text) for fact, text in found.facts.items()}
+    return Run(name, shown, facts, list(map(without_folders, content["notes"])), found.epochs)
 
 
 def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:
@@ -303,6 +317,7 @@ def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> li
         Pictured(
             image, path.get(image), found.references[image], {name: caption},
             {metric: float(values[i]) for metric, values in scores.per_image.items()},
+            found.retrieved.get(image, ()),
         )
         for i, (image, caption) in enumerate(found.captions.items())
     ]  # fmt: skip

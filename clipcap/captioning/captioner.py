@@ -13,14 +13,13 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
-from clipcap.captioning.image_inputs import ImageLike, embed_pictures, is_image, is_picture, listed
+from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, is_image, is_picture, listed
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
@@ -29,7 +28,7 @@ from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
@@ -71,6 +70,7 @@ class Captioner:
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
+        self._card = ""  # of the checkpoint's folder
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
@@ -102,6 +102,7 @@ class Captioner:
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        captioner._card = read_card(loaded.path)
         if dtype == "int8":
             captioner.round_to_int8()
         else:
@@ -154,12 +155,15 @@ class Captioner:
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
 
+        Its card is the folder's own, where it was loaded from one; the snippet in it names the repository.
+
         Raises:
             ClipcapError: offline, no such account, or no right to write there.
         """
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
+            name_in_card(draft, repo_id, self._card)
             try:
                 address = api.create_repo(repo_id, private=private, exist_ok=True)
                 api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
@@ -234,8 +238,8 @@ class Captioner:
     def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
         """The best caption of an image, or of each of several.
 
-        An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
-        an embedding [D].
+        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of
+        uint8, or, in a list, an embedding [D].
         """
         single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
@@ -318,7 +322,7 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if is_picture(image) else image for image in images]
+        images = [as_image(image) for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:

@@ -219,7 +219,7 @@ class Captioner:
         >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
 
         Args:
-            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            images: paths, bytes, Pillow images, embeddings [D], or what is `Given` of one image, in any mixture.
             config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
             options: in place of those of `config`, by the names of the flags of `clipcap predict`.
@@ -280,7 +280,11 @@ class Captioner:
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
-        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        given = {
+            i: x if isinstance(x, Given) else Given(self._given(x, numbers[i])[None])
+            for i, x in enumerate(images)
+            if isinstance(x, Tensor | np.ndarray | Given)
+        }
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
             if not _is_image(images[i]):
@@ -290,11 +294,13 @@ class Captioner:
                 )
         if rest:
             upright = config.recipe != "reference"
-            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
-            if encoded.bad or encoded.embeddings is None:
+            layout = self.model.token_layout
+            how: dict[str, Any] = {"upright": upright, "tokens": layout}
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), **how)
+            if encoded.bad or encoded.given is None:
                 raise next(iter(encoded.bad.values()))
-            given |= dict(zip(rest, encoded.embeddings))
-        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
+            given |= {i: encoded.given[[place]] for place, i in enumerate(rest)}
+        return Given.together([given[i].to(self.device) for i in range(len(images))])
 
     def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
         """An embedding [D], or [1, D], as a tensor [D]."""
@@ -311,7 +317,7 @@ class Captioner:
         flat = embedding.flatten()
         if not flat.isfinite().all():
             raise ClipcapError(f"embedding {number} is not finite: encode its image again")
-        return flat
+        return flat.float()
 
     def caption_embeddings(
         self,
@@ -466,6 +472,10 @@ def load_captioner(config: LoadConfig) -> Captioner:
         device=config.device,
         dtype=config.dtype,
     )
+    if config.memory is not None and captioner.model.token_layout:
+        raise ClipcapError(
+            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
+        )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.load_pt is not None:

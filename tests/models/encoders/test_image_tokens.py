@@ -148,7 +148,7 @@ def test_pooling_averages_the_grid_and_leaves_the_class_token():
 
 
 def test_a_layer_that_is_not_there_is_refused_in_a_line(encoder):
-    with pytest.raises(ClipcapError, match="--layer -99: .* has .* layers, the first is -"):
+    with pytest.raises(ClipcapError, match=r"--layer -99: .* has .* layers, the first is -"):
         encoder.encode_tokens(pixels_of(encoder), -99)
 
 

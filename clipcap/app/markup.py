@@ -9,8 +9,20 @@ from clipcap.runtime.html import Markup, join, phrase, tag
 
 
 def captions(rows: Sequence[Row]) -> Markup:
-    """The captions of one photo."""
-    return _list("ol", "captions", [tag("li", phrase("p", row["caption"]), _scores(row)) for row in rows])
+    """The captions of one photo, and what was retrieved for it."""
+    found = _list("ol", "captions", [tag("li", phrase("p", row["caption"]), _scores(row)) for row in rows])
+    return join([found, _retrieved(rows[0])]) if rows and "retrieved" in rows[0] else found
+
+
+def _retrieved(row: Row) -> Markup:
+    """The captions that a captioner read before it wrote, with their pictures."""
+    items = []
+    for one in row["retrieved"]:
+        picture = tag("img", src=one["thumbnail"], alt="") if one["thumbnail"] else Markup()
+        items.append(
+            tag("li", picture, tag("div", phrase("p", one["caption"]), tag("small", f"{one['cosine']:.2f}")))
+        )
+    return tag("section", tag("h4", "It read"), _list("ul", "photos", items))
 
 
 def photos(rows: Sequence[Row]) -> Markup:

@@ -25,6 +25,7 @@ from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
 from clipcap.models.language_model import max_positions
+from clipcap.prompts.datastore import Retrieved
 from clipcap.retrieval.index import Index
 
 Row = dict[str, Any]
@@ -49,7 +50,7 @@ class CaptionService:
         self._max_pixels = max_pixels
         self._turn = turn
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
-        self.longest = max_positions(captioner.model.lm) - captioner.model.prefix_positions
+        self.longest = max_positions(captioner.model.lm) - captioner.model.longest_prefix
 
     def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
         """Captions of a photo, best first.
@@ -103,12 +104,14 @@ class CaptionService:
     def _captions(self, photos: Sequence[Path], config: DecodeConfig) -> Iterator[CaptionedBatch]:
         """The photos, a batch at a time, with their captions."""
         return caption_batches(
-            lambda given, numbers: self._write(given, numbers, config), self._while_awaited(photos)
+            lambda given, numbers: self._write(given, numbers, config, photos), self._while_awaited(photos)
         )
 
-    def _write(self, given: Given, numbers: Sequence[int], config: DecodeConfig) -> list[list[Caption]]:
+    def _write(
+        self, given: Given, numbers: Sequence[int], config: DecodeConfig, photos: Sequence[Path]
+    ) -> list[list[Caption]]:
         with self._turn:
-            found = self._captioner.caption_embeddings(given, config, numbers)
+            found = self._captioner.caption_embeddings(given, config, numbers, [photos[n] for n in numbers])
             if config.rerank == "clip":  # already scored and sorted
                 return found
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(given.vectors, found)]
@@ -211,11 +214,25 @@ def text_search(
 
 
 def _row(caption: Caption) -> Row:
-    return {
+    row: Row = {
         "caption": caption.text,
         "logprob": round(caption.logprob, 4),
         "clip_score": None if caption.clip_score is None else round(caption.clip_score, 4),
     }
+    if caption.retrieved:  # without paths, which users must not see
+        row["retrieved"] = [
+            {"caption": one.caption, "thumbnail": _picture_of(one), "cosine": round(one.score, 4)}
+            for one in caption.retrieved
+        ]
+    return row
+
+
+def _picture_of(retrieved: Retrieved) -> str | None:
+    """The picture that a retrieved caption is of, as a `data:` address; None where it is not at hand."""
+    try:
+        return _thumbnail(open_image(retrieved.path), SMALL) if retrieved.path else None
+    except ImageError:
+        return None
 
 
 def _thumbnail(image: Image.Image, size: int) -> str:

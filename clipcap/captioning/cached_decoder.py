@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.kv_cache import expand, reorder
 from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
+from clipcap.models.kernels.shared_prefix import padded
 
 
 @dataclass
@@ -37,14 +40,21 @@ def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
 
 
 class CachedDecoder:
-    """Runs the language model one token at a time over its KV cache."""
+    """Runs the language model one token at a time over its KV cache.
 
-    def __init__(self, model: PrefixLM, inputs_embeds: Tensor):
-        self.model = model
+    Args:
+        model: in evaluation mode.
+        inputs_embeds: of the prefixes, [N, P, E].
+        mask: bool [N, P], False for padding within them; None where there is none.
+    """
+
+    def __init__(self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None):
+        self.model, self.mask = model, mask
         # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
         self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
+        more = {} if mask is None else padded(model.lm, mask)
         with read_from(model.lm, inputs_embeds.shape[1] - 1):
-            out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1)
+            out = model.lm(inputs_embeds=inputs_embeds, use_cache=True, logits_to_keep=1, **more)
         self.cache = out[self.cache_name]
         self.logits = out.logits[:, -1].float()  # [N, V]
 
@@ -52,18 +62,27 @@ class CachedDecoder:
         """Every image's row becomes K rows, one per hypothesis: the prefix is computed once. `room` tokens follow."""
         expand(self.cache, k, room)
         self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
+        if self.mask is not None:
+            self.mask = self.mask.repeat_interleave(k, dim=0)  # [N, P] -> [N·K, P]
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows of the batch alone."""
         self.cache.batch_select_indices(rows)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
 
     def reorder(self, rows: Tensor) -> None:
-        """Each row continues another row of its image."""
+        """Each row continues another row of its image, whose mask is the same."""
         reorder(self.cache, rows)
 
     def step(self, token_ids: Tensor) -> None:
         """[N·K] next tokens → `logits` [N·K, V]."""
-        out = self.model.lm(input_ids=token_ids[:, None], use_cache=True, **{self.cache_name: self.cache})
+        more: dict[str, Any] = {self.cache_name: self.cache}
+        if self.mask is not None:
+            position = self.mask.sum(dim=1, keepdim=True)  # [N·K, 1]
+            self.mask = F.pad(self.mask, (0, 1), value=True)
+            more |= padded(self.model.lm, self.mask, position)
+        out = self.model.lm(input_ids=token_ids[:, None], use_cache=True, **more)
         self.logits = out.logits[:, -1].float()
 
 

@@ -21,6 +21,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_e
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
+from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
@@ -28,13 +29,16 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
+from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
@@ -71,7 +75,9 @@ class Captioner:
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
+        self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
+        self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
         self._images = 0  # captioned so far
 
     @classmethod
@@ -88,7 +94,8 @@ class Captioner:
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
-        With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
+        On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
+        faster in it, and int8 rounds the language model's matrices to eight bits.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -98,7 +105,31 @@ class Captioner:
         captioner.summary = loaded.summary
         if dtype == "int8":
             captioner.round_to_int8()
+        else:
+            captioner.multiply_in(dtype)
         return captioner
+
+    def multiply_in(self, dtype: str) -> None:
+        """Let the products of model and encoder be in float32, bfloat16, or what is faster here of both, auto.
+
+        All else stays in float32, weights too. On a GPU auto is float32.
+
+        Raises:
+            ClipcapError: bfloat16 is not on a CPU, or this torch or CLIPCAP_PLAIN does not allow it.
+        """
+        if self.device.type != "cpu" and dtype == "bfloat16":
+            raise ClipcapError(f"--dtype bfloat16 is for CPUs: add --device cpu, or drop it to use {self.device}")
+        chosen = pick_cpu_dtype(dtype) if self.device.type == "cpu" else torch.float32
+        if chosen == torch.bfloat16 and not packable(self.model, chosen):
+            if dtype == "bfloat16":
+                raise ClipcapError(
+                    "--dtype bfloat16 is not possible here: the model is too large for a second copy, this torch has "
+                    "no oneDNN, or CLIPCAP_PLAIN is set: drop it"
+                )
+            chosen = torch.float32
+        self.dtype = chosen
+        if chosen == torch.bfloat16:
+            pack_for_rows(self.model, chosen)
 
     def round_to_int8(self) -> None:
         """Round the language model's matrices to eight bits: on a CPU about twice as fast, and cannot be saved.
@@ -150,7 +181,7 @@ class Captioner:
                     f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
                     f"pass --clip_model_type"
                 )
-            self._encoder = load_encoder(self.model.config.encoder, str(self.device))
+            self._encoder = load_encoder(self.model.config.encoder, str(self.device), self._encoder_dtype)
             self._check(self._encoder)
         return self._encoder
 
@@ -163,8 +194,12 @@ class Captioner:
         if name is None:
             return self.encoder
         if name not in self._judges:
-            self._judges[name] = load_encoder(name, str(self.device))
+            self._judges[name] = load_encoder(name, str(self.device), self._encoder_dtype)
         return self._judges[name]
+
+    @property
+    def _encoder_dtype(self) -> str | None:
+        return "bfloat16" if self.dtype == torch.bfloat16 else None
 
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
@@ -275,7 +310,12 @@ class Captioner:
             batch_size: rows decoded together.
             numbers: R, of their images in the run, on which samples depend (default: 0, 1, …).
         """
-        return self.caption_batches(stored_embeddings(features, rows, batch_size, numbers), config)
+        row_of = dict(zip(range(len(rows)) if numbers is None else numbers, rows))
+        return self.caption_batches(
+            stored_embeddings(features, rows, batch_size, numbers),
+            config,
+            lambda number: features.image_paths[row_of[number]],
+        )
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
@@ -345,7 +385,14 @@ class Captioner:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(given), config)
+        upright = config.recipe != "reference"
+        given, retrieved = with_prompts(
+            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, upright, "retrieve_with")
+        )
         found = self._decode(given, config, numbers)
+        found = [
+            [replace(c, retrieved=of) for c in captions] if of else captions for captions, of in zip(found, retrieved)
+        ]
         if config.recipe != "reference":
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if reranked:
@@ -357,7 +404,7 @@ class Captioner:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
         rows = images * ((config.beam and config.beam_size) or config.num_captions)
-        if rows > 1 and self._images > 1 and self._packable:
+        if rows > 1 and self._images > 1 and self.dtype == torch.float32 and self._packable:
             pack_for_rows(self.model.lm)
 
     @cached_property
@@ -378,12 +425,16 @@ class Captioner:
         judge = self.judge(config.score_with)
         if config.score_with is None:
             return judge, embeddings
+        return judge, self._seen_by(judge, pictures, config.recipe != "reference", "score_with")
+
+    def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
+        """The pictures themselves as a second encoder sees them, [B, D]."""
         if pictures is None or not all(map(_is_image, pictures)):
             raise ClipcapError(
-                f"--score_with {config.score_with} looks at the photos themselves, and here are none: pass photos, "
+                f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
             )
-        return judge, embed_pictures(judge, pictures, upright=config.recipe != "reference")
+        return embed_pictures(encoder, pictures, upright=upright)
 
     def rerank(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
         """Order captions by the cosine of their text embedding and the image's; sets `clip_score`.
@@ -478,6 +529,10 @@ def load_captioner(config: LoadConfig) -> Captioner:
         )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
+    if config.dtype in ("auto", "bfloat16"):
+        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
+    stored = cast(ModelConfig, captioner.model.config)
+    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

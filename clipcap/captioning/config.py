@@ -118,15 +118,27 @@ class LoadConfig(LoadOptions):
     memory: str | None = option(
         None, "folder of texts: each photo becomes a mixture of them first (for captioners of --objective text)"
     )
-    dtype: Literal["float32", "int8"] = option(
+    datastore: str | None = option(
+        None, "retrieve the captions of prompts here instead (for captioners of --prompts captions)"
+    )
+    prompt_gate: float | None = option(
+        None, "images whose nearest has a lower cosine have no prompt (default: of the training; -1: all have one)"
+    )
+    entities: str | None = option(
+        None, "file of words, one a line, that captions may name (for captioners of --prompts entities)"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
         "float32",
-        "numbers of the language model: int8 is about twice as fast on a CPU, and some captions differ",
+        "numbers on a CPU: bfloat16, up to twice as fast where the processor has it; auto: where that is so; int8 of "
+        "the language model alone, about twice as fast; some captions differ",
         group="machine",
     )
 
     def __post_init__(self) -> None:
         if self.num_heads is not None:
             at_least("num_heads", self.num_heads, 1)
+        if self.prompt_gate is not None:
+            within("prompt_gate", self.prompt_gate, -1, 1)
 
 
 @dataclass(frozen=True)

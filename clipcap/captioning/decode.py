@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
@@ -21,6 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.given import Given
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
+from clipcap.prompts.datastore import Retrieved
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Caption:
     """One decoded caption.
 
     `score` ranks it (average log-probability at the search's temperature); `logprob` is the mean log-probability
-    per token at temperature 1.
+    per token at temperature 1. `retrieved` is what its prompt was made of.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Caption:
     score: float
     logprob: float
     clip_score: float | None = None
+    retrieved: tuple[Retrieved, ...] = ()
 
 
 @torch.inference_mode()
@@ -60,7 +63,7 @@ def decode(
     Raises:
         ClipcapError: prefix, prompt and caption do not fit the language model, or the stop token is not one token.
     """
-    return continue_prefix(model, tokenizer, model.prefix(given), config, numbers)
+    return continue_prefix(model, tokenizer, model.prefix(given), config, numbers, model.prefix_mask(given))
 
 
 @torch.inference_mode()
@@ -70,16 +73,18 @@ def continue_prefix(
     prefix: Tensor,
     config: DecodeConfig,
     numbers: Sequence[int] | None = None,
+    mask: Tensor | None = None,
 ) -> list[list[Caption]]:
-    """As `decode`, after any language-model inputs [N, P, E]."""
+    """As `decode`, after any language-model inputs [N, P, E], of which a mask [N, P] says what is no padding."""
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config, model.caption_ends)
     prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
-    check_length(model, prefix.shape[1], len(prompt_ids), config.max_new_tokens)
+    check_length(model, max(prefix.shape[1], model.longest_prefix), len(prompt_ids), config.max_new_tokens)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
-    decoder = CachedDecoder(model, prefix)
+        mask = mask if mask is None else F.pad(mask, (0, len(prompt_ids)), value=True)
+    decoder = CachedDecoder(model, prefix, mask)
     if config.beam:
         found = beam_search(decoder, config, stop_ids, prompt_ids)
     else:

@@ -176,7 +176,7 @@ def _read(name: str) -> Callable[[str], list[str]]:
 def _csv_images(text: str) -> list[str]:
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     if rows[:1] != [HEAD] or any(len(row) != len(HEAD) for row in rows):
-        raise ValueError("no lines of ours")
+        raise ValueError("not our lines")
     return [row[0] for row in rows[1:]]
 
 
@@ -187,7 +187,10 @@ def _json_lines(name: str, captions: Sequence[Caption], first: bool) -> str:
 def as_json(name: str, captions: Sequence[Caption]) -> dict:
     """One image's line of a .jsonl file, best caption first."""
     rows = [{"caption": c.text, "logprob": c.logprob, "clip_score": c.clip_score} for c in captions]
-    return {"image": name, "caption": captions[0].text, "captions": rows}
+    line = {"image": name, "caption": captions[0].text, "captions": rows}
+    if retrieved := captions[0].retrieved:
+        line["retrieved"] = [one._asdict() for one in retrieved]
+    return line
 
 
 def csv_lines(name: str, captions: Sequence[Caption], first: bool) -> str:

@@ -25,6 +25,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import find_images
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
+from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
@@ -82,6 +83,8 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
             if batch.embeddings is not None:
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
     found.report(len(paths))
+    if captioner.prompter is not None:
+        report_prompts(captioner.prompter.counts)
     return found.failed
 
 

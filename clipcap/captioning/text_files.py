@@ -21,7 +21,7 @@ class TextFiles:
     """Writes the captions of photos to text files.
 
     Args:
-        options: where, under which suffix, and what becomes of a text that is there.
+        options: where, under which suffix, and what to do with an existing text.
         words: what was asked for: photos, globs, folders; photos below a folder keep their place below `out_tree`.
     """
 
@@ -66,7 +66,7 @@ class TextFiles:
                 draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _with_existing(self, path: Path, lines: list[str]) -> list[str]:
-        """The lines after or before those of the file; a caption that is there already is not added again."""
+        """The lines after or before those of the file; a caption that they hold already is not added again."""
         how = self.options.existing
         if how not in ("append", "prepend") or not path.exists():
             return lines

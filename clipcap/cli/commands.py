@@ -160,6 +160,12 @@ FEATURE_TOOLS = (
         "clipcap.features.gap:describe_gap", arguments=(PATH, ENCODER), prints="{}",
     ),
     Command(
+        "report", "photos and captions as a page: what to look at before training",
+        "clipcap.evaluation.data_report:features_report", "evaluation:DataReportConfig", (PATH,),
+        prints="report: {}",
+        description="Counts, words, near-duplicates, leaks and captions that do not fit their pictures, as a page.",
+    ),
+    Command(
         "import", "embeddings made elsewhere, of any medium → feature file",
         "clipcap.features.import_arrays:import_arrays",
         arguments=(
@@ -193,7 +199,7 @@ COMMANDS = (
         "fit", "photos and captions → an evaluated captioner", "clipcap.cli.fit:fit", "fit:FitConfig",
         (argument("data", metavar="PHOTOS_AND_CAPTIONS", help="what `clipcap parse custom` takes"),),
         group="train",
-        description="Photos and captions → parse, train, evaluate, with flags chosen by what is there. The same "
+        description="Photos and captions → parse, train, evaluate, with flags chosen for the data. The same "
         "command continues an interrupted one.",
     ),
     Command(

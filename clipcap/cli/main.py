@@ -25,6 +25,7 @@ from clipcap.runtime import processes
 from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
+from clipcap.runtime.waiting_threads import let_threads_sleep
 
 COLUMN = 20  # column at which `clipcap --help` describes a command
 
@@ -115,6 +116,7 @@ def _function(command: Command, args: argparse.Namespace) -> Any:
     config = {} if config_class is None else {"config": from_flags(config_class, args)}
     arguments = {name: getattr(args, name) for name in args.arguments}
     module, name = command.run.split(":")
+    let_threads_sleep()
     with heavy_imports():
         function = getattr(import_module(module), name)
     return function(**config, **arguments, **command.constants)

@@ -73,7 +73,7 @@ class ImageTextBatch:
     boxes: Tensor  # [B, 2, 3]
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
-    rows: np.ndarray  # int64 [B], the images; NO_IMAGE where there is none
+    rows: np.ndarray  # int64 [B], the images; NO_IMAGE for none
     keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE for a missing picture
     crops: Crops
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner, embed_pictures, load_captioner
+from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import (
@@ -26,15 +24,18 @@ from clipcap.evaluation.caption_files import (
     results,
 )
 from clipcap.evaluation.config import EvaluateConfig
-from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_score
-from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
+from clipcap.evaluation.judges import BY_CLIP, BY_PAC, CLIP_SCORE, Judgement, chance_of_recall, judge
+from clipcap.evaluation.metrics.objects import read_objects
+from clipcap.evaluation.metrics.score import RECALLS, Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
+from clipcap.evaluation.stored_scores import save_scores
 from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
-from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.base import pick_device
 from clipcap.options import given
+from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
@@ -42,10 +43,10 @@ from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.progress import no_bar
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import printable, without_folders
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
-CLIP_SCORE, REF_CLIP_SCORE = "CLIPScore", "RefCLIPScore"
+SEVERAL = "captions.json"  # all captions of each image, where there are several
 
 
 @dataclass
@@ -57,7 +58,9 @@ class Captioned:
     facts: dict[str, str]  # of the run, for the report
     images: dict[str, str | None] = field(default_factory=dict)  # paths of the pictures
     epochs: list[dict[str, float]] = field(default_factory=list)  # of metrics.jsonl, where there is one
-    clip: dict[str, np.ndarray] = field(default_factory=dict)  # CLIPScore and RefCLIPScore [images]
+    several: dict[str, list[str]] = field(default_factory=dict)  # all captions of each image, if there are several
+    retrieved: dict[str, list[str]] = field(default_factory=dict)  # what each image's prompt was made of
+    judgement: Judgement = field(default_factory=Judgement)
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,6 +83,8 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     config = given(EvaluateConfig, config, options)
     out = Path(config.out).expanduser()
     cider_scorer()  # an extra: before the captions are written, not after
+    if config.objects:
+        read_objects(config.objects)  # its faults likewise
     _check_folder(out)
     state = PartialState(cpu=pick_device(config.load.device).type == "cpu")
     if config.predictions and config.references:
@@ -90,20 +95,37 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
         write_run_file(out, "evaluate", config.flat())
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
         _write_json(out / REFERENCES, found.references)
-        training = list(read_features(config.train_data).captions) if config.train_data else None
-        scores = score(
-            list(found.captions.values()), list(found.references.values()), training, config.characters, config.java
-        )
-        for name, per_image in found.clip.items():
-            scores.add(name, per_image)
-        scores.notes += found.notes
+        if found.several:
+            _write_json(out / SEVERAL, found.several)
+        scores = _score(found, config)
         content = {**summary(scores, found), "characters": config.characters}
+        save_scores(out, scores, found.captions, found.references)
         _write_json(out / METRICS, content)
         write_report(out / REPORT, "Captions evaluated", [report_run(content, found)], report_pictures(scores, found))
         print(score_table(content))
         print(f"evaluation: {out} ({PREDICTIONS}, {METRICS}, {REPORT})")
     state.wait_for_everyone()
     return out
+
+
+def _score(found: Captioned, config: EvaluateConfig) -> Scores:
+    logger.info(f"scoring {len(found.captions):,} captions")
+    training = list(read_features(config.train_data).captions) if config.train_data else None
+    scores = score(
+        list(found.captions.values()),
+        list(found.references.values()),
+        training,
+        config.characters,
+        config.java,
+        list(found.several.values()),
+        read_objects(config.objects) if config.objects else None,
+    )
+    for name, per_image in found.judgement.scores.items():
+        scores.add(name, per_image)
+    if found.judgement.ranks is not None:
+        scores.add_ranks(found.judgement.ranks)
+    scores.notes += found.judgement.notes + found.notes
+    return scores
 
 
 def _check_folder(out: Path) -> None:
@@ -154,10 +176,13 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
             first_rows.setdefault(str(image), row)
     first_rows = dict(list(first_rows.items())[: config.limit or None])
     rows = list(first_rows.values())
-    captions = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
+    written = caption_rows(captioner, features, rows, config.decode, config.batch_size, state)
+    if state.is_main_process and captioner.prompter is not None:
+        report_prompts(captioner.prompter.counts)
     names = list(first_rows)
+    several = {image: captions for image, (captions, _) in zip(names, written, strict=True)}
     found = Captioned(
-        dict(zip(names, captions, strict=True)),
+        {image: best for image, (best, *_) in several.items()},
         {image: references[image] for image in names},
         facts={
             "checkpoint": captioner.summary,
@@ -166,9 +191,11 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
         },
         images={image: features.image_paths[row] for image, row in first_rows.items()},
         epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
+        several=several if config.decode.num_captions > 1 else {},
+        retrieved={image: texts for image, (_, texts) in zip(names, written, strict=True)},
     )
     if state.is_main_process:
-        _add_clip_scores(found, captioner, features, rows, config)
+        _add_judgement(found, captioner, features, rows, config)
     return found
 
 
@@ -186,20 +213,25 @@ def caption_rows(
     how: DecodeConfig,
     batch_size: int,
     state: PartialState,
-) -> list[str]:
-    """The best caption of each row, gathered from all processes; a sample depends only on its row."""
+) -> list[tuple[list[str], list[str]]]:
+    """The captions of each row, best first, and the texts of its prompt, gathered from all processes.
+
+    A sample depends only on its row.
+    """
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
-    written: list[tuple[int, str]] = []
+    written: list[tuple[int, tuple[list[str], list[str]]]] = []
     count = -(-len(mine) // batch_size)
     hidden = no_bar(not state.is_main_process or count == 1)
-    one = replace(how, num_captions=1)
-    batches = captioner.caption_rows(features, [rows[place] for place in mine], one, batch_size, mine)
+    batches = captioner.caption_rows(features, [rows[place] for place in mine], how, batch_size, mine)
     for batch, found in tqdm(batches, desc="captioning", unit="batch", total=count, disable=hidden):
         if batch.bad:
             bad = rows[min(batch.bad)]
             raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        written += [(place, captions[0].text) for place, captions in zip(batch.numbers, found)]
+        written += [
+            (place, ([caption.text for caption in captions], [one.caption for one in captions[0].retrieved]))
+            for place, captions in zip(batch.numbers, found)
+        ]
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 
@@ -231,60 +263,26 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if type(value) in (int, float) and math.isfinite(value)}
 
 
-def _add_clip_scores(
+def _add_judgement(
     found: Captioned, captioner: Captioner, features: Features, rows: Sequence[int], config: EvaluateConfig
 ) -> None:
-    """Add CLIPScore and RefCLIPScore, by the captioner's own encoder or by the one of --score_with."""
+    """Add what encoders say of the captions: the captioner's own, that of --score_with, that of --pac_weights."""
     if not config.clip_score:
-        found.notes.append(f"{CLIP_SCORE} skipped: switched off")
+        found.notes.append(f"{CLIP_SCORE} skipped: switched off (and self-retrieval)")
         return
-    name = config.decode.score_with
-    try:
-        encoder = captioner.judge(name)
-        texts = [PROMPT + text for several in found.references.values() for text in several]
-        captions = _encode_texts(encoder, [PROMPT + caption for caption in found.captions.values()])  # [N, D]
-        references = _encode_texts(encoder, texts).split([len(several) for several in found.references.values()])
-        images = features.rows(rows) if name is None else _encode_pictures(encoder, features, rows)  # [N, D]
-    except ClipcapError as error:
-        found.notes.append(f"{CLIP_SCORE} skipped: {error}")
-        return
-    own = captioner.model.config
-    same = name is None or encoder.weights_id == own.encoder_weights_id
-    found.facts[f"{CLIP_SCORE} by"] = encoder.name + (" (same encoder as the captioner reads)" if same else "")
-    found.clip[CLIP_SCORE] = clip_score(images, captions).numpy()
-    found.clip[REF_CLIP_SCORE] = ref_clip_score(images, captions, references).numpy()
-
-
-def _encode_pictures(encoder: Encoder, features: Features, rows: Sequence[int], together: int = 32) -> torch.Tensor:
-    """Encode the pictures of these rows with another encoder: [N, D].
-
-    Raises:
-        ClipcapError: the features hold no path of a picture, or it cannot be read.
-    """
-    paths: list[str] = []
-    for row in rows:
-        path = features.image_paths[row]
-        if not path:
-            raise ClipcapError(
-                f"{features.path}: holds no path of the picture {features.image_ids[row]}, which --score_with needs"
-            )
-        paths.append(path)
-    parts = [embed_pictures(encoder, paths[i : i + together]).cpu() for i in range(0, len(paths), together)]
-    return torch.cat(parts)
-
-
-def _encode_texts(encoder: Encoder, texts: Sequence[str], together: int = 256) -> torch.Tensor:
-    """Texts → embeddings [N, D]."""
-    parts = [encoder.encode_texts(texts[i : i + together]).cpu() for i in range(0, len(texts), together)]
-    return torch.cat(parts)
+    found.judgement = judge(
+        found.captions, found.references, captioner, features, rows, config.decode.score_with, config.pac_weights
+    )
+    found.facts |= found.judgement.facts
 
 
 def summary(scores: Scores, found: Captioned) -> dict[str, Any]:
     """What metrics.json holds: scores with 95 % intervals, of each image, notes, and what a report is made of."""
-    corpus = {}
-    for name, value in scores.corpus.items():
-        low, high = scores.interval(name)
-        corpus[name] = {"value": value, "low": low, "high": high}
+
+    def measured(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        spans = {name: scores.interval(name) for name in values}
+        return {name: {"value": values[name], "low": low, "high": high} for name, (low, high) in spans.items()}
+
     per_image = {
         image: {name: float(values[i]) for name, values in scores.per_image.items()}
         for i, image in enumerate(found.captions)
@@ -292,7 +290,9 @@ def summary(scores: Scores, found: Captioned) -> dict[str, Any]:
     return {
         "images": scores.images,
         "references": scores.references,
-        "corpus": corpus,
+        "corpus": measured(scores.corpus),
+        "language": measured(scores.language),
+        "chance": chance_of_recall(scores.images) if RECALLS.keys() <= scores.corpus.keys() else {},
         "diversity": scores.diversity,
         "notes": scores.notes,
         "run": found.facts,
@@ -305,8 +305,10 @@ def summary(scores: Scores, found: Captioned) -> dict[str, Any]:
 def report_run(content: Mapping[str, Any], found: Captioned, name: str = "model") -> Run:
     """An evaluation as a column of the report."""
     shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
+    shown |= {metric: Interval(**interval) for metric, interval in content["language"].items()}
     shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
-    return Run(name, shown, found.facts, content["notes"], found.epochs)
+    facts = {fact: without_folders(text) for fact, text in found.facts.items()}
+    return Run(name, shown, facts, list(map(without_folders, content["notes"])), found.epochs)
 
 
 def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:
@@ -316,6 +318,7 @@ def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> li
         Pictured(
             image, path.get(image), found.references[image], {name: caption},
             {metric: float(values[i]) for metric, values in scores.per_image.items()},
+            found.retrieved.get(image, ()),
         )
         for i, (image, caption) in enumerate(found.captions.items())
     ]  # fmt: skip
@@ -324,10 +327,9 @@ def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> li
 def score_table(content: Mapping[str, Any]) -> str:
     """The scores as a table for the terminal, followed by notes on skipped metrics."""
     lines = [
-        f"{name:14}{interval['value']:8.4f}   95 % interval {interval['low']:.4f} to {interval['high']:.4f}"
-        for name, interval in content["corpus"].items()
+        f"{name:17}{interval['value']:8.4f}   95 % interval {interval['low']:.4f} to {interval['high']:.4f}"
+        for name, interval in (content["corpus"] | content["language"]).items()
     ]
-    lines += [f"{name:14}{value:8.4g}" for name, value in content["diversity"].items()]
-    if by := content["run"].get(f"{CLIP_SCORE} by"):
-        lines.append(f"{CLIP_SCORE} by {printable(by)}")
+    lines += [f"{name:17}{value:8.4g}" for name, value in content["diversity"].items()]
+    lines += [f"{fact} {printable(content['run'][fact])}" for fact in (BY_CLIP, BY_PAC) if fact in content["run"]]
     return "\n".join(lines + [printable(note) for note in content["notes"]])

@@ -26,8 +26,11 @@ class ParseTextsConfig(Options, group="data"):
     clip_model_type: str = option("ViT-B/32", "frozen encoder whose text tower is used", group="model")
     batch_size: int = option(256, "texts per encoder call", group="machine")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "auto", "numbers the encoder computes in: auto is float16 on a GPU, float32 on a CPU", group="machine"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = option(
+        None,
+        "numbers the encoder computes in; auto: on a CPU bfloat16 where that is faster (default: float16 on a GPU, "
+        "float32 on a CPU)",
+        group="machine",
     )
 
     def __post_init__(self) -> None:
@@ -61,9 +64,10 @@ class ParseConfig(Options, group="model"):
     pool: int = option(0, "--tokens grid: average the grid to this many places a side (0: as it is)")
     batch_size: int = option(32, "images per encoder call", aliases=("bs",), group="machine")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "auto",
-        "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU",
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = option(
+        None,
+        "numbers of the encoder and of the file; auto: on a CPU bfloat16 where that is faster (default: float16 on a "
+        "GPU, float32 on a CPU)",
         group="machine",
     )
     dry_run: bool = option(False, "report what the set holds and encode nothing", group="output")

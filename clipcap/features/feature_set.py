@@ -20,6 +20,7 @@ from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
 Index = Sequence[int] | np.ndarray | Tensor | slice
+PromptTokens = tuple[Tensor | None, Tensor | None]  # ids int64 [B, H] and mask bool [B, H]
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class Features:
     path: Path
     images: np.ndarray | None = None  # int64 [N], a number for each row's image, where that is known already
     tokens: Rows | None = None  # [N, T, W]
+    prompts: Callable[[np.ndarray], PromptTokens] | None = None  # of rows int64 [B]; those of a subset have none
 
     @property
     def dim(self) -> int:
@@ -185,7 +187,11 @@ class Features:
     def given(self, index: Index) -> Given:
         """What captions of these B rows are conditioned on; only these are read."""
         vectors = self.rows(index)
-        return Given(vectors) if self.tokens is None else with_tokens(vectors, self.tokens[self._numbers(index)])
+        given = Given(vectors) if self.tokens is None else with_tokens(vectors, self.tokens[self._numbers(index)])
+        if self.prompts is None:
+            return given
+        ids, mask = self.prompts(self._numbers(index).numpy())
+        return replace(given, prompt_ids=ids, prompt_mask=mask)
 
     def _numbers(self, index: Index) -> Tensor:
         """The numbers of rows, int64 [B]."""
@@ -261,6 +267,7 @@ class Features:
             image_ids=_take(self.image_ids, rows),
             image_paths=_take(self.image_paths, rows),
             images=None if self.images is None else in_order(_copied(self.images, rows)),
+            prompts=None,
         )
 
     def non_finite_rows(self) -> np.ndarray:

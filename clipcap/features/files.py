@@ -27,7 +27,7 @@ def find_features(path: str | Path) -> Path:
     """Where the features called `path` lie.
 
     Raises:
-        ClipcapError: there are none; says what lies beside it under a like name.
+        ClipcapError: no features there; names what lies beside it under a similar name.
     """
     path = Path(path)
     found = current_path(path)

@@ -130,7 +130,7 @@ class ArrowStrings(Sequence):
 
 
 def read_folder(path: Path, tower: Tower = "image") -> Features:
-    """Open a feature folder of ours or of clip-retrieval; embeddings are read when they are asked for."""
+    """Open a feature folder, ours or clip-retrieval's; embeddings are read on demand."""
     embeddings, files = open_shards(path, tower)
     metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
     features = _features(path, embeddings, metadata, 0, read_meta(path, embeddings))
@@ -279,7 +279,7 @@ def captions_in(metadata: pa.Table) -> tuple[ArrowStrings, np.ndarray]:
 
 
 def _first_column(metadata: pa.Table, names: Sequence[str], gaps: bool) -> ArrowStrings | None:
-    """The first of these columns that is there, with or without gaps."""
+    """The first of these columns that exists, with or without gaps."""
     for name in names:
         if name in metadata.column_names and (gaps or not metadata[name].null_count):
             return ArrowStrings(metadata[name].combine_chunks())

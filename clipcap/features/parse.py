@@ -31,6 +31,7 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_given import layout_of
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.token_spec import TokenLayout, TokenSpec
+from clipcap.models.kernels.bfloat16 import why
 from clipcap.options import given
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
@@ -177,7 +178,8 @@ def _load_encoder(config: ParseConfig, state: PartialState) -> Encoder:
         encoder = load_encoder(
             config.clip_model_type, str(state.device) if config.device == "auto" else config.device, config.dtype
         )
-    processes, dtype = state.num_processes, str(encoder.dtype).removeprefix("torch.")
+    processes = state.num_processes
+    dtype = why((config.dtype or "") if encoder.device.type == "cpu" else "", encoder.dtype)
     logger.info(
         f"{processes} process{'es' * (processes > 1)} on {encoder.device}, encoder {encoder.name}, "
         f"{encoder.dim} wide, {dtype}"

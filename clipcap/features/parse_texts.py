@@ -35,7 +35,7 @@ def parse_texts(config: ParseTextsConfig | None = None, **options: Any) -> list[
         the folders written: `text_emb` in the layout of clip-retrieval, a row per text; the texts of one image have
         its id.
     Raises:
-        ClipcapError: nothing to read, or the encoder or the place of the output is no good.
+        ClipcapError: nothing to read, or the encoder or the place of the output is unusable.
     """
     config = given(ParseTextsConfig, config, options)
     out = Path(config.out)

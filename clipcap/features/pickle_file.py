@@ -28,7 +28,7 @@ _FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0
 
 
 def read_pickle(path: Path) -> Features:
-    """Read a feature pickle of ours, of the original or of the food fork."""
+    """Read a feature pickle: ours, the original's or the food fork's."""
     content = read_content(path)
     embeddings = embeddings_of(content, path)
     captions, caption_rows, ids = _captions(content["captions"], len(embeddings), path)
@@ -61,7 +61,7 @@ def read_content(path: Path) -> dict[str, Any]:
             f"found {', '.join(keys) or 'none'}: {AGAIN}"
         )
     if not isinstance(content["captions"], list):
-        raise ClipcapError(f"{path}: its captions are no list: {AGAIN}")
+        raise ClipcapError(f"{path}: its captions are not a list: {AGAIN}")
     return content
 
 

@@ -268,7 +268,7 @@ def _refuse_shared_ids(seen: Sequence[Survey]) -> None:
             name = next(part.image_ids[0] for part in first if part.num_images)
             raise ClipcapError(
                 f"{one.path}: {count:,} of its rows have an image id that a file before it has too, the first "
-                f"is {name}: leave out what is there twice, or, where the images differ, add --prefix_ids"
+                f"is {name}: leave out the repeated one, or, where the images differ, add --prefix_ids"
             )
         together = scratch(len(before) + len(one.ids), np.int64)
         together[: len(before)], together[len(before) :] = before, one.ids

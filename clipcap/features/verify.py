@@ -119,7 +119,7 @@ def _look_through_pickle(path: Path, findings: Findings) -> None:
     rows, items = embeddings_of(content, path), content["captions"]
     named: dict[int, str] = {}
     for number in range(len(items)):
-        with findings.noting("captions that point at no row, or are no text"):
+        with findings.noting("captions that point at no row, or are not text"):
             caption, row, image_id = read_caption(items, number, len(rows), path)
             if image_id is not None:
                 named.setdefault(row, image_id)

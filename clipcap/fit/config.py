@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from clipcap.errors import ClipcapError
 from clipcap.options import Options, at_least, option
@@ -18,6 +19,9 @@ class FitConfig(Options, group="training"):
         None, "language model (default: gpt2; with --weights_dir the checkpoint's)", group="model"
     )
     weights_dir: str | None = option(None, "start from this captioner instead of a new mapper", group="model")
+    tune: Literal["none", "lora", "full"] | None = option(
+        None, "what to train of the language model (default: by its size and the number of captions)", group="model"
+    )
     epochs: int | None = option(None, "passes over the data (default: by the number of captions)")
     bs: int | None = option(None, "captions per batch (default: by the number of captions)", aliases=("batch_size",))
     lr: float | None = option(None, "peak learning rate (default: by the number of captions and what is trained)")

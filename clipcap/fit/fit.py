@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,26 +13,27 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.evaluate import METRICS, REPORT
 from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.fit.config import FitConfig
-from clipcap.fit.recipe import Recipe, choose_recipe, too_short
+from clipcap.fit.probe import measure
+from clipcap.fit.recipe import Plan, make_plan
+from clipcap.models.config import ModelConfig
+from clipcap.models.language_model import load_lm
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import byte_size, printable
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import read_source
-from clipcap.training.step_log import STEPS
 
 PLAN = "fit.json"
-PROBE_STEPS = 12
 FEWEST_VAL, VAL_SHARE = 5, 0.1
 NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it continues
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is there to learn from."""
+    """What the data set offers to learn from."""
 
     train_images: int
     val_images: int
@@ -60,17 +59,17 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
     out = Path(config.out)
     cider_scorer()  # before hours of work, not after
     found = read_data(data, config.seed)
-    recipe = choose_recipe(found.captions, config)
     _check_plan(out, data, config)
+    plan = make_plan(found.captions, _lm_size(config), config)
     logger.info(
         f"{printable(data)}: {found.train_images + found.val_images:,} photos; {found.train_images:,} with "
         f"{found.captions:,} captions to train on, {found.val_images:,} held out"
     )
-    for reason in recipe.reasons:
+    for reason in plan.reasons():
         logger.info(f"  {reason}")
-    if warning := too_short(recipe, bool(config.weights_dir)):
+    if warning := plan.too_short():
         logger.warning(warning)
-    steps = _Steps(out, data, config, found, recipe, command)
+    steps = _Steps(out, data, config, found, plan, command)
     with states_what_is_left(lambda: f"{out} holds what was done: the same command continues"):
         steps.parse()
         if not steps.finished("train"):
@@ -84,6 +83,13 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
         f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS"
     )
     return steps.checkpoints
+
+
+def _lm_size(config: FitConfig) -> int:
+    """Parameters of the language model, which is loaded before any photo is encoded; 0 where a checkpoint has it."""
+    if config.weights_dir:
+        return 0
+    return sum(parameter.numel() for parameter in load_lm(config.lm or ModelConfig.lm).parameters())
 
 
 def read_data(path: str, seed: int) -> Data:
@@ -134,7 +140,7 @@ def _check_plan(out: Path, data: str, config: FitConfig) -> None:
             )
         return
     if out.exists() and any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
-        raise ClipcapError(f"--out {out}: is there and holds no run of `clipcap fit`: choose another folder")
+        raise ClipcapError(f"--out {out}: exists and holds no run of `clipcap fit`: choose another folder")
     with writing(path):
         out.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:
@@ -145,10 +151,10 @@ class _Steps:
     """The steps of a run, each a command that is shown, and skipped where it is done."""
 
     def __init__(
-        self, out: Path, data: str, config: FitConfig, found: Data, recipe: Recipe,
+        self, out: Path, data: str, config: FitConfig, found: Data, plan: Plan,
         command: Callable[[Sequence[str]], int],
     ):  # fmt: skip
-        self.out, self.data, self.config, self.found, self.recipe = out, data, config, found, recipe
+        self.out, self.data, self.config, self.found, self.plan = out, data, config, found, plan
         self.command = command
         self.features, self.checkpoints, self.evaluation = out / "data", out / "checkpoints", out / "evaluation"
 
@@ -178,8 +184,8 @@ class _Steps:
         )  # fmt: skip
 
     def _training(self) -> list[str]:
-        config, words = self.config, ["train", "--data", str(self.features / "photos_train.pkl"), "--only_prefix"]
-        words += ["--val", str(self.features / f"photos_{self.found.val}.pkl"), *self.recipe.flags]
+        config, words = self.config, ["train", "--data", str(self.features / "photos_train.pkl")]
+        words += ["--val", str(self.features / f"photos_{self.found.val}.pkl"), *self.plan.flags]
         words += ["--seed", str(config.seed)]
         for name in ("lm", "weights_dir"):
             if getattr(config, name):
@@ -187,27 +193,19 @@ class _Steps:
         return words
 
     def announce(self) -> None:
-        """Measure a few steps and state how long the run takes at most."""
-        probe = self.out / ".probe"
-        shutil.rmtree(probe, ignore_errors=True)
-        began, level = time.monotonic(), logger.level
-        try:
-            logger.setLevel("ERROR")  # the messages come with the run itself
-            failed = self.command([*self._training(), "--max_steps", str(PROBE_STEPS), "--out_dir", str(probe)])
-        finally:
-            logger.setLevel(level)
-        if failed:
-            raise ClipcapError("a try of a few steps failed, see above")
-        whole = time.monotonic() - began
-        lines = [json.loads(line) for line in (probe / STEPS).read_text(encoding="utf-8").splitlines()]
-        shutil.rmtree(probe, ignore_errors=True)
-        seconds = [1 / line["steps_per_s"] for line in lines]
-        step = sorted(seconds)[len(seconds) // 2]
-        overhead = max(0.0, whole - sum(seconds))  # loading, and one validation
-        expected = step * self.recipe.steps + overhead * (1 + self.recipe.epochs / 4)
+        """Measure a few steps and captions, and state how long the run takes at most and what it needs on disk."""
+        val, length = self.features / f"photos_{self.found.val}.pkl", self.plan.length
+        measured = measure(self._training(), val, self.out / ".probe", self.command)
+        training = measured.training(length, self.found.val_images)
+        evaluation = measured.evaluation(self.found.val_images)
         logger.info(
-            f"at most {self.recipe.steps:,} steps of {step:.2f} s: about {duration(expected)} in all, on this machine"
-            f"; --patience may end it sooner"
+            f"at most {length.steps:,} steps of {measured.step:.2f} s: about {duration(training + evaluation)} in "
+            f"all, on this machine ({duration(training)} to train, {duration(evaluation)} to caption and score the "
+            f"{self.found.val_images:,} photos held out); --patience may end it sooner"
+        )
+        features = sum(path.stat().st_size for path in self.features.rglob("*") if path.is_file())
+        logger.info(
+            f"disk: {byte_size(features)} of features, about {byte_size(measured.disk)} of checkpoints in {self.out}"
         )
 
     def train(self) -> None:

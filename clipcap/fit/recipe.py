@@ -1,77 +1,88 @@
-"""Which flags suit how many captions: one table."""
+"""The flags of the training that `clipcap fit` starts, of the default recipe's table, and why they are these."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from clipcap.fit.config import FitConfig
+from clipcap.models.config import Tune
+from clipcap.training.config import CaptionerTaskConfig
+from clipcap.training.recipe import SMALL, Length, Rates, Start, choose_length, choose_rates
 
 FEW_STEPS = 500  # below which a new mapper has learnt next to nothing
+ENOUGH_TO_TUNE = 5_000  # captions, from which on LoRA is worth its time
+PATIENCE = ((500, 10), (5_000, 8), (50_000, 4))  # epochs without a better one, by captions
+LEAST_PATIENCE = 3
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Flags of a training run, and why they were chosen."""
+class Plan:
+    """What a training run is to do, and why."""
 
-    epochs: int
-    bs: int
-    lr: float
+    captions: int
+    start: Start
+    rates: Rates
+    length: Length
     patience: int
-    steps: int
-    reasons: tuple[str, ...]
+    why_tune: str
 
     @property
     def flags(self) -> list[str]:
         """As words of a command line."""
-        chosen = {"epochs": self.epochs, "bs": self.bs, "lr": f"{self.lr:g}", "patience": self.patience}
-        return [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        words = ["--tune", self.start.tune, "--epochs", str(self.length.epochs), "--bs", str(self.length.bs)]
+        words += ["--lr", f"{self.rates.mapper:g}"]
+        if self.rates.lm != self.rates.mapper:
+            words += ["--lm_lr", f"{self.rates.lm:g}"]
+        return [*words, "--patience", str(self.patience)]
+
+    def reasons(self) -> Iterator[str]:
+        """A line for each choice, with the flag that overrides it where there is one."""
+        yield f"--tune {self.start.tune}: {self.why_tune}"
+        yield self.rates.describe(tuned=self.start.tune != "none")
+        yield self.length.describe()
+        yield f"--patience {self.patience}: stops after so many epochs without a better one"
+
+    def too_short(self) -> str:
+        """A warning about a run from scratch that is too short to learn; empty where it is long enough."""
+        if self.start.warm or self.length.steps >= FEW_STEPS:
+            return ""
+        return (
+            f"{self.length.steps:,} steps from scratch are too few: the captions will be noise. What helps: "
+            f"--weights_dir with a trained captioner, more photos, or a higher --epochs"
+        )
 
 
-@dataclass(frozen=True)
-class _Row:
-    captions: float  # up to which the row holds
-    bs: int
-    lr: float
-    steps: int  # of a new mapper, that the epochs are to make
-    patience: int
+def make_plan(captions: int, lm_size: int, config: FitConfig) -> Plan:
+    """The training for a number of captions; what the user gave stays as it is.
+
+    Args:
+        captions: to train on.
+        lm_size: parameters of the language model.
+        config: of the whole run.
+    """
+    tune, why = _tuning(captions, lm_size, config)
+    start = Start(tune, lm_size, warm=bool(config.weights_dir))
+    rates = choose_rates(CaptionerTaskConfig(lr=config.lr), start, "default")
+    length = choose_length(captions, start, config.bs, config.epochs)
+    patience = next((epochs for most, epochs in PATIENCE if captions <= most), LEAST_PATIENCE)
+    return Plan(captions, start, rates, length, patience, why)
 
 
-# Rates are of a mapper before a frozen language model; a warm start takes a tenth, and a third of the steps.
-_TABLE = (
-    _Row(500, 8, 2e-3, 1500, 10),
-    _Row(5_000, 16, 2e-3, 3000, 8),
-    _Row(50_000, 40, 1e-3, 10_000, 4),
-    _Row(math.inf, 40, 5e-4, 30_000, 3),
-)
-MOST_EPOCHS, FEWEST_EPOCHS = 100, 3
-
-
-def choose_recipe(captions: int, config: FitConfig) -> Recipe:
-    """The flags for a number of training captions; what the user gave stays as it is."""
-    row = next(row for row in _TABLE if captions <= row.captions)
-    warm = bool(config.weights_dir)
-    bs = config.bs or row.bs
-    per_epoch = math.ceil(captions / bs)
-    wanted = row.steps // 3 if warm else row.steps
-    epochs = config.epochs or min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(wanted / per_epoch)))
-    lr = config.lr or (row.lr / 10 if warm else row.lr)
-    start = "from a trained captioner: a small rate" if warm else "a new mapper needs a high rate and many steps"
-    reasons = (
-        f"--only_prefix: the language model stays as it is, which {captions:,} captions cannot improve"
-        if captions <= 5_000 else "--only_prefix: the language model stays as it is, and a checkpoint small",
-        f"--lr {lr:g}: {start}",
-        f"--bs {bs} --epochs {epochs}: {per_epoch:,} steps an epoch, {per_epoch * epochs:,} in all",
-        f"--patience {row.patience}: stops after so many epochs without a better one",
-    )  # fmt: skip
-    return Recipe(epochs, bs, lr, row.patience, per_epoch * epochs, reasons)
-
-
-def too_short(recipe: Recipe, warm: bool) -> str:
-    """A warning about a run from scratch that is too short to learn; empty where it is long enough."""
-    if warm or recipe.steps >= FEW_STEPS:
-        return ""
+def _tuning(captions: int, lm_size: int, config: FitConfig) -> tuple[Tune, str]:
+    """What is trained of the language model, and why."""
+    if config.tune is not None:
+        return config.tune, "as given"
+    if config.weights_dir:
+        return "none", "the mapping network goes on, the language model stays as it is"
+    if lm_size < SMALL:
+        return "full", f"a language model of {lm_size / 1e6:.1f} M is small enough to be trained along"
+    if captions < ENOUGH_TO_TUNE:
+        return "none", f"the language model stays as it is: {captions:,} captions are too few to tune it"
+    if find_spec("peft") is None:
+        return "none", "the language model stays as it is; with pip install 'clipcap-toolkit[lora]' it learns along"
     return (
-        f"{recipe.steps:,} steps from scratch are too few: the captions will be noise. What helps: --weights_dir "
-        f"with a trained captioner, more photos, or a higher --epochs"
+        "lora",
+        f"an adapter in the language model, for which {captions:,} captions are enough (--tune none: faster)",
     )

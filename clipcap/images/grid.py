@@ -70,7 +70,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 def _place(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, picture: Image.Image | str | Path | None, left: int, top: int
 ) -> None:
-    """Put a picture in the middle of its cell, or say why there is none."""
+    """Put a picture in the middle of its cell, or the reason why it is missing."""
     try:
         if picture is None:
             raise ImageError("", "no path to the picture")

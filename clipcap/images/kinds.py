@@ -117,4 +117,4 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
             return HINTS[suffix].format(name=name, stem=stem)
     if found == ".tif":
         return "a TIFF of a kind that is not read: " + _CONVERT.format(name=name, stem=stem)
-    return f"not an image (kinds that are read: {kinds})"
+    return f"not an image (clipcap reads {kinds})"

@@ -45,7 +45,7 @@ class PhotoLinkError(PhotoNameError):
 class Photos:
     """Finds photos by name in a few folders; each folder is listed once, when first asked for.
 
-    A name is looked up as it stands, in each of the folders. What is not there is looked for below them by what a
+    A name is looked up as written, in each of the folders; if that finds nothing, below the folders, by what a
     person would call the same name: capitals, Unicode forms, suffix, slashes, escapes, and the folders of another
     machine make no difference. A photo that fits must be the only one; `notes` reports what was done.
 
@@ -94,7 +94,7 @@ class Photos:
         return ImageRef(self.find(name))
 
     def knows(self, name: str) -> bool:
-        """Whether a name means a photo that is there."""
+        """Whether a photo of that name exists."""
         return bool((self.stays_inside(name) and self._lookup([name])) or self._loosely(name, count=False))
 
     def notes(self) -> list[str]:
@@ -109,7 +109,7 @@ class Photos:
         return sum(sum(map(is_image_name, self._names(folder) - found)) for folder, found in self._found.items())
 
     def stays_inside(self, name: str) -> bool:
-        """Whether a name may be joined to a folder as it stands."""
+        """Whether a name may be joined to a folder as written."""
         if self._anywhere:
             return bool(name) and "\0" not in name
         path = PureWindowsPath(name)  # knows both kinds of slash, and drives
@@ -186,7 +186,7 @@ class Photos:
             yield NUMBER, by_number.get(match[1], [])
 
     def _fitting(self, folded: tuple[str, ...], candidates: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those whose folders agree best with the name's, where no folder of theirs speaks against it."""
+        """Those whose folders agree best with the name's, unless one of their folders contradicts it."""
         scored = []
         for base, relative in candidates:
             theirs = tuple(map(_fold, relative.replace("\\", "/").split("/")))

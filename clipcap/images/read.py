@@ -246,7 +246,7 @@ def _formats() -> list[str]:
 
 
 def _heif(stream: BinaryIO, where: str) -> Image.Image | None:
-    """The image of a HEIC file, its header read; None where it is none, or pillow-heif is not installed.
+    """The image of a HEIC file, its header read; None for other files, and without pillow-heif.
 
     Raises:
         ImageError: it is damaged.

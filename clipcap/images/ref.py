@@ -81,7 +81,7 @@ def _row_group(path: str, column: str, number: int) -> Any:
     chunks = [group.column(i) for i in range(group.num_columns)]
     mine = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
     words = [chunk.path_in_schema for chunk in mine]
-    with pyarrow.parquet.ParquetFile(path, read_dictionary=words) as file:  # a picture that repeats is there once
+    with pyarrow.parquet.ParquetFile(path, read_dictionary=words) as file:  # a repeated picture is stored once
         size, packed = (sum(getattr(c, f"total_{k}_size") for c in mine) for k in ("uncompressed", "compressed"))
         if size > min(MAX_ROW_GROUP_BYTES, _MAX_GAIN * packed + 2**20):
             raise ValueError(f"row group {number + 1} holds {size:,} bytes in {packed:,}: write smaller row groups")

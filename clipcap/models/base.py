@@ -65,6 +65,15 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
         return None
 
     @property
+    def longest_prefix(self) -> int:
+        """Positions before a caption where it has the longest prompt that the model is made for."""
+        return self.prefix_positions
+
+    def prefix_mask(self, given: Given | Tensor) -> Tensor | None:
+        """Which positions of `prefix` are no padding, bool [B, P]; None where all are."""
+        return None
+
+    @property
     def image_span(self) -> slice:
         """Which of them are the image's."""
         return slice(None)

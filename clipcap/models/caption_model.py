@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from clipcap.errors import ClipcapError
@@ -15,7 +16,7 @@ from clipcap.models.encoders.token_spec import Kind, TokenLayout
 from clipcap.models.given import Given
 from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
-from clipcap.models.kernels.shared_prefix import packing
+from clipcap.models.kernels.shared_prefix import packing, padded
 from clipcap.models.language_model import max_positions
 from clipcap.models.mapper import make_mapper
 
@@ -33,8 +34,8 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
     def __init__(self, config: ModelConfig, lm: PreTrainedModel, lm_dropout: bool = True):
         super().__init__(config, lm, lm_dropout)
         embed_dim = self.token_embeddings.embedding_dim  # OPT's differs from its hidden size
-        if self.prefix_positions >= max_positions(lm):
-            text = self.prefix_positions - config.prefix_length
+        if self.longest_prefix >= max_positions(lm):
+            text = self.longest_prefix - config.prefix_length
             raise ClipcapError(
                 f"--prefix_length {config.prefix_length}{f' and {text} tokens of text' if text else ''} leaves no "
                 f"room for a caption: {config.lm} takes {max_positions(lm)} positions"
@@ -54,7 +55,8 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         Args:
             given: of B images; a tensor is their vectors [B, D] as stored in the feature file.
         Returns:
-            prefix [B, P, E]; with the template's text around it [B, before + P + after, E].
+            prefix [B, P, E]; with the template's text and a prompt of H tokens [B, before + P + H + after, E], where
+            shorter prompts have their padding before everything else.
         Raises:
             ClipcapError: D, or N and W, are not what the mapper was built for.
         """
@@ -67,13 +69,34 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             mapped = self.mapper(vectors)  # [B, D] -> [B, P, E]
         else:
             mapped = self.mapper(vectors, self._tokens(given), given.token_mask)  # and [B, N, W] -> [B, P, E]
-        if not (self.config.before or self.config.after):
+        prompt = [] if given.prompt_ids is None else [self.embed_tokens(given.prompt_ids)]  # [B, H, E]
+        if not (self.config.before or self.config.after or prompt):
             return mapped
         before, after = (
             self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(len(mapped), -1, -1)
             for ids in (self.config.before, self.config.after)
         )  # [B, before, E], [B, after, E]
-        return torch.cat([before, mapped, after], dim=1)
+        whole = torch.cat([before, mapped, *prompt, after], dim=1)
+        order = self._padding_first(given)
+        return whole if order is None else whole.gather(1, order[:, :, None].expand_as(whole))
+
+    def prefix_mask(self, given: Given | Tensor) -> Tensor | None:
+        """As of any `PrefixLM`: prompts shorter than the longest of the batch leave padding."""
+        mask = self._whole_mask(Given.of(given))
+        return None if mask is None else mask.sort(dim=1, stable=True).values
+
+    def _padding_first(self, given: Given) -> Tensor | None:
+        """The order of the positions that sets all padding before the others, [B, P]."""
+        mask = self._whole_mask(given)
+        return None if mask is None else mask.long().argsort(dim=1, stable=True)
+
+    def _whole_mask(self, given: Given) -> Tensor | None:
+        """Which positions are no padding, where it stands before each prompt."""
+        if given.prompt_mask is None:
+            return None
+        before = len(self.config.before) + self.config.prefix_length
+        mask = F.pad(given.prompt_mask, (before, 0), value=True)  # [B, H] -> [B, before + P + H]
+        return F.pad(mask, (0, len(self.config.after)), value=True)
 
     def _tokens(self, given: Given) -> Tensor:
         """The tokens [B, N, W] of what is given."""
@@ -95,6 +118,11 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
     def prefix_positions(self) -> int:
         """As of any `PrefixLM`: the template's text counts."""
         return len(self.config.before) + self.config.prefix_length + len(self.config.after)
+
+    @property
+    def longest_prefix(self) -> int:
+        """As of any `PrefixLM`."""
+        return self.prefix_positions + self.config.prompt_tokens
 
     @property
     def image_span(self) -> slice:
@@ -142,19 +170,26 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             logits [B, T, V], position t predicting token t; or the cross-entropy summed over label tokens, a
             scalar in float32: divide by the number of label tokens of the whole (global) batch.
         """
-        prefix = self.prefix(given)  # [B, P, E]
+        prefix, mask = self.prefix(given), self.prefix_mask(given)  # [B, P, E], [B, P]
         if labels is None:
             inputs_embeds = torch.cat([prefix, self.embed_tokens(input_ids)], dim=1)  # [B, P+T, E]
-            logits = self.lm(inputs_embeds=inputs_embeds, use_cache=False).logits  # [B, P+T, V]
+            more = {} if mask is None else self._padded(mask, input_ids.shape[1])
+            logits = self.lm(inputs_embeds=inputs_embeds, use_cache=False, **more).logits  # [B, P+T, V]
             return logits[:, prefix.shape[1] - 1 : -1]  # [B, T, V]: position P-1 predicts token 0
         # The last token of a row predicts nothing, and is left out.
         inputs_embeds = torch.cat([prefix, self.embed_tokens(input_ids[:, :-1])], dim=1)  # [B, P+T-1, E]
         inputs = {"inputs_embeds": inputs_embeds}
         if positions is not None:
-            inputs |= packing(positions[:, :-1], prefix.shape[1], inputs_embeds.dtype)
+            inputs |= packing(positions[:, :-1], prefix.shape[1], inputs_embeds.dtype, mask)
+        elif mask is not None:
+            inputs |= self._padded(mask, input_ids.shape[1] - 1)
         counted = labels != IGNORE  # [B, T]
         places = _predicted_from(positions, prefix.shape[1], labels)[counted]  # [n], n label tokens
         return self._loss_at(places, inputs, labels[counted], None if weights is None else weights[counted])
+
+    def _padded(self, mask: Tensor, tokens: int) -> dict[str, Tensor]:
+        """What tells the language model of the padding in prefixes [B, P] that so many tokens follow."""
+        return padded(self.lm, F.pad(mask, (0, tokens), value=True))
 
     def _loss_at(self, places: Tensor, inputs: dict[str, Tensor], labels: Tensor, weights: Tensor | None) -> Tensor:
         """Cross-entropy at these places [n] of all rows end to end: the head is a quarter of GPT-2's arithmetic."""

@@ -124,7 +124,7 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
         path: of one, or of a folder with several (see `first_of`).
         wanted: what it ought to be, for the error.
     Raises:
-        ClipcapError: nothing is there.
+        ClipcapError: no such checkpoint.
     """
     path = current_path(Path(path).expanduser())
     if path.is_file() and path.name in (CONFIG, WEIGHTS) and (path.parent / CONFIG).is_file():
@@ -204,7 +204,7 @@ def checked_options(config_class: type[Config], options: dict[str, Any], path: P
         ClipcapError: it has no such option, or not with this value.
     """
     if not isinstance(options, dict):
-        raise ClipcapError(f"{path}: its options are no object: the file was edited, or is damaged")
+        raise ClipcapError(f"{path}: its options are not an object: the file was edited, or is damaged")
     hints = get_type_hints(config_class)
     for name, value in options.items():
         if name not in hints:

@@ -10,6 +10,7 @@ from clipcap.options import Options, Recipe, at_least, option
 
 Tune = Literal["none", "lora", "full"]
 Template = Literal["none", "chat"]
+Prompts = Literal["none", "captions", "entities"]
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,21 @@ class ModelConfig(PrefixConfig):
     before: tuple[int, ...] = option((), "token ids before the image's positions")
     after: tuple[int, ...] = option((), "token ids between them and the caption")
     ends: tuple[int, ...] = option((), "token ids that end a caption, besides the tokenizer's end-of-text")
+    prompts: Prompts = option("none", "what is put as text between the image's positions and the caption")
+    prompt_captions: int = option(4, "retrieved captions of a prompt")
+    prompt_tokens: int = option(0, "tokens of the longest prompt")
+    prompt_gate: float | None = option(None, "cosine of an image's nearest below which it has no prompt")
+    datastore: str | None = option(None, "where the captions of prompts were retrieved from in training")
+    datastore_id: str | None = option(None, "fingerprint of that datastore")
+    retrieve_with: str | None = option(None, "encoder that retrieves, where it is not the one that is read")
     recipe: Recipe = option("default", "recipe it was trained with (provenance: nothing reads it)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prefix_length_clip", "num_layers", "num_heads", "projection_hidden", "space_to_depth"):
+        sizes = ("prefix_length_clip", "num_layers", "num_heads", "projection_hidden", "space_to_depth")
+        for name in (*sizes, "prompt_captions"):
             at_least(name, getattr(self, name), 1)
-        for name in ("token_pool", "token_count", "token_width", "token_extra"):
+        for name in ("token_pool", "token_count", "token_width", "token_extra", "prompt_tokens"):
             at_least(name, getattr(self, name), 0)
         if self.mapping_type == "project" and self.tokens is None:
             raise ClipcapError(

@@ -27,7 +27,7 @@ class LmText:
 
 
 def lm_text(lm: PreTrainedModel, tokenizer: Tokenizer, template: Template) -> LmText:
-    """What stands around the image's positions before a language model.
+    """The text around the image's positions in the input of a language model.
 
     Without a template that is the begin token alone, where the tokenizer sets one before every text (Llama, OPT; not
     GPT-2). Of the chat template the end of a turn comes first in `ends`.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
+from clipcap.models.kernels.attention import attend
 
 
 class MLP(nn.Module):
@@ -61,7 +62,7 @@ class Attention(nn.Module):
         keys_values = self.to_keys_values(x).unflatten(2, (2, self.num_heads, -1))  # [B, C+P, 2, heads, E/heads]
         keys, values = keys_values.permute(2, 0, 3, 1, 4)  # 2 × [B, heads, C+P, E/heads]
         mask = None if seen is None else seen[:, None, None]  # [B, 1, 1, C+P]
-        attended = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, mask)  # · (E/heads)^-0.5
+        attended = attend(queries.transpose(1, 2), keys, values, mask)  # scaled by (E/heads)^-0.5
         return self.project(attended.transpose(1, 2).flatten(2))  # [B, heads, N, E/heads] -> [B, N, E]
 
 

@@ -1,4 +1,4 @@
-"""What was passed as a captioner and is none: what it is instead, and the flag it belongs to."""
+"""Recognise files that are not captioners, and name the flag they belong to."""
 
 from __future__ import annotations
 

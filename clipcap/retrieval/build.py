@@ -56,7 +56,7 @@ SAME = 1e-2  # share of its norm by which two encodings of one picture may diffe
 
 @writes_to("config.out")
 def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
-    """Write the index of features, or add them to one that is there.
+    """Write the index of features, or add them to an existing one.
 
     Args:
         sources: feature files and folders of one encoder, or folders of photos.
@@ -79,7 +79,7 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
         if content["kind"] != "exact":
             _approximate(index, draft, cast(Kind, content["kind"]), before)
             index = _save(draft, content)
-            near = cast(Rescored, index.approximate)  # as every index of ours that is not exact
+            near = cast(Rescored, index.approximate)  # as our approximate indexes are
             content["probe"], content["recall"] = measured(index, near, config.recall)
             _save(draft, content)
         if photos:

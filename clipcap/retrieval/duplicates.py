@@ -10,7 +10,7 @@ from clipcap.retrieval.index import Index
 from clipcap.runtime.text import printable
 
 BLOCK = 1024  # rows searched for at a time
-NEAREST = 20  # neighbours of each that are looked at
+NEAREST = 20  # neighbours compared with each
 
 
 def near_duplicates(index: Index, cosine: float) -> list[tuple[float, list[str]]]:

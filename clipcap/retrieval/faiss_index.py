@@ -1,4 +1,4 @@
-"""Approximate search by faiss: indexes of ours, whose finds are compared exactly afterwards, and clip-retrieval's."""
+"""Approximate search by faiss: our indexes, whose finds are compared exactly afterwards, and clip-retrieval's."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def read_faiss(path: Path, mapped: bool = True) -> Any:
 
 
 class Rescored:
-    """Search of an approximate index of ours: faiss names rows, their cosines are computed from the embeddings."""
+    """Search of one of our approximate indexes: faiss names rows, their cosines are computed from the embeddings."""
 
     def __init__(self, kind: Kind, files: Sequence[Path], parts: Sequence[Vectors], images: int, probe: int):
         self.kind, self.files, self.parts, self.images = kind, files, parts, images

@@ -149,7 +149,7 @@ class ArrayFile:
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, Any, Iterable[np.ndarray]]], facts: Mapping) -> None:
     """Write arrays one after the other, their blocks as they come: (name, dtype, blocks). Their index comes last.
 
-    A file that is cut short has no end, and is none.
+    A truncated file lacks the index, and is refused.
     """
     places = {}
     for name, dtype, parts in arrays:
@@ -167,7 +167,7 @@ def map_arrays(file: BinaryIO) -> ArrayFile:
     """A file of `write_arrays`.
 
     Raises:
-        ValueError: it is none, or cut short.
+        ValueError: another kind of file, or a truncated one.
     """
     size = file.seek(0, os.SEEK_END)
     if size < 16:

@@ -38,7 +38,7 @@ def check_regular(path: Path) -> None:
     """
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # nothing is there, or writing will say why it fails
+    except (OSError, ValueError):  # nothing exists there, or writing reports why it fails
         return
     if kind := _KINDS.get(stat.S_IFMT(mode)):
         raise ClipcapError(f"{shown(path)}: is {kind}, and only files and folders are written: choose another name")
@@ -52,7 +52,7 @@ def sole_writer(path: str | Path) -> Iterator[None]:
     however it ends. Where no lock can be had (a read-only folder, a network drive without locks) none is held.
 
     Raises:
-        ClipcapError: another process is writing there, or `path` is no place for a file.
+        ClipcapError: another process is writing there, or no file can be written at `path`.
     """
     place = Path(path).expanduser()
     check_regular(place)
@@ -79,7 +79,7 @@ def writes_to(place: str | Callable[[dict[str, Any]], Any]) -> Callable[[Callabl
 
     Args:
         place: which argument names the place (`out`, or `config.out` of its attributes), or what gives it from the
-            arguments by name; a place that is empty or None is none.
+            arguments by name; empty and None are skipped.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -106,7 +106,7 @@ def _named(arguments: dict[str, Any], name: str) -> Any:
 
 
 def _lock(name: Path, place: Path) -> int | None:
-    """The locked file of that name; None where there are no locks."""
+    """The locked file of that name; None if the file system has no locks."""
     if fcntl is None:
         return None
     while True:

@@ -36,7 +36,7 @@ def read_run_file(path: str, config_class: type[Options]) -> dict[str, Any]:
     """The options in a YAML file, checked and converted as those of a command line.
 
     Raises:
-        ClipcapError: it cannot be read, is no list of options, or has an unknown option or a bad value.
+        ClipcapError: it cannot be read, is not a mapping of options, or has an unknown option or a bad value.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

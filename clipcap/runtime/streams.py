@@ -32,7 +32,7 @@ def report_shrunk_files() -> None:
     """End with one line where a mapped file is cut short by somebody else, in place of a bare `Bus error`.
 
     Python's own handlers run after the instruction that failed, which would fail again for ever; so C calls this one.
-    Where something else handles the signal, or there is no such signal, nothing changes.
+    If something else handles the signal, or the system has no such signal, nothing changes.
     """
     if not hasattr(signal, "SIGBUS") or faulthandler.is_enabled() or _kept:
         return

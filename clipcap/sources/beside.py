@@ -128,7 +128,7 @@ def read_caption_file(place: TextPlace, name: str) -> list[str]:
         ClipcapError: it cannot be read.
     """
     if isinstance(place, ImageRef) and place.size > MAX_TEXT_BYTES:
-        raise ClipcapError(f"{shown(place)}: {place.size:,} bytes are no caption")
+        raise ClipcapError(f"{shown(place)}: {place.size:,} bytes are too long for a caption")
     text = "".join(read_lines(place))
     if not name.lower().endswith(".json"):
         return [caption for line in caption_lines(text) for caption in captions_in(line)]

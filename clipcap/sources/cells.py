@@ -40,7 +40,7 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
     written as JSON, as Python, as NumPy or PostgreSQL print it.
 
     Raises:
-        RowError: it is none of these.
+        RowError: another kind of value.
     """
     counts = Counter() if counts is None else counts
     if value is None or value != value:
@@ -147,7 +147,7 @@ def _caption_in_object(value: dict) -> Any:
 
 
 def _answer(turns: Sequence[dict], counts: Counter[str]) -> Any:
-    """The first answer of a conversation; None where it is none."""
+    """The first answer of a conversation; None if the value is not one."""
     answers = []
     for turn in turns:
         who = turn.get("from", turn.get("role"))

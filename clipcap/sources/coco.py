@@ -207,7 +207,7 @@ class _Entry:
         self.value = value
 
     def get(self, key: str, *kinds: type) -> Any:
-        """The value of a key, which must be there and of one of these types.
+        """The value of a required key, of one of these types.
 
         Raises:
             RowError: it is not.

@@ -55,7 +55,7 @@ def split_name(name: str) -> str:
     """train, val or test for a set's own word for it (restval, dev, validation, ...).
 
     Raises:
-        RowError: it is none of them.
+        RowError: it is neither.
     """
     split = SPLIT_WORDS.get(name.strip().lower())
     if split is None:
@@ -148,7 +148,7 @@ class Collector:
             raise ClipcapError("; ".join([f"{where}: no image with a caption", *self._notes, *alone]))
         records = []
         for key in in_natural_order(images):
-            entry = images.pop(key)  # a set of millions is not to be there twice
+            entry = images.pop(key)  # not two copies of a set of millions
             records.append(Record(key, entry.image, tuple(entry.captions), entry.split))
         left_out = {reason: count for reason, count in self._left_out.items() if count}
         rows = len(self.faults) + self._nameless

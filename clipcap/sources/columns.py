@@ -51,7 +51,7 @@ def choose_columns(
     """The columns given, else guessed from names, else from what they hold.
 
     Args:
-        is_photo: whether a name is that of a photo that is there.
+        is_photo: whether a photo of that name exists.
     Raises:
         ClipcapError: a column cannot be guessed; the message lists the columns.
     """

@@ -46,7 +46,7 @@ def read(config: SourceConfig) -> Source:
 
 
 def find_sets(config: SourceConfig) -> dict[str, tuple[Path, Path]]:
-    """(TSV, folder of its images) of each split, whether that folder is there yet or not."""
+    """(TSV, folder of its images) of each split; the folder need not exist yet."""
     path = Path(config.captions or config.data_path)
     if config.captions or path.is_file():
         split = next((split for split, name in TSV_FILES.items() if name == path.name), path.stem)

@@ -1,4 +1,4 @@
-"""Flickr8k: captions.txt or Flickr8k.token.txt, and its official split lists where they are there."""
+"""Flickr8k: captions.txt or Flickr8k.token.txt, and its official split lists, if present."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOKEN_LINE = re.compile(r"(?P<name>[^\t]+)#[0-9]+\t(?P<caption>.*)", re.DOTALL)
 
 
 def read(config: SourceConfig) -> Source:
-    """Read a Flickr8k folder; where its split lists are there, only the images they name are taken."""
+    """Read a Flickr8k folder; with split lists present, only the images that they name."""
     root = require_folder(config.data_path, "--data_path")
     captions = Path(config.captions) if config.captions else _caption_file(root)
     photos = Photos(photo_folders(root, PHOTO_FOLDERS, config.images))

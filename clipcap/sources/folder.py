@@ -153,7 +153,7 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
 
 
 def _names_photos(table: Table, column: str) -> bool:
-    """Whether some of the first rows name an image, or a photo that is there: any object maps words to words."""
+    """Whether some of the first rows name an image, or an existing photo: any object maps words to words."""
     photos = Photos(photo_folders(Path(str(table.path)).parent, PHOTO_FOLDERS, None), anywhere=True)
     first = [str(cells[0]) for _, cells in itertools.islice(table.rows(column), 20)]
     return any(is_image_name(name) or photos.knows(name) for name in first)
@@ -187,11 +187,11 @@ def is_photo_in(folder: Path, name: str) -> bool:
 
 
 def packed_hint(names: list[str]) -> str:
-    """What to do with archives, where a folder holds nothing else; empty where there are none."""
+    """What to do with archives, where a folder holds nothing else; empty without archives."""
     packed = [name for name in names if name.lower().endswith(PACKED_SUFFIXES)]
     return f"; unpack or convert first: {', '.join(map(shown, packed[:5]))}" if packed else ""
 
 
 def other_files(names: list[str]) -> str:
-    """Files that are neither photos nor captions, counted by suffix; empty where there are none."""
+    """Files that are neither photos nor captions, counted by suffix; empty if all are."""
     return counted_suffixes(names) if names else ""

@@ -75,7 +75,7 @@ def _value(line: str, where: str) -> Any:
 
 
 def python_object(text: str) -> Any:
-    """The Python list, tuple or dict of plain values in a text; None where it is none."""
+    """The Python list, tuple or dict of plain values in a text; None for other texts."""
     if len(text) > MAX_REPR_CHARACTERS:
         return None
     try:
@@ -110,7 +110,7 @@ def table_rows(value: Any, path: TextPlace) -> list[tuple[str, Any]]:
     """(where, row) of every row in a JSON value, whatever its shape; a row is an object as a rule.
 
     Raises:
-        ClipcapError: it is no table.
+        ClipcapError: it is not a table.
     """
     if isinstance(value, Lines):
         return _from_list([row for _, row in value], [where for where, _ in value])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Compared without capitals, blanks, dots, hyphens and underscores; the first that is there is the column.
+# Compared without capitals, blanks, dots, hyphens and underscores; the first match is the column.
 IMAGE_NAMES = (
     "image file filename imagepath imagefile imagefilename imagename filepath path imagefilepath imagefilepath img "
     "imgpath imgname imgfile imgfilename images photo photopath photoname photofile picture pic jpg png webp jpeg "

@@ -75,7 +75,7 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     table = reader(path, Faults() if faults is None else faults)
     for i, name in enumerate(table.columns):
         if name and name in table.columns[:i]:
-            raise ClipcapError(f"{shown(path)}: column '{shown(name)}' is there twice: rename one")
+            raise ClipcapError(f"{shown(path)}: two columns are called '{shown(name)}': rename one")
     return table
 
 

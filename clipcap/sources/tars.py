@@ -102,9 +102,7 @@ def _add_tar(collector: Collector, tar: Path, part: Part, others: Counter[str]) 
             continue
         twice += name in members and is_image_name(name)
         members.setdefault(name, ImageRef(tar, member.name, member.offset_data, member.size))
-    collector.leave_out(
-        twice, "image", f"a second of the same name in {shown(tar)}", "of a name that is there already"
-    )
+    collector.leave_out(twice, "image", f"a second of the same name in {shown(tar)}", "of a name already used")
     photos = {name for name in members if is_image_name(name) or _is_picture(name, members[name])}
     tables = [name for name in members if _is_table(name, members)]
     texts = CAPTION_SUFFIXES
@@ -173,7 +171,7 @@ class MemberPhotos(Photos):
         self._members, self._photos = members, photos
 
     def place(self, name: str) -> ImageRef:
-        """Where the member lies; raises what `find` does, and a RowError where there is none."""
+        """Where the member begins; raises what `find` raises, and a RowError if there is no such member."""
         found = posixpath.normpath(str(self.find(name)))
         if found not in self._members:
             raise RowError(f"'{shown(name)}' is not a member of the tar", "an image that is not a member of the tar")

@@ -70,7 +70,7 @@ def _old_mac_lines(data: bytes) -> list[bytes]:
 
 
 def decode_lines(lines: Iterable[bytes], path: TextPlace) -> Iterator[str]:
-    """The text of lines that are already split; `path` is named in errors."""
+    """The text of lines already split; `path` is named in errors."""
     for number, line in enumerate(lines, 1):
         yield _decode(line.removeprefix(_BOM) if number == 1 else line, path, number)
 

@@ -34,7 +34,7 @@ def read_captions(path: str, source: str, val_share: float, seed: int) -> Captio
         val_share: share to hold out.
         seed: of the choice.
     Raises:
-        ClipcapError: nothing is there, or no captions.
+        ClipcapError: no such file, or no captions in it.
     """
     place = Path(path).expanduser()
     groups: list[tuple[str | None, list[str]]]

@@ -34,7 +34,7 @@ def check_out(out: str | None) -> Path:
     """The place to write to.
 
     Raises:
-        ClipcapError: none is given, its ending is none of ours, or a file is where a folder ought to be.
+        ClipcapError: none is given, its ending is unknown, or a file is in the folder's place.
     """
     if not out:
         raise ClipcapError("--out is missing: NAME.gif, NAME.png (a grid) or a folder")

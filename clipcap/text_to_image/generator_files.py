@@ -1,6 +1,6 @@
 """A generator on disk: the published folder {config.json, pytorch_model.bin}, read strictly and written alike.
 
-Files are read as tensors alone: no code of theirs is run, and every name and shape must be what the configuration
+Files are read as tensors alone: their code never runs, and every name and shape must be what the configuration
 asks for.
 """
 

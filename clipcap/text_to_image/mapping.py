@@ -68,7 +68,7 @@ def load_mapping(name: str) -> TextMapping:
     if path.is_file():
         return _from_state(_catalyst(path), MappingFacts(), str(path))
     if not (path / CONFIG).is_file():
-        what = "no mapping is there" if path.is_dir() else "no such file or folder"
+        what = "the folder holds no mapping" if path.is_dir() else "no such file or folder"
         raise ClipcapError(f"--load_pt {name}: {what}: pass a folder made by `clipcap train-draw`, or a .pth")
     try:
         content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def save_mapping(mapping: TextMapping, folder: Path) -> Path:
     """Write a mapping as a folder: config.json, model.safetensors, and a card.
 
     Raises:
-        ClipcapError: something else is there, or it cannot be written.
+        ClipcapError: the place is taken by something else, or cannot be written.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG).is_file() and (folder.is_file() or any(folder.iterdir())):

@@ -60,7 +60,7 @@ def synthesise(captions: str, config: SynthesiseConfig) -> Path:
     """
     out = Path(config.out).expanduser()
     if out.exists() and (out.is_file() or any(out.iterdir())) and not (out / TABLE).is_file():
-        raise ClipcapError(f"--out {out}: is there and holds no generated set: choose a new name")
+        raise ClipcapError(f"--out {out}: exists and holds no generated set: choose a new name")
     drawer = Drawer(config.drawing())
     pairs = choose_pairs(captions, drawer, config)
     batches = [pairs[first : first + BATCH] for first in range(0, len(pairs), BATCH)]

@@ -87,7 +87,7 @@ def words_of_generator(folder: str | Path | None, num_classes: int) -> WordTable
     """The table of a generator's folder, else ImageNet's where it has 1000 classes.
 
     Raises:
-        ClipcapError: neither is there.
+        ClipcapError: neither exists.
     """
     own = Path(folder) / WORDS_FILE if folder else None
     if own is not None and own.is_file():

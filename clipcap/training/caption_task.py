@@ -23,9 +23,10 @@ from clipcap.training.accelerator import sum_over_processes
 from clipcap.training.config import CaptionerLoopConfig, CaptionerTaskConfig
 from clipcap.training.dataset import Batch, prefetch
 from clipcap.training.feature_task import FeatureTask
-from clipcap.training.objective import CrossEntropy, Objective, Steps
+from clipcap.training.objective import CrossEntropy, Objective, Steps, step_number
 from clipcap.training.optimizer import trained_parameters
-from clipcap.training.rates import choose_rates
+from clipcap.training.prompting import DrawnPrompts
+from clipcap.training.recipe import Start, choose_rates
 
 
 class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
@@ -33,7 +34,7 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
 
     Args:
         objective: what is learnt, made of the run's steps (default: cross-entropy).
-        warm: the model was trained before.
+        start: what the run starts from, which decides the rates that are not given (default: a new captioner).
     """
 
     def __init__(
@@ -46,21 +47,22 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         val: Features | None,
         accelerator: Accelerator,
         objective: Callable[[Steps], Objective] = CrossEntropy,
-        warm: bool = False,
+        start: Start | None = None,
     ):
-        self.rates = choose_rates(config, model, warm, loop.recipe)
+        self.rates = choose_rates(config, start or Start.of_model(model, warm=False), loop.recipe)
         self.recipe = loop.recipe
         reference = loop.recipe == "reference"
         share = config.share_prefix and not reference
         data = (tokenizer, features, val, accelerator)
         super().__init__(config, loop, model, *data, reference=reference, share_prefix=share)
         self.objective = objective(Steps(self.data, self.step_size, self.seed, self.parts))
+        self.prompts: DrawnPrompts | None = None  # of the batches, where there are some
         if config.compile:
             compile_loss(model, accelerator.device)
 
     def caption_limit(self) -> int:
         """Longest caption in tokens, its end-of-text included."""
-        room = max_positions(self.model.lm) - self.model.prefix_positions
+        room = max_positions(self.model.lm) - self.model.longest_prefix
         return min(room, self.config.max_tokens or room)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -70,7 +72,16 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def windows(self, epoch: int, skip: int) -> Iterator[list[Batch]]:
         """The micro-batches of this process, a list per optimiser step."""
         windows = self.objective.windows(epoch, skip)
+        if self.prompts is not None and self.objective.ahead:
+            windows = self._prompted(windows, self.prompts, epoch, skip)
         return prefetch(windows) if self.objective.ahead else windows
+
+    def _prompted(
+        self, windows: Iterator[list[Batch]], prompts: DrawnPrompts, epoch: int, skip: int
+    ) -> Iterator[list[Batch]]:
+        """The windows with prompts drawn for each step."""
+        for number, window in enumerate(windows, skip):
+            yield [prompts.added(batch, step_number(self.objective, epoch, number)) for batch in window]
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
@@ -79,7 +90,8 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
     def describe(self) -> str:
         """What is trained on, and what is learnt, a line or two each."""
         rates = self.rates.describe(tuned=self.model.config.tune != "none")
-        return "\n".join([super().describe(), rates, *self.objective.describe()])
+        prompts = [self.prompts.prompting.note] if self.prompts else []
+        return "\n".join([super().describe(), rates, *prompts, *self.objective.describe()])
 
     def report(self, captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         """As for any features, with the objective's own scores."""
@@ -110,6 +122,8 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         own |= {"share_prefix": self.data.share_prefix, "num_heads": model.num_heads}
         if model.before or model.after:
             own["text around the image"] = f"{model.before} {model.after}"
+        if self.prompts is not None:
+            own |= self.prompts.prompting.identity()
         return {"recipe": self.recipe, **super().identity(), **own, **self.objective.identity()}
 
     @torch.no_grad()

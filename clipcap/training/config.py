@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig, Template, Tune
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
+from clipcap.prompts.config import PromptConfig
 
 LONGEST_WARMUP = 5000  # steps, the original's
 
@@ -41,10 +42,17 @@ class LoopConfig(Options, group="training"):
     patience: int = option(0, "stop after this many epochs without a better one (0: never)")
     seed: int = option(42, "seed of initial weights, order and dropout")
     tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to", group="output")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "float32",
+        "bfloat16: mixed precision, with weights, loss and norms in float32; auto: where the processor is faster in "
+        "it (what accelerate launch --mixed_precision states counts)",
+        group="machine",
+    )
 
     def __post_init__(self) -> None:
         for name in ("epochs", "grad_accum"):
-            at_least(name, getattr(self, name), 1)
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
         for name in ("save_steps", "max_steps", "patience", "weight_decay", "grad_clip"):
             at_least(name, getattr(self, name), 0)
         if self.save_every is not None:
@@ -56,6 +64,11 @@ class LoopConfig(Options, group="training"):
             at_least("warmup_steps", self.warmup_steps, 0)
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    @property
+    def precision(self) -> str:
+        """The numbers to multiply in: auto, float32 or bfloat16."""
+        return self.dtype
 
     @property
     def numbering(self) -> int:
@@ -138,9 +151,9 @@ class FeatureTaskConfig(Options, group="training"):
     overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
 
     def __post_init__(self) -> None:
-        at_least("bs", self.bs, 1)
-        if self.max_tokens is not None:
-            at_least("max_tokens", self.max_tokens, 1)
+        for name in ("bs", "max_tokens"):
+            if getattr(self, name) is not None:
+                at_least(name, getattr(self, name), 1)
         for name in ("lr", "val_captions", "overfit"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 0)
@@ -160,7 +173,20 @@ class FeatureTrainConfig(Options):
 class CaptionerLoopConfig(LoopConfig):
     """The training loop of a captioner."""
 
+    epochs: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `train` fills it in
+        None, "passes over the data (default: by what is trained and how many captions, printed at the start)"
+    )
     recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recipe == "reference" and self.dtype == "bfloat16":
+            raise ClipcapError("--recipe reference computes in float32, as the original: leave --dtype bfloat16 out")
+
+    @property
+    def precision(self) -> str:
+        """As of any loop; the reference recipe is in float32."""
+        return "float32" if self.recipe == "reference" else super().precision
 
     @property
     def numbering(self) -> int:
@@ -223,6 +249,9 @@ class InitialCaptionerConfig(InitialModelConfig):
 class CaptionerTaskConfig(FeatureTaskConfig):
     """What a captioner learns, and how."""
 
+    bs: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `train` fills it in
+        None, "captions per batch and process (default: by how many there are)", aliases=("batch_size",)
+    )
     lr: float | None = option(
         None, "peak learning rate of all that is trained (default: by what is trained, printed at the start)"
     )
@@ -305,7 +334,7 @@ class ObjectiveConfig(Options, group="training"):
         held = self.reward.startswith("cider") or self.xe_weight or self.force_clip_reward
         if self.objective == "reward" and not held:
             raise ClipcapError(
-                f"--reward {self.reward} alone teaches captions that please the encoder and are no sentences: "
+                f"--reward {self.reward} alone teaches captions that please the encoder and are not sentences: "
                 f"take --reward cider+clip, or hold it by --xe_weight 0.1 (or pass --force_clip_reward)"
             )
         if self.noise != "auto":
@@ -321,6 +350,7 @@ class TrainConfig(FeatureTrainConfig):
 
     features: CaptionerFeaturesConfig = part(CaptionerFeaturesConfig)
     learning: ObjectiveConfig = part(ObjectiveConfig)
+    prompting: PromptConfig = part(PromptConfig)
     model: InitialCaptionerConfig = part(InitialCaptionerConfig)
     task: CaptionerTaskConfig = part(CaptionerTaskConfig)
     loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

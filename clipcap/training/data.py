@@ -132,7 +132,7 @@ def _same_names(learnt: Sequence[str | None], held_out: Sequence[str | None]) ->
 
 
 def check_finite(val: Features) -> None:
-    """Validation comes at the end of an epoch: too late to find out that its features are no good."""
+    """Validation comes at the end of an epoch: too late to find out that its features are unusable."""
     if len(bad := val.non_finite_rows()):
         image = val.image_ids[int(bad[0])]
         raise ClipcapError(f"{val.path}: the features of image {image} are not finite: parse the images again")

@@ -191,7 +191,7 @@ class CaptionDataset:
             yield self.window(captions, parts)
 
     def window(self, captions: np.ndarray, parts: BatchShare) -> list[Batch]:
-        """This process's share of some captions; where there is none, a caption that counts for nothing."""
+        """This process's share of some captions; an empty share becomes a caption of weight 0."""
         return [self.batch(mine) if len(mine) else self._idle(captions) for mine in parts.of(captions)]
 
     def _idle(self, captions: np.ndarray) -> Batch:

@@ -26,6 +26,7 @@ from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short
+from clipcap.training.accelerator import multiply_in_bfloat16
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 
@@ -71,6 +72,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
     ):
         self.config, self.seed, self.model = config, loop.seed, model
         self.tokenizer, self.accelerator = tokenizer, accelerator
+        multiply_in_bfloat16(model, accelerator)
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)
@@ -139,7 +141,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         if self.val is None or not self._shown:
             return {}
         rows = [row for row, _ in self._shown]
-        room = max_positions(self.model.lm) - self.model.prefix_positions
+        room = max_positions(self.model.lm) - self.model.longest_prefix
         greedy = DecodeConfig(greedy=True, max_new_tokens=min(LONGEST_SHOWN, room), **how)
         mine = range(self.parts.rank, len(rows), self.parts.world)
         found = []

@@ -35,6 +35,11 @@ def prepare(config: TrainConfig) -> Prepared:
         ClipcapError: options at odds with the objective, or bad data.
     """
     extra = config.task.extra if config.task.extra_share else None
+    if config.prompting.prompts != "none":
+        refused = {"--objective text": config.learning.objective == "text", "--extra": extra,
+                   "--recipe reference": config.loop.recipe == "reference"}  # fmt: skip
+        for flag in (flag for flag, there in refused.items() if there):
+            raise ClipcapError(f"--prompts does not go with {flag}: leave one of them out")
     if extra and config.learning.objective != "cross_entropy":
         raise ClipcapError("--extra adds pairs to --objective cross_entropy: leave one of them out")
     if config.learning.objective == "text":

@@ -126,8 +126,9 @@ class RewardObjective:
         self.model.eval()
         how = replace(self.how, seed=(self.steps.seed * 1_000_003 + step) % 2**32)
         with self.accelerator.autocast():
-            prefix = self.model.prefix(given.to(self.accelerator.device))  # [n, P, E]
-            found = sample(CachedDecoder(self.model, prefix), how, self.stop, [], places.tolist(), draw=draw_any)
+            given = given.to(self.accelerator.device)
+            decoder = CachedDecoder(self.model, self.model.prefix(given), self.model.prefix_mask(given))
+            found = sample(decoder, how, self.stop, [], places.tolist(), draw=draw_any)
         self.model.train(training)
         rows, lengths = found.tokens.flatten(0, 1).cpu().numpy(), found.length.flatten().long().tolist()
         tokens = [row[:length] for row, length in zip(rows, lengths)]

@@ -21,7 +21,7 @@ def check_run_folder(options: LoopConfig) -> None:
     saved its `last`, as in an interrupted first epoch, which leaves `best` and one line of the log at most.
 
     Raises:
-        ClipcapError: says what is there and how to go on.
+        ClipcapError: names what the folder holds and how to go on.
     """
     folder, last = Path(options.out_dir), f"{options.prefix}-last"
     if not folder.is_dir():

@@ -19,7 +19,7 @@ _AGAIN = "start anew in another --out_dir, or go on from its weights with --weig
 
 
 def check_state(state: Any, path: Path) -> None:
-    """Refuse a training state that no run of ours wrote.
+    """Refuse a training state that clipcap did not write.
 
     Args:
         state: the content of the file at `path`.

@@ -22,6 +22,7 @@ from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddi
 from clipcap.models.lm_text import LmText, end_captions_with, lm_text
 from clipcap.models.mapper import positions_of_tokens
 from clipcap.options import Recipe, given
+from clipcap.prompts.template import PromptText
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
@@ -33,6 +34,8 @@ from clipcap.training.config import InitialCaptionerConfig, TrainConfig
 from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
 from clipcap.training.prepare import prepare, reward_objective
+from clipcap.training.prompting import DrawnPrompts, Prompting, open_prompting
+from clipcap.training.recipe import Start, with_length
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -59,14 +62,26 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     accelerator = make_accelerator(loop, config.flat())
     config, features, val, objective = prepare(config)
     set_seed(loop.seed)
-    model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout)
+    prompting = open_prompting(config.prompting, features, str(accelerator.device))
+    model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout, prompting)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     features, val = for_model(features, model), None if val is None else for_model(val, model)
+    start = Start.of_model(model, warm=config.model.weights_dir is not None)
+    config, length = with_length(config, len(features.captions), start, accelerator.num_processes)
+    loop = config.loop
+    text = None
+    if prompting:
+        text = PromptText(tokenizer, model.config.prompts, model.config.prompt_captions, model.config.prompt_tokens)
+        val = None if val is None else prompting.with_best(val, text)
     if config.learning.objective == "reward":
+        features = prompting.with_best(features, text) if prompting and text else features
         objective = reward_objective(config.learning, features, model, tokenizer, accelerator)
-    warm = config.model.weights_dir is not None
-    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, warm)
+    task = CaptionTask(config.task, loop, model, tokenizer, features, val, accelerator, objective, start)
+    if prompting and text:
+        task.prompts = DrawnPrompts(prompting, task.data, text, loop.seed)
     logger.info(task.describe())
+    if length:
+        logger.info(length)
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())
     try:
@@ -79,11 +94,15 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
 
 
 def initial_captioner(
-    config: InitialCaptionerConfig, features: Features, recipe: Recipe, dropout: bool = True
+    config: InitialCaptionerConfig,
+    features: Features,
+    recipe: Recipe,
+    dropout: bool = True,
+    prompting: Prompting | None = None,
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
-    """A new model, or a warm start from --weights_dir."""
+    """A new model, or a warm start from --weights_dir, that reads the prompts of the run."""
     if config.weights_dir:
-        return _warm_start(config, config.weights_dir, features, recipe, dropout)
+        return _warm_start(config, config.weights_dir, features, recipe, dropout, prompting)
     lm = config.lm or ModelConfig.lm
     network, tokenizer = load_lm(lm), load_tokenizer(lm)
     text = _text_around(network, tokenizer, config.template or "none", recipe)
@@ -97,6 +116,7 @@ def initial_captioner(
         tune=config.tuning,
         stop_token="." if recipe == "reference" else None,
         recipe=recipe,
+        **(prompting.of_model(tokenizer) if prompting else {}),
     )
     if model_config.mapping_type == "project":
         model_config = replace(model_config, prefix_length=positions_of_tokens(model_config))
@@ -122,7 +142,7 @@ MEASURED = 256  # images by which --match_norms measures the mapper
 
 
 def _text_around(lm: PreTrainedModel, tokenizer: Tokenizer, template: Template, recipe: Recipe) -> LmText:
-    """What stands around the image's positions; captions are taught to end as the template's turns do."""
+    """The text around the image's positions; captions are taught to end as the template's turns do."""
     if recipe == "reference":
         if template != "none":
             raise ClipcapError(f"--template {template}: the original has none: leave it out, or --recipe reference")
@@ -153,7 +173,12 @@ def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
 
 
 def _warm_start(
-    config: InitialCaptionerConfig, weights: str, features: Features, recipe: Recipe, dropout: bool
+    config: InitialCaptionerConfig,
+    weights: str,
+    features: Features,
+    recipe: Recipe,
+    dropout: bool,
+    prompting: Prompting | None,
 ) -> tuple[ClipCaptionModel, Tokenizer, str]:
     """Weights and sizes of a checkpoint; what is trained of them follows this run's options."""
     loaded = load_checkpoint(weights, config.lm, config.num_heads)
@@ -171,8 +196,13 @@ def _warm_start(
             f"--weights_dir {config.weights_dir} holds a LoRA adapter: go on with --tune lora, or merge it first by "
             f"`clipcap export`"
         )
+    if old.prompts != "none" and (prompting is None or prompting.config.prompts != old.prompts):
+        raise ClipcapError(
+            f"--weights_dir {config.weights_dir} reads prompts: go on with --prompts {old.prompts}, and what it needs"
+        )
     new = replace(
         old,
+        **(prompting.of_model(loaded.tokenizer) if prompting else {}),
         **_given(config),
         encoder=features.meta.encoder,
         encoder_weights_id=features.meta.encoder_weights_id,

@@ -16,6 +16,7 @@ from support.road import draw_set, run, save_captioner
 
 from clipcap.images.read import open_image
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.openai_weights import read_openai_weights
 
 REFERENCES = {
     "0": ["a red apple on a white plate", "one apple"],
@@ -175,7 +176,7 @@ def test_comparing_says_which_is_better_and_how_sure(capsys, tmp_path):
     assert "good is better than poor by CIDEr-D, p < 0.002 on 18 images" in lines
     assert "good is better than poor by CIDEr-D, p &lt; 0.002 on 18 images" in out.read_text()
     _, lines, _ = run(capsys, "compare", tmp_path / "good", tmp_path / "good", "--no_java")
-    assert lines[-1].startswith("no difference by CIDEr-D")
+    assert lines[-1].startswith("No difference by CIDEr-D")
 
 
 def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys, references, tmp_path):
@@ -186,7 +187,7 @@ def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys,
     _, lines, _ = run(capsys, "compare", *folders, "--no_java", "--out", tmp_path)
     assert sum("difference and its 95 % interval" in line for line in lines) == 2
     assert any("same (1)" in line and "same (2)" in line for line in lines)
-    assert lines[-2] == "no difference by CIDEr-D that is significant on 4 images (p = 1.000)"
+    assert lines[-2] == "No difference by CIDEr-D that is significant on 4 images (p = 1.000)"
     report = (tmp_path / "report.html").read_text()
     assert "same (1), same (2) and other (3)" in report and report.count("a photo of food") == 4
     status, _, errors = run(capsys, "compare", folders[0])
@@ -244,3 +245,103 @@ def test_runs_of_other_images_are_not_compared(capsys, references, tmp_path):
     assert status == 1 and "4 images" in errors[0] and "2 of them the same" in errors[0]
     status, _, errors = run(capsys, "compare", tmp_path / "all", tmp_path / "nowhere")
     assert status == 1 and "is not an evaluation" in errors[0]
+
+
+def test_self_retrieval_is_the_rank_of_the_own_image_with_chance_beside_it(capsys, road, tmp_path, clip_file):
+    lines, metrics = evaluated(capsys, road, tmp_path / "e", "--no_java")
+    encoder, unit = load_encoder(str(clip_file), "cpu"), torch.nn.functional.normalize
+    said = {p["image_id"]: p["caption"] for p in json.loads((tmp_path / "e" / "predictions.json").read_text())}
+    pixels = [encoder.preprocess(open_image(metrics["images_at"][image])) for image in said]
+    cosines = unit(encoder.encode_texts(list(said.values()))) @ unit(encoder.encode_images(torch.stack(pixels))).T
+    for i, image in enumerate(said):
+        rank = 1 + int((cosines[i] > cosines[i, i]).sum())
+        assert metrics["per_image"][image]["rank"] == pytest.approx(rank, abs=1)  # near ties of tiny weights
+    ranks = sorted(scores["rank"] for scores in metrics["per_image"].values())
+    assert metrics["corpus"]["R@1"]["value"] == pytest.approx(ranks.count(1) / 7)
+    assert metrics["corpus"]["R@10"]["value"] == 1 and metrics["corpus"]["median rank"]["value"] == ranks[3]
+    assert metrics["chance"] == {"R@1": pytest.approx(1 / 7), "R@5": pytest.approx(5 / 7), "R@10": 1}
+    assert any("by chance R@1 0.1429" in line for line in lines)
+    assert any(line.startswith("R@1 ") for line in lines)
+
+
+def test_captions_and_their_variety_are_scored_for_several_an_image(capsys, road, tmp_path):
+    _, one = evaluated(capsys, road, tmp_path / "one", "--no_java")
+    _, more = evaluated(capsys, road, tmp_path / "more", "--no_java", "--num_captions", 3)
+    several = json.loads((tmp_path / "more" / "captions.json").read_text())
+    best = {p["image_id"]: p["caption"] for p in json.loads((tmp_path / "more" / "predictions.json").read_text())}
+    assert {image: texts[0] for image, texts in several.items()} == best
+    assert all(len(texts) == 3 for texts in several.values()) and not (tmp_path / "one" / "captions.json").exists()
+    assert one["corpus"] == more["corpus"]  # five beams each: the best caption is the same
+    assert more["language"].keys() - one["language"].keys() == {"mBLEU-4", "self-CIDEr"}
+    for score in more["language"].values():
+        assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_weights_of_pac_s_judge_the_pictures_themselves(capsys, road, tmp_path, clip_file):
+    """By the captioner's own CLIP, PAC-S is 2 / 2.5 of CLIPScore; published files are state dicts in a wrapper."""
+    weights = tmp_path / "clip_ViT-B-32.pth"
+    torch.save({"state_dict": read_openai_weights(clip_file)}, weights)
+    _, metrics = evaluated(capsys, road, tmp_path / "e", "--no_java", "--pac_weights", weights)
+    for scores in metrics["per_image"].values():
+        assert scores["PAC-S"] == pytest.approx(scores["CLIPScore"] * 2 / 2.5, abs=2e-3)
+    assert 0 <= metrics["corpus"]["RefPAC-S"]["value"] <= 2
+    lines, metrics = evaluated(capsys, road, tmp_path / "n", "--no_java", "--pac_weights", tmp_path / "none.pth")
+    assert "PAC-S" not in metrics["corpus"] and "CLIPScore" in metrics["corpus"]
+    assert any(line.startswith("PAC-S skipped: ") for line in lines)
+
+
+def test_objects_that_no_reference_names_are_counted(capsys, references, tmp_path):
+    (tmp_path / "objects.txt").write_text("apple\negg\nsoup\npizza\nfork\n")
+    captions = results(tmp_path / "p.json", GOOD | {"1": "an egg and a fork"})
+    words = ["--predictions", captions, "--references", references, "--no_java", "--out", tmp_path / "e"]
+    status, _, _ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert status == 0 and metrics["corpus"]["CHAIRi"]["value"] == pytest.approx(1 / 5)
+    assert metrics["corpus"]["CHAIRs"]["value"] == pytest.approx(1 / 4)
+    status, _, errors = run(capsys, "evaluate", *words, "--objects", tmp_path / "absent.txt")
+    assert status == 1 and "--objects" in errors[0]
+
+
+@pytest.fixture
+def two_runs(capsys, references, tmp_path):
+    """Two evaluations of the same four images."""
+    for name, captions in (("good", GOOD), ("same", SAME)):
+        path = results(tmp_path / f"{name}.json", captions)
+        run(capsys, "evaluate", "--predictions", path, "--references", references, "--out", tmp_path / name,
+            "--no_java")  # fmt: skip
+    return tmp_path / "good", tmp_path / "same"
+
+
+def test_nothing_is_scored_twice_unless_the_captions_have_changed(capsys, two_runs):
+    _, lines, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert not any("scoring" in line for line in said)
+    (two_runs[0] / "scores.npz").unlink()  # as a folder of an older version
+    _, again, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert sum("scoring 4 captions" in line for line in said) == 2 and again == lines
+    run(capsys, "evaluate", "--predictions", two_runs[0] / "predictions.json", "--references",
+        two_runs[0] / "references.json", "--out", two_runs[0], "--no_java")  # fmt: skip
+    path = two_runs[0] / "predictions.json"
+    path.write_text(path.read_text().replace("two eggs", "no eggs"))
+    _, changed, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert any("scoring" in line for line in said) and changed != lines
+
+
+def test_a_damaged_file_of_scores_is_scored_anew(capsys, two_runs):
+    _, lines, _ = run(capsys, "compare", *two_runs, "--no_java")
+    for content in (b"", b"PK\x03\x04 no zip", (two_runs[0] / "scores.npz").read_bytes()[:-40]):
+        (two_runs[0] / "scores.npz").write_bytes(content)
+        status, again, _ = run(capsys, "compare", *two_runs, "--no_java")
+        assert status == 0 and again == lines
+
+
+def test_the_comparison_leads_with_the_verdict_and_shows_both_runs_scores(capsys, two_runs, tmp_path):
+    _, lines, _ = run(capsys, "compare", *two_runs, "--no_java", "--out", tmp_path / "both.html")
+    assert max(map(len, lines[-25:-1])) <= 80
+    page = (tmp_path / "both.html").read_text()
+    assert page.index('id="verdict"') < page.index('id="scores"') < page.index('id="pictures"')
+    for name in ("CIDEr-D", "distinct-1", "bad endings"):
+        assert page[page.index('id="verdict"') : page.index('id="scores"')].count(f"<bdi>{name}</bdi>") == 1
+    metrics = [json.loads((folder / "metrics.json").read_text())["per_image"] for folder in two_runs]
+    lead = metrics[0]["0"]["CIDEr-D"] - metrics[1]["0"]["CIDEr-D"]
+    assert f"lead {lead:+.3f}" in page and 'value="ahead"' in page
+    assert str(tmp_path) not in page

@@ -139,7 +139,7 @@ def test_captions_that_point_nowhere_are_found(tmp_path, capsys):
     path = old_pickle(tmp_path / "old.pkl", torch.rand(2, 8), rows)
     status, lines = verified(capsys, path)
     assert (status, len(lines)) == (1, 1)
-    assert lines[0].startswith("captions that point at no row, or are no text: 3, the first: ")
+    assert lines[0].startswith("captions that point at no row, or are not text: 3, the first: ")
     assert "captions[1] points at row 5, the rows are 0 to 1" in lines[0]
 
 

@@ -10,7 +10,7 @@ from support.road import draw_photos, run
 
 from clipcap.fit.config import FitConfig
 from clipcap.fit.fit import duration, read_data
-from clipcap.fit.recipe import choose_recipe, too_short
+from clipcap.fit.recipe import make_plan
 from clipcap.training.caption_task import CaptionTask
 
 
@@ -34,7 +34,9 @@ def test_one_command_parses_trains_and_evaluates(fit, capsys, data, tmp_path):
     assert status == 0
     text = "\n".join(err)
     assert f"{data}: 12 photos; 7 with 7 captions to train on, 5 held out" in text
-    assert "--bs 4 --epochs 2: 2 steps an epoch, 4 in all" in text and "at most 4 steps of " in text
+    assert "2 epochs of 2 steps of 4 captions, 4 steps in all" in text and "at most 4 steps of " in text
+    assert "--tune full: a language model of " in text and "learning rates 0.002 for the mapper, 0.001 for " in text
+    assert any(line.startswith("disk: ") and "of features, about" in line for line in err)
     assert "warning: 4 steps from scratch are too few: the captions will be noise." in text
     commands = [line.split()[2] for line in err if line.startswith("$ clipcap ")]
     assert commands == ["parse", "train", "evaluate"]
@@ -118,16 +120,40 @@ def test_a_split_of_the_set_is_used_and_few_photos_are_refused(data, tmp_path):
         read_data(str(data), 42)
 
 
-def test_recipes_follow_the_number_of_captions_and_the_options_given():
-    config = FitConfig(out="x")
-    steps = [choose_recipe(count, config).steps for count in (250, 3000, 30_000)]
-    assert steps == sorted(steps) and not any(too_short(choose_recipe(n, config), False) for n in (250, 3000, 30_000))
-    few = choose_recipe(20, config)
-    assert few.epochs == 100 and "too few" in too_short(few, False) and not too_short(few, True)
-    warm = choose_recipe(3000, FitConfig(out="x", weights_dir="y"))
-    assert warm.lr < choose_recipe(3000, config).lr and warm.steps < choose_recipe(3000, config).steps
-    given = choose_recipe(3000, FitConfig(out="x", lr=1e-4, bs=10, epochs=7))
-    assert given.flags[:6] == ["--epochs", "7", "--bs", "10", "--lr", "0.0001"] and given.steps == 2100
+LARGE, SMALL = 124_000_000, 900_000  # parameters of language models
+
+
+def test_plans_follow_the_number_of_captions_and_the_options_given():
+    def plan(captions, lm_size=LARGE, **options):
+        return make_plan(captions, lm_size, FitConfig(out="x", **options))
+
+    steps = [plan(count).length.steps for count in (250, 3000, 30_000)]
+    assert steps == sorted(steps) and not any(plan(n).too_short() for n in (250, 3000, 30_000))
+    few = plan(20)
+    assert few.length.epochs == 100 and "too few" in few.too_short()
+    warm = plan(3000, weights_dir="y")
+    assert not plan(20, weights_dir="y").too_short()
+    assert warm.rates.mapper < plan(3000).rates.mapper and warm.length.steps < plan(3000).length.steps
+    assert plan(3000, lr=1e-4, bs=10, epochs=7).flags == [
+        "--tune", "none", "--epochs", "7", "--bs", "10", "--lr", "0.0001", "--patience", "8",
+    ]  # fmt: skip
+
+
+def test_what_is_tuned_follows_the_language_model_and_the_number_of_captions(monkeypatch):
+    def tune(captions, lm_size=LARGE, **options):
+        return make_plan(captions, lm_size, FitConfig(out="x", **options)).start.tune
+
+    assert [tune(count) for count in (250, 4999, 5000)] == ["none", "none", "lora"]
+    assert tune(250, SMALL) == "full" and tune(10_000, weights_dir="y") == "none"
+    assert tune(250, tune="lora") == "lora" and tune(10_000, SMALL, tune="none") == "none"
+    monkeypatch.setattr("clipcap.fit.recipe.find_spec", lambda name: None)  # peft is not installed
+    assert tune(10_000) == "none"
+
+
+def test_every_choice_has_a_reason_that_names_the_flag_which_overrides_it():
+    reasons = list(make_plan(10_000, LARGE, FitConfig(out="x")).reasons())
+    for flag, reason in zip(("--tune", "--lr", "--epochs", "--patience"), reasons, strict=True):
+        assert flag in reason and ":" in reason
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 seconds"), (700, "12 minutes"), (9000, "2.5 hours")])

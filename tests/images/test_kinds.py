@@ -148,7 +148,7 @@ UNREAD = {
     "d.jpg": (b"\0\0\0\x18ftypmp42" + bytes(99), "a video, not an image"),
     "e.jpg": (b"%PDF-1.4" + bytes(99), "a PDF, not an image"),
     "f.png": (b"PK\x03\x04" + bytes(99), "a zip, not an image"),
-    "g.png": (b"no picture at all" + bytes(99), "not an image .kinds that are read: JPEG"),
+    "g.png": (b"no picture at all" + bytes(99), "not an image .clipcap reads JPEG"),
 }
 
 

@@ -379,7 +379,7 @@ def test_image_names_may_lack_their_suffix_or_be_full_paths(tmp_path):
             "cannot tell the image column, give --image_column; its columns are 'x', 'y'",
         ),
         ("t.csv", "image,y,z\n1,2,3\n", "cannot tell the caption column"),
-        ("t.csv", "image,image,caption\n", "column 'image' is there twice"),
+        ("t.csv", "image,image,caption\n", "two columns are called 'image'"),
         ("t.json", [], "empty"),
         ("t.json", "3", "expected a list of objects"),
         ("t.json", {"images": [], "annotations": []}, "no image with a caption"),

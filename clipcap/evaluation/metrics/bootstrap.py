@@ -10,6 +10,13 @@ import numpy as np
 from clipcap.errors import ClipcapError
 
 OfSums = Callable[[np.ndarray], np.ndarray]  # [..., K] sums over images -> [...] scores
+
+
+def median(values: np.ndarray) -> np.ndarray:
+    """The median over images, in the place of a score of sums: [..., N] -> [...]."""
+    return np.median(values, axis=-1)
+
+
 _DRAWN_TOGETHER = 1 << 22  # numbers drawn at once, to bound memory
 
 
@@ -36,7 +43,7 @@ def bootstrap_interval(
 
     Args:
         rows: [N] one score an image, or [N, K] what the score sums over images.
-        of_sums: the score of such sums; the mean of `rows` where None.
+        of_sums: the score of such sums; the mean of `rows` where None; or `median`, of [N].
         n: times the set is drawn.
         seed: of the draws.
     Returns:
@@ -70,7 +77,7 @@ def paired_bootstrap(
     drawn = first - second
     low, high = np.quantile(drawn, [0.025, 0.975])
     against = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    difference = _whole(a, of_sums) - _whole(b, of_sums)
+    difference = whole_score(a, of_sums) - whole_score(b, of_sums)
     return Comparison(difference, float(low), float(high), min(1.0, 2 * (against + 1) / (n + 1)))
 
 
@@ -78,7 +85,10 @@ def _matrix(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)  # [N, K]
 
 
-def _whole(rows: np.ndarray, of_sums: OfSums | None) -> float:
+def whole_score(rows: np.ndarray, of_sums: OfSums | None = None) -> float:
+    """The score of all images; arguments as for `bootstrap_interval`."""
+    if of_sums is median:
+        return float(median(rows))
     sums = _matrix(rows).sum(axis=0)
     return float(of_sums(sums)) if of_sums else float(sums[0] / len(rows))
 
@@ -88,9 +98,15 @@ def _resampled(runs: list[np.ndarray], of_sums: OfSums | None, n: int, seed: int
     images = len(runs[0])
     if not images:
         raise ClipcapError("no images to draw from: a bootstrap needs at least one scored image")
-    matrices = [_matrix(rows) for rows in runs]
     random = np.random.default_rng(seed)
     together = max(1, _DRAWN_TOGETHER // images)
+    if of_sums is median:
+        found = []
+        for start in range(0, n, together):
+            drawn = random.integers(images, size=(min(together, n - start), images))
+            found.append([median(np.asarray(rows, dtype=np.float64)[drawn]) for rows in runs])
+        return [np.concatenate(parts) for parts in zip(*found)]
+    matrices = [_matrix(rows) for rows in runs]
     sums: list[list[np.ndarray]] = [[] for _ in runs]
     for start in range(0, n, together):
         draws = min(together, n - start)

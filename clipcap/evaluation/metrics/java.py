@@ -1,7 +1,8 @@
 """What runs in Java: the tokenizer of the COCO evaluation, METEOR and SPICE, from the jars of pycocoevalcap.
 
-Each is one call for all captions: everything is written, Java ends, everything is read, so that neither side can wait
-for the other. If a program cannot run, `Unavailable` states the reason.
+Each is one call for all captions, started with a file and read when it has ended, so that neither side can wait for
+the other, and METEOR and SPICE run beside the metrics in Python. If a program cannot run, `Unavailable` states the
+reason.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
 
 import numpy as np
 
@@ -32,6 +37,79 @@ class Unavailable(ClipcapError):
     """A Java program that cannot run here; its text is the reason."""
 
 
+class Program:
+    """A Java program that runs beside this one; at the end of a `with` block it is stopped if it still runs.
+
+    Args:
+        arguments: of `java`.
+        given: its standard input.
+        folder: where it runs.
+        read: what it has printed → its result.
+    Raises:
+        Unavailable: no Java, or it cannot be started.
+    """
+
+    def __init__(self, arguments: Sequence[str], given: str, folder: Path, read: Callable[[str], np.ndarray]):
+        self._java = shutil.which("java")
+        if self._java is None:
+            raise Unavailable("no java on PATH")
+        self._read = read
+        self._until = time.monotonic() + _TIMEOUT_S
+        self._files = ExitStack()
+        written, self._out, self._errors = (self._files.enter_context(tempfile.TemporaryFile()) for _ in range(3))  # noqa: SIM115
+        written.write(given.encode("utf-8", "replace"))
+        written.seek(0)
+        try:
+            self._process = subprocess.Popen(
+                [self._java, *_EVERYWHERE, *arguments],
+                stdin=written,
+                stdout=self._out,
+                stderr=self._errors,
+                cwd=folder,
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
+            )
+        except OSError as error:
+            self._files.close()
+            raise Unavailable(f"{self._java}: {error}") from error
+
+    def result(self) -> np.ndarray:
+        """Wait until it ends.
+
+        Raises:
+            Unavailable: it failed, or answered something else.
+        """
+        return self._read(self.printed())
+
+    def printed(self) -> str:
+        """What it printed, as text; waits until it ends, and raises as `result`."""
+        try:
+            status = self._process.wait(timeout=max(0.0, self._until - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            self.stop()
+            raise Unavailable(f"{self._java}: {error}") from error
+        if status:
+            lines = self._text(self._errors).strip().splitlines() or ["nothing"]
+            raise Unavailable(f"{self._java} ended with {status} and wrote {lines[-1]!r}")
+        return self._text(self._out).replace("\r\n", "\n")
+
+    def _text(self, file: IO[bytes]) -> str:
+        file.seek(0)
+        return file.read().decode("utf-8", "replace")
+
+    def stop(self) -> None:
+        """Kill it if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None):
+        self.stop()
+        self._files.close()
+
+
 def stanford_tokenize(captions: Sequence[str]) -> list[list[str]]:
     """Lower-case tokens of each caption from `PTBTokenizer` of Stanford CoreNLP 3.4.1, without punctuation.
 
@@ -44,21 +122,28 @@ def stanford_tokenize(captions: Sequence[str]) -> list[list[str]]:
     # The last line is ours: at the very end of its input the tokenizer does not know a contraction.
     lines = [" ".join(caption.split()) for caption in captions] + ["."]
     arguments = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    out = _run(arguments, "\n".join(lines) + "\n", jar.parent).removesuffix("\n").split("\n")
+    with Program(arguments, "\n".join(lines) + "\n", jar.parent, np.array) as program:
+        out = program.printed().removesuffix("\n").split("\n")
     if len(out) != len(lines):
         raise Unavailable(f"Java's tokenizer gave {len(out)} lines for {len(lines)}")
     return [[token for token in line.split(" ") if token and token not in PUNCTUATION] for line in out[:-1]]
 
 
 def meteor_counts(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What METEOR 1.5 counts in each image, against the reference that fits best.
+    """What `start_meteor` gives, awaited."""
+    with start_meteor(candidates, references) as program:
+        return program.result()
+
+
+def start_meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> Program:
+    """Start METEOR 1.5, which counts matches in each image, against the reference that fits best.
 
     Args:
         candidates: one tokenised caption an image, tokens parted by blanks.
         references: likewise, the human captions of each image.
     Returns:
-        float64 [images, 23]: lengths and function words of both sides, matches of four kinds, chunks, words matched
-        (see `clipcap.evaluation.metrics.score.meteor_of_counts`).
+        whose result is float64 [images, 23]: lengths and function words of both sides, matches of four kinds, chunks,
+        words matched (see `clipcap.evaluation.metrics.score.meteor_of_counts`).
     Raises:
         Unavailable: no Java, no jar, no paraphrases, or METEOR failed.
     """
@@ -66,23 +151,29 @@ def meteor_counts(candidates: Sequence[str], references: Sequence[Sequence[str]]
     lines = []
     for candidate, several in zip(candidates, references, strict=True):
         lines.append(" ||| ".join(["SCORE", *(text.replace("|||", "") for text in (*several, candidate))]))
-    out = _run(
-        ["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"], "\n".join(lines) + "\n", jar.parent
-    )
-    try:
-        counts = np.array([line.split() for line in out.splitlines()], dtype=np.float64)
-    except ValueError:
-        counts = np.empty(0)
-    if counts.shape != (len(lines), _METEOR_FIELDS):
-        raise Unavailable(f"METEOR answered {out.strip()[:80]!r}")
-    whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
-    counts[whole, 20] = 0  # METEOR has no penalty for a caption that equals its reference
-    return counts
+
+    def read(printed: str) -> np.ndarray:
+        try:
+            counts = np.array([line.split() for line in printed.splitlines()], dtype=np.float64)
+        except ValueError:
+            counts = np.empty(0)
+        if counts.shape != (len(lines), _METEOR_FIELDS):
+            raise Unavailable(f"METEOR answered {printed.strip()[:80]!r}")
+        whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
+        counts[whole, 20] = 0  # METEOR has no penalty for a caption that equals its reference
+        return counts
+
+    arguments = ["-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    return Program(arguments, "\n".join(lines) + "\n", jar.parent, read)
 
 
-def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """SPICE's F-score of each image, float64 [images].
+def start_spice(candidates: Sequence[str], references: Sequence[Sequence[str]], folder: Path) -> Program:
+    """Start SPICE, whose result is the F-score of each image, float64 [images].
 
+    Args:
+        candidates: as for `start_meteor`.
+        references: as for `start_meteor`.
+        folder: an empty one, for its files, which outlives it.
     Raises:
         Unavailable: no Java, no jar, no CoreNLP 3.6.0 models (pycocoevalcap does not bring them), or SPICE failed.
     """
@@ -92,15 +183,18 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> np.
         raise Unavailable(f"{error} (python -m pycocoevalcap.spice.get_stanford_models fetches it)") from error
     pairs = enumerate(zip(candidates, references, strict=True))
     images = [{"image_id": i, "test": candidate, "refs": list(several)} for i, (candidate, several) in pairs]
-    with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "in.json", Path(folder) / "out.json"
-        given.write_text(json.dumps(images), encoding="utf-8")
-        _run(["-Xmx8G", "-jar", str(jar), str(given), "-out", str(found), "-subset", "-silent"], "", jar.parent)
+    given, found = folder / "in.json", folder / "out.json"
+    given.write_text(json.dumps(images), encoding="utf-8")
+
+    def read(printed: str) -> np.ndarray:
         try:
             scores = {image["image_id"]: image["scores"]["All"]["f"] for image in json.loads(found.read_bytes())}
             return np.array([float(scores[i]) for i in range(len(images))])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Unavailable(f"SPICE wrote no scores: {type(error).__name__}: {error}") from error
+
+    arguments = ["-Xmx8G", "-jar", str(jar), str(given), "-out", str(found), "-subset", "-silent"]
+    return Program(arguments, "", jar.parent, read)
 
 
 def _files(part: str, *names: str) -> list[Path]:
@@ -111,28 +205,5 @@ def _files(part: str, *names: str) -> list[Path]:
     folder = Path(package.submodule_search_locations[0]) / part
     for name in names:
         if not (folder / name).is_file():
-            raise Unavailable(f"no {name} in {folder}")
+            raise Unavailable(f"no {name} in pycocoevalcap/{part}")
     return [folder / name for name in names]
-
-
-def _run(arguments: Sequence[str], text: str, folder: Path) -> str:
-    """What a Java program prints for a text, read and written as UTF-8."""
-    java = shutil.which("java")
-    if java is None:
-        raise Unavailable("no java on PATH")
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    try:
-        done = subprocess.run(
-            [java, *_EVERYWHERE, *arguments],
-            input=text.encode("utf-8", "replace"),
-            capture_output=True,
-            cwd=folder,
-            env=environment,
-            timeout=_TIMEOUT_S,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{java}: {error}") from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["nothing"]
-        raise Unavailable(f"{java} ended with {done.returncode} and wrote {lines[-1]!r}")
-    return done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")

@@ -37,6 +37,23 @@ def recall(
     return _shares("i2t", torch.cat(to_text)) | _shares("t2i", torch.cat(to_image))
 
 
+@torch.no_grad()
+def own_ranks(images: Tensor, captions: Tensor) -> np.ndarray:
+    """The rank of its own image among all images, for one caption of each: self-retrieval (arXiv 1803.08314).
+
+    Args:
+        images: [N, D], of any norm.
+        captions: [N, D], from the same encoder.
+    Returns:
+        float64 [N], 1 for a caption nearer to its own image than to any other. Equal scores are ranked in row order.
+    """
+    images, captions = F.normalize(images.float(), dim=1), F.normalize(captions.float(), dim=1)
+    every = torch.arange(len(images), device=images.device)
+    parts = zip(captions.split(QUERIES), every.split(QUERIES), strict=True)
+    ranks = [_ranks(part @ images.T, own[:, None] == every) for part, own in parts]
+    return torch.cat(ranks).double().cpu().numpy() + 1
+
+
 def _ranks(scores: Tensor, own: Tensor) -> Tensor:
     """How many others come before the best of one's own, [Q]; scores and own are [Q, C]."""
     best, place = scores.masked_fill(~own, -torch.inf).max(dim=1, keepdim=True)

@@ -133,7 +133,7 @@ def encode_images(
 
 
 def _try_to_read(preprocess: Preprocess, image: ImageSource, **how: Any) -> Pixels | ImageError:
-    """The pixels of an image, or why there are none."""
+    """The pixels of an image, or the reason why it has none."""
     try:
         return read_pixels(preprocess, image, **how)
     except ImageError as error:

@@ -58,7 +58,7 @@ def hybrid_folder(name: str) -> Path | None:
 
 
 def _hub_file(name: str, file: str) -> Path | None:
-    """A file of the hub, of the cache where it is there; None where it cannot be had."""
+    """A file of the hub, or of the cache; None if neither has it."""
     for local in (True, constants.HF_HUB_OFFLINE):
         try:
             return Path(hf_hub_download(name, file, local_files_only=local))
@@ -79,7 +79,7 @@ def load_hybrid(folder: Path) -> VisionTextDualEncoderModel:
     """Load a hybrid CLIP in float32, in evaluation mode.
 
     Raises:
-        ClipcapError: a damaged or hostile file, a configuration that is none, tensors missing or unknown.
+        ClipcapError: a damaged or hostile file, an unusable configuration, tensors missing or unknown.
     """
     from transformers import VisionTextDualEncoderModel
 
@@ -206,13 +206,13 @@ def convert(folder: str, out: str, tokenizer: str | None = None) -> Path:
         out: folder to write.
         tokenizer: name or folder of the tokenizer to store with it, where the folder has none.
     Raises:
-        ClipcapError: no such folder, a damaged file, or `out` is there already.
+        ClipcapError: no such folder, a damaged file, or `out` exists.
     """
     source, place = hybrid_folder(folder.removeprefix("hf:")), Path(out).expanduser()
     if source is None:
         raise ClipcapError(f"{folder}: holds no hybrid CLIP of flax ({CONFIG} of type {HYBRID} and {WEIGHTS})")
     if place.exists() and (place.is_file() or any(place.iterdir())):
-        raise ClipcapError(f"--out {out}: is there already: choose a new name")
+        raise ClipcapError(f"--out {out}: exists: choose a new name")
     network = load_hybrid(source)  # checks that everything fits
     config, words = network.config, hybrid_tokenizer(source, tokenizer)
     state = _shifted(_state(source), config)

@@ -72,7 +72,7 @@ class HFImageEncoder(ImageOnlyEncoder):
     """An image network of transformers, `hf:NAME_OR_PATH`: DINOv2, DINOv3, ViT, ConvNeXt, SigLIP's vision half, ….
 
     The embedding is the network's pooled output where its weights are trained; else the class token's last hidden
-    state, or the mean over all places where there is none.
+    state, or, without one, the mean over all places.
     """
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):

@@ -88,7 +88,7 @@ def _named_weights(name: str) -> Path:
     if path.is_file():
         return path
     usual_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub's own is none
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torch.hub sets none
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=url.split("/")[-2])  # whole and checked, or none

@@ -7,6 +7,7 @@ The language model reads an image's prefix once instead of once per caption; los
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import cast
 
 import torch
@@ -18,22 +19,50 @@ from transformers import PreTrainedModel
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
-def packing(positions: Tensor, prefix_length: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def packing(
+    positions: Tensor, prefix_length: int, dtype: torch.dtype, prefix_mask: Tensor | None = None
+) -> dict[str, Tensor]:
     """What tells a language model that its rows hold several captions behind one prefix.
 
     Args:
         positions: [B, T], each token's place in its caption; 0 begins another.
         prefix_length: P.
         dtype: of the language model's inputs.
+        prefix_mask: bool [B, P], False for padding within the prefix, which nothing sees.
     Returns:
         attention_mask [B, 1, P+T, P+T], to be added to the scores, and position_ids [B, P+T].
     """
     prefix = torch.arange(prefix_length, device=positions.device).expand(len(positions), -1)  # [B, P]
+    begin: int | Tensor = prefix_length  # position of a caption's first token
+    if prefix_mask is not None:
+        prefix, begin = position_ids(prefix_mask), prefix_mask.sum(dim=1, keepdim=True)  # [B, P], [B, 1]
     caption = F.pad((positions == 0).cumsum(dim=1), (prefix_length, 0))  # [B, P+T]: 0 is the prefix
     own, other = caption[:, :, None], caption[:, None, :]
     seen = ((other == 0) | (other == own)).tril()  # [B, P+T, P+T]
+    if prefix_mask is not None:
+        seen &= F.pad(prefix_mask, (0, positions.shape[1]), value=True)[:, None]  # [B, 1, P+T]
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
-    return {"attention_mask": mask[:, None], "position_ids": torch.cat([prefix, prefix_length + positions], dim=1)}
+    return {"attention_mask": mask[:, None], "position_ids": torch.cat([prefix, begin + positions], dim=1)}
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Positions of what a mask [B, L] lets be seen, counted from 0; padding has that of what comes before it."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def padded(lm: PreTrainedModel, mask: Tensor, position: Tensor | None = None) -> dict[str, Tensor]:
+    """What tells a language model that its rows hold padding in places.
+
+    Args:
+        mask: bool [B, L], False for padding.
+        position: int64 [B, n], of the tokens that are read (default: of all L).
+    Returns:
+        attention_mask [B, L], and position_ids where the model takes them.
+    """
+    inputs = {"attention_mask": mask.long()}
+    if "position_ids" in signature(lm.forward).parameters:
+        inputs["position_ids"] = position_ids(mask) if position is None else position
+    return inputs
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Parameters that flax stored (`flax_model.msgpack`) as tensors, without flax.
 
-Msgpack runs no code, and every size is checked against the bytes that are there.
+Msgpack runs no code, and every size is checked against the bytes left in the file.
 
 A file is a map of maps; a leaf is an extension of type 1 (an array) or 3 (a NumPy scalar), whose payload is msgpack
 of (shape, dtype name, bytes in C order). Arrays above 1 GB are cut into chunks, in a map with
@@ -39,7 +39,7 @@ _EXTENSIONS, _FIXED = {0xC7: 1, 0xC8: 2, 0xC9: 4}, {0xD4: 1, 0xD5: 2, 0xD6: 4, 0
 
 
 class MsgpackError(ValueError):
-    """A file that is no flax parameters: where, and what is wrong with it."""
+    """A file does not hold flax parameters: where it fails, and why."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def read_parameters(path: Path) -> dict[str, StoredArray]:
 
 
 class _Reader:
-    """Reads one value after the other; every length is compared with the bytes that are left."""
+    """Reads one value after the other; every length is compared with the bytes left."""
 
     def __init__(self, data: memoryview):
         self.data, self.place = data, 0
@@ -150,7 +150,7 @@ class _Reader:
     def array(self, size: int, depth: int) -> StoredArray:
         kind = int(self.number(">b"))
         if kind not in (_ARRAY, _SCALAR):
-            raise MsgpackError(f"holds an extension of type {kind}, which is no array")
+            raise MsgpackError(f"holds an extension of type {kind}, which is not an array")
         inner = _Reader(self.take(size))
         content = inner.value(depth + 1)
         if not isinstance(content, list) or len(content) != 3 or inner.place != size:

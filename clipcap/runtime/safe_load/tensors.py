@@ -89,7 +89,7 @@ def _from_zip(data: bytes) -> Tensor:
 
 
 def stored_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a member of an archive of torch, which stands in it as it is."""
+    """The bytes of a member of an archive of torch, stored without compression."""
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # torch never compresses; a zip bomb does
         raise UnreadablePickle("holds a compressed tensor, which torch does not write")
     return archive.read(name)
@@ -109,7 +109,7 @@ def stored_values(data: memoryview | bytearray, dtype: torch.dtype, count: int) 
     """`count` numbers out of bytes, as a 1-D tensor; a bytearray becomes its memory, other bytes are copied."""
     size = count * dtype.itemsize
     if len(data) < size:
-        raise UnreadablePickle(f"holds a tensor of {size:,} bytes, but only {len(data):,} of them are there")
+        raise UnreadablePickle(f"holds a tensor of {size:,} bytes, but the file has only {len(data):,}")
     if not count:
         return torch.empty(0, dtype=dtype)
     return torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data[:size]), dtype=dtype, count=count)

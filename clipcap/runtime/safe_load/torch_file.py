@@ -142,7 +142,7 @@ def _check(content: Any, size: int) -> None:
 
 
 def named_tensors(content: Any) -> dict[str, Tensor] | None:
-    """The tensors of a whole network that was saved as an object, as its state dict; None where it is none.
+    """The tensors of a whole network that was saved as an object, as its state dict; None for anything else.
 
     torch keeps the parameters, buffers and parts of a network in three dictionaries of each module.
     """

@@ -76,7 +76,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 def _declared(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
-    """The names of each class's parameters and buffers; other tensors that a module holds are no state of it."""
+    """The names of each class's parameters and buffers; other tensors of a module do not belong to its state."""
     declared = {}
     for name in archive.namelist():
         if name.startswith(f"{folder}code/") and name.endswith(".py"):

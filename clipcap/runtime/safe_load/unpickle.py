@@ -43,8 +43,8 @@ def plain_data(
     """The object of the next pickle in `stream`, made of plain values, `PickledObject`s and results of `calls`.
 
     Args:
-        stream: stands at the beginning of the pickle, afterwards at its end.
-        calls: functions of ours, in place of those that the file names.
+        stream: positioned at the start of the pickle; afterwards at its end.
+        calls: our functions, which replace those that the file names.
         inert: names that become `PickledObject`s.
         lenient: what the file does to such objects (items, further calls) is passed over, not refused.
 
@@ -145,7 +145,7 @@ class _Machine:
         if self._passes_over():
             return
         if type(self.stack[-1]) is not list:
-            raise TypeError("appends to what is no list")
+            raise TypeError("appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def _tuple(self, _: None) -> None:
@@ -177,7 +177,7 @@ class _Machine:
             return
         target = self.stack[-1]
         if type(target) is not dict:
-            raise TypeError("sets items of what is no dictionary")
+            raise TypeError("sets items of something that is not a dictionary")
         keys = items[::2]
         if self.lenient:
             keys = [key if type(key) in _KEYS else PickledObject("a key", (key,)) for key in keys]
@@ -193,7 +193,7 @@ class _Machine:
         self.stack.append(self._named(module, name))
 
     def _named(self, module: str, name: str) -> Named:
-        full = f"{module!s:.100}.{name!s:.100}" if type(module) is type(name) is str else "a name that is no text"
+        full = f"{module!s:.100}.{name!s:.100}" if type(module) is type(name) is str else "a name that is not text"
         if full not in self.calls and not self.inert.fullmatch(full):
             shown = " ".join(full.split())
             raise UnreadablePickle(f"refused to load {shown}, which no feature file needs (byte {self.position:,})")
@@ -209,7 +209,7 @@ class _Machine:
             self.stack.append(PickledObject(f"a result of {function.name}"[:200], (args,)))
             return
         if type(args) is not tuple or type(function) is not Named:
-            raise TypeError("calls what is no function")
+            raise TypeError("calls something that is not a function")
         call = self.calls.get(function.name)
         if call:  # may copy what it is given, so that using one value many times would fill the memory
             self.handed += sum(len(arg) for arg in args if isinstance(arg, (bytes, bytearray, str)))

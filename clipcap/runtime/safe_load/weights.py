@@ -50,7 +50,7 @@ class StoredWeights:
 
 
 def read_weights_file(path: Path, anchors: Sequence[str], what: str = "checkpoint") -> StoredWeights:
-    """The weights in a file of torch, of safetensors, or in the files that an index names; runs no code of theirs.
+    """The weights in a file of torch, of safetensors, or in the files that an index names; never runs their code.
 
     Args:
         path: the file.
@@ -107,7 +107,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         files = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted(set(files))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is no index of weights: copy it again") from error
+        raise ClipcapError(f"{path}: is not an index of weights: copy it again") from error
     tensors: dict[str, Tensor] = {}
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES):
@@ -160,8 +160,8 @@ def _holds_weights(value: Any) -> bool:
 
 
 def _described(name: Any, value: Any) -> str:
-    """A key of a file, with the class of what is under it where it is none of Python's plain ones."""
-    text = shown(name)[:60] if isinstance(name, (str, int)) else "a key that is no text"
+    """A key of a file, with the class of its value, unless that is a plain Python one."""
+    text = shown(name)[:60] if isinstance(name, (str, int)) else "a key that is not text"
     known = isinstance(value, (PickledObject, Named))
     return f"{text} ({shown(value.name)[:60]})" if known else text
 

@@ -262,7 +262,7 @@ def test_convert_refuses_what_is_no_flax_folder_or_a_place_in_use(tmp_path):
     folder = write_hybrid(tmp_path / "pair", state, config)
     with pytest.raises(ClipcapError, match="holds no hybrid CLIP of flax"):
         convert(str(tmp_path), str(tmp_path / "out"))
-    with pytest.raises(ClipcapError, match="is there already"):
+    with pytest.raises(ClipcapError, match="exists: choose"):
         convert(str(folder), str(folder))
     shutil.rmtree(folder)
     with pytest.raises(ClipcapError, match="holds no hybrid CLIP"):

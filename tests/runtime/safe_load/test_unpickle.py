@@ -186,7 +186,7 @@ def greedy() -> dict[str, tuple[bytes, str]]:
         "no memo": (b"\x80\x04h\x05.", "KeyError"),
         "a state of a number": (b"\x80\x04K\x01}b.", "damaged"),
         "a call of a number": (b"\x80\x04K\x01)R.", "damaged"),
-        "a name that is no text": (b"\x80\x04K\x01K\x02\x93.", "no text"),
+        "a name that is not text": (b"\x80\x04K\x01K\x02\x93.", "not text"),
     }
 
 

@@ -1,0 +1,58 @@
+"""Prompts of the images that a captioner is given: opened with its checkpoint, found batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.config import LoadConfig
+from clipcap.models.config import ModelConfig
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.given import Given
+from clipcap.prompts.datastore import Retrieved
+from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter
+from clipcap.prompts.template import PromptText, padded
+
+
+def open_prompter(
+    config: ModelConfig, tokenizer: Tokenizer, load: LoadConfig, encoder: Callable[[str | None], Encoder]
+) -> Prompter | None:
+    """What finds the prompts that a captioner reads; None where it reads none, or they are not at hand.
+
+    Args:
+        config: of the captioner.
+        tokenizer: of its language model.
+        load: names the datastore or the list.
+        encoder: name → the encoder, None → the captioner's own.
+    Raises:
+        ClipcapError: prompts that it does not read, or a datastore of another encoder.
+    """
+    check_prompts(config, load.datastore, load.entities)
+    if config.prompts == "none":
+        return None
+    text = PromptText(tokenizer, config.prompts, config.prompt_captions, config.prompt_tokens)
+    if config.prompts == "entities":
+        return entity_prompter(text, load.entities, encoder(None))
+    retrieving = encoder(config.retrieve_with) if config.retrieve_with else None
+    return caption_prompter(config, text, load.datastore, load.prompt_gate, retrieving)
+
+
+def with_prompts(
+    given: Given, prompter: Prompter | None, seen: Callable[[str], Tensor]
+) -> tuple[Given, Sequence[tuple[Retrieved, ...]]]:
+    """What is given of B images together with their prompts, and what those are made of.
+
+    Args:
+        given: of the images.
+        prompter: finds the prompts, or None.
+        seen: the images as a second encoder of this name sees them, [B, D].
+    """
+    if prompter is None or given.prompt_ids is not None:
+        return given, [()] * len(given)
+    vectors = given.vectors if prompter.encoder is None else seen(prompter.encoder)
+    prompts, found = prompter.find(vectors)
+    ids, mask = padded(prompts)
+    return replace(given, prompt_ids=ids, prompt_mask=mask).to(given.vectors.device), found

@@ -1,0 +1,258 @@
+"""Prompts in training: what a captioner learns to read before it writes, drawn anew for every step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from clipcap.captioning.captioner import embed_pictures
+from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import Features, PromptTokens
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.load import load_encoder
+from clipcap.prompts.config import PromptConfig
+from clipcap.prompts.datastore import Datastore
+from clipcap.prompts.entities import Entities, fitting
+from clipcap.prompts.neighbours import neighbours
+from clipcap.prompts.template import MOST_WORDS, PromptText, padded
+from clipcap.runtime.hub import absolute
+from clipcap.training.dataset import Batch, CaptionDataset
+from clipcap.training.objective import first_caption_numbers
+
+GATE = 5  # percentile of the cosines of the nearest in training, below which an image has no prompt
+NAMED = 0.6  # share of the words of a caption that its prompt names (ViECap, section 4.1)
+PICTURES = 64  # encoded at once
+
+
+class Source(Protocol):
+    """Texts of which the prompts of rows of features are made."""
+
+    def best(self, rows: np.ndarray) -> list[list[str]]:
+        """The texts that a prediction would find, of rows int64 [B]."""
+        ...
+
+    def drawn(self, row: int, rng: np.random.Generator) -> list[str]:
+        """Texts of a row of the training set for one step."""
+        ...
+
+
+class RetrievedCaptions:
+    """Captions of the neighbours in a datastore.
+
+    Args:
+        features: whose rows have prompts.
+        store: is searched.
+        count: captions of a prompt.
+        retrieving: the second encoder that retrieves, or None.
+    """
+
+    def __init__(self, features: Features, store: Datastore, count: int, retrieving: Encoder | None):
+        self.store, self.count = store, count
+        queries = None if retrieving is None else _pictures(features, retrieving)
+        self.near = neighbours(features, store, queries)
+
+    def best(self, rows: np.ndarray) -> list[list[str]]:
+        """As of any `Source`: the first caption of each of the nearest."""
+        return [self._captions(self.near.rows[row, : self.count].tolist(), [0] * self.count) for row in rows.tolist()]
+
+    def drawn(self, row: int, rng: np.random.Generator) -> list[str]:
+        """As of any `Source`: of some of the neighbours, any of their captions (arXiv 2406.02265)."""
+        there = self.near.rows[row][self.near.rows[row] >= 0]
+        chosen = rng.permutation(there)[: self.count]
+        return self._captions(chosen.tolist(), rng.integers(1 << 16, size=self.count).tolist())
+
+    def _captions(self, rows: Sequence[int], choices: Sequence[int]) -> list[str]:
+        found = [self.store.retrieved(row, 0.0, choice) for row, choice in zip(rows, choices) if row >= 0]
+        return [one.caption for one in found if one]
+
+    def gate(self) -> float | None:
+        """The cosine that nearly all images of the training set reach with their nearest."""
+        best = self.near.scores[:, 0]
+        return round(float(np.percentile(best[best > -1], GATE)), 4) if (best > -1).any() else None
+
+
+class NamedWords:
+    """Words of a list: those that the captions of a row name, in training; those that fit the image, otherwise.
+
+    Args:
+        features: whose rows have prompts.
+        entities: the list.
+        encoder: of the features.
+    """
+
+    def __init__(self, features: Features, entities: Entities, encoder: Encoder):
+        self.features, self.entities, self.encoder = features, entities, encoder
+
+    @cached_property
+    def _words(self) -> torch.Tensor:
+        return self.entities.encoded(self.encoder)
+
+    def best(self, rows: np.ndarray) -> list[list[str]]:
+        """As of any `Source`."""
+        found = fitting(self.features.rows(rows), self._words, self.encoder.logit_scale, MOST_WORDS)
+        return [[self.entities.words[word] for word, _ in several] for several in found]
+
+    def drawn(self, row: int, rng: np.random.Generator) -> list[str]:
+        """As of any `Source`: each word of the captions with a chance of 0.6."""
+        named = self.entities.named_in(self.features.captions_of(row))
+        chosen = [word for word in named if rng.random() < NAMED]
+        return [str(word) for word in rng.permutation(chosen)[:MOST_WORDS]]
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How the prompts of a run are made.
+
+    Attributes:
+        config: its options.
+        source: of rows of features → their texts.
+        training: that of the training features.
+        samples: texts of the kind that prompts are made of.
+        fields: what the checkpoint stores of them, besides their length.
+        note: a line for the start of the run.
+    """
+
+    config: PromptConfig
+    source: Callable[[Features], Source]
+    training: Source
+    samples: Sequence[str]
+    fields: dict[str, Any]
+    note: str
+
+    def of_model(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What a checkpoint stores of its prompts, before a language model with this tokenizer."""
+        text = PromptText(tokenizer, self.config.prompts, self.config.prompt_captions)
+        return {**self.fields, "prompt_tokens": text.longest(self.samples)}
+
+    def with_best(self, features: Features, text: PromptText) -> Features:
+        """Features whose rows have the prompts of a prediction; each is found once."""
+        source, known = self.source(features), dict[int, list[int]]()
+
+        def find(rows: np.ndarray) -> PromptTokens:
+            new = np.array([row for row in dict.fromkeys(rows.tolist()) if row not in known], np.int64)
+            if len(new):
+                known.update(zip(new.tolist(), text.prompts(source.best(new))))
+            return padded([known[row] for row in rows.tolist()])
+
+        return replace(features, prompts=find)
+
+    def identity(self) -> dict[str, Any]:
+        """By name, what decides the weights."""
+        names = ("prompts", "prompt_captions", "prompt_dropout", "retrieve_with")
+        of_source = {name: self.fields[name] for name in ("datastore_id",) if name in self.fields}
+        samples = hashlib.blake2b("\n".join(self.samples).encode(), digest_size=8).hexdigest()
+        return {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
+
+
+class DrawnPrompts:
+    """Draws the prompts of the batches of a run; what a row has depends on (seed, step, row) alone.
+
+    Args:
+        prompting: how they are made.
+        data: the captions of the run.
+        text: makes tokens of texts.
+        seed: of the run.
+    """
+
+    def __init__(self, prompting: Prompting, data: CaptionDataset, text: PromptText, seed: int):
+        self.prompting, self.data, self.text, self.seed = prompting, data, text, seed
+
+    def added(self, batch: Batch, step: int) -> Batch:
+        """The batch with a prompt before the captions of each row, but for the share that has none."""
+        first = first_caption_numbers(batch)  # [B]
+        leaders = self.data.order.leaders(first)
+        rows = self.data.features.caption_rows[first]
+        texts = []
+        for row, leader in zip(rows.tolist(), leaders.tolist()):
+            rng = np.random.default_rng((self.seed, step, leader))
+            dropped = rng.random() < self.prompting.config.prompt_dropout
+            texts.append([] if dropped else self.prompting.training.drawn(row, rng))
+        ids, mask = padded(self.text.prompts(texts))
+        return replace(batch, given=replace(batch.given, prompt_ids=ids, prompt_mask=mask))
+
+
+def open_prompting(config: PromptConfig, features: Features, device: str) -> Prompting | None:
+    """What makes the prompts of a run on these features; None where it has none.
+
+    Raises:
+        ClipcapError: no such datastore or list, one of another encoder, or pictures that are not at hand.
+    """
+    if config.prompts == "none":
+        return None
+    return (
+        _captions(config, features, device) if config.prompts == "captions" else _entities(config, features, device)
+    )
+
+
+def _captions(config: PromptConfig, features: Features, device: str) -> Prompting:
+    retrieving = load_encoder(config.retrieve_with, device) if config.retrieve_with else None
+    meta, place = features.meta, str(config.datastore)
+    what = f"the training features {features.path}"
+    if retrieving is None:
+        store = Datastore.open(place, meta.encoder, meta.encoder_weights_id, features.dim, what)
+    else:
+        store = Datastore.open(place, retrieving.name, retrieving.weights_id, retrieving.dim, "--retrieve_with")
+
+    def source(rows: Features) -> RetrievedCaptions:
+        return RetrievedCaptions(rows, store, config.prompt_captions, retrieving)
+
+    training = source(features)
+    gate = training.gate()
+    if gate is None:
+        raise ClipcapError(f"--datastore {place}: holds nothing but the images trained on: pass a larger one")
+    fields = {
+        "prompts": "captions",
+        "prompt_captions": config.prompt_captions,
+        "datastore": absolute(place),
+        "datastore_id": store.fingerprint(),
+        "prompt_gate": gate if store.tower == "image" else None,
+        "retrieve_with": retrieving.name if retrieving else None,
+    }
+    middle = float(np.median(training.near.scores[:, 0]))
+    note = (
+        f"prompts: {config.prompt_captions} captions of similar images of {place}, none for "
+        f"{config.prompt_dropout:.0%} of the examples; median cosine of the nearest {middle:.3f}"
+    )
+    return Prompting(config, source, training, store.some_captions(), fields, note)
+
+
+def _entities(config: PromptConfig, features: Features, device: str) -> Prompting:
+    if features.meta.encoder is None:
+        raise ClipcapError(f"{features.path}: does not say its encoder: name it with --clip_model_type")
+    entities = Entities.read(str(config.entities))
+    encoder = load_encoder(features.meta.encoder, device)
+
+    def source(rows: Features) -> NamedWords:
+        return NamedWords(rows, entities, encoder)
+
+    named = sum(bool(entities.named_in([caption])) for caption in features.captions[:1000])
+    if not named:
+        raise ClipcapError(
+            f"--entities {config.entities}: the first {min(1000, len(features.captions))} captions name none of its "
+            f"{len(entities.words)} words: nothing is learnt from such a list"
+        )
+    share = named / min(1000, len(features.captions))
+    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
+    return Prompting(config, source, source(features), entities.words, {"prompts": "entities"}, note)
+
+
+def _pictures(features: Features, encoder: Encoder) -> torch.Tensor:
+    """The pictures of all rows as another encoder sees them, [N, D].
+
+    Raises:
+        ClipcapError: the features hold no path of a picture, or it cannot be read.
+    """
+    paths = [path for path in features.image_paths if path]
+    if len(paths) < features.num_images:
+        raise ClipcapError(
+            f"{features.path}: does not say where all its pictures are, which --retrieve_with looks at"
+        )
+    parts = [embed_pictures(encoder, paths[i : i + PICTURES]).cpu() for i in range(0, len(paths), PICTURES)]
+    return torch.cat(parts)

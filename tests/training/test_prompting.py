@@ -1,0 +1,198 @@
+"""Training with prompts: what a step sees, the same after a resume, and captions by another datastore."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import CAPTIONS
+from support.small import feature_file, interrupt_after, run, same, weights
+
+from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.errors import ClipcapError
+from clipcap.features.files import read_features
+from clipcap.models.encoders.base import Encoder
+from clipcap.prompts.config import PromptConfig
+from clipcap.prompts.template import PromptText
+from clipcap.training.dataset import CaptionDataset
+from clipcap.training.prompting import DrawnPrompts, NamedWords, open_prompting
+
+GROUPS = [
+    (c, f"{c} again", f"here {c}")[: 1 + i % 3] for i, c in enumerate([*CAPTIONS, *(f"{c} too" for c in CAPTIONS)])
+]
+CHOSEN = {"prompts": "captions", "prompt_captions": 2, "bs": 6, "save_steps": 1}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return feature_file(tmp_path / "f.pkl", GROUPS)
+
+
+def drawn_of(data, tokenizer, dropout=0.3):
+    features = read_features(data)
+    config = PromptConfig(prompts="captions", datastore=str(data), prompt_captions=2, prompt_dropout=dropout)
+    prompting = open_prompting(config, features, "cpu")
+    text = PromptText(tokenizer, "captions", 2, prompting.of_model(tokenizer)["prompt_tokens"])
+    dataset = CaptionDataset(features, tokenizer, 40, share_prefix=True)
+    return DrawnPrompts(prompting, dataset, text, seed=4)
+
+
+def test_a_row_reads_captions_of_other_images_drawn_anew_each_step(data, tokenizer):
+    prompts = drawn_of(data, tokenizer)
+    batch = prompts.data.batch(np.arange(len(prompts.data)))
+    seen, without = [set() for _ in range(len(batch.given))], 0
+    rows = prompts.data.features.caption_rows[batch.captions]
+    for step in range(40):
+        given = prompts.added(batch, step).given
+        for row, (ids, mask) in enumerate(zip(given.prompt_ids, given.prompt_mask, strict=True)):
+            if not mask.any():
+                without += 1
+                continue
+            said = tokenizer.decode(ids[mask])
+            lines = (
+                said.removeprefix("Similar images show\n\n").removesuffix("\n\nThis image shows\n\n").split("\n\n")
+            )
+            assert len(lines) == 2
+            seen[row] |= set(lines)
+            own = prompts.data.features.captions_of(int(rows[batch.row_of == row][0]))
+            assert not set(lines) & set(own)
+    assert 0.2 < without / (40 * len(batch.given)) < 0.4
+    assert all(len(lines) > 8 for lines in seen)
+
+
+def test_what_a_row_reads_depends_on_its_step_alone(data, tokenizer):
+    one, other = (drawn_of(data, tokenizer) for _ in range(2))
+    whole = one.data.batch(np.arange(10))
+    first, again = (prompts.added(whole, 7).given for prompts in (one, other))
+    assert torch.equal(first.prompt_ids, again.prompt_ids) and torch.equal(first.prompt_mask, again.prompt_mask)
+    assert not torch.equal(first.prompt_mask.sum(dim=1), one.added(whole, 8).given.prompt_mask.sum(dim=1))
+
+
+def test_a_resumed_run_has_the_weights_of_an_unbroken_one(data, lm_folder, tmp_path, monkeypatch):
+    chosen = {**CHOSEN, "datastore": str(data)}
+    whole = run(data, lm_folder, tmp_path / "whole", **chosen)
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, lm_folder, tmp_path / "broken", **chosen)
+    monkeypatch.undo()
+    broken = run(data, lm_folder, tmp_path / "broken", **chosen, resume=True)
+    assert same(weights(whole / "clipcap-last"), weights(broken / "clipcap-last"))
+
+
+def test_a_resumed_run_with_another_datastore_is_refused(data, lm_folder, tmp_path, monkeypatch):
+    chosen = {**CHOSEN, "datastore": str(data)}
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, lm_folder, tmp_path / "run", **chosen)
+    monkeypatch.undo()
+    other = feature_file(tmp_path / "other.pkl", GROUPS, seed=1)
+    with pytest.raises(ClipcapError, match="datastore_id"):
+        run(data, lm_folder, tmp_path / "run", **{**chosen, "datastore": str(other)}, resume=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, lm_folder):
+    folder = tmp_path_factory.mktemp("prompted")
+    data = feature_file(folder / "f.pkl", GROUPS)
+    chosen = {**CHOSEN, "datastore": str(data), "epochs": 12, "lr": 3e-3, "prompt_dropout": 0.1}
+    return run(data, lm_folder, folder / "run", **chosen, val=str(data)) / "clipcap-best", data
+
+
+def caption(checkpoint, vectors, **load):
+    captioner = load_captioner(LoadConfig(load_pt=str(checkpoint), **load))
+    found = captioner.caption(list(vectors), DecodeConfig(greedy=True, max_new_tokens=12))
+    return captioner, [several[0] for several in found]
+
+
+def test_checkpoint_knows_its_datastore_and_another_changes_what_is_read(trained, tmp_path):
+    checkpoint, data = trained
+    stored = json.loads((checkpoint / "config.json").read_text())["model"]
+    assert stored["prompts"] == "captions" and stored["datastore"] == str(data) and stored["prompt_gate"] > -1
+    vectors = read_features(data).rows(slice(None))
+    _, own = caption(checkpoint, vectors)
+    assert all(len(c.retrieved) in (0, 2) for c in own) and any(c.retrieved for c in own)
+    other = feature_file(tmp_path / "other.pkl", [f"nothing but {i}" for i in range(16)], seed=3)
+    captioner, swapped = caption(checkpoint, vectors, datastore=str(other), prompt_gate=-1)
+    assert {one.caption for c in swapped for one in c.retrieved} <= {f"nothing but {i}" for i in range(16)}
+    assert all(len(c.retrieved) == 2 for c in swapped) and captioner.prompter.counts.without == 0
+    assert [c.logprob for c in own] != [c.logprob for c in swapped]
+    best = [
+        max(torch.cosine_similarity(vector[None], read_features(other).rows(slice(None))).tolist())
+        for vector in vectors
+    ]
+    for c, cosine in zip(swapped, best, strict=True):
+        assert c.retrieved[0].score == pytest.approx(cosine, abs=1e-5)
+
+
+def test_images_of_another_world_are_captioned_as_without_a_prompt(trained, tmp_path):
+    checkpoint, data = trained
+    vectors = read_features(data).rows(slice(None))
+    captioner, gated = caption(checkpoint, vectors, prompt_gate=0.9999)
+    assert captioner.prompter.counts.without == len(vectors)
+    plain = Captioner.from_pretrained(checkpoint)
+    wanted = plain.caption(list(vectors), DecodeConfig(greedy=True, max_new_tokens=12))
+    assert [c.token_ids for c in gated] == [several[0].token_ids for several in wanted]
+    assert [c.logprob for c in gated] == [several[0].logprob for several in wanted]  # bit for bit
+
+
+def test_a_batch_is_captioned_as_its_images_one_by_one(trained):
+    checkpoint, data = trained
+    captioner = load_captioner(LoadConfig(load_pt=str(checkpoint)))
+    vectors = read_features(data).rows(slice(None))
+    for how in (DecodeConfig(beam=True, max_new_tokens=10), DecodeConfig(temp=1.0, seed=1, max_new_tokens=10)):
+        together = captioner.caption(list(vectors), how, batch_size=16)
+        alone = captioner.caption(list(vectors), how, batch_size=1)
+        assert [c.token_ids for [c] in together] == [c.token_ids for [c] in alone]
+
+
+def test_prompts_that_a_captioner_has_not_learnt_are_refused(trained, data, lm_folder, tmp_path):
+    checkpoint, _ = trained
+    with pytest.raises(ClipcapError, match="--entities is for captioners"):
+        load_captioner(LoadConfig(load_pt=str(checkpoint), entities="words.txt"))
+    plain = run(data, lm_folder, tmp_path / "plain", epochs=1) / "clipcap-best"
+    with pytest.raises(ClipcapError, match="--datastore is for captioners"):
+        load_captioner(LoadConfig(load_pt=str(plain), datastore=str(data)))
+    with pytest.raises(ClipcapError, match="go on with --prompts captions"):
+        run(data, lm_folder, tmp_path / "on", weights_dir=str(checkpoint), prefix_length=None)
+
+
+def test_a_datastore_that_is_gone_is_named_and_captions_are_written_without(trained, messages):
+    checkpoint, data = trained
+    moved = data.rename(data.with_suffix(".moved"))
+    try:
+        captioner = load_captioner(LoadConfig(load_pt=str(checkpoint)))
+    finally:
+        moved.rename(data)
+    assert captioner.prompter is None
+    assert any("pass --datastore" in line for line in messages())
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"prompts": "captions"}, "needs --datastore"),
+        ({"prompts": "entities"}, "needs --entities"),
+        ({"datastore": "x"}, "belongs to --prompts captions"),
+        ({"prompts": "captions", "datastore": "x", "recipe": "reference"}, "does not go with --recipe reference"),
+    ],
+)
+def test_options_at_odds_are_refused_in_a_line(data, lm_folder, tmp_path, changes, line):
+    with pytest.raises(ClipcapError, match=line) as error:
+        run(data, lm_folder, tmp_path / "run", **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_named_words_are_those_of_the_captions(data):
+    from clipcap.models.encoders.load import load_encoder
+    from clipcap.prompts.entities import Entities
+
+    encoder: Encoder = load_encoder("demo", "cpu")
+    features = read_features(data)
+    source = NamedWords(features, Entities(["apple", "egg", "cake"]), encoder)
+    rng = np.random.default_rng(0)
+    drawn = [source.drawn(0, rng) for _ in range(50)]
+    assert {word for words in drawn for word in words} == {"apple"}
+    assert 0.4 < sum(map(bool, drawn)) / 50 < 0.8

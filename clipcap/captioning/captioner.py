@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_e
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.memory import TextMemory
+from clipcap.captioning.pictures import ImageLike, embed_pictures, embedding_of, is_image, is_picture, listed
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
@@ -42,8 +42,6 @@ from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
-
-ImageLike = str | Path | bytes | BinaryIO | Image.Image
 
 
 class Captioner:
@@ -238,7 +236,7 @@ class Captioner:
         An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
         an embedding [D].
         """
-        single = _is_image(images) or _is_picture(images)
+        single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
         return captions[0] if single else captions
 
@@ -261,7 +259,7 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), _decoding(config, options)
+        images, config = listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -319,15 +317,15 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
+        images = [Image.fromarray(image) if is_picture(image) else image for image in images]
         given = {
-            i: x if isinstance(x, Given) else Given(self._given(x, numbers[i])[None])
+            i: x if isinstance(x, Given) else Given(embedding_of(x, numbers[i], self.model.config.clip_dim)[None])
             for i, x in enumerate(images)
             if isinstance(x, Tensor | np.ndarray | Given)
         }
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
-            if not _is_image(images[i]):
+            if not is_image(images[i]):
                 raise ClipcapError(
                     f"image {numbers[i]} is {images[i]!r:.60}: an image is a path, bytes, an open file, a Pillow "
                     f"image or an embedding"
@@ -341,23 +339,6 @@ class Captioner:
                 raise next(iter(encoded.bad.values()))
             given |= {i: encoded.given[[place]] for place, i in enumerate(rest)}
         return Given.together([given[i].to(self.device) for i in range(len(images))])
-
-    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
-        """An embedding [D], or [1, D], as a tensor [D]."""
-        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
-        if embedding.ndim > 1 and size != width:
-            shape = " x ".join(map(str, embedding.shape))
-            raise ClipcapError(
-                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
-            )
-        if size != width:
-            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
-        if isinstance(embedding, np.ndarray):
-            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
-        flat = embedding.flatten()
-        if not flat.isfinite().all():
-            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
-        return flat.float()
 
     def caption_embeddings(
         self,
@@ -429,7 +410,7 @@ class Captioner:
 
     def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
         """The pictures themselves as a second encoder sees them, [B, D]."""
-        if pictures is None or not all(map(_is_image, pictures)):
+        if pictures is None or not all(map(is_image, pictures)):
             raise ClipcapError(
                 f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
@@ -463,48 +444,12 @@ class Captioner:
         ]
 
 
-def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
-    """Read and encode images, float32 [B, D].
-
-    Raises:
-        ClipcapError: one cannot be read.
-    """
-    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
-
-
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
         config = DecodeConfig.of(**options)
         return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
-
-
-def _is_picture(value: Any) -> bool:
-    """Whether a value is the pixels of a picture: uint8 [H, W, 3] or [H, W]."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
-        return False
-    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
-
-
-def _listed(images: Any) -> list:
-    """Images, or embeddings [N, D], one by one.
-
-    Raises:
-        ClipcapError: it is a single one, or none.
-    """
-    array = images.numpy(force=True) if isinstance(images, Tensor) else images
-    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
-    if _is_image(images) or embedding:
-        raise ClipcapError("images is a list of images: put a single one in brackets")
-    try:
-        return list(images)
-    except TypeError as error:
-        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
 
 
 def load_captioner(config: LoadConfig) -> Captioner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
-from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, is_image, is_picture, listed
+from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, embedding_of, is_image, listed
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
@@ -257,7 +256,7 @@ class Captioner:
         >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
 
         Args:
-            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            images: paths, bytes, Pillow images, embeddings [D], or what is `Given` of one image, in any mixture.
             config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
             options: in place of those of `config`, by the names of the flags of `clipcap predict`.
@@ -323,7 +322,11 @@ class Captioner:
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [as_image(image) for image in images]
-        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        given = {
+            i: x if isinstance(x, Given) else Given(embedding_of(x, numbers[i], self.model.config.clip_dim)[None])
+            for i, x in enumerate(images)
+            if isinstance(x, Tensor | np.ndarray | Given)
+        }
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
             if not is_image(images[i]):
@@ -333,28 +336,13 @@ class Captioner:
                 )
         if rest:
             upright = config.recipe != "reference"
-            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
-            if encoded.bad or encoded.embeddings is None:
+            layout = self.model.token_layout
+            how: dict[str, Any] = {"upright": upright, "tokens": layout}
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), **how)
+            if encoded.bad or encoded.given is None:
                 raise next(iter(encoded.bad.values()))
-            given |= dict(zip(rest, encoded.embeddings))
-        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
-
-    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
-        """An embedding [D], or [1, D], as a tensor [D]."""
-        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
-        if embedding.ndim > 1 and size != width:
-            shape = " x ".join(map(str, embedding.shape))
-            raise ClipcapError(
-                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
-            )
-        if size != width:
-            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
-        if isinstance(embedding, np.ndarray):
-            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
-        flat = embedding.flatten()
-        if not flat.isfinite().all():
-            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
-        return flat
+            given |= {i: encoded.given[[place]] for place, i in enumerate(rest)}
+        return Given.together([given[i].to(self.device) for i in range(len(images))])
 
     def caption_embeddings(
         self,
@@ -484,6 +472,10 @@ def load_captioner(config: LoadConfig) -> Captioner:
         device=config.device,
         dtype=config.dtype,
     )
+    if config.memory is not None and captioner.model.token_layout:
+        raise ClipcapError(
+            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
+        )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):

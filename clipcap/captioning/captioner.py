@@ -34,6 +34,7 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
@@ -74,6 +75,7 @@ class Captioner:
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
+        self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
         self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
         self._images = 0  # captioned so far
@@ -92,7 +94,8 @@ class Captioner:
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
-        With `dtype` int8 the language model's matrices are rounded to eight bits, for a CPU.
+        On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
+        faster in it, and int8 rounds the language model's matrices to eight bits.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -102,7 +105,31 @@ class Captioner:
         captioner.summary = loaded.summary
         if dtype == "int8":
             captioner.round_to_int8()
+        else:
+            captioner.multiply_in(dtype)
         return captioner
+
+    def multiply_in(self, dtype: str) -> None:
+        """Let the products of model and encoder be in float32, bfloat16, or what is faster here of both, auto.
+
+        All else stays in float32, weights too. On a GPU auto is float32.
+
+        Raises:
+            ClipcapError: bfloat16 is not on a CPU, or this torch or CLIPCAP_PLAIN does not allow it.
+        """
+        if self.device.type != "cpu" and dtype == "bfloat16":
+            raise ClipcapError(f"--dtype bfloat16 is for CPUs: add --device cpu, or drop it to use {self.device}")
+        chosen = pick_cpu_dtype(dtype) if self.device.type == "cpu" else torch.float32
+        if chosen == torch.bfloat16 and not packable(self.model, chosen):
+            if dtype == "bfloat16":
+                raise ClipcapError(
+                    "--dtype bfloat16 is not possible here: the model is too large for a second copy, this torch has "
+                    "no oneDNN, or CLIPCAP_PLAIN is set: drop it"
+                )
+            chosen = torch.float32
+        self.dtype = chosen
+        if chosen == torch.bfloat16:
+            pack_for_rows(self.model, chosen)
 
     def round_to_int8(self) -> None:
         """Round the language model's matrices to eight bits: on a CPU about twice as fast, and cannot be saved.
@@ -154,7 +181,7 @@ class Captioner:
                     f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
                     f"pass --clip_model_type"
                 )
-            self._encoder = load_encoder(self.model.config.encoder, str(self.device))
+            self._encoder = load_encoder(self.model.config.encoder, str(self.device), self._encoder_dtype)
             self._check(self._encoder)
         return self._encoder
 
@@ -167,8 +194,12 @@ class Captioner:
         if name is None:
             return self.encoder
         if name not in self._judges:
-            self._judges[name] = load_encoder(name, str(self.device))
+            self._judges[name] = load_encoder(name, str(self.device), self._encoder_dtype)
         return self._judges[name]
+
+    @property
+    def _encoder_dtype(self) -> str | None:
+        return "bfloat16" if self.dtype == torch.bfloat16 else None
 
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
@@ -367,7 +398,7 @@ class Captioner:
         """Pack the language model's weights where they meet several rows: not for one image, which is sooner done."""
         self._images += images
         rows = images * ((config.beam and config.beam_size) or config.num_captions)
-        if rows > 1 and self._images > 1 and self._packable:
+        if rows > 1 and self._images > 1 and self.dtype == torch.float32 and self._packable:
             pack_for_rows(self.model.lm)
 
     @cached_property
@@ -488,6 +519,8 @@ def load_captioner(config: LoadConfig) -> Captioner:
     )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
+    if config.dtype in ("auto", "bfloat16"):
+        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
     stored = cast(ModelConfig, captioner.model.config)
     captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:

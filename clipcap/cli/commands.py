@@ -160,6 +160,12 @@ FEATURE_TOOLS = (
         "clipcap.features.gap:describe_gap", arguments=(PATH, ENCODER), prints="{}",
     ),
     Command(
+        "report", "photos and captions as a page: what to look at before training",
+        "clipcap.evaluation.data_report:features_report", "evaluation:DataReportConfig", (PATH,),
+        prints="report: {}",
+        description="Counts, words, near-duplicates, leaks and captions that do not fit their pictures, as a page.",
+    ),
+    Command(
         "import", "embeddings made elsewhere, of any medium → feature file",
         "clipcap.features.import_arrays:import_arrays",
         arguments=(

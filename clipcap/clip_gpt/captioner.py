@@ -18,6 +18,7 @@ from clipcap.clip_gpt.write import write_captions
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.given import Given
+from clipcap.models.kernels.bfloat16 import why
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
@@ -54,16 +55,17 @@ class ClipGptCaptioner(Captioner):
         """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to fix it. Or `num_heads` or `dtype` is given, as
-                for a `Captioner`: CLIP-GPT has no mapper with attention heads, and runs in float32.
+            ClipcapError: it cannot be loaded; the message says how to fix it. Or `num_heads` or int8 is given, as
+                for a `Captioner`: CLIP-GPT has no mapper with attention heads, and is not rounded to int8.
         """
         if num_heads is not None:
             raise ClipcapError("num_heads is for the mapper of a captioner, CLIP-GPT has none: leave it out")
-        if dtype != "float32":
-            raise ClipcapError(f"dtype {dtype} is for captioners, CLIP-GPT runs in float32: leave it out")
+        if dtype == "int8":
+            raise ClipcapError("dtype int8 is for captioners, CLIP-GPT has float32, bfloat16 and auto: leave it out")
         loaded = load_clip_gpt(path, lm, clip_model_type, normalize_prefix)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        captioner.multiply_in(dtype)
         return captioner
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -93,6 +95,9 @@ def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
         clip_model_type=config.clip_model_type,
         normalize_prefix=config.normalize_prefix,
         device=config.device,
+        dtype=config.dtype,
     )
+    if config.dtype != "float32":
+        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
     logger.info(printable(captioner.summary))
     return captioner

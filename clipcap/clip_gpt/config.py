@@ -92,6 +92,11 @@ class LoadClipGptConfig(LoadOptions):
     normalize_prefix: bool | None = option(
         None, "whether a folder in the original's layout was trained on normalised embeddings (default: yes)"
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "float32",
+        "numbers on a CPU: bfloat16, faster where the processor has it; auto: where that is so; some captions differ",
+        group="machine",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from clipcap.evaluation.evaluate import (
     report_run,
     summary,
 )
-from clipcap.evaluation.judges import CLIP_SCORE, REF_CLIP_SCORE
+from clipcap.evaluation.judges import CLIP_SCORE, PAC_SCORE, REF_CLIP_SCORE, REF_PAC_SCORE
 from clipcap.evaluation.metrics.bootstrap import Comparison
-from clipcap.evaluation.metrics.score import Scores, cider_scorer, score
-from clipcap.evaluation.report.content import Pictured
+from clipcap.evaluation.metrics.score import RANK, Scores, cider_scorer, score
+from clipcap.evaluation.report.content import Difference, Pictured, Versus
 from clipcap.evaluation.report.page import write_report
+from clipcap.evaluation.stored_scores import TOKENS, load_scores
+from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import printable
 
@@ -73,14 +75,14 @@ def compare(folders: Sequence[str], config: CompareConfig) -> str:
     first, *others = evaluations
     for other in others:
         _check_alike(first, other)
-    scores = [_scores(evaluation, first, config.java) for evaluation in evaluations]
+    scores = _all_scores(evaluations, config.java)
     lines = list(dict.fromkeys(note for one in scores for note in one.notes))
     names = _apart([evaluation.name for evaluation in evaluations])
-    tables = [_against(names[0], name, scores[0], found) for name, found in zip(names[1:], scores[1:])]
-    lines += [line for table in tables for line in table]
+    found = [_against(names[0], name, scores[0], other) for name, other in zip(names[1:], scores[1:])]
+    lines += [line for versus, other in zip(found, scores[1:]) for line in _table(versus, scores[0], other)]
     if config.out:
-        found = dict(zip(names, evaluations))
-        lines.append(f"report: {_report(Path(config.out), found, scores, [table[-1] for table in tables])}")
+        by_name = dict(zip(names, evaluations))
+        lines.append(f"report: {_report(Path(config.out), by_name, scores, found)}")
     return "\n".join(map(printable, lines))
 
 
@@ -100,20 +102,36 @@ def _check_alike(first: Evaluation, other: Evaluation) -> None:
         )
 
 
-def _against(name: str, other_name: str, scores: Scores, other: Scores) -> list[str]:
-    """A table of two runs with the differences of their scores, and the verdict."""
-    lines = [f"{'':14}{_column(name)}{_column(other_name)}  difference and its 95 % interval"]
-    found = {metric: scores.compare(other, metric) for metric in scores.corpus if metric in other.corpus}
-    for metric, outcome in found.items():
+def _against(name: str, other_name: str, scores: Scores, other: Scores) -> Versus:
+    """The differences of the scores that both runs have, and the verdict."""
+    both = [
+        *(metric for metric in scores.corpus if metric in other.corpus),
+        *(metric for metric in scores.language if metric in other.language),
+    ]
+    found = {metric: scores.compare(other, metric) for metric in both}
+    differences = {
+        metric: Difference(one.difference, one.low, one.high, one.p_value) for metric, one in found.items()
+    }
+    return Versus(name, other_name, verdict(name, other_name, found[CRITERION], scores.images), differences)
+
+
+def _table(versus: Versus, scores: Scores, other: Scores) -> list[str]:
+    """Two runs with the differences of their scores, at most 80 columns wide, and the verdict."""
+    values, others = scores.corpus | scores.language, other.corpus | other.language
+    lines = [
+        f"A: {_short(versus.first)}, B: {_short(versus.second)}",
+        f"{'':17}{'A':>9}{'B':>9}  difference and its 95 % interval",
+    ]
+    for metric, one in versus.differences.items():
         lines.append(
-            f"{metric:14}{scores.corpus[metric]:21.4f}{other.corpus[metric]:21.4f}  {outcome.difference:+.4f} "
-            f"[{outcome.low:+.4f}, {outcome.high:+.4f}]  p {_p(outcome.p_value)}"
+            f"{metric:17}{values[metric]:9.4f}{others[metric]:9.4f}  {one.value:+.4f} "
+            f"[{one.low:+.4f}, {one.high:+.4f}]  p {_p(one.p_value)}"
         )
-    return [*lines, verdict(name, other_name, found[CRITERION], scores.images)]
+    return [*lines, versus.verdict]
 
 
-def _column(name: str) -> str:
-    return f"{name if len(name) <= 20 else name[:19] + '…':>21}"
+def _short(name: str) -> str:
+    return name if len(name) <= 35 else name[:34] + "…"
 
 
 def verdict(first: str, second: str, outcome: Comparison, images: int) -> str:
@@ -121,7 +139,7 @@ def verdict(first: str, second: str, outcome: Comparison, images: int) -> str:
     better, worse = (first, second) if outcome.difference > 0 else (second, first)
     if outcome.p_value < SURE:
         return f"{better} is better than {worse} by {CRITERION}, p {_p(outcome.p_value)} on {images} images"
-    return f"no difference by {CRITERION} that is significant on {images} images (p {_p(outcome.p_value)})"
+    return f"No difference by {CRITERION} that is significant on {images} images (p {_p(outcome.p_value)})"
 
 
 def _p(value: float) -> str:
@@ -151,41 +169,60 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     return Evaluation(folder, captions, references, metrics)
 
 
+def _all_scores(evaluations: Sequence[Evaluation], java: bool) -> list[Scores]:
+    """The scores of each, in the image order of the first: as stored, or anew where a folder is older or changed."""
+    order = list(evaluations[0].references)
+    stored = [load_scores(one.folder, one.metrics, one.captions, one.references, order) for one in evaluations]
+    tokenizers = {note for one in stored if one for note in one.notes if note.startswith(TOKENS)}
+    scores = [one for one in stored if one]
+    if len(scores) == len(stored) and len(tokenizers) == 1:
+        return scores
+    return [_scores(evaluation, evaluations[0], java) for evaluation in evaluations]
+
+
 def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
-    """Score again, in the image order of the first evaluation; CLIPScore is read from the file."""
+    """Score again, in the image order of the first evaluation; what encoders found is read from the file."""
     captions = [evaluation.captions[image] for image in order.references]
+    logger.info(f"scoring {len(captions):,} captions of {evaluation.folder}")
     scores = score(captions, list(order.references.values()), characters=order.characters, with_java=java)
     per_image: Mapping[str, Mapping[str, float]] = evaluation.metrics["per_image"]
-    for name in (CLIP_SCORE, REF_CLIP_SCORE):
-        if all(name in per_image.get(image, ()) for image in order.references):
-            scores.add(name, np.array([per_image[image][name] for image in order.references]))
+    stored = {
+        name: np.array([per_image[image][name] for image in order.references], dtype=np.float64)
+        for name in (CLIP_SCORE, REF_CLIP_SCORE, PAC_SCORE, REF_PAC_SCORE, RANK)
+        if all(name in per_image.get(image, ()) for image in order.references)
+    }
+    ranks = stored.pop(RANK, None)
+    for name, rows in stored.items():
+        scores.add(name, rows)
+    if ranks is not None:
+        scores.add_ranks(ranks)
     return scores
 
 
 def _report(
-    path: Path, evaluations: Mapping[str, Evaluation], scores: Sequence[Scores], verdicts: Sequence[str]
+    path: Path, evaluations: Mapping[str, Evaluation], scores: Sequence[Scores], versus: Sequence[Versus]
 ) -> Path:
-    """Write a report that compares the runs' captions; `verdicts` belong to the second run and later ones."""
+    """Write a report that compares the runs' captions."""
     names = list(evaluations)
     references = evaluations[names[0]].references
-    notes = [[], *([verdict] for verdict in verdicts)]  # of each run
     runs, galleries = [], []
-    for (name, evaluation), one, verdict_notes in zip(evaluations.items(), scores, notes, strict=True):
+    for (name, evaluation), one in zip(evaluations.items(), scores, strict=True):
         captions = {image: evaluation.captions[image] for image in references}
         found = Captioned(
             captions, references, evaluation.metrics.get("run", {}), evaluation.metrics.get("images_at", {}),
             evaluation.metrics.get("epochs", []),
         )  # fmt: skip
-        run = report_run(summary(one, found), found, name)
-        runs.append(replace(run, notes=[*run.notes, *verdict_notes]))
+        runs.append(report_run(summary(one, found), found, name))
         galleries.append(report_pictures(one, found, name))
     pictures = []
     for several in zip(*galleries, strict=True):
         image = next((one.image for one in several if one.image), None)
         captions = {name: caption for one in several for name, caption in one.captions.items()}
-        pictures.append(Pictured(several[0].image_id, image, several[0].references, captions, several[0].scores))
+        others = {name: one.scores for name, one in zip(names[1:], several[1:], strict=True)}
+        first = several[0]
+        pictures.append(Pictured(first.image_id, image, first.references, captions, first.scores, others))
     path = path if path.suffix == ".html" else path / REPORT
-    return write_report(path, f"{', '.join(names[:-1])} and {names[-1]}", runs, pictures)
+    return write_report(path, f"{', '.join(names[:-1])} and {names[-1]}", runs, pictures, versus=versus)
 
 
 def _apart(names: Sequence[str]) -> list[str]:

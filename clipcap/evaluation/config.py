@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from clipcap.captioning.config import DecodeConfig, LoadConfig
 from clipcap.errors import ClipcapError
-from clipcap.options import Options, at_least, option, part
+from clipcap.options import Options, at_least, option, part, within
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,28 @@ class EvaluateConfig(Options, group="data"):
             raise ClipcapError("--pac_weights looks at the pictures: pass a feature file with --data")
         if self.data and self.references:
             raise ClipcapError("--references belongs to --predictions: --data holds its own")
+
+
+@dataclass(frozen=True)
+class DataReportConfig(Options, group="data"):
+    """What to look at in a feature file before training."""
+
+    out: str = option("data.html", "page to write", group="output")
+    val: str | None = option(None, "feature file held out: pictures that are nearly the same in both are shown")
+    duplicate_cosine: float = option(0.95, "cosine from which on two pictures count as nearly the same")
+    pairs: int = option(2000, "captions compared with their pictures, spread over the file (0: none)")
+    objects: str | None = option(
+        None,
+        "count these objects instead of words: a text with an object a line, and other words for it behind commas",
+    )
+    clip_model_type: str | None = option(None, "encoder of a file that does not state it", group="model")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
+
+    def __post_init__(self) -> None:
+        within("duplicate_cosine", self.duplicate_cosine, -1, 1)
+        at_least("pairs", self.pairs, 0)
+        if not self.out.endswith(".html"):
+            raise ClipcapError(f"--out {self.out}: end the name in .html")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from clipcap.evaluation.metrics.objects import read_objects
 from clipcap.evaluation.metrics.score import RECALLS, Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
+from clipcap.evaluation.stored_scores import save_scores
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
@@ -42,7 +43,7 @@ from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.progress import no_bar
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import printable, without_folders
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
 SEVERAL = "captions.json"  # all captions of each image, where there are several
@@ -98,6 +99,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
             _write_json(out / SEVERAL, found.several)
         scores = _score(found, config)
         content = {**summary(scores, found), "characters": config.characters}
+        save_scores(out, scores, found.captions, found.references)
         _write_json(out / METRICS, content)
         write_report(out / REPORT, "Captions evaluated", [report_run(content, found)], report_pictures(scores, found))
         print(score_table(content))
@@ -304,7 +306,8 @@ def report_run(content: Mapping[str, Any], found: Captioned, name: str = "model"
     shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
     shown |= {metric: Interval(**interval) for metric, interval in content["language"].items()}
     shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
-    return Run(name, shown, found.facts, content["notes"], found.epochs)
+    facts = {fact: without_folders(text) for fact, text in found.facts.items()}
+    return Run(name, shown, facts, list(map(without_folders, content["notes"])), found.epochs)
 
 
 def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:

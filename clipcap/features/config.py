@@ -25,8 +25,11 @@ class ParseTextsConfig(Options, group="data"):
     clip_model_type: str = option("ViT-B/32", "frozen encoder whose text tower is used", group="model")
     batch_size: int = option(256, "texts per encoder call", group="machine")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "auto", "numbers the encoder computes in: auto is float16 on a GPU, float32 on a CPU", group="machine"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = option(
+        None,
+        "numbers the encoder computes in; auto: on a CPU bfloat16 where that is faster (default: float16 on a GPU, "
+        "float32 on a CPU)",
+        group="machine",
     )
 
     def __post_init__(self) -> None:
@@ -53,9 +56,10 @@ class ParseConfig(Options, group="model"):
     token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm", group="data")
     batch_size: int = option(32, "images per encoder call", aliases=("bs",), group="machine")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = option(
-        "auto",
-        "numbers of the encoder and of the file: auto is float16 on a GPU, float32 on a CPU",
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = option(
+        None,
+        "numbers of the encoder and of the file; auto: on a CPU bfloat16 where that is faster (default: float16 on a "
+        "GPU, float32 on a CPU)",
         group="machine",
     )
     dry_run: bool = option(False, "report what the set holds and encode nothing", group="output")

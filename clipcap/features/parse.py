@@ -29,6 +29,7 @@ from clipcap.images.kinds import CONVERT
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.kernels.bfloat16 import why
 from clipcap.options import given
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
@@ -169,7 +170,8 @@ def _load_encoder(config: ParseConfig, state: PartialState) -> Encoder:
         encoder = load_encoder(
             config.clip_model_type, str(state.device) if config.device == "auto" else config.device, config.dtype
         )
-    processes, dtype = state.num_processes, str(encoder.dtype).removeprefix("torch.")
+    processes = state.num_processes
+    dtype = why((config.dtype or "") if encoder.device.type == "cpu" else "", encoder.dtype)
     logger.info(
         f"{processes} process{'es' * (processes > 1)} on {encoder.device}, encoder {encoder.name}, "
         f"{encoder.dim} wide, {dtype}"

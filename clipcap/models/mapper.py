@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
+from clipcap.models.kernels.attention import attend
 
 
 class MLP(nn.Module):
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         queries = self.to_queries(x[:, first:]).unflatten(2, (self.num_heads, -1))  # [B, N, heads, E/heads]
         keys_values = self.to_keys_values(x).unflatten(2, (2, self.num_heads, -1))  # [B, C+P, 2, heads, E/heads]
         keys, values = keys_values.permute(2, 0, 3, 1, 4)  # 2 × [B, heads, C+P, E/heads]
-        attended = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values)  # scaled by (E/heads)^-0.5
+        attended = attend(queries.transpose(1, 2), keys, values)  # scaled by (E/heads)^-0.5
         return self.project(attended.transpose(1, 2).flatten(2))  # [B, heads, N, E/heads] -> [B, N, E]
 
 

@@ -8,6 +8,9 @@ import unicodedata
 # What a spreadsheet may run (OWASP, CSV injection), and what `as_cell` has marked already.
 _FORMULA = re.compile(r"'*(?:[\s\0]*[=+\-@＝＋－＠]|[\t\r\n\0])")
 
+# A path from the root: after a blank, a quote, a bracket or a colon, folders that may hold blanks, and a name.
+_WHOLE_PATH = re.compile(r"""(?<![^\s('"=:])(?:[A-Za-z]:[\\/]|/)(?:[^/\\\n:,;()'"]+[/\\])+([^/\\\s:,;()'"]*)""")
+
 
 def printable(text: str) -> str:
     """Text as a terminal may show it: line breaks, escape sequences and changes of direction written as escapes."""
@@ -45,6 +48,11 @@ def shown(name: object) -> str:
     """A name as it is, or quoted with escapes where it would not print."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
+
+
+def without_folders(text: str) -> str:
+    """A text with the names alone of the files whose whole paths it holds, for pages that are shared."""
+    return _WHOLE_PATH.sub(r"\1", text)
 
 
 def reason(error: Exception) -> str:

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.models.base import PrefixLM
+from clipcap.models.kernels.attention import write_out_attention
+from clipcap.models.kernels.bfloat16 import bfloat16_is_faster
+from clipcap.models.kernels.frozen_bfloat16 import hold_frozen_in_bfloat16
+from clipcap.models.kernels.switch import fast
 from clipcap.runtime.messages import logger
 from clipcap.runtime.processes import alone, lost
 from clipcap.runtime.text import one_line
@@ -32,7 +37,10 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
         raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     try:
+        state = PartialState()
+        precision = _mixed_precision(options.precision, state)
         accelerator = Accelerator(
+            mixed_precision=precision,
             log_with=tracker,
             project_dir=options.out_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -44,13 +52,40 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     processes = accelerator.num_processes
     logger.info(
         f"{processes} process{'es' * (processes > 1)} on {accelerator.device}, "
-        f"mixed precision {accelerator.mixed_precision}"
+        f"mixed precision {accelerator.mixed_precision}{_why(options.precision, precision)}"
     )
     if warning := alone(processes):
         logger.warning(warning)
     if tracker:
         _start_tracker(accelerator, tracker, logged)
     return accelerator
+
+
+def _mixed_precision(choice: str, state: PartialState) -> str | None:
+    """What accelerate is asked for: bf16 or no, the same in all processes; None where its launch states something."""
+    if choice == "float32" or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+        return None
+    if choice == "auto" and state.device.type == "cpu":
+        found = broadcast_object_list([bfloat16_is_faster()]) if state.num_processes > 1 else [bfloat16_is_faster()]
+        return "bf16" if found[0] else "no"
+    if choice == "auto":
+        return "bf16" if state.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    return "bf16"
+
+
+def _why(choice: str, precision: str | None) -> str:
+    """Why --dtype auto took what it took."""
+    if choice != "auto" or precision is None:
+        return ""
+    faster = "faster here than float32" if precision == "bf16" else "bfloat16 is no faster here"
+    return f" (--dtype auto: {faster})"
+
+
+def multiply_in_bfloat16(model: PrefixLM, accelerator: Accelerator) -> None:
+    """Let a model do on a CPU what mixed precision in bfloat16 needs to be fast; other runs stay as they are."""
+    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu" and fast():
+        hold_frozen_in_bfloat16(model)
+        write_out_attention(model.lm)
 
 
 def _refused_environment(error: Exception) -> str:

@@ -42,6 +42,12 @@ class LoopConfig(Options, group="training"):
     patience: int = option(0, "stop after this many epochs without a better one (0: never)")
     seed: int = option(42, "seed of initial weights, order and dropout")
     tracker: Literal["none", "tensorboard", "wandb"] = option("none", "also log to", group="output")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "float32",
+        "bfloat16: mixed precision, with weights, loss and norms in float32; auto: where the processor is faster in "
+        "it (what accelerate launch --mixed_precision states counts)",
+        group="machine",
+    )
 
     def __post_init__(self) -> None:
         for name in ("epochs", "grad_accum"):
@@ -58,6 +64,11 @@ class LoopConfig(Options, group="training"):
             at_least("warmup_steps", self.warmup_steps, 0)
         if not self.prefix or self.prefix.startswith(".") or "/" in self.prefix:
             raise ClipcapError(f"--prefix {self.prefix!r}: must be a name, with no dot before it and no / in it")
+
+    @property
+    def precision(self) -> str:
+        """The numbers to multiply in: auto, float32 or bfloat16."""
+        return self.dtype
 
     @property
     def numbering(self) -> int:
@@ -166,6 +177,16 @@ class CaptionerLoopConfig(LoopConfig):
         None, "passes over the data (default: by what is trained and how many captions, printed at the start)"
     )
     recipe: Recipe = option("default", "reference: the original's numbers (docs/migrating.md)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.recipe == "reference" and self.dtype == "bfloat16":
+            raise ClipcapError("--recipe reference computes in float32, as the original: leave --dtype bfloat16 out")
+
+    @property
+    def precision(self) -> str:
+        """As of any loop; the reference recipe is in float32."""
+        return "float32" if self.recipe == "reference" else super().precision
 
     @property
     def numbering(self) -> int:

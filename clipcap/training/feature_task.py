@@ -26,6 +26,7 @@ from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import in_short
+from clipcap.training.accelerator import multiply_in_bfloat16
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 
@@ -71,6 +72,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
     ):
         self.config, self.seed, self.model = config, loop.seed, model
         self.tokenizer, self.accelerator = tokenizer, accelerator
+        multiply_in_bfloat16(model, accelerator)
         if config.gradient_checkpointing:
             checkpoint_layers(model.lm)
         shares = share_prefix and can_share_prefix(model.lm)

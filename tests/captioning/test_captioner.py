@@ -16,6 +16,7 @@ from support.road import draw_photos, save_captioner
 from clipcap import Captioner, ClipcapError
 from clipcap.captioning.config import DecodeConfig
 from clipcap.models.kernels.packed_linear import can_pack
+from clipcap.models.kernels.switch import plain
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,29 @@ class TestBadInput:
     def test_an_encoder_that_moved(self, folder, clip_file, photos, captioner, tmp_path):
         moved = shutil.copy(clip_file, tmp_path / "moved.pt")
         assert Captioner.from_pretrained(folder, clip_model_type=str(moved))(photos) == captioner(photos)
+
+
+def test_bfloat16_scores_captions_nearly_as_float32_does_and_can_be_saved(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path / "saved")
+    exact, rounded = (
+        Captioner.from_pretrained(tmp_path / "saved", dtype=d, device="cpu") for d in ("float32", "bfloat16")
+    )
+    embeddings = list(torch.randn(3, exact.model.config.clip_dim))
+    one, other = (c.caption(embeddings, greedy=True, max_new_tokens=6) for c in (exact, rounded))
+    assert rounded.dtype == torch.bfloat16 and rounded.encoder.dtype == torch.bfloat16
+    for [a], [b] in zip(one, other):
+        assert a.logprob == pytest.approx(b.logprob, abs=0.1)
+    rounded.save_pretrained(tmp_path / "again")
+    again = Captioner.from_pretrained(tmp_path / "again", device="cpu")
+    assert [c[0].text for c in again.caption(embeddings, greedy=True, max_new_tokens=6)] == [c[0].text for c in one]
+
+
+def test_bfloat16_is_refused_where_faster_paths_are_off(captioner, tmp_path):
+    captioner.save_pretrained(tmp_path / "saved")
+    with plain(), pytest.raises(ClipcapError, match="CLIPCAP_PLAIN is set"):
+        Captioner.from_pretrained(tmp_path / "saved", dtype="bfloat16", device="cpu")
+    with plain():
+        assert Captioner.from_pretrained(tmp_path / "saved", dtype="auto", device="cpu").dtype == torch.float32
 
 
 def test_int8_scores_captions_nearly_as_float32_does(captioner, tmp_path):

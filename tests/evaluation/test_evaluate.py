@@ -176,7 +176,7 @@ def test_comparing_says_which_is_better_and_how_sure(capsys, tmp_path):
     assert "good is better than poor by CIDEr-D, p < 0.002 on 18 images" in lines
     assert "good is better than poor by CIDEr-D, p &lt; 0.002 on 18 images" in out.read_text()
     _, lines, _ = run(capsys, "compare", tmp_path / "good", tmp_path / "good", "--no_java")
-    assert lines[-1].startswith("no difference by CIDEr-D")
+    assert lines[-1].startswith("No difference by CIDEr-D")
 
 
 def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys, references, tmp_path):
@@ -187,7 +187,7 @@ def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys,
     _, lines, _ = run(capsys, "compare", *folders, "--no_java", "--out", tmp_path)
     assert sum("difference and its 95 % interval" in line for line in lines) == 2
     assert any("same (1)" in line and "same (2)" in line for line in lines)
-    assert lines[-2] == "no difference by CIDEr-D that is significant on 4 images (p = 1.000)"
+    assert lines[-2] == "No difference by CIDEr-D that is significant on 4 images (p = 1.000)"
     report = (tmp_path / "report.html").read_text()
     assert "same (1), same (2) and other (3)" in report and report.count("a photo of food") == 4
     status, _, errors = run(capsys, "compare", folders[0])
@@ -294,9 +294,54 @@ def test_objects_that_no_reference_names_are_counted(capsys, references, tmp_pat
     (tmp_path / "objects.txt").write_text("apple\negg\nsoup\npizza\nfork\n")
     captions = results(tmp_path / "p.json", GOOD | {"1": "an egg and a fork"})
     words = ["--predictions", captions, "--references", references, "--no_java", "--out", tmp_path / "e"]
-    status, *_ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
+    status, _, _ = run(capsys, "evaluate", *words, "--objects", tmp_path / "objects.txt")
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert status == 0 and metrics["corpus"]["CHAIRi"]["value"] == pytest.approx(1 / 5)
     assert metrics["corpus"]["CHAIRs"]["value"] == pytest.approx(1 / 4)
     status, _, errors = run(capsys, "evaluate", *words, "--objects", tmp_path / "absent.txt")
     assert status == 1 and "--objects" in errors[0]
+
+
+@pytest.fixture
+def two_runs(capsys, references, tmp_path):
+    """Two evaluations of the same four images."""
+    for name, captions in (("good", GOOD), ("same", SAME)):
+        path = results(tmp_path / f"{name}.json", captions)
+        run(capsys, "evaluate", "--predictions", path, "--references", references, "--out", tmp_path / name,
+            "--no_java")  # fmt: skip
+    return tmp_path / "good", tmp_path / "same"
+
+
+def test_nothing_is_scored_twice_unless_the_captions_have_changed(capsys, two_runs):
+    _, lines, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert not any("scoring" in line for line in said)
+    (two_runs[0] / "scores.npz").unlink()  # as a folder of an older version
+    _, again, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert sum("scoring 4 captions" in line for line in said) == 2 and again == lines
+    run(capsys, "evaluate", "--predictions", two_runs[0] / "predictions.json", "--references",
+        two_runs[0] / "references.json", "--out", two_runs[0], "--no_java")  # fmt: skip
+    path = two_runs[0] / "predictions.json"
+    path.write_text(path.read_text().replace("two eggs", "no eggs"))
+    _, changed, said = run(capsys, "compare", *two_runs, "--no_java")
+    assert any("scoring" in line for line in said) and changed != lines
+
+
+def test_a_damaged_file_of_scores_is_scored_anew(capsys, two_runs):
+    _, lines, _ = run(capsys, "compare", *two_runs, "--no_java")
+    for content in (b"", b"PK\x03\x04 no zip", (two_runs[0] / "scores.npz").read_bytes()[:-40]):
+        (two_runs[0] / "scores.npz").write_bytes(content)
+        status, again, _ = run(capsys, "compare", *two_runs, "--no_java")
+        assert status == 0 and again == lines
+
+
+def test_the_comparison_leads_with_the_verdict_and_shows_both_runs_scores(capsys, two_runs, tmp_path):
+    _, lines, _ = run(capsys, "compare", *two_runs, "--no_java", "--out", tmp_path / "both.html")
+    assert max(map(len, lines[-25:-1])) <= 80
+    page = (tmp_path / "both.html").read_text()
+    assert page.index('id="verdict"') < page.index('id="scores"') < page.index('id="pictures"')
+    for name in ("CIDEr-D", "distinct-1", "bad endings"):
+        assert page[page.index('id="verdict"') : page.index('id="scores"')].count(f"<bdi>{name}</bdi>") == 1
+    metrics = [json.loads((folder / "metrics.json").read_text())["per_image"] for folder in two_runs]
+    lead = metrics[0]["0"]["CIDEr-D"] - metrics[1]["0"]["CIDEr-D"]
+    assert f"lead {lead:+.3f}" in page and 'value="ahead"' in page
+    assert str(tmp_path) not in page

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap.captioning.tidy import collapsed, tidy
-from clipcap.runtime.text import as_cell, from_cell, in_short, printable
+from clipcap.runtime.text import as_cell, from_cell, in_short, printable, without_folders
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,19 @@ def test_few_or_varied_captions_are_no_collapse(images, different):
 def test_captions_of_signs_alone_are_told_apart():
     assert collapsed(["🍕", "🍣", "🍩", "🍎"]) == 0
     assert collapsed(["🍕"] * 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shared"),
+    [
+        ("/home/ann/runs/best: mlp mapper, language model gpt2", "best: mlp mapper, language model gpt2"),
+        ("/home/Ann Lee/food_val.pkl (ViT-B/32)", "food_val.pkl (ViT-B/32)"),
+        ("hf:/srv/models/clip", "hf:clip"),
+        (r"C:\Users\ann\x.pkl: none", "x.pkl: none"),
+        ("open_clip:ViT-B-32/openai, data/food.pkl", "open_clip:ViT-B-32/openai, data/food.pkl"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("loss and/or score", "loss and/or score"),
+    ],
+)
+def test_names_alone_are_left_of_whole_paths(text, shared):
+    assert without_folders(text) == shared

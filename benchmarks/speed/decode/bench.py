@@ -66,7 +66,7 @@ CASES = {
 class Bench:
     """Ours and the plain baseline with the same weights, on the same embeddings."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, dtype: torch.dtype = torch.float32):
         torch.manual_seed(0)
         self.case, self.config = case, WAYS[case.way]
         lm = GPT2LMHeadModel(GPT2Config())
@@ -75,7 +75,9 @@ class Bench:
         self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).eval()
         self.embeddings = torch.randn(case.images, self.model.config.clip_dim)
         self.baseline = PlainDecoding(deepcopy(self.model), TOKENS)
-        if case.images > 1 or case.way == "beam":  # as the captioner does
+        if dtype == torch.bfloat16:  # as the captioner does
+            pack_for_rows(self.model, dtype)
+        elif case.images > 1 or case.way == "beam":
             pack_for_rows(self.model.lm)
         self.uniforms = uniforms(range(case.images), self.config)  # [N, 1, tokens]
         self.next = 0

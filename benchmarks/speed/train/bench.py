@@ -39,7 +39,9 @@ from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
+from clipcap.models.kernels.attention import write_out_attention
 from clipcap.models.kernels.compile import compile_loss
+from clipcap.models.kernels.frozen_bfloat16 import hold_frozen_in_bfloat16
 from clipcap.models.language_model import checkpoint_layers, load_tokenizer
 from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.optimizer import make_optimizer, trained_parameters
@@ -145,6 +147,9 @@ class Bench:
         self.reference = CaptionDataset(features, tokenizer, 900, reference=True)
         self.optimizer = make_optimizer(trained_parameters(self.model, 2e-5), weight_decay=0.0)
         self.baseline = PlainTraining(self.reference, self.model.mapper, lm, tuned=self.model.config.tune == "full")
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu":  # as the task of a run does
+            hold_frozen_in_bfloat16(self.model)
+            write_out_attention(self.model.lm)
         if how.gradient_checkpointing:
             checkpoint_layers(self.model.lm)
         if how.compile:

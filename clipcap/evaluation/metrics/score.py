@@ -33,7 +33,7 @@ from clipcap.runtime.progress import no_bar
 _BLEU_ORDER = 4
 BAD_ENDINGS, REPEATED, MBLEU, SELF_CIDER = "bad endings", "repeated 2-grams", "mBLEU-4", "self-CIDEr"
 CHAIR_OBJECTS, CHAIR_CAPTIONS = "CHAIRi", "CHAIRs"
-MEDIAN_RANK = "median rank"
+RANK, MEDIAN_RANK = "rank", "median rank"
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}  # the last rank that counts
 
 
@@ -77,7 +77,7 @@ class Scores:
 
     def add_ranks(self, ranks: np.ndarray) -> None:
         """Add self-retrieval: recall at 1, 5 and 10 and the median, from the rank [images] of each own image."""
-        self.per_image["rank"] = ranks
+        self.per_image[RANK] = ranks
         self.counts |= {name: (ranks <= last).astype(np.float64) for name, last in RECALLS.items()}
         self.corpus |= {name: float(self.counts[name].mean()) for name in RECALLS}
         self.corpus[MEDIAN_RANK] = float(np.median(ranks))
@@ -102,11 +102,18 @@ class Scores:
         rows, of_sums = self._rows(name)
         return paired_bootstrap(rows, other._rows(name)[0], of_sums, n, seed)
 
+    def has_rows(self, name: str) -> bool:
+        """Whether what a score is formed of is here, so that it has an interval and can be compared."""
+        try:
+            return len(self._rows(name)[0]) == self.images
+        except ClipcapError:
+            return False
+
     def _rows(self, name: str) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray] | None]:
         if name.startswith("BLEU-") and "BLEU" in self.counts:
             return self.counts["BLEU"], partial(bleu_of_counts, order=int(name[-1]))
-        if name == MEDIAN_RANK and "rank" in self.per_image:
-            return self.per_image["rank"], median
+        if name == MEDIAN_RANK and RANK in self.per_image:
+            return self.per_image[RANK], median
         if name in self.counts:
             return self.counts[name], _OF_SUMS.get(name)
         if name in self.per_image:

@@ -88,13 +88,13 @@ def shares(values: Sequence[float], edges: Sequence[float]) -> list[float]:
     return [count / max(1, len(values)) for count in counts]
 
 
-def line_chart(label: str, lines: Sequence[Line], x_label: str) -> Markup:
+def line_chart(label: str, lines: Sequence[Line], x_label: str, from_zero: bool = False) -> Markup:
     """Curves over whole numbers, such as epochs; `label` describes the chart to screen readers."""
     points = [point for line in lines for point in line.points]
     x_values, y_values = zip(*points, strict=True)
     x_ticks = round_steps(min(x_values), max(x_values), 6, whole=True)
     x_axis = Axis(min(x_values), max(max(x_values), min(x_values) + 1), LEFT, RIGHT, x_ticks)
-    y_axis = _upward(round_steps(min(y_values), max(y_values), 4))
+    y_axis = _upward(round_steps(0.0 if from_zero else min(y_values), max(y_values), 4))
     drawn = []
     for line in lines:
         places = [(f"{x_axis(x):.1f}", f"{y_axis(y):.1f}") for x, y in line.points]

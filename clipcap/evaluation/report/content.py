@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -14,6 +15,32 @@ class Interval:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a run scores more than another: the difference, its 95 % interval and the two-sided p-value."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two runs on the same images.
+
+    Attributes:
+        first, second: their names.
+        verdict: a sentence.
+        differences: first less second, by score.
+    """
+
+    first: str
+    second: str
+    verdict: str
+    differences: Mapping[str, Difference]
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,7 @@ class Pictured:
         references: captions by people.
         captions: by name of the run, the first run's first.
         scores: of the first run's caption.
+        others: scores of the other runs' captions, by name of the run.
         retrieved: captions, or words, that were read before it was written.
     """
 
@@ -53,4 +81,14 @@ class Pictured:
     references: Sequence[str]
     captions: Mapping[str, str]
     scores: Mapping[str, float]
+    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     retrieved: Sequence[str] = ()
+
+    def scores_of(self, run: str) -> Mapping[str, float]:
+        """The scores of a run's caption; empty where they are not known."""
+        return self.scores if next(iter(self.captions), None) == run else self.others.get(run, {})
+
+    def lead(self, by: str) -> float:
+        """What the first run's caption scores more than the best of the others; NaN where one is not known."""
+        rest = [scores.get(by, math.nan) for scores in self.others.values()]
+        return self.scores.get(by, math.nan) - max(rest) if rest and all(map(math.isfinite, rest)) else math.nan

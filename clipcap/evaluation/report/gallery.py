@@ -20,6 +20,7 @@ SHOWN = 100  # pictures of each kind: best, worst, drawn at random; each is in t
 SIDE, QUALITY = 320, 82  # pixels of a thumbnail's longer side, and of JPEG
 SEED = 0
 ALL = "all"
+AHEAD, BEHIND = "ahead", "behind"
 
 
 def score_named(pictures: Sequence[Pictured], by: str) -> str | None:
@@ -32,26 +33,36 @@ def choose_views(pictures: Sequence[Pictured], by: str | None) -> dict[str, list
     """The pictures of each view, in order.
 
     Best and worst never overlap; random pictures are drawn from all, so they may be among them. With at most
-    three times SHOWN pictures, the report shows all of them.
+    three times SHOWN pictures, the report shows all of them. Of several runs, the pictures where the first leads
+    most, and where it trails most, come before.
     """
     numbers = range(len(pictures))
+    lead = {i: math.nan if by is None else pictures[i].lead(by) for i in numbers}
+    ahead = sorted((i for i in numbers if lead[i] > 0), key=lambda i: -lead[i])[:SHOWN]
+    behind = sorted((i for i in numbers if lead[i] < 0), key=lambda i: lead[i])[:SHOWN]
     value = {i: math.nan if by is None else pictures[i].scores.get(by, math.nan) for i in numbers}
     ranked = sorted((i for i in numbers if math.isfinite(value[i])), key=lambda i: -value[i])
     rest = [i for i in numbers if not math.isfinite(value[i])]
     drawn = Random(SEED).sample(numbers, min(SHOWN, len(pictures)))
     best = ranked[: min(SHOWN, (len(ranked) + 1) // 2)]
     worst = ranked[::-1][: min(SHOWN, len(ranked) // 2)]
-    kept = set(numbers) if len(pictures) <= 3 * SHOWN else {*best, *worst, *drawn}
-    views = {"best": best, "worst": worst, "random": drawn, ALL: [i for i in ranked + rest if i in kept]}
+    kept = set(numbers) if len(pictures) <= 3 * SHOWN else {*best, *worst, *drawn, *ahead, *behind}
+    views = {AHEAD: ahead, BEHIND: behind, "best": best, "worst": worst, "random": drawn}
+    views[ALL] = [i for i in ranked + rest if i in kept]
     return {name: places for name, places in views.items() if places}
 
 
-def toolbar(views: Mapping[str, Sequence[int]]) -> Markup:
+def toolbar(views: Mapping[str, Sequence[int]], runs: Sequence[Run] = ()) -> Markup:
     """The controls that choose a view and filter it; hidden until the script runs, without which they do nothing."""
+    labels: dict[str, Markup | str] = {}
+    if len(runs) > 1:
+        second = tag("bdi", runs[1].name) if len(runs) == 2 else "others"
+        labels = {AHEAD: join([tag("bdi", runs[0].name), " better"]), BEHIND: join([second, " better"])}
+    shown = {name: places for name, places in views.items() if name != "random" or len(places) < len(views[ALL])}
     choices = [
         tag("label", tag("input", type="radio", name="view", value=name, checked=place == 0),
-            tag("span", name.capitalize(), " ", tag("small", len(places))))
-        for place, (name, places) in enumerate(views.items())
+            tag("span", labels.get(name, name.capitalize()), " ", tag("small", len(places))))
+        for place, (name, places) in enumerate(shown.items())
     ]  # fmt: skip
     views_shown = tag("fieldset", tag("legend", "Pictures to show", class_="unseen"), *choices)
     field = tag("input", type="search", id="filter", placeholder="Filter by word", autocomplete="off",
@@ -75,6 +86,8 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
     captions = []
     for name, caption in one.captions.items():
         label = run_label(runs, order[name]) if name in order else tag("bdi", name)
+        own = one.scores_of(name).get(by or "") if len(one.captions) > 1 else None
+        label = label if own is None else join([label, " ", tag("b", number(own))])
         words = phrase("p", caption, class_="words") if caption.strip() else tag("p", "(empty)", class_="quiet")
         captions.append(tag("div", tag("span", label, class_="whose"), words, class_="caption"))
     human = [phrase("li", text, class_="words") for text in one.references]
@@ -89,7 +102,10 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
 
 def _score(one: Pictured, by: str | None) -> Markup:
     """The score that the gallery is sorted by; the others unfold below it."""
-    rest = {name: value for name, value in one.scores.items() if name != by}
+    rest = {name: value for name, value in one.scores.items() if name != by and not one.others}
+    if one.others:
+        lead = math.nan if by is None else one.lead(by)
+        return tag("p", f"lead {lead:+.3f}", class_="score") if math.isfinite(lead) else Markup()
     if by is not None and by in one.scores:
         shown = join([tag("span", by), " ", tag("b", number(one.scores[by]))])
     else:
@@ -101,17 +117,20 @@ def _score(one: Pictured, by: str | None) -> Markup:
 
 
 def _picture(one: Pictured) -> Markup:
-    """An upright thumbnail, or the reason why the picture is missing."""
     caption = next(iter(one.captions.values()), "")
-    alt = caption if caption.strip() else f"picture {one.image_id}, no caption"
+    return picture(one.image_id, one.image, caption if caption.strip() else f"picture {one.image_id}, no caption")
+
+
+def picture(image_id: str, image: Path | None, alt: str) -> Markup:
+    """An upright thumbnail, or the reason why the picture is missing."""
     try:
-        if one.image is None:
-            raise ImageError(one.image_id, "not at hand")
-        data, width, height = thumbnail(one.image)
+        if image is None:
+            raise ImageError(image_id, "not at hand")
+        data, width, height = thumbnail(image)
     except ImageError as error:
         reason = [
-            phrase("b", one.image_id),
-            tag("span", f"picture {error.reason}" if one.image is None else error.reason),
+            phrase("b", image_id),
+            tag("span", f"picture {error.reason}" if image is None else error.reason),
         ]
         return tag("div", *reason, class_="missing")
     source = f"data:image/jpeg;base64,{data}"

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from clipcap.evaluation.report.content import Pictured, Run
+from clipcap.evaluation.report.content import Pictured, Run, Versus
 from clipcap.evaluation.report.gallery import ALL, SHOWN, cards, choose_views, score_named, toolbar
 from clipcap.evaluation.report.summary import distributions, facts, scores, training, words
+from clipcap.evaluation.report.verdict import verdicts
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.html import Markup, join, phrase, tag, text
 
@@ -18,7 +19,12 @@ _HERE = Path(__file__).parent
 
 
 def write_report(
-    path: Path, title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str = "CIDEr"
+    path: Path,
+    title: str,
+    runs: Sequence[Run],
+    pictures: Sequence[Pictured],
+    by: str = "CIDEr",
+    versus: Sequence[Versus] = (),
 ) -> Path:
     """Write a report: scores, training, distributions, and a gallery that can be filtered.
 
@@ -31,21 +37,23 @@ def write_report(
         runs: evaluations to set side by side, the most important first.
         pictures: all images that were captioned.
         by: name of the score of the first run that sorts the gallery; CIDEr finds CIDEr-D.
+        versus: the first run against each of the others; the page begins with it.
     Returns:
         the path.
     Raises:
         ClipcapError: the file cannot be written.
     """
-    return _write(Path(path), _page(title, runs, pictures, score_named(pictures, by)))
+    return write_page(Path(path), _page(title, runs, pictures, score_named(pictures, by), versus))
 
 
 def write_curves_page(path: Path, title: str, run: Run) -> Path:
     """Write a page with the curves of a run's epochs alone; else as `write_report`."""
     curves = training([run]) or tag("p", "No epoch is finished.", class_="quiet")
-    return _write(path, _filled(title, "", [run], {"Training": curves}))
+    return write_page(path, filled_page(title, "", [run], {"Training": curves}))
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
+    """Write a finished page; an existing file is replaced atomically."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:
@@ -53,18 +61,21 @@ def _write(path: Path, page: str) -> Path:
     return path
 
 
-def _page(title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> str:
+def _page(
+    title: str, runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None, versus: Sequence[Versus] = ()
+) -> str:
     parts = {
+        "Verdict": verdicts(runs, versus),
         "Scores": scores(runs),
         "Training": training(runs),
         "Distributions": distributions(runs, pictures, by),
         "Words": words(runs, pictures),
         "Pictures": _gallery(runs, pictures, by),
     }
-    return _filled(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})
+    return filled_page(title, _counts(runs, pictures), runs, {name: part for name, part in parts.items() if part})
 
 
-def _filled(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Markup]) -> str:
+def filled_page(title: str, counts: str, runs: Sequence[Run], parts: Mapping[str, Markup]) -> str:
     """The page's template with these sections."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     links = (tag("li", tag("a", name, href=f"#{name.lower()}")) for name in parts)
@@ -104,12 +115,16 @@ def _gallery(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) 
     if not pictures:
         return tag("p", "No pictures.", class_="quiet")
     shown = len(views[ALL])
-    selection = f"All {shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
+    selection = f"{shown:,} pictures" if shown == len(pictures) else f"{shown:,} of {len(pictures):,} pictures"
     if shown < len(pictures):
         kinds = f"the {SHOWN} best and worst by {by}, and " if by else ""
         selection += f": {kinds}{SHOWN} drawn at random from all"
     elif by:
-        selection += f", by {by}" + (f" of {runs[0].name}" if len(runs) > 1 else "")
+        selection += f", sorted by {by}" + (f" of {runs[0].name}, or by its lead" if len(runs) > 1 else "")
     return join(
-        [tag("p", phrase("span", selection), ".", class_="quiet"), toolbar(views), cards(runs, pictures, views, by)]
+        [
+            tag("p", phrase("span", selection), ".", class_="quiet"),
+            toolbar(views, runs),
+            cards(runs, pictures, views, by),
+        ]
     )

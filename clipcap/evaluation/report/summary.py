@@ -15,11 +15,35 @@ from clipcap.runtime.html import Markup, join, number, phrase, tag, text
 
 _NO_CURVE = ("epoch", "step")
 _MEANINGS = {
+    "CIDEr-D": "0 to 10; on COCO ClipCap reaches 1.1 and later captioners 1.4, on Flickr8k one person's caption "
+    "against the others' 0.79; other images or numbers of references do not compare",
+    "CLIPScore": "2.5 × cosine of caption and image",
+    "RefCLIPScore": "with the nearest reference",
+    "PAC-S": "2 × cosine, by a CLIP fine-tuned to judge",
+    "R@1": "captions that find their own image first",
+    "R@5": "among the first five",
+    "R@10": "among the first ten",
+    "median rank": "of the own image; less is better",
+    "CHAIRi": "objects named that no reference names; less is better",
+    "CHAIRs": "captions with such an object; less is better",
+    "distinct-1": "different words by words of all captions",
+    "distinct-2": "different pairs of words by all pairs",
+    "repeated 2-grams": "pairs of words that a caption has twice; less is better",
+    "bad endings": "captions that break off, as “with a”; less is better",
+    "mBLEU-4": "likeness of several captions of an image; less is more variety",
+    "self-CIDEr": "variety of several captions of an image, 0 to 1",
     "distinct": "share of different captions",
     "vocabulary": "different words",
     "length": "words per caption",
     "copied": "share of captions that training had",
 }
+_GROUPS = {  # headings of the table: the first score of each
+    "Agreement with people": ("BLEU", "METEOR", "ROUGE", "CIDEr", "SPICE", "CHAIR"),
+    "Agreement with the picture": ("CLIPScore", "RefCLIPScore", "PAC-S", "RefPAC-S", "R@", "median rank"),
+    "Language": ("distinct", "repeated", "bad endings", "mBLEU", "self-CIDEr", "vocabulary", "length", "copied"),
+}
+_WHOLE = ("vocabulary", "median rank")  # counts
+_SHARES = ("distinct", "copied")  # curves that are drawn from 0
 _NAMES = {"train_loss": "training loss", "val_loss": "validation loss", "cider": "CIDEr-D"}  # of metrics.jsonl
 _CLOUD_WORDS = 60
 _BAR, _TALL = 240, 10  # units of the drawing of an interval
@@ -42,6 +66,11 @@ def facts(runs: Sequence[Run]) -> Markup:
     return tag("div", *lists, class_="runs")
 
 
+def score_value(name: str, value: float) -> str:
+    """A score as shown: a count as a whole number, others with three digits."""
+    return f"{value:,.10g}" if name in _WHOLE else number(value)
+
+
 def scores(runs: Sequence[Run]) -> Markup:
     """The table of scores, one column per run, and notes on skipped metrics."""
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
@@ -51,44 +80,58 @@ def scores(runs: Sequence[Run]) -> Markup:
     columns = ["Value", "95 % interval"] if one else [run_label(runs, place) for place in range(len(runs))]
     head = tag("tr", tag("th", "Score", scope="col", role="columnheader"),
                *(tag("th", column, scope="col", role="columnheader") for column in columns), role="row")  # fmt: skip
-    rows = []
-    for name in names:
-        found = [run.scores.get(name) for run in runs]
-        cells = _value_cells(runs[0].scores[name]) if one else _cells(runs, found)
-        meaning = [" ", tag("small", _MEANINGS[name])] if name in _MEANINGS else []
-        title = tag("th", tag("bdi", name), *meaning, scope="row", role="rowheader")
-        rows.append(tag("tr", title, *cells, role="row"))
+    groups = []
+    for heading, members in _grouped(names).items():
+        title = tag("th", heading, scope="rowgroup", colspan=len(columns) + 1, role="rowheader")
+        rows = [tag("tr", title, class_="group", role="row")] if heading else []
+        groups.append(tag("tbody", *rows, *(_score_row(runs, name) for name in members), role="rowgroup"))
     caption = tag("caption", "Scores of all images, with 95 % confidence intervals", class_="unseen")
-    body = [tag("thead", head, role="rowgroup"), tag("tbody", *rows, role="rowgroup")]
+    body = [tag("thead", head, role="rowgroup"), *groups]
     look = "scores one" if one else "scores several"  # roles: the style sheet lays rows out as blocks on a phone
     return tag("div", tag("table", caption, *body, class_=look, role="table"), _notes(runs), class_="measured")
 
 
-def _value_cells(score: Interval) -> list[Markup]:
-    between = _between(score)
-    return [tag("td", tag("b", number(score.value)), role="cell"), tag("td", between, class_="quiet", role="cell")]
+def _grouped(names: Sequence[str]) -> dict[str, list[str]]:
+    """Scores under their headings; those of no group come last, under none."""
+    groups: dict[str, list[str]] = {heading: [] for heading in (*_GROUPS, "")}
+    for name in names:
+        groups[next((heading for heading, starts in _GROUPS.items() if name.startswith(starts)), "")].append(name)
+    return {heading: members for heading, members in groups.items() if members}
 
 
-def _cells(runs: Sequence[Run], found: Sequence[Interval | None]) -> list[Markup]:
+def _score_row(runs: Sequence[Run], name: str) -> Markup:
+    found = [run.scores.get(name) for run in runs]
+    cells = _value_cells(name, runs[0].scores[name]) if len(runs) == 1 else _cells(name, runs, found)
+    meaning = [" ", tag("small", _MEANINGS[name])] if name in _MEANINGS else []
+    title = tag("th", tag("bdi", name), *meaning, scope="row", role="rowheader")
+    return tag("tr", title, *cells, role="row")
+
+
+def _value_cells(name: str, score: Interval) -> list[Markup]:
+    value, between = score_value(name, score.value), _between(name, score)
+    return [tag("td", tag("b", value), role="cell"), tag("td", between, class_="quiet", role="cell")]
+
+
+def _cells(name: str, runs: Sequence[Run], found: Sequence[Interval | None]) -> list[Markup]:
     """Values side by side; intervals share one scale, so that overlaps are visible."""
     spans = [_span(score) for score in found]
     ends = [end for score, span in zip(found, spans) if score and span for end in (*span, score.value)]
     cells = []
     for place, (score, span) in enumerate(zip(found, spans)):
-        name = tag("span", run_label(runs, place), class_="whose", aria_hidden="true")
+        whose = tag("span", run_label(runs, place), class_="whose", aria_hidden="true")
         inside: list[Markup | str] = ["–"]
         if score is not None:
-            inside = [tag("b", number(score.value))]
+            inside = [tag("b", score_value(name, score.value))]
         if score is not None and span is not None:
             whisker = _whisker(score.value, span, min(ends), max(ends), place)
-            inside += [tag("span", _between(score), class_="quiet"), whisker]
-        cells.append(tag("td", name, *inside, role="cell"))
+            inside += [tag("span", _between(name, score), class_="quiet"), whisker]
+        cells.append(tag("td", whose, *inside, role="cell"))
     return cells
 
 
-def _between(score: Interval) -> str:
+def _between(name: str, score: Interval) -> str:
     span = _span(score)
-    return "" if span is None else f"{number(span[0])} – {number(span[1])}"
+    return "" if span is None else " – ".join(score_value(name, end) for end in span)
 
 
 def _span(score: Interval | None) -> tuple[float, float] | None:
@@ -133,7 +176,8 @@ def training(runs: Sequence[Run]) -> Markup:
         lines = [line for name in names for line in _lines(runs, name, len(names) > 1)]
         if lines:
             summary = _extremes(lines, "lowest" if names is losses else "highest")
-            figures.append(_figure(title, lines, line_chart(f"{title} by epoch: {summary}", lines, "epoch"), summary))
+            drawn = line_chart(f"{title} by epoch: {summary}", lines, "epoch", names[0] in _SHARES)
+            figures.append(figure(title, lines, drawn, summary))
     return tag("div", *figures, class_="charts") if figures else Markup()
 
 
@@ -188,7 +232,7 @@ def _lengths(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     drawn = histogram(
         f"Share of captions by number of words. {summary}", edges, series, "words per caption", whole=True
     )
-    return _figure("Length of captions", series, drawn, summary)
+    return figure("Length of captions", series, drawn, summary)
 
 
 def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
@@ -196,16 +240,18 @@ def words(runs: Sequence[Run], pictures: Sequence[Pictured]) -> Markup:
     sets = {"references": [caption for one in pictures for caption in one.references]}
     if runs:
         sets[runs[0].name] = [one.captions[runs[0].name] for one in pictures if runs[0].name in one.captions]
-    figures = []
-    for name, texts in sets.items():
-        counts = count_words(texts)
-        placed = place_words(counts, _CLOUD_WORDS)
-        if placed:
-            summary = (
-                f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
-            )
-            figures.append(_figure(f"Words of {name}", [], _cloud(placed, summary), summary))
+    figures = [drawn for name, texts in sets.items() if (drawn := words_figure(name, texts))]
     return tag("div", *figures, class_="charts") if figures else Markup()
+
+
+def words_figure(name: str, texts: Sequence[str]) -> Markup:
+    """The word cloud of texts; empty without words."""
+    counts = count_words(texts)
+    placed = place_words(counts, _CLOUD_WORDS)
+    if not placed:
+        return Markup()
+    summary = f"{len(counts):,} different words; commonest: {', '.join(word for word, _ in counts.most_common(5))}"
+    return figure(f"Words of {name}", [], _cloud(placed, summary), summary)
 
 
 def _cloud(placed: Sequence[PlacedWord], summary: str) -> Markup:
@@ -219,17 +265,32 @@ def _cloud(placed: Sequence[PlacedWord], summary: str) -> Markup:
 
 
 def _image_scores(runs: Sequence[Run], pictures: Sequence[Pictured], by: str | None) -> Markup:
-    values = [] if by is None else [value for one in pictures if _finite(value := one.scores.get(by))]
+    names = [run.name for run in runs] or ["captions"]
+    found = {name: [v for one in pictures if _finite(v := _score_of(one, name, by))] for name in names}
+    values = [value for several in found.values() for value in several]
     if not values:
         return Markup()
     edges = bin_edges(values)
-    mean = sum(values) / len(values)
-    series = [Bars(runs[0].name if runs else "captions", shares(values, edges), 0)]
-    summary = f"mean {number(mean)} (the line), median {number(sorted(values)[len(values) // 2])}"
-    drawn = histogram(f"Share of images by {by}: {summary}", edges, series, f"{by} of an image", mark=mean)
-    return _figure(f"{by} of each image", series, drawn, summary)
+    series = [Bars(name, shares(found[name], edges), place) for place, name in enumerate(names) if found[name]]
+    means = {name: sum(several) / len(several) for name, several in found.items() if several}
+    alone = len(means) == 1
+    summary = "; ".join(
+        f"{'' if alone else f'{name}: '}mean {number(mean)}{' (the line)' if alone else ''}, "
+        f"median {number(sorted(found[name])[len(found[name]) // 2])}"
+        for name, mean in means.items()
+    )
+    mark = next(iter(means.values())) if alone else None
+    drawn = histogram(f"Share of images by {by}: {summary}", edges, series, f"{by} of an image", mark=mark)
+    return figure(f"{by} of each image", series, drawn, summary)
 
 
-def _figure(title: str, series: Sequence[Line | Bars], drawn: Markup, summary: str) -> Markup:
+def _score_of(one: Pictured, run: str, by: str | None) -> float | None:
+    """What a run's caption scores; of a page without runs, the caption's own score."""
+    scores = one.scores_of(run) if run in one.captions else one.scores
+    return None if by is None else scores.get(by)
+
+
+def figure(title: str, series: Sequence[Line | Bars], drawn: Markup, summary: str) -> Markup:
+    """A drawing with its title, a legend of several series, and a summary."""
     key = legend(series) if len(series) > 1 else ""
     return tag("figure", phrase("h3", title), drawn, key, phrase("figcaption", summary))

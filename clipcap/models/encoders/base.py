@@ -15,6 +15,8 @@ from torchvision.transforms import v2 as transforms
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import OPENAI_URLS
 from clipcap.models.encoders.token_spec import ImageMap
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype
+from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.runtime.hub import absolute
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -75,11 +77,13 @@ def pick_device(device: str = "auto") -> torch.device:
     return place
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is float16 on a GPU and float32 elsewhere."""
-    if dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
+def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """None is float16 on a GPU and float32 elsewhere; `auto` as well, but on a CPU bfloat16 where that is faster."""
+    if dtype in (None, "auto") and device.type == "cuda":
+        return torch.float16
+    if dtype == "auto" and device.type == "cpu":
+        return pick_cpu_dtype("auto")
+    return DTYPES.get(dtype or "", torch.float32)
 
 
 def weights_id(module: nn.Module) -> str:
@@ -133,6 +137,8 @@ class FrozenEncoder(ABC):
         self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
         self.network: Any = network.to(device).eval().requires_grad_(False)  # each library's own class
+        if device.type == "cpu" and dtype == torch.bfloat16 and packable(network, dtype):
+            pack_for_rows(network, dtype)  # autocast would convert every weight anew at each call
 
     def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         return self._run_as_is(function, *inputs).float()

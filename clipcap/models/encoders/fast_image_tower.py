@@ -2,7 +2,8 @@
 
 Of the last block of a vision transformer only the class token is read, so nothing else of it is computed; weights are
 packed, and the activation is part of the product before it. A ResNet's batch norms are folded into its convolutions,
-whose channels lie together in memory.
+whose channels lie together in memory. In bfloat16 the products are, and norms and the sums along the blocks of a
+vision transformer stay in float32.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from clipcap.models.kernels.switch import fast
 QUICK_GELU = 1.702  # OpenAI's activation is x·sigmoid(1.702·x) = swish(1.702·x) / 1.702
 
 
-def fast_image_tower(visual: Any) -> nn.Module:
+def fast_image_tower(visual: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A tower of OpenAI's clip package, [B, 3, R, R] → [B, D], to compute features with; the one given is used up.
 
     Args:
         visual: in evaluation mode, in float32 on a CPU.
+        dtype: of its products, float32 or bfloat16.
     """
     if not fast():
         return visual
     if hasattr(visual, "layer1"):
         fold_batch_norms(visual)
-        return visual.to(memory_format=torch.channels_last)
-    return FastVisionTransformer(visual) if can_pack() else visual
+        return visual.to(dtype=dtype, memory_format=torch.channels_last)
+    return FastVisionTransformer(visual, dtype) if can_pack(dtype) else visual
 
 
 def fold_batch_norms(module: nn.Module) -> None:
@@ -46,20 +48,25 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 class FastVisionTransformer(nn.Module):
-    """OpenAI's vision transformer in float32 on a CPU, without gradients.
+    """OpenAI's vision transformer on a CPU, without gradients.
 
     Args:
         visual: what it computes; its embeddings and norms are shared, the matrices of its blocks are given up.
+        dtype: of its products.
     """
 
-    def __init__(self, visual: Any):
+    def __init__(self, visual: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
         self.class_embedding, self.positional_embedding = visual.class_embedding, visual.positional_embedding
         self.proj = visual.proj
+        self.patch = visual.conv1.kernel_size[0]
+        # A convolution whose windows do not overlap is a product; in float32 it stays what it was, to the last bit.
+        whole = dtype == torch.float32
+        self.of_patches = None if whole else PackedLinear(visual.conv1.weight.flatten(1), None, dtype=dtype)
         self.blocks = nn.ModuleList()
         while len(visual.transformer.resblocks):  # one by one: of each there is one copy at a time
-            self.blocks.append(_Block(visual.transformer.resblocks.pop(0)))
+            self.blocks.append(_Block(visual.transformer.resblocks.pop(0), dtype))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
@@ -84,24 +91,31 @@ class FastVisionTransformer(nn.Module):
 
     def _embedded(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → the inputs of the first block, [B, 1+N, W]."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, W, R/p, R/p] -> [B, N, W]
+        patches = self._patches(pixels)  # [B, N, W]
         x = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)  # [B, 1+N, W]
         return self.ln_pre(x + self.positional_embedding)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → the embeddings of its patches [B, N, W]."""
+        if self.of_patches is None:
+            return self.conv1(pixels).flatten(2).transpose(1, 2)  # [B, W, R/p, R/p] -> [B, N, W]
+        cut = pixels.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # [B, 3, R/p, p, R/p, p]
+        return self.of_patches(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))  # [B, N, 3·p·p] -> [B, N, W]
 
 
 class _Block(nn.Module):
     """Attention, then a feed-forward net, each behind a norm and beside a residual."""
 
-    def __init__(self, block: Any):
+    def __init__(self, block: Any, dtype: torch.dtype):
         super().__init__()
         attention, feed_forward = block.attn, block.mlp
         self.num_heads = attention.num_heads
         self.ln_1, self.ln_2 = block.ln_1, block.ln_2
-        self.queries_keys_values = PackedLinear(attention.in_proj_weight, attention.in_proj_bias)
-        self.project = PackedLinear(attention.out_proj.weight, attention.out_proj.bias)
+        self.queries_keys_values = PackedLinear(attention.in_proj_weight, attention.in_proj_bias, dtype=dtype)
+        self.project = PackedLinear(attention.out_proj.weight, attention.out_proj.bias, dtype=dtype)
         first, second = feed_forward.c_fc, feed_forward.c_proj
-        self.fc1 = PackedLinear(first.weight * QUICK_GELU, first.bias * QUICK_GELU, "swish")
-        self.fc2 = PackedLinear(second.weight / QUICK_GELU, second.bias)
+        self.fc1 = PackedLinear(first.weight * QUICK_GELU, first.bias * QUICK_GELU, "swish", dtype)
+        self.fc2 = PackedLinear(second.weight / QUICK_GELU, second.bias, dtype=dtype)
 
     def forward(self, x: Tensor, first: int) -> Tensor:
         """[B, N, W] → the outputs of the `first` positions, [B, first, W]."""

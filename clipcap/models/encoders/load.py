@@ -14,7 +14,7 @@ from clipcap.models.encoders.openai import OpenAIEncoder
 from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
 
 
-def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer: str | None = None) -> Encoder:
+def load_encoder(name: str, device: str = "auto", dtype: str | None = None, tokenizer: str | None = None) -> Encoder:
     """Load a frozen encoder.
 
     Args:
@@ -23,7 +23,8 @@ def load_encoder(name: str, device: str = "auto", dtype: str = "auto", tokenizer
             stored it, and image networks such as DINOv2, ViT and ConvNeXt), or `timm:NAME` and `timm:NAME/FILE`.
             Image networks have no text tower: their `encode_texts` refuses.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: auto (float16 on a GPU, else float32), float32, float16 or bfloat16.
+        dtype: float32, float16, bfloat16 or auto: float16 on a GPU, and on a CPU bfloat16 where the processor is
+            faster in it (default: float16 on a GPU, else float32).
         tokenizer: name or folder of an `hf:` encoder's tokenizer, where it is elsewhere.
 
     Raises:

@@ -24,8 +24,8 @@ class OpenAIEncoder(FrozenEncoder):
         super().__init__(name, network, device, dtype)
         self.dim = network.text_projection.shape[1]
         self.preprocess = clip_preprocess(network.visual.input_resolution)
-        if device.type == "cpu" and dtype == torch.float32:
-            network.visual = fast_image_tower(network.visual)
+        if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
+            network.visual = fast_image_tower(network.visual, dtype)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""

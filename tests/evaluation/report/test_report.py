@@ -242,7 +242,7 @@ def test_the_page_says_how_many_of_how_many_pictures_it_shows():
     shown = len(choose_views(pictures(700), "CIDEr-D")[ALL])
     text = "".join(Reader(page_of([run()], pictures(700))).texts)
     assert f"{shown} of 700 pictures: the 100 best and worst by CIDEr-D, and 100 drawn at random from all." in text
-    assert "All 20 pictures, by CIDEr-D." in "".join(Reader(page_of([run()], pictures(20))).texts)
+    assert "20 pictures, sorted by CIDEr-D." in "".join(Reader(page_of([run()], pictures(20))).texts)
 
 
 def test_pictures_without_a_score_come_last_and_are_neither_best_nor_worst():

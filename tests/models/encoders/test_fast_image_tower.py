@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from clipcap.models.encoders.fast_image_tower import FastVisionTransformer, fast_image_tower
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype
 from clipcap.models.kernels.packed_linear import PackedLinear, can_pack, pack_for_rows
 
 SIZES = {"vit": (32, 64, 3, 128, 16), "resnet": (32, 64, (1, 2, 1, 1), 16, None)}
@@ -85,11 +86,31 @@ def test_no_batch_norm_is_left_of_a_resnet():
     assert tower.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_reduced_precision_keeps_the_published_network(dtype, tmp_path):
+def test_float16_keeps_the_published_network(tmp_path):
     torch.save(network("vit").state_dict(), tmp_path / "clip.pt")
-    encoder = load_encoder(str(tmp_path / "clip.pt"), "cpu", dtype)
+    encoder = load_encoder(str(tmp_path / "clip.pt"), "cpu", "float16")
     assert type(encoder.network.visual) is clip.model.VisionTransformer
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="torch packs no weights in bfloat16 here")
+@pytest.mark.parametrize("kind", SIZES)
+def test_features_in_bfloat16_point_where_those_in_float32_do(kind, tmp_path):
+    torch.save(network(kind).state_dict(), tmp_path / "clip.pt")
+    exact, rounded = (load_encoder(str(tmp_path / "clip.pt"), "cpu", dtype) for dtype in ("float32", "bfloat16"))
+    assert rounded.dtype == torch.bfloat16 and rounded.weights_id == exact.weights_id
+    pixels, texts = torch.randn(3, 3, 64, 64), ["a red apple", "two eggs on a plate"]
+    for one, other in (
+        (exact.encode_images(pixels), rounded.encode_images(pixels)),
+        (exact.encode_texts(texts), rounded.encode_texts(texts)),
+    ):
+        assert other.dtype == torch.float32 and not torch.equal(one, other)
+        assert F.cosine_similarity(one, other).min() > 0.999
+
+
+def test_the_dtype_of_an_encoder_is_float32_on_a_cpu_unless_one_is_asked_for(tmp_path):
+    torch.save(network("vit").state_dict(), tmp_path / "clip.pt")
+    assert load_encoder(str(tmp_path / "clip.pt"), "cpu").dtype == torch.float32
+    assert load_encoder(str(tmp_path / "clip.pt"), "cpu", "auto").dtype == pick_cpu_dtype("auto")
 
 
 @needs_packing

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.image_like import ImageLike, embed_pictures, is_image, is_picture, listed
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
@@ -29,7 +30,6 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
-from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -42,8 +42,6 @@ from clipcap.prompts.prompter import Prompter
 from clipcap.runtime.bundled import DEMO
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line, printable
-
-ImageLike = str | Path | bytes | BinaryIO | Image.Image
 
 
 class Captioner:
@@ -91,11 +89,15 @@ class Captioner:
         num_heads: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        datastore: str | Path | None = None,
+        entities: str | Path | None = None,
+        prompt_gate: float | None = None,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
-        faster in it, and int8 rounds the language model's matrices to eight bits.
+        faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
+        writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -107,6 +109,9 @@ class Captioner:
             captioner.round_to_int8()
         else:
             captioner.multiply_in(dtype)
+        captioner.prompter = open_prompter(
+            loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
+        )
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -238,7 +243,7 @@ class Captioner:
         An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
         an embedding [D].
         """
-        single = _is_image(images) or _is_picture(images)
+        single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
         return captions[0] if single else captions
 
@@ -261,7 +266,7 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = _listed(images), _decoding(config, options)
+        images, config = listed(images), _decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -319,11 +324,11 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if _is_picture(image) else image for image in images]
+        images = [Image.fromarray(image) if is_picture(image) else image for image in images]
         given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
-            if not _is_image(images[i]):
+            if not is_image(images[i]):
                 raise ClipcapError(
                     f"image {numbers[i]} is {images[i]!r:.60}: an image is a path, bytes, an open file, a Pillow "
                     f"image or an embedding"
@@ -423,7 +428,7 @@ class Captioner:
 
     def _seen_by(self, encoder: Encoder, pictures: Sequence[Any] | None, upright: bool, flag: str) -> Tensor:
         """The pictures themselves as a second encoder sees them, [B, D]."""
-        if pictures is None or not all(map(_is_image, pictures)):
+        if pictures is None or not all(map(is_image, pictures)):
             raise ClipcapError(
                 f"--{flag} {encoder.name} looks at the photos themselves, and here are none: pass photos, "
                 f"or leave it out"
@@ -457,48 +462,12 @@ class Captioner:
         ]
 
 
-def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
-    """Read and encode images, float32 [B, D].
-
-    Raises:
-        ClipcapError: one cannot be read.
-    """
-    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
-
-
 def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
     """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
     if config is None:
         config = DecodeConfig.of(**options)
         return config if config.beam is not None else replace(config, beam=not config.samples)
     return config.with_options(**options)
-
-
-def _is_picture(value: Any) -> bool:
-    """Whether a value is the pixels of a picture: uint8 [H, W, 3] or [H, W]."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
-        return False
-    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
-
-
-def _listed(images: Any) -> list:
-    """Images, or embeddings [N, D], one by one.
-
-    Raises:
-        ClipcapError: it is a single one, or none.
-    """
-    array = images.numpy(force=True) if isinstance(images, Tensor) else images
-    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
-    if _is_image(images) or embedding:
-        raise ClipcapError("images is a list of images: put a single one in brackets")
-    try:
-        return list(images)
-    except TypeError as error:
-        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
 
 
 def load_captioner(config: LoadConfig) -> Captioner:
@@ -516,13 +485,14 @@ def load_captioner(config: LoadConfig) -> Captioner:
         num_heads=config.num_heads,
         device=config.device,
         dtype=config.dtype,
+        datastore=config.datastore,
+        entities=config.entities,
+        prompt_gate=config.prompt_gate,
     )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):
         logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    stored = cast(ModelConfig, captioner.model.config)
-    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clipcap.captioning.captioner import Captioner, embed_pictures
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.image_like import embed_pictures
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.clip_score import PAC_WEIGHT, PROMPT, WEIGHT, clip_score, ref_clip_score
 from clipcap.evaluation.metrics.recall import own_ranks

@@ -1,0 +1,55 @@
+"""What a captioner takes for an image: a path, bytes, an open file, a Pillow image, an array, or an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipcap.errors import ClipcapError
+from clipcap.images.read import open_image
+from clipcap.models.encoders.base import Encoder
+
+ImageLike = str | Path | bytes | BinaryIO | Image.Image
+
+
+def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: bool = True) -> Tensor:
+    """Read and encode images, float32 [B, D].
+
+    Raises:
+        ClipcapError: one cannot be read.
+    """
+    return encoder.encode_images(torch.stack([encoder.preprocess(open_image(p, upright=upright)) for p in pictures]))
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value is an image that is read or open already."""
+    return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is the pixels of a picture: uint8 [H, W, 3] or [H, W]."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
+        return False
+    return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
+
+
+def listed(images: Any) -> list:
+    """Images, or embeddings [N, D], one by one.
+
+    Raises:
+        ClipcapError: it is a single one, or none.
+    """
+    array = images.numpy(force=True) if isinstance(images, Tensor) else images
+    embedding = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "fiu"
+    if is_image(images) or embedding:
+        raise ClipcapError("images is a list of images: put a single one in brackets")
+    try:
+        return list(images)
+    except TypeError as error:
+        raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error

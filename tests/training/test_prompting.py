@@ -13,7 +13,7 @@ from support.small import feature_file, interrupt_after, run, same, weights
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
-from clipcap.captioning.image_like import embed_pictures
+from clipcap.captioning.image_inputs import embed_pictures
 from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta

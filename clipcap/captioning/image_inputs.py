@@ -1,4 +1,4 @@
-"""What a captioner takes for an image: a path, bytes, an open file, a Pillow image, an array, or an embedding."""
+"""Images as callers pass them: paths, bytes, open files, Pillow images, arrays of pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: boo
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value is an image that is read or open already."""
+    """Whether a value is an image as a caller passes it: a path, bytes, an open file or a Pillow image."""
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
 
 

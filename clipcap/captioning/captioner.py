@@ -18,7 +18,15 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
-from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, embedding_of, is_image, listed
+from clipcap.captioning.image_inputs import (
+    ImageLike,
+    as_image,
+    embed_pictures,
+    embedding_of,
+    is_image,
+    is_picture,
+    listed,
+)
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
@@ -28,7 +36,6 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
-from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -89,11 +96,15 @@ class Captioner:
         num_heads: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        datastore: str | Path | None = None,
+        entities: str | Path | None = None,
+        prompt_gate: float | None = None,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
-        faster in it, and int8 rounds the language model's matrices to eight bits.
+        faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
+        writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -106,6 +117,9 @@ class Captioner:
             captioner.round_to_int8()
         else:
             captioner.multiply_in(dtype)
+        captioner.prompter = open_prompter(
+            loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
+        )
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -471,6 +485,9 @@ def load_captioner(config: LoadConfig) -> Captioner:
         num_heads=config.num_heads,
         device=config.device,
         dtype=config.dtype,
+        datastore=config.datastore,
+        entities=config.entities,
+        prompt_gate=config.prompt_gate,
     )
     if config.memory is not None and captioner.model.token_layout:
         raise ClipcapError(
@@ -480,8 +497,6 @@ def load_captioner(config: LoadConfig) -> Captioner:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):
         logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    stored = cast(ModelConfig, captioner.model.config)
-    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

@@ -25,6 +25,7 @@ from clipcap.app.drawing import Drawing, label_photo
 from clipcap.app.guard import Guard, is_loopback
 from clipcap.app.log import SafeStream, hide_cancelled_requests
 from clipcap.app.page import SCRIPT, STYLE, build_page, theme
+from clipcap.app.post_caption import add_caption_route, is_connected
 from clipcap.app.service import CaptionService, PictureSearch, text_search
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
@@ -41,6 +42,7 @@ EXAMPLES = "examples"  # their folder
 EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels
 KEPT_S = 1800  # age after its last use at which an upload is removed
 TIDY_EVERY_S = 60
+ROOM = 100_000  # bytes of a request beside its photo in base64
 SESSIONS = 64  # whose state Gradio keeps, 0.1 MB each
 
 
@@ -107,16 +109,18 @@ def _run(
     gr.set_static_paths(folder / EXAMPLES)
     page = build_page(checkpoints, config, model, examples, (TIDY_EVERY_S, KEPT_S), *further)
     page.state_session_capacity = SESSIONS
+    api = FastAPI()
+    max_bytes = config.max_mb * 1_000_000
+    add_caption_route(api, service, max_bytes)
     app = gr.mount_gradio_app(
-        FastAPI(), page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
+        api, page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
         footer_links=["api"], theme=theme(), css_paths=STYLE,
         js=SCRIPT.read_text(encoding="utf-8"),
     )  # fmt: skip
     calls = Calls(page)
-    service.is_awaited = lambda: calls.is_awaited(LocalContext.event_id.get())
-    max_upload = config.max_photos * config.max_mb * 1_000_000
-    guard = Guard(app, folder, config.host, max_upload, calls)
+    service.is_awaited = lambda: is_connected() and calls.is_awaited(LocalContext.event_id.get(None))
+    guard = Guard(app, folder, config.host, config.max_photos * max_bytes, calls, max_bytes * 4 // 3 + ROOM)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):

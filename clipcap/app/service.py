@@ -135,6 +135,7 @@ class CaptionService:
             max_pixels=self._max_pixels,
             look=partial(_thumbnail, size=SMALL),
             turn=self._turn,
+            tokens=self._captioner.model.token_layout,
         )
 
 

@@ -42,6 +42,11 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None, encoder: str
             f"{checkpoint}: was trained with text around the image's positions (--template, or a begin token), which "
             f"a .pt of the original cannot hold"
         )
+    if loaded.model.config.prompts != "none":
+        raise ClipcapError(
+            f"{checkpoint}: reads prompts (--prompts {loaded.model.config.prompts}), which a .pt of the original "
+            f"cannot hold"
+        )
     export_reference(loaded.model, out)
     lines = [f"wrote {out}", f"the same captions as the checkpoint's: {shlex.join(predict_words(loaded, out))}"]
     reasons = differences(loaded.model)

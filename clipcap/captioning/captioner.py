@@ -12,15 +12,22 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
 from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
 from clipcap.captioning.decode import Caption, decode
+from clipcap.captioning.image_inputs import (
+    ImageLike,
+    as_image,
+    embed_pictures,
+    embedding_of,
+    is_image,
+    is_picture,
+    listed,
+)
 from clipcap.captioning.memory import TextMemory
-from clipcap.captioning.pictures import ImageLike, embed_pictures, embedding_of, is_image, is_picture, listed
 from clipcap.captioning.prompting import open_prompter, with_prompts
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
@@ -28,8 +35,7 @@ from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
-from clipcap.models.config import ModelConfig
+from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -70,6 +76,7 @@ class Captioner:
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
+        self._card = ""  # of the checkpoint's folder
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
@@ -89,11 +96,15 @@ class Captioner:
         num_heads: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        datastore: str | Path | None = None,
+        entities: str | Path | None = None,
+        prompt_gate: float | None = None,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
-        faster in it, and int8 rounds the language model's matrices to eight bits.
+        faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
+        writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -101,10 +112,14 @@ class Captioner:
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        captioner._card = read_card(loaded.path)
         if dtype == "int8":
             captioner.round_to_int8()
         else:
             captioner.multiply_in(dtype)
+        captioner.prompter = open_prompter(
+            loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
+        )
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -153,12 +168,15 @@ class Captioner:
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
 
+        Its card is the folder's own, where it was loaded from one; the snippet in it names the repository.
+
         Raises:
             ClipcapError: offline, no such account, or no right to write there.
         """
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
+            name_in_card(draft, repo_id, self._card)
             try:
                 address = api.create_repo(repo_id, private=private, exist_ok=True)
                 api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
@@ -233,8 +251,8 @@ class Captioner:
     def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
         """The best caption of an image, or of each of several.
 
-        An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
-        an embedding [D].
+        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of
+        uint8, or, in a list, an embedding [D].
         """
         single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
@@ -317,7 +335,7 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if is_picture(image) else image for image in images]
+        images = [as_image(image) for image in images]
         given = {
             i: x if isinstance(x, Given) else Given(embedding_of(x, numbers[i], self.model.config.clip_dim)[None])
             for i, x in enumerate(images)
@@ -467,6 +485,9 @@ def load_captioner(config: LoadConfig) -> Captioner:
         num_heads=config.num_heads,
         device=config.device,
         dtype=config.dtype,
+        datastore=config.datastore,
+        entities=config.entities,
+        prompt_gate=config.prompt_gate,
     )
     if config.memory is not None and captioner.model.token_layout:
         raise ClipcapError(
@@ -476,8 +497,6 @@ def load_captioner(config: LoadConfig) -> Captioner:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):
         logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    stored = cast(ModelConfig, captioner.model.config)
-    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import LoadConfig
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.given import Given
@@ -18,26 +18,33 @@ from clipcap.prompts.template import PromptText, padded
 
 
 def open_prompter(
-    config: ModelConfig, tokenizer: Tokenizer, load: LoadConfig, encoder: Callable[[str | None], Encoder]
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    encoder: Callable[[str | None], Encoder],
+    datastore: str | Path | None = None,
+    entities: str | Path | None = None,
+    gate: float | None = None,
 ) -> Prompter | None:
     """What finds the prompts that a captioner reads; None where it reads none, or they are not at hand.
 
     Args:
         config: of the captioner.
         tokenizer: of its language model.
-        load: names the datastore or the list.
         encoder: name → the encoder, None → the captioner's own.
+        datastore: in place of that of the training.
+        entities: file of the list.
+        gate: in place of that of the training.
     Raises:
         ClipcapError: prompts that it does not read, or a datastore of another encoder.
     """
-    check_prompts(config, load.datastore, load.entities)
+    check_prompts(config, datastore, entities)
     if config.prompts == "none":
         return None
     text = PromptText(tokenizer, config.prompts, config.prompt_captions, config.prompt_tokens)
     if config.prompts == "entities":
-        return entity_prompter(text, load.entities, encoder(None))
+        return entity_prompter(text, entities, encoder(None))
     retrieving = encoder(config.retrieve_with) if config.retrieve_with else None
-    return caption_prompter(config, text, load.datastore, load.prompt_gate, retrieving)
+    return caption_prompter(config, text, None if datastore is None else str(datastore), gate, retrieving)
 
 
 def with_prompts(

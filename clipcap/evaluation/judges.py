@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.pictures import embed_pictures
+from clipcap.captioning.image_inputs import embed_pictures
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.clip_score import PAC_WEIGHT, PROMPT, WEIGHT, clip_score, ref_clip_score
 from clipcap.evaluation.metrics.recall import own_ranks

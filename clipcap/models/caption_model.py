@@ -72,8 +72,9 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         prompt = [] if given.prompt_ids is None else [self.embed_tokens(given.prompt_ids)]  # [B, H, E]
         if not (self.config.before or self.config.after or prompt):
             return mapped
+        rows = mapped.shape[0]  # not len(), which would be fixed in a graph
         before, after = (
-            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(len(mapped), -1, -1)
+            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(rows, -1, -1)
             for ids in (self.config.before, self.config.after)
         )  # [B, before, E], [B, after, E]
         whole = torch.cat([before, mapped, *prompt, after], dim=1)

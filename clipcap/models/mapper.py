@@ -138,7 +138,7 @@ class TransformerMapper(nn.Module):
     def forward(self, clip_embedding: Tensor) -> Tensor:
         """[B, D] → prefix [B, P, E]."""
         clip_tokens = self.linear(clip_embedding).unflatten(1, (self.prefix_length_clip, -1))  # [B, C, E]
-        constants = self.prefix_const.expand(len(clip_tokens), -1, -1)  # [P, E] -> [B, P, E]
+        constants = self.prefix_const.expand(clip_tokens.shape[0], -1, -1)  # [P, E] -> [B, P, E]
         mixed = torch.cat([clip_tokens, constants], dim=1)  # [B, C+P, E]
         return self.transformer(mixed, self.prefix_length_clip)  # [B, P, E]
 

@@ -137,7 +137,7 @@ def caption_prompter(
     return CaptionPrompter(store, text, gate, config.retrieve_with)
 
 
-def entity_prompter(text: PromptText, path: str | None, encoder: Encoder) -> EntityPrompter | None:
+def entity_prompter(text: PromptText, path: str | Path | None, encoder: Encoder) -> EntityPrompter | None:
     """The prompts of a captioner that reads words; None, with a warning, where it is given none.
 
     Raises:
@@ -150,7 +150,7 @@ def entity_prompter(text: PromptText, path: str | None, encoder: Encoder) -> Ent
     return EntityPrompter(entities, entities.encoded(encoder), encoder.logit_scale, text)
 
 
-def check_prompts(config: ModelConfig, datastore: str | None, entities: str | None) -> None:
+def check_prompts(config: ModelConfig, datastore: str | Path | None, entities: str | Path | None) -> None:
     """Refuse prompts that a captioner has not learnt to read.
 
     Raises:

@@ -351,6 +351,9 @@ class TrainConfig(FeatureTrainConfig):
     features: CaptionerFeaturesConfig = part(CaptionerFeaturesConfig)
     learning: ObjectiveConfig = part(ObjectiveConfig)
     prompting: PromptConfig = part(PromptConfig)
+    push_to_hub: str | None = option(
+        None, "upload the best checkpoint to the hub as USER/NAME, private, at the end", group="output"
+    )
     model: InitialCaptionerConfig = part(InitialCaptionerConfig)
     task: CaptionerTaskConfig = part(CaptionerTaskConfig)
     loop: CaptionerLoopConfig = part(CaptionerLoopConfig)

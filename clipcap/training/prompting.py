@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.pictures import embed_pictures
+from clipcap.captioning.image_inputs import embed_pictures
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features, PromptTokens
 from clipcap.models.encoders.base import Encoder

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.captioner import Captioner
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.features.encoder_check import check_same_encoder, check_tokens, for_model
@@ -23,7 +24,7 @@ from clipcap.models.lm_text import LmText, end_captions_with, lm_text
 from clipcap.models.mapper import positions_of_tokens
 from clipcap.options import Recipe, given
 from clipcap.prompts.template import PromptText
-from clipcap.runtime.hub import absolute
+from clipcap.runtime.hub import absolute, check_login
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.run_file import write_run_file
@@ -59,6 +60,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     check_run_folder(loop)
     if config.task.select == "cider":
         cider_scorer()  # an extra: before anything is loaded
+    if config.push_to_hub:
+        check_login(config.push_to_hub)
     accelerator = make_accelerator(loop, config.flat())
     config, features, val, objective = prepare(config)
     set_seed(loop.seed)
@@ -90,7 +93,21 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
         task.objective.close()
     if accelerator.is_main_process:
         write_curves(Path(loop.out_dir))
+        if config.push_to_hub:
+            _push(best, config.push_to_hub)
     return best
+
+
+def _push(best: Path, name: str) -> None:
+    """Upload the best checkpoint.
+
+    Raises:
+        ClipcapError: it could not be uploaded; the message names the command that tries again.
+    """
+    try:
+        logger.info(f"uploaded: {Captioner.from_pretrained(best, device='cpu').push_to_hub(name)}")
+    except ClipcapError as error:
+        raise ClipcapError(f"{error}; the checkpoint is at {best}: clipcap push {best} {name}") from error
 
 
 def initial_captioner(

@@ -104,11 +104,8 @@ class HFImageEncoder(ImageOnlyEncoder):
         self.preprocess = preprocess
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self._embed, pixels.to(self.device))
-
-    def _embed(self, pixels: Tensor) -> Tensor:
         return self._vector(self.network(pixel_values=pixels))
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
@@ -158,9 +155,9 @@ class TimmEncoder(ImageOnlyEncoder):
         self.preprocess = transforms.Compose([crop_extreme_aspect, transform])
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network, pixels.to(self.device))
+        return self.network(pixels)
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
         try:

@@ -1,4 +1,4 @@
-"""What callers pass as images: paths, bytes, files, pictures, arrays of pixels, embeddings."""
+"""Images as callers pass them: paths, bytes, open files, Pillow images, arrays of pixels, embeddings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipcap.captioning.addresses import fetch_photo, is_address
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.encoders.base import Encoder
@@ -29,7 +30,7 @@ def embed_pictures(encoder: Encoder, pictures: Iterable[ImageLike], upright: boo
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value is a path, bytes, an open file or a Pillow image."""
+    """Whether a value is an image as a caller passes it: a path, bytes, an open file or a Pillow image."""
     return isinstance(value, str | Path | bytes | Image.Image) or hasattr(value, "read")
 
 
@@ -38,6 +39,17 @@ def is_picture(value: Any) -> bool:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or not value.size:
         return False
     return value.ndim == 2 or (value.ndim == 3 and value.shape[2] == 3)
+
+
+def as_image(value: Any) -> Any:
+    """The pixels of a picture as a Pillow image, an http address as the photo there; other values as they are.
+
+    Raises:
+        ImageError: the photo cannot be downloaded.
+    """
+    if is_picture(value):
+        return Image.fromarray(value)
+    return fetch_photo(value) if is_address(value) else value
 
 
 def listed(images: Any) -> list:

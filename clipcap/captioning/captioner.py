@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.image_inputs import (
     ImageLike,
@@ -277,7 +277,7 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = listed(images), _decoding(config, options)
+        images, config = listed(images), decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -460,14 +460,6 @@ class Captioner:
             [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
-
-
-def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
-    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
-    if config is None:
-        config = DecodeConfig.of(**options)
-        return config if config.beam is not None else replace(config, beam=not config.samples)
-    return config.with_options(**options)
 
 
 def load_captioner(config: LoadConfig) -> Captioner:

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,8 @@ def captioned_by_others(folder: Path, held_out: Features) -> list[str]:
     """Captions of each held-out photo by what is known of the next one: a captioner that looks is lost."""
     captioner = Captioner.from_pretrained(folder)
     rows = np.roll(np.arange(held_out.num_images), -1).tolist()
-    found = captioner.caption([held_out.given([row]) for row in rows], DecodeConfig())
+    stored: list[Any] = [held_out.given([row]) for row in rows]
+    found = captioner.caption(stored, DecodeConfig())
     return [several[0].text for several in found]
 
 

@@ -46,6 +46,7 @@ FLOORS = {
     "features": 5,
     "retrieval": 6,
     "prompts": 7,
+    "scoring": 7,
     "captioning": 8,
     "evaluation": 9,
     "training": 10,

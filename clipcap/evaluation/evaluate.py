@@ -319,7 +319,7 @@ def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> li
         Pictured(
             image, path.get(image), found.references[image], {name: caption},
             {metric: float(values[i]) for metric, values in scores.per_image.items()},
-            found.retrieved.get(image, ()),
+            retrieved=found.retrieved.get(image, ()),
         )
         for i, (image, caption) in enumerate(found.captions.items())
     ]  # fmt: skip

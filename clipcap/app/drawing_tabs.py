@@ -29,7 +29,7 @@ def draw_tab(drawing: Drawing) -> None:
         with gr.Column(scale=6, min_width=300):
             rows, shown = result("The pictures appear here.")
     event = go.click(report_errors(draw), [text], rows, api_name="draw")
-    show_result(event, rows, shown, markup.drawn)
+    show_result(event, rows, shown, markup.drawn, "Write a text: its pictures appear here.")
 
 
 def classify_tab(label: Callable[[Path, str, str], list[Row]], examples: Sequence[Path]) -> None:
@@ -53,4 +53,4 @@ def classify_tab(label: Callable[[Path, str, str], list[Row]], examples: Sequenc
     event = gr.on(
         [photo.change, go.click], report_errors(classify), [photo, labels, prompt], rows, api_name="classify"
     )
-    show_result(event, rows, shown, markup.labels)
+    show_result(event, rows, shown, markup.labels, "Choose a photo: its labels appear here.")

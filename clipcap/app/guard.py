@@ -24,11 +24,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-UPLOAD = "/gradio_api/upload"
+UPLOAD, CAPTION = "/gradio_api/upload", "/caption"
 CALL = re.compile(r"/gradio_api/call/(?P<v2>v2/)?(?P<name>\w+)(?:/(?P<event>\w+))?/?")
 JOIN, DATA, RUN = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/run/predict"
 OPEN = re.compile(
-    r"/(|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
+    r"/(|caption|openapi\.json|config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|(assets|static)/.+)"
     r"|/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|theme\.css|reset|cancel|heartbeat/\w+"
     r"|queue/(join|data)|run/predict|call/(v2/)?\w+(/\w+)?|file=(?P<file>.+))/?"
 )
@@ -66,14 +66,24 @@ class Guard:
             page elsewhere could let its name point here, and read what it likes).
         max_upload: bytes of an upload, all its files together.
         calls: the endpoints; None passes every request of the right form.
+        max_photo: bytes of a request with one photo.
     """
 
-    def __init__(self, app: App, folder: Path, host: str, max_upload: int, calls: Calls | None = None):
+    def __init__(
+        self,
+        app: App,
+        folder: Path,
+        host: str,
+        max_upload: int,
+        calls: Calls | None = None,
+        max_photo: int = MAX_BODY,
+    ):
         self.calls = calls
         self.app = app
         self.folder = folder
         self.local = is_loopback(host)
         self.max_upload = max_upload
+        self.max_photo = max_photo
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -94,8 +104,7 @@ class Guard:
         try:
             self._check(scope)
             if scope["method"] == "POST":
-                upload = scope["path"].startswith(UPLOAD)
-                receive = await (self._counted(receive) if upload else self._checked(scope, receive))
+                receive = await self._received(scope, receive)
             await self._attended(scope, receive, send_on)
             if scope["method"] == "POST" and self.calls and CALL.fullmatch(scope["path"]):
                 _expect(self.calls, answer)
@@ -139,16 +148,24 @@ class Guard:
         if not os.path.isfile(path):
             raise Refusal(404, "this file has been removed: choose it again")
 
-    async def _counted(self, receive: Receive) -> Receive:
-        """Receive an upload, up to the largest allowed size."""
+    async def _received(self, scope: Message, receive: Receive) -> Receive:
+        """Receive the body of a request, checked as its address asks."""
+        if scope["path"].startswith(UPLOAD):
+            return self._counted(receive, self.max_upload)
+        if scope["path"].rstrip("/") == CAPTION:
+            return self._counted(receive, self.max_photo)
+        return await self._checked(scope, receive)
+
+    def _counted(self, receive: Receive, most: int) -> Receive:
+        """Receive files of at most so many bytes together."""
         size = 0
 
         async def counting() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.max_upload:
-                raise Refusal(413, f"more than {self.max_upload:,} bytes: send fewer files at once")
+            if size > most:
+                raise Refusal(413, f"more than {most:,} bytes: send fewer or smaller files at once")
             return message
 
         return counting

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from clipcap.app.service import Row
 from clipcap.runtime.html import Markup, join, phrase, tag
 
+COPY = tag("button", "Copy", type="button", class_="copy")  # what it does: script.js
+
 
 def captions(rows: Sequence[Row]) -> Markup:
     """The captions of one photo, and what was retrieved for it."""
-    found = _list("ol", "captions", [tag("li", phrase("p", row["caption"]), _scores(row)) for row in rows])
+    found = _list("ol", "captions", [tag("li", phrase("p", row["caption"]), _scores(row), COPY) for row in rows])
     return join([found, _retrieved(rows[0])]) if rows and "retrieved" in rows[0] else found
 
 
@@ -26,8 +29,19 @@ def _retrieved(row: Row) -> Markup:
 
 
 def photos(rows: Sequence[Row]) -> Markup:
-    """Photos, each with its caption or an error."""
-    return _list("ul", "photos", [_photo(row) for row in rows])
+    """How many photos have a caption, and each photo with its caption or an error."""
+    bad = sum("error" in row for row in rows)
+    count = f"{_photos(len(rows) - bad)} captioned" + (f", {bad:,} not read" if bad else "")
+    return join([tag("p", count, class_="count"), _list("ul", "photos", [_photo(row) for row in rows])])
+
+
+def chosen(count: int) -> str:
+    """How many photos are chosen."""
+    return f"{_photos(count)} chosen" if count else ""
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} photo{'' if count == 1 else 's'}"
 
 
 def _photo(row: Row) -> Markup:
@@ -35,7 +49,7 @@ def _photo(row: Row) -> Markup:
     if "error" in row:
         return tag("li", tag("b", "!", aria_hidden="true"), tag("div", name, phrase("p", row["error"])), class_="bad")
     picture = tag("img", src=row["thumbnail"], alt="")
-    return tag("li", picture, tag("div", name, phrase("p", row["caption"]), _scores(row)))
+    return tag("li", picture, tag("div", name, phrase("p", row["caption"]), _scores(row)), COPY)
 
 
 def words(rows: Sequence[Row]) -> Markup:
@@ -83,8 +97,12 @@ def labels(rows: Sequence[Row]) -> Markup:
 
 
 def _scores(row: Row) -> Markup:
-    parts = [f"log-probability {row['logprob']:.3f}", f"CLIP score {row['clip_score']:.3f}"]
-    return tag("small", join(tag("span", part) for part in parts))
+    meaning = f"probability of a token, on average (geometric); log-probability {row['logprob']:.3f}"
+    parts = [
+        tag("span", f"certainty {math.exp(min(0.0, row['logprob'])):.0%}".replace("%", " %"), title=meaning),
+        tag("span", f"CLIP score {row['clip_score']:.3f}", title="cosine of caption and photo, by the encoder"),
+    ]
+    return tag("small", *parts)
 
 
 def _list(kind: str, name: str, items: Sequence[Markup]) -> Markup:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.app import tabs
+from clipcap.app.checkpoints import Checkpoints
 from clipcap.app.config import AppConfig
 from clipcap.app.drawing import Drawing
 from clipcap.app.drawing_tabs import classify_tab, draw_tab
-from clipcap.app.service import CaptionService, PictureSearch, Row
+from clipcap.app.service import PictureSearch, Row
 from clipcap.runtime.html import phrase, tag
 
-STYLE = Path(__file__).parent / "style.css"
+STYLE, SCRIPT = (Path(__file__).parent / name for name in ("style.css", "script.js"))
 FONT = "system-ui"
 MOST_WAITING = 64  # queued requests of one kind; further ones are refused
 SEARCH = (
@@ -23,7 +24,7 @@ IMAGINE = "Write a caption. CLIP-GPT imagines the embedding of its picture; thes
 
 
 def build_page(
-    service: CaptionService,
+    checkpoints: Checkpoints,
     config: AppConfig,
     model: str,
     examples: Sequence[Path],
@@ -36,6 +37,7 @@ def build_page(
     """The page as Gradio blocks.
 
     Args:
+        checkpoints: the captioners to choose from.
         model: a line about the captioner.
         examples: pictures to choose from.
         delete_cache: how often old files are removed, and from which age on, both in seconds.
@@ -49,11 +51,11 @@ def build_page(
     with gr.Blocks(title="clipcap", analytics_enabled=False, delete_cache=delete_cache) as page:
         gr.HTML(tag("header", tag("h1", "clipcap"), phrase("p", model)))
         with gr.Tab("Caption"):
-            tabs.caption_tab(service, examples)
+            tabs.caption_tab(checkpoints, examples)
         with gr.Tab("Batch"):
-            tabs.many_tab(service, config)
+            tabs.many_tab(checkpoints, config)
         with gr.Tab("Prefix"):
-            tabs.explain_tab(service)
+            tabs.explain_tab(checkpoints)
         if search:
             with gr.Tab("Search"):
                 tabs.search_tab(search, "search", SEARCH, "What the pictures show")

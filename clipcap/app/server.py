@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -18,11 +19,13 @@ from threading import Event, Lock, Thread
 from typing import Any, cast
 
 from clipcap.app.calls import Calls
+from clipcap.app.checkpoints import Checkpoints, further_checkpoints
 from clipcap.app.config import AppConfig
 from clipcap.app.drawing import Drawing, label_photo
 from clipcap.app.guard import Guard, is_loopback
 from clipcap.app.log import SafeStream, hide_cancelled_requests
-from clipcap.app.page import STYLE, build_page, theme
+from clipcap.app.page import SCRIPT, STYLE, build_page, theme
+from clipcap.app.post_caption import add_caption_route, is_connected
 from clipcap.app.service import CaptionService, PictureSearch, text_search
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.consensus import check_datastore
@@ -40,6 +43,7 @@ EXAMPLES = "examples"  # their folder
 EXAMPLE_COUNT, EXAMPLE_SIZE = 6, 384  # pictures, pixels
 KEPT_S = 1800  # age after its last use at which an upload is removed
 TIDY_EVERY_S = 60
+ROOM = 100_000  # bytes of a request beside its photo in base64
 SESSIONS = 64  # whose state Gradio keeps, 0.1 MB each
 
 
@@ -60,10 +64,18 @@ def serve(config: AppConfig) -> None:
         _ = captioner.encoder  # load it now, so that an error ends the command before the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)
+        checkpoints = _checkpoints(config, service, max_pixels, turn)
         more = _drawing(config, turn), partial(label_photo, lambda: captioner.encoder, turn, max_pixels)
         with tempfile.TemporaryDirectory(prefix="clipcap-app-") as folder:
             try:
-                _run(config, Path(folder), listener, service, _about(config, captioner), (*searches, *more))
+                _run(
+                    config,
+                    Path(folder),
+                    listener,
+                    (service, checkpoints),
+                    _about(config, captioner),
+                    (*searches, *more),
+                )
             except KeyboardInterrupt:
                 logger.info("stopped")
 
@@ -82,7 +94,7 @@ def _run(
     config: AppConfig,
     folder: Path,
     listener: socket.socket,
-    service: CaptionService,
+    services: tuple[CaptionService, Checkpoints],
     model: str,
     further: tuple[Any, ...],
 ) -> None:
@@ -94,19 +106,23 @@ def _run(
     from fastapi import FastAPI
     from gradio.context import LocalContext
 
+    service, checkpoints = services
     examples = _draw_examples(folder / EXAMPLES)
     gr.set_static_paths(folder / EXAMPLES)
-    page = build_page(service, config, model, examples, (TIDY_EVERY_S, KEPT_S), *further)
+    page = build_page(checkpoints, config, model, examples, (TIDY_EVERY_S, KEPT_S), *further)
     page.state_session_capacity = SESSIONS
+    api = FastAPI()
+    max_bytes = config.max_mb * 1_000_000
+    add_caption_route(api, service, max_bytes)
     app = gr.mount_gradio_app(
-        FastAPI(), page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
+        api, page, path="", server_name=config.host, max_file_size=f"{config.max_mb}mb", show_error=False,
         ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
         footer_links=["api"], theme=theme(), css_paths=STYLE,
+        js=SCRIPT.read_text(encoding="utf-8"),
     )  # fmt: skip
     calls = Calls(page)
-    service.is_awaited = lambda: calls.is_awaited(LocalContext.event_id.get())
-    max_upload = config.max_photos * config.max_mb * 1_000_000
-    guard = Guard(app, folder, config.host, max_upload, calls)
+    service.is_awaited = lambda: is_connected() and calls.is_awaited(LocalContext.event_id.get(None))
+    guard = Guard(app, folder, config.host, config.max_photos * max_bytes, calls, max_bytes * 4 // 3 + ROOM)
     host, port = listener.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     if not is_loopback(host):
@@ -120,6 +136,17 @@ def _run(
             uvicorn.Server(uvicorn.Config(guard, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
     finally:
         stop.set()
+
+
+def _checkpoints(config: AppConfig, first: CaptionService, max_pixels: int, turn: Lock) -> Checkpoints:
+    """The captioner that is served, and the other checkpoints of its run folder."""
+    name, others = further_checkpoints(config.load.load_pt)
+
+    def load(folder: Path) -> CaptionService:
+        other = load_captioner(replace(config.load, load_pt=str(folder)))
+        return CaptionService(other, max_pixels, turn)
+
+    return Checkpoints(first, others, load, name or "the model")
 
 
 def _about(config: AppConfig, captioner: Captioner) -> str:

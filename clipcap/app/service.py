@@ -52,8 +52,8 @@ class CaptionService:
         self.is_awaited: Callable[[], bool] = lambda: True  # whether somebody waits for the captions being written
         self.longest = max_positions(captioner.model.lm) - captioner.model.longest_prefix
 
-    def caption(self, photo: Path, config: DecodeConfig) -> list[Row]:
-        """Captions of a photo, best first.
+    def caption(self, photo: Path | bytes, config: DecodeConfig) -> list[Row]:
+        """Captions of a photo, a file or its bytes, best first.
 
         Returns:
             rows of `caption`, `logprob` (mean per token) and `clip_score` (cosine of caption and photo).
@@ -101,7 +101,7 @@ class CaptionService:
             for number, words in enumerate(positions, 1)
         ]
 
-    def _captions(self, photos: Sequence[Path], config: DecodeConfig) -> Iterator[CaptionedBatch]:
+    def _captions(self, photos: Sequence[Path | bytes], config: DecodeConfig) -> Iterator[CaptionedBatch]:
         """The photos, a batch at a time, with their captions."""
         return caption_batches(
             lambda given, numbers: self._write(given, numbers, config, photos), self._while_awaited(photos)
@@ -117,7 +117,7 @@ class CaptionService:
             scored = [self._captioner.rerank(row, captions) for row, captions in zip(given.vectors, found)]
         return [sorted(captions, key=lambda c: -c.score) for captions in scored]
 
-    def _while_awaited(self, photos: Sequence[Path]) -> Iterator[EncodedImages]:
+    def _while_awaited(self, photos: Sequence[Path | bytes]) -> Iterator[EncodedImages]:
         """The encoded photos, as long as somebody waits for their captions."""
         encoded = self._encoded(photos)
         while self.is_awaited():  # before each batch is decoded
@@ -127,7 +127,7 @@ class CaptionService:
             yield batch
         raise ClipcapError("the client no longer waits for these captions")
 
-    def _encoded(self, photos: Sequence[Path]) -> Iterator[EncodedImages]:
+    def _encoded(self, photos: Sequence[Path | bytes]) -> Iterator[EncodedImages]:
         return encode_images(
             self._captioner.encoder,
             photos,
@@ -135,13 +135,15 @@ class CaptionService:
             max_pixels=self._max_pixels,
             look=partial(_thumbnail, size=SMALL),
             turn=self._turn,
+            tokens=self._captioner.model.token_layout,
         )
 
 
-def _check_read(photo: Path, batch: EncodedImages) -> Given:
+def _check_read(photo: Path | bytes, batch: EncodedImages) -> Given:
     """What is given of the photo of a batch of one; an error where it cannot be read."""
     if batch.given is None:
-        raise ClipcapError(f"{photo.name}: {batch.bad[0].reason}")  # without its folder, which users must not see
+        name = "image" if isinstance(photo, bytes) else photo.name  # without its folder, which users must not see
+        raise ClipcapError(f"{name}: {batch.bad[0].reason}")
     return batch.given
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import html
 import tempfile
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from clipcap.app import markup
+from clipcap.app.checkpoints import Checkpoints
 from clipcap.app.config import AppConfig
-from clipcap.app.service import CaptionService, PictureSearch, Row
+from clipcap.app.service import PictureSearch, Row
 from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
+from clipcap.runtime.html import tag
 
 BEAM, SAMPLING = "beam search", "sampling"
 BY_LIKELIHOOD, BY_CLIP = "log-probability", "CLIP score"
 MOST_CAPTIONS = 10  # per photo
+LONGEST_START = 200  # characters that a caption begins with
+FAILED = "Nothing to show: a message says why."
 # The example photo in the API documentation, in place of Gradio's link to another site.
 EXAMPLE = {"path": "photo.jpg", "url": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
 UNSEEN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # events of the page itself
 
 
-def caption_tab(service: CaptionService, examples: Sequence[Path]) -> None:
+def caption_tab(checkpoints: Checkpoints, examples: Sequence[Path]) -> None:
     """One photo, several captions."""
     import gradio as gr
 
@@ -36,26 +42,28 @@ def caption_tab(service: CaptionService, examples: Sequence[Path]) -> None:
         num_captions: int,
         max_tokens: int,
         best_by: str,
+        begins_with: str | None = None,
+        checkpoint: str | None = None,
     ) -> list[Row]:
         """Caption a photo: its captions, best first, with mean log-probability per token and CLIP score."""
         if photo is None:
             return []
-        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
-        return service.caption(Path(photo), chosen)
+        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by, begins_with)
+        return checkpoints.service(checkpoint).caption(Path(photo), chosen)
 
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             photo = photo_input("caption_photo")
-            settings = _settings(service.longest)
+            settings = _settings(checkpoints)
             again = gr.Button("Write captions", variant="primary")
         with gr.Column(scale=6, min_width=300):
             rows, shown = result("Captions appear here.")
     gr.Examples([[str(path)] for path in examples], photo, label="Or one of these", api_visibility="private")
     event = gr.on([photo.change, again.click], report_errors(caption), [photo, *settings], rows, api_name="caption")
-    show_result(event, rows, shown, markup.captions)
+    show_result(event, rows, shown, markup.captions, "Choose a photo: its captions appear here.")
 
 
-def many_tab(service: CaptionService, config: AppConfig) -> None:
+def many_tab(checkpoints: Checkpoints, config: AppConfig) -> None:
     """Many photos, a caption each, and a CSV."""
     import gradio as gr
 
@@ -68,6 +76,8 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
         num_captions: int,
         max_tokens: int,
         best_by: str,
+        begins_with: str | None = None,
+        checkpoint: str | None = None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[list[Row], str | None]:
         """Caption many photos: the best caption of each (or an error if it cannot be read), and a CSV of them."""
@@ -77,9 +87,9 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
             raise ClipcapError(
                 f"{len(photos):,} photos are chosen; at most {config.max_photos:,} are allowed at once"
             )
-        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by)
+        chosen = _decoding(decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by, begins_with)
         progress((0, len(photos)), unit="photos")
-        rows, table = service.caption_many(
+        rows, table = checkpoints.service(checkpoint).caption_many(
             [Path(photo) for photo in photos], chosen, lambda done: progress((done, len(photos)), unit="photos")
         )
         return rows, _csv_file(table) if table else None
@@ -90,23 +100,27 @@ def many_tab(service: CaptionService, config: AppConfig) -> None:
                 label="Photos", file_count="multiple", file_types=["image"], height=220, elem_id="many_photos"
             )
             photos.example_payload = lambda: [EXAMPLE]
-            settings = _settings(service.longest)
+            count = gr.HTML("", elem_classes="count")
+            settings = _settings(checkpoints)
             go = gr.Button("Caption all", variant="primary")
         with gr.Column(scale=6, min_width=300):
+            texts = gr.File(label="Captions as .txt files", interactive=False, visible=False, elem_id="many_texts")
             table = gr.File(label="Captions as CSV", interactive=False, visible=False, elem_id="many_csv")
             rows, shown = result("Captions appear here.")
     event = go.click(report_errors(caption_many), [photos, *settings], [rows, table], api_name="caption_many")
+    photos.change(lambda some: markup.chosen(len(some or [])), photos, count, **UNSEEN)
     event.success(lambda: gr.update(visible=True), None, table, **UNSEEN)
+    event.success(lambda found: gr.update(value=_text_files(found or []), visible=True), rows, texts, **UNSEEN)
     show_result(event, rows, shown, markup.photos)
 
 
-def explain_tab(service: CaptionService) -> None:
+def explain_tab(checkpoints: Checkpoints) -> None:
     """The words nearest to a photo's prefix."""
     import gradio as gr
 
     def explain(photo: str | None, words: int) -> list[Row]:
         """The words of the language model that are nearest to each position of a photo's prefix."""
-        return service.explain(Path(photo), int(words)) if photo else []
+        return checkpoints.service(None).explain(Path(photo), int(words)) if photo else []
 
     gr.Markdown(
         "The mapping network turns a photo into a few vectors that the language model reads as if they were words, "
@@ -120,7 +134,7 @@ def explain_tab(service: CaptionService) -> None:
         with gr.Column(scale=6, min_width=300):
             rows, shown = result("The words of the prefix appear here.")
     event = gr.on([photo.change, words.release], report_errors(explain), [photo, words], rows, api_name="explain")
-    show_result(event, rows, shown, markup.words)
+    show_result(event, rows, shown, markup.words, "Choose a photo: the words of its prefix appear here.")
 
 
 def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
@@ -153,12 +167,12 @@ def photo_input(name: str) -> Any:
     return photo
 
 
-def _settings(longest: int) -> list[Any]:
+def _settings(checkpoints: Checkpoints) -> list[Any]:
     """The decoding settings, in the order of `_decoding`'s arguments."""
     import gradio as gr
 
     default = DecodeConfig().resolved()
-    most_tokens = min(100, longest)
+    most_tokens = min(100, checkpoints.service(None).longest)
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         decoding = gr.Radio([BEAM, SAMPLING], value=BEAM, label="Decoding", elem_classes="decoding")
         beam_size = gr.Slider(1, 10, default.beam_size, step=1, label="Beams")
@@ -180,16 +194,34 @@ def _settings(longest: int) -> list[Any]:
             1, most_tokens, min(default.max_new_tokens, most_tokens), step=1, label="Longest caption, in tokens"
         )
         best_by = gr.Radio([BY_LIKELIHOOD, BY_CLIP], value=BY_LIKELIHOOD, label="Sort captions by")
+        begins_with = gr.Textbox(
+            label="Caption begins with", max_lines=1, max_length=LONGEST_START, elem_classes="begins",
+            info="words that every caption starts with; the model writes the rest",
+        )  # fmt: skip
+        names = checkpoints.names
+        checkpoint = gr.Dropdown(
+            names, value=names[0], label="Checkpoint", visible=len(names) > 1, elem_classes="checkpoint"
+        )
     decoding.change(
         lambda chosen: (gr.update(visible=chosen == BEAM), gr.update(visible=chosen == SAMPLING)),
         decoding, [beam_size, sampling], **UNSEEN,
     )  # fmt: skip
-    return [decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by]
+    return [decoding, beam_size, temperature, top_p, num_captions, max_tokens, best_by, begins_with, checkpoint]
 
 
 def _decoding(
-    decoding: str, beam_size: int, temperature: float, top_p: float, num_captions: int, max_tokens: int, best_by: str
+    decoding: str,
+    beam_size: int,
+    temperature: float,
+    top_p: float,
+    num_captions: int,
+    max_tokens: int,
+    best_by: str,
+    begins_with: str | None,
 ) -> DecodeConfig:
+    start = (begins_with or "").strip()
+    if len(start) > LONGEST_START:
+        raise ClipcapError(f"the caption's start has {len(start):,} characters; at most {LONGEST_START} are allowed")
     beam = decoding == BEAM
     greedy = not beam and temperature == 0  # greedy search finds one caption, whatever number is requested
     return DecodeConfig(
@@ -199,6 +231,7 @@ def _decoding(
         top_p=float(top_p),
         num_captions=1 if greedy else int(num_captions),
         max_new_tokens=int(max_tokens),
+        prompt=start,
         rerank="clip" if best_by == BY_CLIP and not greedy else "none",
     )
 
@@ -207,13 +240,19 @@ def result(text: str) -> tuple[Any, Any]:
     """The rows of a result: hidden JSON for the API, and HTML for the page."""
     import gradio as gr
 
-    return gr.JSON(visible=False), gr.HTML(f'<p class="empty">{text}</p>', elem_classes="result")
+    return gr.JSON(visible=False), gr.HTML(_line(text), elem_classes="result")
 
 
-def show_result(event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str]) -> None:
-    """Show the rows after an event succeeds; clear them after an error."""
-    event.success(lambda found: render(found or []), rows, shown, **UNSEEN)
-    event.failure(lambda: "", None, shown, **UNSEEN)
+def show_result(
+    event: Any, rows: Any, shown: Any, render: Callable[[Sequence[Row]], str], empty: str = "Nothing was found."
+) -> None:
+    """Show the rows after an event succeeds, or a line where there are none or an error came."""
+    event.success(lambda found: render(found) if found else _line(empty), rows, shown, **UNSEEN)
+    event.failure(lambda: _line(FAILED), None, shown, **UNSEEN)
+
+
+def _line(text: str) -> str:
+    return tag("p", text, class_="empty")
 
 
 def report_errors(compute: Callable) -> Callable:
@@ -234,4 +273,18 @@ def _csv_file(table: str) -> str:
     """Write a file to download; `server.tidy` removes it later."""
     path = Path(tempfile.mkdtemp()) / "captions.csv"
     path.write_text(table, encoding="utf-8", errors="backslashreplace", newline="")
+    return str(path)
+
+
+def _text_files(rows: Sequence[Row]) -> str | None:
+    """Write a zip with a text of each photo's caption, named as the photo; None where there is no caption."""
+    captioned = [(Path(str(row["image"])).name, str(row["caption"])) for row in rows if "caption" in row]
+    if not captioned:
+        return None
+    path = Path(tempfile.mkdtemp()) / "captions.zip"
+    stems = Counter(Path(name).stem for name, _ in captioned)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, caption in captioned:
+            alone = stems[Path(name).stem] == 1  # else the suffix stays: a.jpg.txt beside a.png.txt
+            file.writestr(f"{Path(name).stem if alone else name}.txt", caption + "\n")
     return str(path)

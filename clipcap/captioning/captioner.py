@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +12,22 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
 from clipcap.captioning.consensus import Consensus, consensus_of
 from clipcap.captioning.decode import Caption, decode
-from clipcap.captioning.image_inputs import ImageLike, embed_pictures, is_image, is_picture, listed
+from clipcap.captioning.image_inputs import (
+    ImageLike,
+    as_image,
+    embed_pictures,
+    embedding_of,
+    is_image,
+    is_picture,
+    listed,
+)
 from clipcap.captioning.memory import TextMemory
 from clipcap.captioning.prompting import open_consensus, open_prompter, with_prompts, with_retrieved
 from clipcap.captioning.tidy import tidy
@@ -30,7 +36,7 @@ from clipcap.features.feature_set import Features
 from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
-from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
+from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -71,6 +77,7 @@ class Captioner:
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
+        self._card = ""  # of the checkpoint's folder
         self._encoder = encoder
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
@@ -107,6 +114,7 @@ class Captioner:
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner.summary = loaded.summary
+        captioner._card = read_card(loaded.path)
         if dtype == "int8":
             captioner.round_to_int8()
         else:
@@ -163,12 +171,15 @@ class Captioner:
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the hub (the one at HF_ENDPOINT); returns its address.
 
+        Its card is the folder's own, where it was loaded from one; the snippet in it names the repository.
+
         Raises:
             ClipcapError: offline, no such account, or no right to write there.
         """
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
+            name_in_card(draft, repo_id, self._card)
             try:
                 address = api.create_repo(repo_id, private=private, exist_ok=True)
                 api.upload_folder(repo_id=repo_id, folder_path=draft, commit_message="Upload with clipcap")
@@ -243,8 +254,8 @@ class Captioner:
     def __call__(self, images: Any, config: DecodeConfig | None = None, **options: Any) -> str | list[str]:
         """The best caption of an image, or of each of several.
 
-        An image is a path, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of uint8, or, in a list,
-        an embedding [D].
+        An image is a path, an http address, bytes, an open file, a Pillow image, an array [H, W, 3] or [H, W] of
+        uint8, or, in a list, an embedding [D].
         """
         single = is_image(images) or is_picture(images)
         captions = [found[0].text for found in self.caption([images] if single else images, config, **options)]
@@ -262,14 +273,14 @@ class Captioner:
         >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
 
         Args:
-            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            images: paths, bytes, Pillow images, embeddings [D], or what is `Given` of one image, in any mixture.
             config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
             options: in place of those of `config`, by the names of the flags of `clipcap predict`.
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = listed(images), _decoding(config, options)
+        images, config = listed(images), decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -327,8 +338,12 @@ class Captioner:
 
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
-        images = [Image.fromarray(image) if is_picture(image) else image for image in images]
-        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        images = [as_image(image) for image in images]
+        given = {
+            i: x if isinstance(x, Given) else Given(embedding_of(x, numbers[i], self.model.config.clip_dim)[None])
+            for i, x in enumerate(images)
+            if isinstance(x, Tensor | np.ndarray | Given)
+        }
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
             if not is_image(images[i]):
@@ -338,28 +353,13 @@ class Captioner:
                 )
         if rest:
             upright = config.recipe != "reference"
-            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
-            if encoded.bad or encoded.embeddings is None:
+            layout = self.model.token_layout
+            how: dict[str, Any] = {"upright": upright, "tokens": layout}
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), **how)
+            if encoded.bad or encoded.given is None:
                 raise next(iter(encoded.bad.values()))
-            given |= dict(zip(rest, encoded.embeddings))
-        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
-
-    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
-        """An embedding [D], or [1, D], as a tensor [D]."""
-        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
-        if embedding.ndim > 1 and size != width:
-            shape = " x ".join(map(str, embedding.shape))
-            raise ClipcapError(
-                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
-            )
-        if size != width:
-            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
-        if isinstance(embedding, np.ndarray):
-            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
-        flat = embedding.flatten()
-        if not flat.isfinite().all():
-            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
-        return flat
+            given |= {i: encoded.given[[place]] for place, i in enumerate(rest)}
+        return Given.together([given[i].to(self.device) for i in range(len(images))])
 
     def caption_embeddings(
         self,
@@ -464,14 +464,6 @@ class Captioner:
         ]
 
 
-def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
-    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
-    if config is None:
-        config = DecodeConfig.of(**options)
-        return config if config.beam is not None else replace(config, beam=not config.samples)
-    return config.with_options(**options)
-
-
 def load_captioner(config: LoadConfig) -> Captioner:
     """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
@@ -491,6 +483,10 @@ def load_captioner(config: LoadConfig) -> Captioner:
         entities=config.entities,
         prompt_gate=config.prompt_gate,
     )
+    if config.memory is not None and captioner.model.token_layout:
+        raise ClipcapError(
+            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
+        )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):

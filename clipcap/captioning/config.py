@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from clipcap.errors import ClipcapError
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
@@ -215,3 +216,11 @@ class PredictConfig(CaptionConfig):
     """A captioner, and what it captions."""
 
     load: LoadConfig = part(LoadConfig)
+
+
+def decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
+    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
+    if config is None:
+        config = DecodeConfig.of(**options)
+        return config if config.beam is not None else replace(config, beam=not config.samples)
+    return config.with_options(**options)

@@ -12,6 +12,13 @@ from typing import TypeVar
 from torch import Tensor
 from tqdm import tqdm
 
+from clipcap.captioning.addresses import (
+    STANDARD_INPUT,
+    NamedPhoto,
+    fetch_photo,
+    is_address,
+    read_standard_input,
+)
 from clipcap.captioning.batches import stored_embeddings
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
@@ -21,10 +28,10 @@ from clipcap.captioning.outputs import open_destination
 from clipcap.captioning.text_files import TextFiles
 from clipcap.captioning.tidy import collapsed
 from clipcap.errors import ClipcapError
-from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
-from clipcap.images.read import find_images
+from clipcap.images.read import ImageError, find_images
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.messages import logger
@@ -33,6 +40,7 @@ from clipcap.runtime.progress import no_bar
 from clipcap.runtime.text import printable
 
 T = TypeVar("T")
+Photo = Path | NamedPhoto
 WATCHED = 1000  # images whose captions are compared, to see whether all are alike
 
 
@@ -128,12 +136,24 @@ def _framed(caption: Caption, output: OutputConfig) -> Caption:
     return replace(caption, text=f"{output.caption_prefix}{caption.text}{output.caption_suffix}")
 
 
-def _photos(words: Sequence[str], texts: TextFiles | None, limit: int) -> tuple[list[Path], int]:
+def _photos(words: Sequence[str], texts: TextFiles | None, limit: int) -> tuple[list[Photo], int]:
     """The photos to caption, and how many are left out."""
-    if not words:
-        return [], 0
-    photos = find_images(words)[: limit or None]
-    return texts.choose(photos) if texts else (photos, 0)
+    elsewhere = [word for word in words if word == STANDARD_INPUT or is_address(word)]
+    files = find_images([word for word in words if word not in elsewhere])[: limit or None]
+    if texts:
+        if elsewhere:
+            raise ClipcapError(f"{elsewhere[0]}: no text fits beside it: use --out, or save the photo first")
+        chosen, failed = texts.choose(files)
+        return [*chosen], failed
+    photos: list[Photo] = [*files]
+    failed = 0
+    for word in dict.fromkeys(elsewhere):
+        try:
+            photos.append(read_standard_input() if word == STANDARD_INPUT else fetch_photo(word))
+        except ImageError as error:
+            logger.warning(f"skipped {printable(str(error))}")
+            failed += 1
+    return photos[: limit or None], failed
 
 
 def _missing(names: Sequence[str], done: Callable[[str], bool]) -> list[int]:
@@ -157,11 +177,13 @@ def _warn_if_collapsed(captions: list[str]) -> None:
 
 
 def _photo_batches(
-    captioner: Captioner, paths: Sequence[Path], wanted: Sequence[int], batch_size: int, upright: bool
+    captioner: Captioner, paths: Sequence[Photo], wanted: Sequence[int], batch_size: int, upright: bool
 ) -> Iterator[EncodedImages]:
     """The photos of these numbers, encoded."""
     photos, threads = [paths[number] for number in wanted], min(8, os.cpu_count() or 1)
-    for batch in encode_images(captioner.encoder, photos, batch_size, upright=upright, threads=threads):
+    for batch in encode_images(
+        captioner.encoder, photos, batch_size, upright=upright, threads=threads, tokens=captioner.model.token_layout
+    ):
         numbers = [wanted[place] for place in batch.numbers]
         yield replace(batch, numbers=numbers, bad={wanted[place]: fault for place, fault in batch.bad.items()})
 
@@ -176,7 +198,7 @@ def _checked_features(captioner: Captioner, load: LoadOptions, path: str) -> Fea
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return features
+    return for_model(features, captioner.model)
 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:

@@ -16,16 +16,16 @@ _WORD = re.compile(r"[^\W\d_]+")
 _OWN_BLANKS = ("\u00a0", "\u202f", "\u3000")
 
 # Chinese and Japanese, which set no blanks between words.
-_WIDE = (
+WIDE = (
     "\u2e80-\u303f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 )
-_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}]) +(?=[{_WIDE}.,!?;:])")
-_SPACED_PAIR = re.compile(f"[{_WIDE}] +(?=[{_WIDE}])")
-_JOINED_PAIR = re.compile(f"[{_WIDE}](?=[{_WIDE}])")
+_BETWEEN_WIDE = re.compile(f"(?<=[{WIDE}]) +(?=[{WIDE}.,!?;:])")
+_SPACED_PAIR = re.compile(f"[{WIDE}] +(?=[{WIDE}])")
+_JOINED_PAIR = re.compile(f"[{WIDE}](?=[{WIDE}])")
 
 # Small words that tell a language in Latin letters; those of English that other languages have too are left out.
-_ENGLISH = frozenset("the a an of with and is are in on at to his her its their that this by for from".split())
-_FOREIGN = frozenset(
+ENGLISH = frozenset("the a an of with and is are in on at to his her its their that this by for from".split())
+FOREIGN = frozenset(
     "le la les un une et est sur dans avec il elle qui du au aux ce cette sont deux "  # French
     "el los las una unos y con en es del al por para su que está son dos "  # Spanish
     "il lo gli uno e di che con è sono nel della due "  # Italian
@@ -72,8 +72,8 @@ def _is_english(text: str, words: Sequence[str]) -> bool:
     """Whether a text in Latin letters is English; a few words without any sign of another language are."""
     if any(sign in text for sign in "«»¿¡"):
         return False
-    foreign = sum(word in _FOREIGN or not word.isascii() for word in words)
-    return foreign == 0 or sum(word in _ENGLISH for word in words) > foreign
+    foreign = sum(word in FOREIGN or not word.isascii() for word in words)
+    return foreign == 0 or sum(word in ENGLISH for word in words) > foreign
 
 
 def _allowed(character: str) -> bool:

@@ -89,7 +89,8 @@ SOURCES = {
 DATA_PATH = {"data_path": "the folder (or file) of the image-caption set"}
 FEATURE_FILE = "feature file: NAME.pkl or a folder"
 
-IMG = argument("--img", nargs="+", action="extend", default=[], help="photos, globs or folders (recursive)")
+IMG = argument("--img", nargs="+", action="extend", default=[],
+               help="photos, globs, folders (recursive), http addresses, or - for the standard input")  # fmt: skip
 PATH = argument("path", metavar="PATH", help=FEATURE_FILE)
 PATHS = argument("paths", metavar="PATH", nargs="+", help=FEATURE_FILE)
 OUT = argument("--out", required=True, group="output", help="feature file to write: NAME.pkl, or a folder")
@@ -326,13 +327,22 @@ COMMANDS = (
                             help="folder for all results (default: demo_out)"),),
     ),
     Command(
-        "export", "checkpoint → .pt of the original ClipCap", "clipcap.models.export:export",
+        "export", "checkpoint → ONNX, a web page, or a .pt", "clipcap.deploy.export:export", "deploy:ExportConfig",
+        (argument("checkpoint", group="model", help="a folder made by train, or a hub name"),),
+        group="other", prints="{}",
+        description="A checkpoint → NAME.pt of the original ClipCap, a folder of ONNX graphs with a runner, or one "
+        "HTML file that captions photos in any browser, offline.",
+    ),
+    Command(
+        "push", "checkpoint → the Hugging Face hub", "clipcap.captioning.push:push",
         arguments=(
-            argument("checkpoint", group="model", help="a folder made by train, or a hub name"),
-            argument("--out", required=True, group="output", help=".pt file to write"),
-            argument("--lm", default=None, group="model", help="language model, if the checkpoint's own has moved"),
+            argument("checkpoint", group="model", help="a folder made by train, or a .pt"),
+            argument("name", metavar="USER/NAME", group="output", help="repository on the hub"),
+            argument("--public", action="store_true", group="output", help="everybody may see it"),
         ),
         group="other", prints="{}",
+        description="A checkpoint with its card → the Hugging Face hub, private unless --public is given. "
+        "Log in first: hf auth login.",
     ),
     Command(
         "convert", "a hybrid CLIP of flax → a folder for hf:", "clipcap.models.encoders.flax_hybrid:convert",

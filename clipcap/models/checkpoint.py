@@ -38,6 +38,7 @@ from clipcap.runtime.text import one_line
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
+HERE = "."  # what the card's snippet loads: the folder that it lies in
 MAPPER = "mapper."  # beginning of the names of its tensors
 Config = TypeVar("Config")
 
@@ -290,6 +291,28 @@ def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Pa
     model.load_state_dict(state, strict=False)
 
 
+def read_card(path: Path) -> str:
+    """The model card of a checkpoint's folder; empty where there is none."""
+    card = path / CARD
+    try:
+        return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    except OSError:
+        return ""
+
+
+def name_in_card(folder: Path, name: str, card: str = "") -> None:
+    """Let the snippet in the card of a folder load it from the hub.
+
+    Args:
+        name: of the repository.
+        card: in place of the folder's own.
+    """
+    text = card or read_card(folder)
+    for place in (HERE, "this folder"):  # in cards of older checkpoints
+        text = text.replace(f'from_pretrained("{place}")', f'from_pretrained("{name}")')
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
 def model_card(model: ClipCaptionModel, note: str = "") -> str:
     """A README for people who find the checkpoint, with the metadata the hub shows."""
     c = model.config
@@ -313,6 +336,6 @@ Made with clipcap {clipcap.__version__} (ClipCap, arXiv 2111.09734).
 ```python
 from clipcap import Captioner
 
-print(Captioner.from_pretrained("this folder")(["photo.jpg"]))
+print(Captioner.from_pretrained("{HERE}")("photo.jpg"))
 ```
 """

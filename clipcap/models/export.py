@@ -1,4 +1,4 @@
-"""`clipcap export`: a checkpoint as a `.pt` of the original, and the command that captions the same with it."""
+"""A checkpoint as a `.pt` of the original, and the command that captions the same with it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ GPT2 = {"n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}  # the 
 
 
 @writes_to("out")
-def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
+def export(checkpoint: str, out: str | Path, lm: str | None = None, encoder: str | None = None) -> str:
     """Write a checkpoint as a `.pt` of the original.
 
     Args:
         checkpoint: as `load_checkpoint` takes it.
         out: the `.pt` file.
         lm: its language model, where that is elsewhere now.
+        encoder: its encoder, where that is elsewhere now.
     Returns:
         lines for the user: the command that captions with it, since a `.pt` holds weights alone; and what the
         original's own tools make of it.
@@ -33,7 +34,9 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None) -> str:
     out = Path(out)
     if out.is_dir():
         raise ClipcapError(f"--out {out}: is a folder: name the .pt file to write")
-    loaded = load_checkpoint(checkpoint, lm)
+    if out.suffix.lower() != ".pt":
+        raise ClipcapError(f"--out {out}: what is written is a .pt: end the name in .pt")
+    loaded = load_checkpoint(checkpoint, lm, encoder=encoder)
     if loaded.model.config.before or loaded.model.config.after:
         raise ClipcapError(
             f"{checkpoint}: was trained with text around the image's positions (--template, or a begin token), which "

@@ -8,7 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 
@@ -135,3 +135,19 @@ def require_hub(name: str, what: str, flag: str) -> None:
         f"where there is a network and copy {os.path.join(constants.HF_HUB_CACHE, '')} here, "
         f"or pass {flag} FOLDER with its files"
     )
+
+
+def check_login(name: str) -> None:
+    """Fail before any work where nothing could be uploaded at its end.
+
+    Args:
+        name: of the repository.
+    Raises:
+        ClipcapError: offline, or nobody is logged in.
+    """
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ClipcapError(f"--push_to_hub {name}: must be USER/NAME")
+    try:
+        HfApi().whoami()
+    except Exception as error:  # the hub client's exception types differ between its releases
+        raise ClipcapError(f"--push_to_hub {name}: {one_line(error)}: log in by `hf auth login`") from error

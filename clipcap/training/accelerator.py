@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
@@ -39,6 +40,7 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     try:
         state = PartialState()
         precision = _mixed_precision(options.precision, state)
+        _forget_other_precision(precision)
         accelerator = Accelerator(
             mixed_precision=precision,
             log_with=tracker,
@@ -61,10 +63,12 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     return accelerator
 
 
-def _mixed_precision(choice: str, state: PartialState) -> str | None:
-    """What accelerate is asked for: bf16 or no, the same in all processes; None where its launch states something."""
-    if choice == "float32" or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
-        return None
+def _mixed_precision(choice: str, state: PartialState) -> str:
+    """What accelerate is asked for, the same in all processes: what its launch states, else bf16 or no."""
+    if (launched := os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()) != "no":
+        return launched
+    if choice == "float32":
+        return "no"
     if choice == "auto" and state.device.type == "cpu":
         found = broadcast_object_list([bfloat16_is_faster()]) if state.num_processes > 1 else [bfloat16_is_faster()]
         return "bf16" if found[0] else "no"
@@ -73,9 +77,15 @@ def _mixed_precision(choice: str, state: PartialState) -> str | None:
     return "bf16"
 
 
-def _why(choice: str, precision: str | None) -> str:
+def _forget_other_precision(precision: str) -> None:
+    """accelerate holds the precision of a process's first run for all that follow, and refuses another."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()
+
+
+def _why(choice: str, precision: str) -> str:
     """Why --dtype auto took what it took."""
-    if choice != "auto" or precision is None:
+    if choice != "auto" or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() != "no":
         return ""
     faster = "faster here than float32" if precision == "bf16" else "bfloat16 is no faster here"
     return f" (--dtype auto: {faster})"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +27,7 @@ from support.browser import chromium
 from support.road import REPO, draw_photos, run, start
 
 from clipcap.app import markup, server
+from clipcap.app.checkpoints import Checkpoints, further_checkpoints
 from clipcap.app.guard import Guard
 from clipcap.app.service import CaptionService
 from clipcap.captioning.captioner import Captioner
@@ -35,6 +37,7 @@ from clipcap.clip_gpt.config import ClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.demo.plates import write_set
+from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.parse import parse
 from clipcap.models.language_model import load_lm, load_tokenizer
@@ -431,3 +434,66 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     assert run(capsys, "app", "--port", 0)[2] == [
         "clipcap: error: the web page needs the gradio package: pip install 'clipcap-toolkit[app]'"
     ]
+
+
+def test_a_browser_is_told_what_to_choose_and_copies_counts_and_begins_captions(page, captioner):
+    with chromium() as browser:
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        view = context.new_page()
+        view.set_default_timeout(90_000)
+        view.goto(page.address, wait_until="networkidle")
+        view.get_by_role("button", name="Write captions").click()
+        view.get_by_text("Choose a photo: its captions appear here.").wait_for()
+        view.locator("#caption_photo input[type=file]").set_input_files(page.photos[0])
+        first = view.locator(".captions li").first
+        first.wait_for()
+        assert re.search(r"certainty \d+ % · CLIP score", " · ".join(first.locator("small span").all_inner_texts()))
+        first.get_by_role("button", name="Copy").focus()
+        view.keyboard.press("Enter")  # by keyboard alone
+        first.get_by_text("Copied").wait_for()
+        assert view.evaluate("navigator.clipboard.readText()") == first.locator("p").inner_text()
+
+        view.get_by_role("button", name="Settings").first.click()
+        view.locator(".begins textarea, .begins input").first.fill("two eggs")
+        view.get_by_role("button", name="Write captions").click()
+        view.wait_for_function("() => document.querySelector('.captions p')?.innerText.startsWith('two eggs')")
+        assert not view.get_by_label("Checkpoint").first.is_visible()  # there is one alone
+
+        view.get_by_role("tab", name="Batch").click()
+        view.locator("#many_photos input[type=file]").set_input_files(page.photos[:3])
+        view.get_by_text("3 photos chosen").wait_for()
+        view.get_by_role("button", name="Caption all").click()
+        view.get_by_text("3 photos captioned").wait_for()
+        with view.expect_download() as download:
+            view.locator("#many_texts a").first.click()
+        with zipfile.ZipFile(download.value.path()) as texts:
+            written = {name: texts.read(name).decode() for name in texts.namelist()}
+    assert written == {f"{p.stem}.txt": captioner([p])[0] + "\n" for p in page.photos[:3]}
+
+
+def test_captions_begin_with_given_words_over_the_api(page):
+    photo = page.photos[0].read_bytes()
+    event, [rows] = page.caption(photo, begins_with="two eggs")
+    assert event == "complete" and all(row["caption"].startswith("two eggs") for row in rows)
+    assert page.caption(photo, begins_with="x" * 300)[0] == "error"
+
+
+def test_the_checkpoints_of_a_run_folder_are_loaded_when_chosen(captioner, tmp_path):
+    for name in ("clipcap-best", "clipcap-000"):
+        captioner.save_pretrained(tmp_path / name)
+    name, others = further_checkpoints(str(tmp_path))
+    assert name == "clipcap-best" and list(others) == ["clipcap-000"]
+    assert further_checkpoints(None) == ("", {}) and further_checkpoints(str(tmp_path / "clipcap-000")) == ("", {})
+    loaded = []
+
+    def load(folder):
+        loaded.append(folder.name)
+        return CaptionService(Captioner.from_pretrained(folder, device="cpu"), 1_000_000, Lock())
+
+    first = CaptionService(captioner, 1_000_000, Lock())
+    checkpoints = Checkpoints(first, others, load, name)
+    assert checkpoints.service(None) is checkpoints.service("clipcap-best") is first and loaded == []
+    other = checkpoints.service("clipcap-000")
+    assert other is checkpoints.service("clipcap-000") and loaded == ["clipcap-000"]
+    with pytest.raises(ClipcapError, match="no checkpoint 'elsewhere': choose one of clipcap-best, clipcap-000"):
+        checkpoints.service("elsewhere")

@@ -92,7 +92,7 @@ def test_every_source_has_a_door_and_a_script():
         (["parse", "food", "--dtype", "int8"], "invalid choice: 'int8' (choose from"),
         (["parse", "food", "--batch_size", "many"], "invalid int value: 'many'"),
         (["predict", "--temp"], "expected one argument"),
-        (["export", "x"], "the following arguments are required: --out"),
+        (["features", "merge", "x"], "the following arguments are required: --out"),
     ],
 )
 def test_mistakes_in_the_flags_are_one_line(words, said, capsys):

@@ -57,6 +57,28 @@ def test_a_checkpoint_goes_to_the_hub_and_comes_back(make_model, tokenizer, tmp_
     assert load_checkpoint("someone/food").model.config.prefix_length == 4  # offline, from the cache
 
 
+def test_the_command_pushes_a_checkpoint_whose_card_names_the_repository(make_model, tokenizer, tmp_path):
+    folder = save_checkpoint(make_model(), tokenizer, tmp_path / "run-best", note="- CIDEr-D: 1.234\n")
+    command = "from clipcap.cli.main import main; raise SystemExit(main(['push', {!r}, 'someone/food', *{!r}]))"
+    with hub() as server:
+        settings = {"HF_ENDPOINT": server.address, "HF_TOKEN": "secret"}
+        sent = python(command.format(str(folder), ["--public"]), tmp_path / "a", **settings)
+        assert (sent.returncode, sent.stdout) == (0, f"{server.address}/someone/food\n"), sent.stderr
+        assert server.private == {"someone/food": False}
+        card = server.repositories["someone/food"]["README.md"].decode()
+        assert 'from_pretrained("someone/food")("photo.jpg")' in card and "CIDEr-D: 1.234" in card
+        refused = python(command.format(str(folder), []), tmp_path / "a", **{**settings, "HF_TOKEN": "wrong"})
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    assert 'from_pretrained(".")("photo.jpg")' in (folder / "README.md").read_text()
+
+
+def test_a_run_that_could_not_be_uploaded_ends_before_any_work(tmp_path):
+    code = "from clipcap import train; train(data='nowhere.pkl', push_to_hub='someone/food')"
+    with hub() as server:
+        done = python(code, tmp_path, HF_ENDPOINT=server.address, HF_TOKEN="wrong")
+    assert "--push_to_hub someone/food: " in done.stderr and "hf auth login" in done.stderr
+
+
 def test_what_the_hub_refuses_is_one_line(make_model, tokenizer, tmp_path):
     folder = save_checkpoint(make_model(), tokenizer, tmp_path / "run-best")
     code = f"""

@@ -81,6 +81,9 @@ class Hub(BaseHTTPRequestHandler):
         files = next((f for n, f in self.server.repositories.items() if f"/{n}/" in self.path), None)
         if self.path == "/":
             self.answer()
+        elif self.path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == "Bearer secret"
+            self.answer({"name": "someone"} if known else {"error": "who?"}, 200 if known else 401)
         elif files is None:
             self.answer({"error": "Repository not found"}, 404, **{"X-Error-Code": "RepoNotFound"})
         elif "/tree/" in self.path:

@@ -21,6 +21,7 @@ from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
 from clipcap.models.checkpoint import load_checkpoint, read_config
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.kernels.bfloat16 import bfloat16_is_faster
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.processes import several_processes_asked_for
 from clipcap.training.config import FeaturesConfig, LoopConfig, TrainConfig
@@ -559,6 +560,30 @@ def test_mixed_precision_of_accelerate_is_used(data, lm_folder, tmp_path):
     for line, other in zip(metrics(tmp_path / "out"), metrics(plain), strict=True):
         assert line["val_loss"] == pytest.approx(other["val_loss"], rel=0.02)
         assert line["val_loss"] != other["val_loss"]
+
+
+@pytest.mark.parametrize("tune", ["none", "full"])
+def test_bfloat16_trains_in_mixed_precision_and_stores_float32(tune, data, lm_folder, tmp_path, messages):
+    plain = run(data, lm_folder, tmp_path / "plain", val="0.25", tune=tune)
+    messages()
+    rounded = run(data, lm_folder, tmp_path / "out", val="0.25", tune=tune, dtype="bfloat16")
+    assert any("mixed precision bf16" in line for line in messages())
+    for line, other in zip(metrics(rounded), metrics(plain), strict=True):
+        assert line["val_loss"] == pytest.approx(other["val_loss"], rel=0.02)
+        assert line["val_loss"] != other["val_loss"]
+    assert {tensor.dtype for tensor in weights(rounded / "clipcap-best").values()} == {torch.float32}
+    again = run(data, lm_folder, tmp_path / "again", val="0.25", tune=tune)
+    assert same(weights(again / "clipcap-best"), weights(plain / "clipcap-best"))  # the next run is in float32
+
+
+def test_auto_says_what_it_took_and_the_reference_recipe_stays_in_float32(data, lm_folder, tmp_path, messages):
+    run(data, lm_folder, tmp_path / "auto", dtype="auto", epochs=1)
+    chosen = "mixed precision bf16" if bfloat16_is_faster() else "mixed precision no"
+    assert any(f"{chosen} (--dtype auto: " in line for line in messages())
+    run(data, lm_folder, tmp_path / "reference", dtype="auto", recipe="reference", epochs=1)
+    assert any("mixed precision no" in line for line in messages())
+    with pytest.raises(ClipcapError, match="leave --dtype bfloat16 out"):
+        run(data, lm_folder, tmp_path / "refused", dtype="bfloat16", recipe="reference")
 
 
 def test_a_cluster_that_names_one_process_is_not_warned_of(monkeypatch):

@@ -29,8 +29,8 @@ from clipcap.runtime.bundled import DEMO
 
 SHOWN = ("BLEU-4", "CIDEr-D")
 DRAWN = 40
-BUNDLED, TRAINED = "bundled captioner", "mapper of the demo run"
-COMMON, SHUFFLED = "most common caption", "mapper on shuffled features"
+BUNDLED, TRAINED = "bundled captioner", "captioner of the demo run"
+COMMON, SHUFFLED = "most common caption", "captioner of shuffled features"
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def nearest(training: Features, held_out: Features) -> list[str]:
 
 
 def shuffled(training: Features, demo: Path) -> Path:
-    """A mapper trained as the demo's, each picture's embedding given to another picture."""
+    """A captioner trained as the demo's, each picture's embedding given to another picture."""
     path, out = demo / "shuffled.pkl", demo / "checkpoints_shuffled"
     if out.exists():
         return out

@@ -39,24 +39,30 @@ def choices(captioner: Captioner, train: Features, vectors: torch.Tensor, temp: 
     index = train.image_index
     references = [[train.captions[int(i)] for i in np.flatnonzero(index == image)] for image in np.unique(index)]
     texts = CiderReward(references, end=False)
-    beams = captioner.caption(list(vectors), DecodeConfig(beam=True, num_captions=5, max_new_tokens=LONGEST))
+    beams = {}
+    for size in (5, 10):
+        how = DecodeConfig(beam=True, num_captions=size, beam_size=size, max_new_tokens=LONGEST)
+        beams[size] = [[c.text for c in several] for several in captioner.caption(list(vectors), how)]
     how = DecodeConfig(beam=False, temp=temp, top_p=0.9, num_captions=SAMPLES, seed=1, max_new_tokens=LONGEST)
     samples = [[c.text for c in several] for several in captioner.caption(list(vectors), how)]
     mixed = [[several[i] for i in np.random.default_rng(0).permutation(SAMPLES)] for several in samples]
     near = search(train, vectors, 15)[0].tolist()
     said = [[text for row in rows for text in train.captions_of(row)] for rows in near]
-    written = [[c.text for c in several] for several in beams]
+
+    def by_neighbours(candidates: Sequence[Sequence[str]], count: int = len(near[0])) -> list[str]:
+        own = [texts_of[: 5 * count] for texts_of in said]
+        return [nearest_to(texts, several, [one] * len(several)) for several, one in zip(candidates, own)]
+
     return {
-        "beam 5": [several[0] for several in written],
+        "beam 5": [several[0] for several in beams[5]],
         "likeliest of 20 samples": [several[0] for several in samples],
         "consensus of 10 samples": [by_consensus(texts, several[:10]) for several in mixed],
         "consensus of 20 samples": [by_consensus(texts, several) for several in mixed],
-        "of 20 samples, by the captions of 15 neighbours": [
-            nearest_to(texts, several, [own] * SAMPLES) for several, own in zip(samples, said)
-        ],
-        "of the 5 beams, by the captions of 15 neighbours": [
-            nearest_to(texts, several, [own] * len(several)) for several, own in zip(written, said)
-        ],
+        "of 20 samples, by the captions of 4 neighbours": by_neighbours(samples, 4),
+        "of 20 samples, by the captions of 15 neighbours": by_neighbours(samples),
+        "of the 5 beams, by the captions of 15 neighbours": by_neighbours(beams[5]),
+        "beam 10": [several[0] for several in beams[10]],
+        "of the 10 beams, by the captions of 15 neighbours": by_neighbours(beams[10]),
     }
 
 

@@ -156,8 +156,12 @@ class FrozenEncoder(ABC):
         return 100.0 if scale is None else float(scale.detach().float().exp())
 
     @abstractmethod
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] → [B, D], in the network's own dtype, as a graph to export: `encode_images` runs it."""
+
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[B, 3, R, R] → [B, D]."""
+        """[B, 3, R, R] → clip_embedding float32 [B, D]."""
+        return self._run(self.embed_pixels, pixels.to(self.device))
 
     def encode_tokens(self, pixels: Tensor, layer: int = -1, pool: int = 0) -> tuple[Tensor, Tensor]:
         """The vector and the tokens of images, in one pass.

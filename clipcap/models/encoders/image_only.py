@@ -92,11 +92,8 @@ class HFImageEncoder(ImageOnlyEncoder):
         self.preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self._embed, pixels.to(self.device))
-
-    def _embed(self, pixels: Tensor) -> Tensor:
         return self._vector(self.network(pixel_values=pixels))
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
@@ -146,9 +143,9 @@ class TimmEncoder(ImageOnlyEncoder):
         self.preprocess = transforms.Compose([crop_extreme_aspect, transform])
         self._measure()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network, pixels.to(self.device))
+        return self.network(pixels)
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
         try:

@@ -50,9 +50,9 @@ class OpenClipEncoder(FrozenEncoder):
         self.preprocess = transforms.Compose([crop_extreme_aspect, preprocess])
         self.dim = self._width()
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network.encode_image, pixels.to(self.device))
+        return self.network.encode_image(pixels)
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
         visual = self.network.visual

@@ -27,9 +27,9 @@ class OpenAIEncoder(FrozenEncoder):
         if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
             network.visual = fast_image_tower(network.visual, dtype)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(self.network.encode_image, pixels.to(self.device))
+        return self.network.encode_image(pixels)
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
         visual = self.network.visual

@@ -61,9 +61,9 @@ class HFEncoder(FrozenEncoder):
         # SigLIP was trained on texts padded to 64 tokens; CLIP reads the end token, wherever it is.
         self._padding = "max_length" if network.config.model_type.startswith("siglip") else True
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D]."""
-        return self._run(image_features, self.network, pixels.to(self.device))
+        return image_features(self.network, pixels)
 
     def _map(self, pixels: Tensor, layer: int) -> ImageMap:
         vision = self.network.vision_model

@@ -26,10 +26,10 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.cli.main import main as clipcap
 from clipcap.evaluation.caption_files import captions_by_image, read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REPORT
-from clipcap.evaluation.metrics.cider_reward import bad_endings
 from clipcap.evaluation.metrics.score import Scores, distinct_share, score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
+from clipcap.scoring.cider_reward import bad_endings
 
 FLICKR8K, STORED = SHARED / "data" / "flickr8k", SHARED / "features"
 METRICS = ("CIDEr-D", "BLEU-4", "METEOR")

@@ -71,11 +71,12 @@ def _mixed_precision(choice: str, state: PartialState) -> str:
         return launched
     if choice == "float32":
         return "no"
-    if choice == "auto" and state.device.type == "cpu":
+    device = cast(torch.device, state.device)  # accelerate sets it as it starts
+    if choice == "auto" and device.type == "cpu":
         found = broadcast_object_list([bfloat16_is_faster()]) if state.num_processes > 1 else [bfloat16_is_faster()]
         return "bf16" if found[0] else "no"
     if choice == "auto":
-        return "bf16" if state.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     return "bf16"
 
 

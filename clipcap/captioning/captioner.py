@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +16,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
+from clipcap.captioning.consensus import Consensus, consensus_of
 from clipcap.captioning.decode import Caption, decode
-from clipcap.captioning.image_inputs import ImageLike, as_image, embed_pictures, is_image, is_picture, listed
+from clipcap.captioning.image_inputs import (
+    ImageLike,
+    as_image,
+    embed_pictures,
+    embedding_of,
+    is_image,
+    is_picture,
+    listed,
+)
 from clipcap.captioning.memory import TextMemory
-from clipcap.captioning.prompting import open_prompter, with_prompts
+from clipcap.captioning.prompting import open_consensus, open_prompter, with_prompts, with_retrieved
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
@@ -29,7 +37,6 @@ from clipcap.images.read import open_image
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.checkpoint import load_checkpoint, name_in_card, read_card, save_checkpoint
-from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -77,6 +84,7 @@ class Captioner:
         self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
         self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
+        self.consensus: Consensus | None = None  # orders captions by those of similar images
         self._images = 0  # captioned so far
 
     @classmethod
@@ -90,11 +98,15 @@ class Captioner:
         num_heads: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        datastore: str | Path | None = None,
+        entities: str | Path | None = None,
+        prompt_gate: float | None = None,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
-        faster in it, and int8 rounds the language model's matrices to eight bits.
+        faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
+        writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -107,6 +119,10 @@ class Captioner:
             captioner.round_to_int8()
         else:
             captioner.multiply_in(dtype)
+        captioner.prompter = open_prompter(
+            loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
+        )
+        captioner.consensus = open_consensus(loaded.model.config, datastore)
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -257,14 +273,14 @@ class Captioner:
         >>> captioner.caption(["a.jpg"], beam=True, num_captions=3)
 
         Args:
-            images: paths, bytes, Pillow images, or embeddings [D], in any mixture.
+            images: paths, bytes, Pillow images, embeddings [D], or what is `Given` of one image, in any mixture.
             config: how to decode (default: beam search; sampling where an option of it is given).
             batch_size: images decoded together.
             options: in place of those of `config`, by the names of the flags of `clipcap predict`.
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = listed(images), _decoding(config, options)
+        images, config = listed(images), decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -323,7 +339,11 @@ class Captioner:
     def _read(self, images: Sequence, config: DecodeConfig, numbers: Sequence[int]) -> Given:
         """What is given of a mixture of images and embeddings, which have these numbers in messages."""
         images = [as_image(image) for image in images]
-        given = {i: self._given(x, numbers[i]) for i, x in enumerate(images) if isinstance(x, Tensor | np.ndarray)}
+        given = {
+            i: x if isinstance(x, Given) else Given(embedding_of(x, numbers[i], self.model.config.clip_dim)[None])
+            for i, x in enumerate(images)
+            if isinstance(x, Tensor | np.ndarray | Given)
+        }
         rest = [i for i in range(len(images)) if i not in given]
         for i in rest:
             if not is_image(images[i]):
@@ -333,28 +353,13 @@ class Captioner:
                 )
         if rest:
             upright = config.recipe != "reference"
-            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), upright=upright)
-            if encoded.bad or encoded.embeddings is None:
+            layout = self.model.token_layout
+            how: dict[str, Any] = {"upright": upright, "tokens": layout}
+            [encoded] = encode_images(self.encoder, [images[i] for i in rest], len(rest), **how)
+            if encoded.bad or encoded.given is None:
                 raise next(iter(encoded.bad.values()))
-            given |= dict(zip(rest, encoded.embeddings))
-        return Given(torch.stack([given[i].float().to(self.device) for i in range(len(images))]))
-
-    def _given(self, embedding: Tensor | np.ndarray, number: int) -> Tensor:
-        """An embedding [D], or [1, D], as a tensor [D]."""
-        width, size = self.model.config.clip_dim, math.prod(embedding.shape)
-        if embedding.ndim > 1 and size != width:
-            shape = " x ".join(map(str, embedding.shape))
-            raise ClipcapError(
-                f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
-            )
-        if size != width:
-            raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
-        if isinstance(embedding, np.ndarray):
-            embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
-        flat = embedding.flatten()
-        if not flat.isfinite().all():
-            raise ClipcapError(f"embedding {number} is not finite: encode its image again")
-        return flat
+            given |= {i: encoded.given[[place]] for place, i in enumerate(rest)}
+        return Given.together([given[i].to(self.device) for i in range(len(images))])
 
     def caption_embeddings(
         self,
@@ -376,22 +381,21 @@ class Captioner:
         config = config.resolved()
         given = Given.of(given).to(self.device)
         given = replace(given, vectors=given.vectors.float())
-        reranked = config.rerank == "clip"
+        reranked = config.rerank != "none"
         wanted = config.num_captions
         if reranked:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(given), config)
-        upright = config.recipe != "reference"
+        tidied = config.recipe != "reference"
         given, retrieved = with_prompts(
-            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, upright, "retrieve_with")
+            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, tidied, "retrieve_with")
         )
-        found = self._decode(given, config, numbers)
-        found = [
-            [replace(c, retrieved=of) for c in captions] if of else captions for captions, of in zip(found, retrieved)
-        ]
-        if config.recipe != "reference":
+        found = with_retrieved(self._decode(given, config, numbers), retrieved)
+        if tidied:
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
+        if config.rerank == "consensus":
+            return [captions[:wanted] for captions in consensus_of(self.consensus).order(given.vectors, found)]
         if reranked:
             judge, seen = self._seen_by_judge(given.vectors, pictures, config)
             found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
@@ -460,14 +464,6 @@ class Captioner:
         ]
 
 
-def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
-    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
-    if config is None:
-        config = DecodeConfig.of(**options)
-        return config if config.beam is not None else replace(config, beam=not config.samples)
-    return config.with_options(**options)
-
-
 def load_captioner(config: LoadConfig) -> Captioner:
     """Load the captioner that the options name, and log what was read."""
     if config.load_pt is None:
@@ -483,13 +479,18 @@ def load_captioner(config: LoadConfig) -> Captioner:
         num_heads=config.num_heads,
         device=config.device,
         dtype=config.dtype,
+        datastore=config.datastore,
+        entities=config.entities,
+        prompt_gate=config.prompt_gate,
     )
+    if config.memory is not None and captioner.model.token_layout:
+        raise ClipcapError(
+            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
+        )
     if config.memory is not None:
         captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
     if config.dtype in ("auto", "bfloat16"):
         logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    stored = cast(ModelConfig, captioner.model.config)
-    captioner.prompter = open_prompter(stored, captioner.tokenizer, config, captioner.judge)
     if config.load_pt is not None:
         logger.info(printable(captioner.summary))
     return captioner

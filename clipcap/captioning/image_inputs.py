@@ -1,7 +1,8 @@
-"""Images as callers pass them: paths, bytes, open files, Pillow images, arrays of pixels."""
+"""Images as callers pass them: paths, bytes, open files, Pillow images, arrays of pixels, embeddings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,3 +66,25 @@ def listed(images: Any) -> list:
         return list(images)
     except TypeError as error:
         raise ClipcapError(f"images is a list of images, not {images!r:.60}") from error
+
+
+def embedding_of(embedding: Tensor | np.ndarray, number: int, width: int) -> Tensor:
+    """An embedding [D], or [1, D], of image `number` as a float32 tensor [D].
+
+    Raises:
+        ClipcapError: it is of another width, or not finite.
+    """
+    size = math.prod(embedding.shape)
+    if embedding.ndim > 1 and size != width:
+        shape = " x ".join(map(str, embedding.shape))
+        raise ClipcapError(
+            f"image {number} is an array of {shape}, no embedding of {width}: pass a picture as a Pillow image"
+        )
+    if size != width:
+        raise ClipcapError(f"embedding {number} is {size} wide, this model expects {width}")
+    if isinstance(embedding, np.ndarray):
+        embedding = torch.from_numpy(embedding.astype(np.float32))  # a copy: torch warns of read-only memory
+    flat = embedding.flatten()
+    if not flat.isfinite().all():
+        raise ClipcapError(f"embedding {number} is not finite: encode its image again")
+    return flat.float()

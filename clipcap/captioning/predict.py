@@ -22,12 +22,13 @@ from clipcap.captioning.addresses import (
 from clipcap.captioning.batches import stored_embeddings
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
+from clipcap.captioning.consensus import check_datastore
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.outputs import open_destination
 from clipcap.captioning.text_files import TextFiles
 from clipcap.captioning.tidy import collapsed
 from clipcap.errors import ClipcapError
-from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import ImageError, find_images
@@ -66,6 +67,8 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
     if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    own = captioner.model.config
+    check_datastore(decoding.rerank, getattr(config.load, "datastore", None), getattr(own, "prompts", "none"))
     if decoding.rerank == "clip":
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)
@@ -178,7 +181,9 @@ def _photo_batches(
 ) -> Iterator[EncodedImages]:
     """The photos of these numbers, encoded."""
     photos, threads = [paths[number] for number in wanted], min(8, os.cpu_count() or 1)
-    for batch in encode_images(captioner.encoder, photos, batch_size, upright=upright, threads=threads):
+    for batch in encode_images(
+        captioner.encoder, photos, batch_size, upright=upright, threads=threads, tokens=captioner.model.token_layout
+    ):
         numbers = [wanted[place] for place in batch.numbers]
         yield replace(batch, numbers=numbers, bad={wanted[place]: fault for place, fault in batch.bad.items()})
 
@@ -193,7 +198,7 @@ def _checked_features(captioner: Captioner, load: LoadOptions, path: str) -> Fea
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, path,
         f"the checkpoint {load.load_pt}",
     )  # fmt: skip
-    return features
+    return for_model(features, captioner.model)
 
 
 def _progress(batches: Iterable[T], images: int, batch_size: int) -> Iterator[T]:

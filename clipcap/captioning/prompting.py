@@ -4,40 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.config import LoadConfig
+from clipcap.captioning.consensus import Consensus
+from clipcap.captioning.decode import Caption
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.given import Given
 from clipcap.prompts.datastore import Retrieved
-from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter
+from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter, open_store
 from clipcap.prompts.template import PromptText, padded
 
 
 def open_prompter(
-    config: ModelConfig, tokenizer: Tokenizer, load: LoadConfig, encoder: Callable[[str | None], Encoder]
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    encoder: Callable[[str | None], Encoder],
+    datastore: str | Path | None = None,
+    entities: str | Path | None = None,
+    gate: float | None = None,
 ) -> Prompter | None:
     """What finds the prompts that a captioner reads; None where it reads none, or they are not at hand.
 
     Args:
         config: of the captioner.
         tokenizer: of its language model.
-        load: names the datastore or the list.
         encoder: name → the encoder, None → the captioner's own.
+        datastore: in place of that of the training.
+        entities: file of the list.
+        gate: in place of that of the training.
     Raises:
         ClipcapError: prompts that it does not read, or a datastore of another encoder.
     """
-    check_prompts(config, load.datastore, load.entities)
+    check_prompts(config, entities)
     if config.prompts == "none":
         return None
     text = PromptText(tokenizer, config.prompts, config.prompt_captions, config.prompt_tokens)
     if config.prompts == "entities":
-        return entity_prompter(text, load.entities, encoder(None))
+        return entity_prompter(text, entities, encoder(None))
     retrieving = encoder(config.retrieve_with) if config.retrieve_with else None
-    return caption_prompter(config, text, load.datastore, load.prompt_gate, retrieving)
+    return caption_prompter(config, text, None if datastore is None else str(datastore), gate, retrieving)
+
+
+def open_consensus(config: ModelConfig, datastore: str | Path | None) -> Consensus | None:
+    """What orders captions by those of similar images, where captioned images are named; opened, not read yet.
+
+    Raises:
+        ClipcapError: the datastore is none, or another encoder's than the captioner reads.
+    """
+    if datastore is None or config.retrieve_with:
+        return None
+    return Consensus(open_store(str(datastore), config, None, "the checkpoint"))
 
 
 def with_prompts(
@@ -56,3 +76,13 @@ def with_prompts(
     prompts, found = prompter.find(vectors)
     ids, mask = padded(prompts)
     return replace(given, prompt_ids=ids, prompt_mask=mask).to(given.vectors.device), found
+
+
+def with_retrieved(
+    found: Sequence[Sequence[Caption]], retrieved: Sequence[tuple[Retrieved, ...]]
+) -> list[list[Caption]]:
+    """The captions of each image with what was retrieved for it."""
+    return [
+        [replace(c, retrieved=of) for c in captions] if of else list(captions)
+        for captions, of in zip(found, retrieved)
+    ]

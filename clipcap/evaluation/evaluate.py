@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.consensus import check_datastore
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import (
     captions_by_image,
@@ -30,7 +31,7 @@ from clipcap.evaluation.metrics.score import RECALLS, Scores, cider_scorer, scor
 from clipcap.evaluation.report.content import Interval, Pictured, Run
 from clipcap.evaluation.report.page import write_report
 from clipcap.evaluation.stored_scores import save_scores
-from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
@@ -165,10 +166,12 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
     _report_processes(state)
     captioner = load_captioner(config.load)
     own = captioner.model.config
+    check_datastore(config.decode.rerank, config.load.datastore, getattr(own, "prompts", "none"))
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, data,
         f"the checkpoint {config.load.load_pt}",
     )  # fmt: skip
+    features = for_model(features, captioner.model)
     first_rows: dict[str, int] = {}
     for row, image in enumerate(features.image_ids):
         if str(image) in references:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clipcap.errors import ClipcapError
 from clipcap.options import Options, Recipe, at_least, option, part
 from clipcap.sources.config import SourceConfig
 
@@ -54,6 +55,13 @@ class ParseConfig(Options, group="model"):
     )
     lm: str = option("gpt2", "language model whose tokenizer counts --token_limit", group="data")
     token_limit: int | None = option(None, "drop captions longer than this many tokens of --lm", group="data")
+    tokens: str | None = option(
+        None,
+        "tokens beside each vector, for the mappers transformer and project: grid, crops:3 (3 x 3 parts of the "
+        "picture), frames:8 (of animations and of folders of frames); --out is then a folder",
+    )
+    layer: int = option(-1, "--tokens grid: the encoder's layer, counted from the end")
+    pool: int = option(0, "--tokens grid: average the grid to this many places a side (0: as it is)")
     batch_size: int = option(32, "images per encoder call", aliases=("bs",), group="machine")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = option(
@@ -69,3 +77,5 @@ class ParseConfig(Options, group="model"):
         at_least("batch_size", self.batch_size, 1)
         if self.token_limit is not None:
             at_least("token_limit", self.token_limit, 1)
+        if self.tokens is None and (self.layer != -1 or self.pool):
+            raise ClipcapError("--layer and --pool are of --tokens grid: add it, or leave them out")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.models.base import PrefixLM
 from clipcap.models.encoders.names import WIDTHS, guess_encoder
+from clipcap.models.encoders.token_spec import TokenLayout
 
 
 def with_encoder(features: Features, encoder: str | None) -> Features:
@@ -70,3 +72,30 @@ def check_same_encoder(
             )
     elif features_meta.encoder and encoder and not features_meta.encoder_guessed and features_meta.encoder != encoder:
         raise ClipcapError(f"{path}: embeddings were made with {ours}, {what} expects {theirs}: {advice}")
+
+
+def check_tokens(features: Features, layout: TokenLayout | None, what: str) -> None:
+    """Refuse features without the tokens that `what` reads.
+
+    Args:
+        features: with their tokens, where they have some.
+        layout: of the tokens that are read; None where only vectors are.
+    Raises:
+        ClipcapError: says both sides.
+    """
+    found = features.meta.tokens
+    if layout is not None and found != layout:
+        there = "none" if found is None else f"tokens {found}"
+        imported = layout.kind == "import"
+        advice = "import such" if imported else f"parse the images again with {layout.flags()}"
+        raise ClipcapError(f"{features.path}: holds {there}, {what} reads tokens {layout}: {advice}")
+
+
+def for_model(features: Features, model: PrefixLM) -> Features:
+    """The features as a model reads them: without tokens where it reads none.
+
+    Raises:
+        ClipcapError: it reads tokens that they do not hold.
+    """
+    check_tokens(features, model.token_layout, "the captioner")
+    return features if model.token_layout or features.tokens is None else features.without_tokens()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.models.given import Given
+from clipcap.models.encoders.token_spec import TokenLayout
+from clipcap.models.given import Given, with_tokens
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 FORMAT_VERSION = 1
@@ -34,6 +35,12 @@ class FeatureMeta:
     dtype: str | None = None
     clipcap_version: str | None = None
     format_version: int = FORMAT_VERSION
+    tokens: TokenLayout | None = None  # beside the embeddings, in folders alone
+
+    def stored(self) -> dict[str, Any]:
+        """As files hold it: without `tokens` where there are none, as files were before there were any."""
+        content = asdict(self)
+        return content if self.tokens else {name: content[name] for name in content if name != "tokens"}
 
     @classmethod
     def from_file(cls, content: Any, path: Path) -> FeatureMeta:
@@ -42,10 +49,15 @@ class FeatureMeta:
         if not isinstance(content, dict):
             raise ClipcapError(f"{path}: its meta is damaged: parse the images again")
         given = {name: content[name] for name in known if name in content}
+        if tokens := given.pop("tokens", None):
+            try:
+                tokens = TokenLayout.from_file(tokens)
+            except ValueError as error:
+                raise ClipcapError(f"{path}: meta tokens is damaged: parse the images again") from error
         for name, value in given.items():
             if type(value) is not type(known[name]) and not (known[name] is None and type(value) is str):
                 raise ClipcapError(f"{path}: meta {name} is damaged: parse the images again")
-        meta = cls(**given)
+        meta = cls(**given, tokens=tokens or None)
         if meta.format_version > FORMAT_VERSION:
             raise ClipcapError(
                 f"{path}: is of feature format {meta.format_version}, this clipcap knows {FORMAT_VERSION}: "
@@ -92,14 +104,15 @@ class Content(NamedTuple):
     image_ids: Sliced  # texts
     image_paths: Sliced  # texts or None
     captions: Sliced  # of each row several
+    tokens: Sliced | None = None  # [N, T, W] float16, for folders alone
 
 
 class Rows(Protocol):
-    """What embeddings can do: a tensor in memory, shards on disk, or some rows of either."""
+    """What embeddings can do: a tensor in memory, shards on disk, or some rows of either; so can tokens."""
 
     @property
     def shape(self) -> Sequence[int]:
-        """(N, D)."""
+        """(N, D), of tokens (N, T, W)."""
         ...
 
     @property
@@ -120,9 +133,9 @@ class SelectedRows:
     selected: Tensor  # int64
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D)."""
-        return len(self.selected), self.base.shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """(N, D), of tokens (N, T, W)."""
+        return len(self.selected), *self.base.shape[1:]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -145,6 +158,7 @@ class Features:
     meta: FeatureMeta
     path: Path
     images: np.ndarray | None = None  # int64 [N], a number for each row's image, where that is known already
+    tokens: Rows | None = None  # [N, T, W]
     prompts: Callable[[np.ndarray], PromptTokens] | None = None  # of rows int64 [B]; those of a subset have none
 
     @property
@@ -168,19 +182,27 @@ class Features:
 
     def rows(self, index: Index) -> Tensor:
         """Rows as float32 [B, D]; only these are read."""
-        wanted = np.arange(*index.indices(self.num_images)) if isinstance(index, slice) else np.asarray(index)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
-            raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
-        return self.embeddings[torch.as_tensor(wanted, dtype=torch.int64)].float()
+        return self.embeddings[self._numbers(index)].float()
 
     def given(self, index: Index) -> Given:
         """What captions of these B rows are conditioned on; only these are read."""
-        given = Given(self.rows(index))
+        vectors = self.rows(index)
+        given = Given(vectors) if self.tokens is None else with_tokens(vectors, self.tokens[self._numbers(index)])
         if self.prompts is None:
             return given
-        wanted = np.arange(*index.indices(self.num_images)) if isinstance(index, slice) else np.asarray(index)
-        ids, mask = self.prompts(wanted)
+        ids, mask = self.prompts(self._numbers(index).numpy())
         return replace(given, prompt_ids=ids, prompt_mask=mask)
+
+    def _numbers(self, index: Index) -> Tensor:
+        """The numbers of rows, int64 [B]."""
+        wanted = np.arange(*index.indices(self.num_images)) if isinstance(index, slice) else np.asarray(index)
+        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_images:
+            raise IndexError(f"rows are numbered 0 to {self.num_images - 1}")
+        return torch.as_tensor(wanted, dtype=torch.int64)
+
+    def without_tokens(self) -> Features:
+        """The same rows, of which the embeddings alone are read."""
+        return replace(self, tokens=None, meta=replace(self.meta, tokens=None))
 
     def captions_of(self, row: int) -> list[str]:
         """The captions of one row, in the file's order."""
@@ -239,6 +261,7 @@ class Features:
         return replace(
             self,
             embeddings=SelectedRows(self.embeddings, torch.from_numpy(rows)),
+            tokens=None if self.tokens is None else SelectedRows(self.tokens, torch.from_numpy(rows)),
             captions=_take(self.captions, kept),
             caption_rows=new_rows.close(),
             image_ids=_take(self.image_ids, rows),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import with_encoder
-from clipcap.features.feature_set import Content, FeatureMeta, Features
+from clipcap.features.feature_set import Content, FeatureMeta, Features, Sliced
 from clipcap.features.folder import STEMS, Tower, read_folder, read_shards
 from clipcap.features.folder_writer import write_folder
 from clipcap.features.large_folder import read_large_folder
@@ -107,6 +108,15 @@ def check_place(path: Path) -> None:
         raise ClipcapError(f"{path}: is a folder of other files: choose a new name")
 
 
+def refuse_tokens(path: Path) -> NoReturn:
+    """Refuse to write tokens into a pickle.
+
+    Raises:
+        ClipcapError: always; says what to do.
+    """
+    raise ClipcapError(f"{path}: a pickle holds no tokens of images: name a folder, --out {path.with_suffix('')}")
+
+
 def write_features(
     path: str | Path,
     *,
@@ -115,6 +125,7 @@ def write_features(
     image_paths: Sequence[str | None],
     captions: Sequence[Sequence[str]],
     meta: FeatureMeta,
+    tokens: Sliced | None = None,
 ) -> None:
     """Write features, whole or not at all; the same content gives the same bytes.
 
@@ -125,6 +136,7 @@ def write_features(
         image_paths: N, where the images lay.
         captions: N, the captions of each row.
         meta: what is known of them; dtype and versions are filled in.
+        tokens: [N, T, W] float16, of which `meta.tokens` tells; for a folder alone.
     Raises:
         ClipcapError: it could not be written; what lay at `path` before is untouched.
     """
@@ -135,7 +147,7 @@ def write_features(
         embeddings = embeddings.astype(np.float32)
     if embeddings.ndim != 2 or not len(embeddings) == len(image_ids) == len(image_paths) == len(captions):
         raise ValueError("embeddings must be [N, D], with N image ids, paths and tuples of captions")
-    content = Content(embeddings, image_ids, image_paths, captions)
+    content = Content(embeddings, image_ids, image_paths, captions, tokens)
     write_parts(path, [content], replace(meta, dtype=embeddings.dtype.name))
 
 
@@ -150,6 +162,8 @@ def write_parts(path: str | Path, parts: Iterable[Content], meta: FeatureMeta, t
     if path.suffix != ".pkl":
         write_folder(path, parts, meta, tower)
         return
-    embeddings, *columns = map(list, zip(*([column[:] for column in part] for part in parts)))
+    if meta.tokens:
+        refuse_tokens(path)
+    embeddings, *columns = map(list, zip(*([column[:] for column in part[:4]] for part in parts)))
     rows = np.concatenate(embeddings) if len(embeddings) > 1 else embeddings[0]
     write_pickle(path, Content(rows, *(list(chain.from_iterable(column)) for column in columns)), meta)

@@ -1,6 +1,7 @@
 """The feature folder, in the layout of clip-retrieval: memory-mapped shards of embeddings, and Parquet.
 
     img_emb/img_emb_0.npy         [rows, D] float16 or float32
+    tok_emb/tok_emb_0.npy         [rows, T, W] float16, where tokens of the images were asked for
     metadata/metadata_0.parquet   a line per row: image_id, image_path, caption, captions
     clipcap.json                  what `FeatureMeta` holds
 
@@ -13,6 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +33,7 @@ from clipcap.runtime.safe_load.parquet import read_batches
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
 Tower = Literal["image", "text"]
+TOKENS = "tok_emb"  # folder of the tokens
 STEMS: dict[Tower, str] = {"image": "img_emb", "text": "text_emb"}  # folders of the embeddings
 # Columns that name an image and that say where it lies, the best first.
 IDS = ("image_id", "key", "image_path", "url")
@@ -40,24 +43,30 @@ ALL_COLUMNS = frozenset((*IDS, *PATHS, *CAPTIONS))
 
 
 class ShardedRows:
-    """Memory-mapped `.npy` shards as one array; only the rows asked for are read."""
+    """Memory-mapped `.npy` shards as one array; only the rows asked for are read.
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        self.shards = [_map(path) for path in self.paths]
+    Args:
+        paths: of the shards.
+        ndim: 2 for embeddings [rows, D], 3 for tokens [rows, T, W].
+    """
+
+    def __init__(self, paths: Sequence[Path], ndim: int = 2):
+        self.paths, self.ndim = list(paths), ndim
+        self.shards = [_map(path, ndim) for path in self.paths]
         first = self.shards[0]
         for path, shard in zip(self.paths, self.shards, strict=True):
-            if shard.shape[1] != first.shape[1] or shard.dtype != first.dtype:
+            if shard.shape[1:] != first.shape[1:] or shard.dtype != first.dtype:
+                sizes = (" x ".join(map(str, one.shape[1:])) for one in (shard, first))
                 raise ClipcapError(
-                    f"{path}: is {shard.shape[1]} wide in {shard.dtype}, {self.paths[0].name} is "
-                    f"{first.shape[1]} wide in {first.dtype}: make all shards with one encoder"
+                    f"{path}: is {next(sizes)} wide in {shard.dtype}, {self.paths[0].name} is "
+                    f"{next(sizes)} wide in {first.dtype}: make all shards with one encoder"
                 )
         self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D)."""
-        return int(self.starts[-1]), self.shards[0].shape[1]
+    def shape(self) -> tuple[int, ...]:
+        """(N, D), of tokens (N, T, W)."""
+        return int(self.starts[-1]), *self.shards[0].shape[1:]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,7 +77,7 @@ class ShardedRows:
         if isinstance(index, slice):
             return self._between(*index.indices(self.shape[0])[:2])
         rows = index.numpy()
-        found = np.empty((len(rows), self.shape[1]), np.float32)  # numpy converts faster than torch here
+        found = np.empty((len(rows), *self.shape[1:]), np.float32)  # numpy converts faster than torch here
         for shard, places, shard_rows in by_shard(self.starts, rows):
             found[places] = self.shards[shard][shard_rows]
         return torch.from_numpy(found)
@@ -82,18 +91,19 @@ class ShardedRows:
             return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate([self.shards[0][:0], *parts]))
 
     def __reduce__(self) -> tuple:  # a worker process maps the files anew; numpy would send it all the rows
-        return ShardedRows, (self.paths,)
+        return ShardedRows, (self.paths, self.ndim)
 
 
-def _map(path: Path) -> np.ndarray:
+def _map(path: Path, ndim: int) -> np.ndarray:
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy parses the header as Python, which fails in many ways
         reason = " ".join(str(error).split())
         raise ClipcapError(f"{path}: truncated or no .npy array ({reason}): copy or make it again") from error
-    if shard.ndim != 2 or shard.dtype.name not in ("float16", "float32", "float64"):
+    if shard.ndim != ndim or shard.dtype.name not in ("float16", "float32", "float64"):
         raise ClipcapError(
-            f"{path}: expected floating-point [rows, width], found {shard.dtype} {list(shard.shape)}: make it again"
+            f"{path}: expected floating-point [rows, {'width' if ndim == 2 else 'tokens, width'}], found "
+            f"{shard.dtype} {list(shard.shape)}: make it again"
         )
     return shard.view(np.ndarray)  # a batch looks into many shards, and numpy's own view of a file is slow to index
 
@@ -123,7 +133,8 @@ def read_folder(path: Path, tower: Tower = "image") -> Features:
     """Open a feature folder, ours or clip-retrieval's; embeddings are read on demand."""
     embeddings, files = open_shards(path, tower)
     metadata = pa.concat_tables(_metadata(embeddings, files), promote_options="permissive")
-    return _features(path, embeddings, metadata, 0, read_meta(path, embeddings))
+    features = _features(path, embeddings, metadata, 0, read_meta(path, embeddings))
+    return features if tower == "text" else replace(features, tokens=open_tokens(path, embeddings, features.meta))
 
 
 def read_texts(path: Path, embeddings: Rows, files: Sequence[Path], meta: FeatureMeta) -> Features:
@@ -136,8 +147,12 @@ def read_shards(path: Path, tower: Tower = "image") -> Iterator[Features]:
     """As `read_folder`, shard by shard: memory holds the metadata of one shard at a time."""
     embeddings, files = open_shards(path, tower)
     meta = read_meta(path, embeddings)
-    for shard, start, metadata in zip(embeddings.paths, embeddings.starts, _metadata(embeddings, files)):
-        yield _features(path, ShardedRows([shard]), metadata, int(start), meta)
+    tokens = open_tokens(path, embeddings, meta) if tower == "image" else None
+    of_shards = zip(embeddings.paths, embeddings.starts, _metadata(embeddings, files), strict=False)
+    for number, (shard, start, metadata) in enumerate(of_shards):
+        features = _features(path, ShardedRows([shard]), metadata, int(start), meta)
+        own = ShardedRows([tokens.paths[number]], 3) if tokens else None
+        yield replace(features, tokens=own)
 
 
 def open_shards(path: Path, tower: Tower = "image") -> tuple[ShardedRows, list[Path]]:
@@ -159,6 +174,33 @@ def open_shards(path: Path, tower: Tower = "image") -> tuple[ShardedRows, list[P
             f"{path}: shard {odd[0]} has embeddings or metadata, but not both: copy it whole or make it again"
         )
     return embeddings, list(files.values())
+
+
+def open_tokens(path: Path, embeddings: ShardedRows, meta: FeatureMeta) -> ShardedRows | None:
+    """The tokens beside the embeddings; None where the folder says that it has none.
+
+    Raises:
+        ClipcapError: they are missing, or not those of these embeddings or of this meta.
+    """
+    if meta.tokens is None:
+        return None
+    shards = numbered(path, TOKENS, "npy")
+    wanted = [int(shard.stem.rpartition("_")[2]) for shard in embeddings.paths]
+    if list(shards) != wanted:
+        odd = min({*wanted} ^ {*shards})
+        raise ClipcapError(f"{path}: shard {odd} has embeddings or tokens, but not both: copy it whole")
+    tokens = ShardedRows(list(shards.values()), 3)
+    for file, own, of_vectors in zip(tokens.paths, tokens.shards, embeddings.shards, strict=True):
+        if len(own) != len(of_vectors):
+            raise ClipcapError(
+                f"{file}: has tokens of {len(own):,} images for {len(of_vectors):,} embeddings: copy or make it again"
+            )
+    if tokens.shape[1:] != (meta.tokens.count, meta.tokens.width):
+        raise ClipcapError(
+            f"{path}: its tokens are {' x '.join(map(str, tokens.shape[1:]))} an image, {META} says {meta.tokens}: "
+            f"copy the folder again or parse the images again"
+        )
+    return tokens
 
 
 def _features(path: Path, embeddings: Rows, metadata: pa.Table, start: int, meta: FeatureMeta) -> Features:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.features.feature_set import Content, FeatureMeta, Sliced
-from clipcap.features.folder import META, STEMS, Tower
+from clipcap.features.folder import META, STEMS, TOKENS, Tower
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.json_text import to_json
 
 SHARD_ROWS = 100_000
 TOGETHER = 8192  # rows converted and written at a time
+BLOCK_BYTES = 64 << 20  # fewer where they take more
 
 
 def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta, tower: Tower = "image") -> None:
@@ -26,30 +26,36 @@ def write_folder(path: Path, parts: Iterable[Content], meta: FeatureMeta, tower:
     with writing(path), replaced_folder(path) as draft:
         (draft / stem).mkdir()
         (draft / "metadata").mkdir()
+        if meta.tokens:
+            (draft / TOKENS).mkdir()
         number = 0
         for part in parts:
             for rows in blocks(len(part.image_ids), SHARD_ROWS):
                 _save(draft / stem / f"{stem}_{number}.npy", part.embeddings, rows)
+                if part.tokens is not None:
+                    _save(draft / TOKENS / f"{TOKENS}_{number}.npy", part.tokens, rows)
                 _save_metadata(draft / "metadata" / f"metadata_{number}.parquet", part, rows)
                 number += 1
-        (draft / META).write_text(to_json(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        (draft / META).write_text(to_json(meta.stored(), indent=2) + "\n", encoding="utf-8")
 
 
-def _within(rows: slice) -> Iterator[slice]:
+def _within(rows: slice, together: int = TOGETHER) -> Iterator[slice]:
     """Slices that cover `rows`, some at a time."""
     return (
-        slice(rows.start + part.start, rows.start + part.stop) for part in blocks(rows.stop - rows.start, TOGETHER)
+        slice(rows.start + part.start, rows.start + part.stop) for part in blocks(rows.stop - rows.start, together)
     )
 
 
 def _save(path: Path, embeddings: Sliced, rows: slice) -> None:
     """As `np.save`, which does not say why it fails: on a full disk its OSError has no errno."""
     with open(path, "wb") as file:
-        for part in _within(rows):
+        first = np.asarray(embeddings[slice(rows.start, rows.start + 1)])
+        together = max(1, min(TOGETHER, BLOCK_BYTES // first.nbytes))
+        for part in _within(rows, together):
             block = np.ascontiguousarray(embeddings[part])
             if part.start == rows.start:
                 header = np.lib.format.header_data_from_array_1_0(block)
-                shape = (rows.stop - rows.start, block.shape[1])
+                shape = (rows.stop - rows.start, *block.shape[1:])
                 np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
             file.write(block.data)
 

@@ -28,6 +28,7 @@ from clipcap.features.folder import (
     ShardedRows,
     captions_in,
     open_shards,
+    open_tokens,
     read_folder,
     read_meta,
     read_metadata,
@@ -72,7 +73,9 @@ def read_large_folder(path: Path) -> Features:
         for kind, without in (("ids", "row {}".format), ("paths", lambda row: None))
     )
     rows, images = index.arrays["caption_rows"], index.arrays["images"]
-    return Features(embeddings, captions, rows, names, places, read_meta(path, embeddings), path, images)
+    meta = read_meta(path, embeddings)
+    tokens = open_tokens(path, embeddings, meta)
+    return Features(embeddings, captions, rows, names, places, meta, path, images, tokens)
 
 
 def _fingerprint(files: Sequence[Path], embeddings: ShardedRows) -> str:

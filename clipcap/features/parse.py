@@ -22,13 +22,15 @@ from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
 from clipcap.features.encode import MISSING, encode_missing
 from clipcap.features.feature_set import FeatureMeta
-from clipcap.features.files import check_place, write_features
+from clipcap.features.files import check_place, refuse_tokens, write_features
 from clipcap.features.split import split_path
 from clipcap.features.unfinished import PartialRows
 from clipcap.images.kinds import CONVERT
 from clipcap.images.skipped import too_many, write_errors
 from clipcap.models.encoders.base import Encoder, pick_device
+from clipcap.models.encoders.encode_given import layout_of
 from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.token_spec import TokenLayout, TokenSpec
 from clipcap.models.kernels.bfloat16 import why
 from clipcap.options import given
 from clipcap.runtime.interruption import states_what_is_left
@@ -46,7 +48,8 @@ CountTokens = Callable[[str], int]
 
 def _output(source_name: str, config: ParseConfig) -> Path | None:
     """Where a parse writes; nowhere in a dry run."""
-    return None if config.dry_run else Path(config.out or f"data/{source_name}_train.pkl")
+    usual = f"data/{source_name}_train" + ".pkl" * (config.tokens is None)
+    return None if config.dry_run else Path(config.out or usual)
 
 
 @writes_to(lambda called: _output(called["source_name"], given(ParseConfig, called["config"], called["options"])))
@@ -74,9 +77,13 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
             print(describe(source, count_tokens))
         return []
     outputs = output_paths(out, source.records)
+    spec = None if config.tokens is None else TokenSpec.parse(config.tokens, config.layer, config.pool)
+    if spec and out.suffix == ".pkl":
+        refuse_tokens(out)
     for note in source.notes:
         logger.info(note)
     encoder = _load_encoder(config, state)
+    layout = layout_of(encoder, spec) if spec else None
     partial = PartialRows(
         out,
         fingerprint(source.records, encoder, config),
@@ -84,6 +91,7 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
         encoder.dim,
         stored_dtype(encoder.dtype),
         state.process_index,
+        (layout.count, layout.width) if layout else None,
     )
     if state.is_main_process:
         partial.create()
@@ -93,11 +101,11 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
     with states_what_is_left(
         lambda: f"{len(partial.done()):,} batches of {config.batch_size} images are kept: the same command continues"
     ):
-        encode_missing(partial, source.records, encoder, config, state)
+        encode_missing(partial, source.records, encoder, config, state, spec)
     state.wait_for_everyone()
     if not state.is_main_process:
         return []
-    written = _write(partial, source, outputs, encoder, config)
+    written = _write(partial, source, outputs, encoder, config, layout)
     _report_bad(partial, source, errors_path(out, outputs), config)
     return written
 
@@ -190,6 +198,8 @@ def fingerprint(records: Sequence[Record], encoder: Encoder, config: ParseConfig
     """Identifies a command's work: encoder, captions, images and every flag that changes the file."""
     digest = hashlib.sha256()
     flags = (config.batch_size, config.source.frame, config.recipe, clipcap.__version__)
+    if config.tokens:
+        digest.update(repr((config.tokens, config.layer, config.pool)).encode())
     digest.update(repr((encoder.name, encoder.weights_id, str(encoder.dtype), *flags)).encode())
     for r in records:
         digest.update(repr((r.image_id, str(r.image), r.captions, r.split)).encode())
@@ -202,6 +212,7 @@ def _write(
     outputs: Mapping[str | None, Path],
     encoder: Encoder,
     config: ParseConfig,
+    layout: TokenLayout | None,
 ) -> list[Path]:
     """Write the feature file of each split; a split without a readable image gets none."""
     lacking = -(-len(source.records) // config.batch_size) - len(partial.done())
@@ -212,7 +223,10 @@ def _write(
         )
     bad = partial.bad()
     meta = FeatureMeta(
-        encoder=encoder.name, encoder_weights_id=encoder.weights_id, source=f"{source.name} {config.source.data_path}"
+        encoder=encoder.name,
+        encoder_weights_id=encoder.weights_id,
+        source=f"{source.name} {config.source.data_path}",
+        tokens=layout,
     )
     written = []
     for split, path in outputs.items():
@@ -227,6 +241,7 @@ def _write(
             image_paths=[_image_path(r) for r in chosen],
             captions=[r.captions for r in chosen],
             meta=meta,
+            tokens=partial.tokens(rows),
         )
         written.append(path)
         logger.info(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import pickle
 from collections import OrderedDict
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -155,7 +154,7 @@ def write_pickle(path: Path, rows: Content, meta: FeatureMeta) -> None:
     content = {
         "clip_embedding": rows.embeddings,
         "captions": items,
-        "meta": {same(name): same(value) for name, value in asdict(meta).items()},
+        "meta": {same(name): same(value) for name, value in meta.stored().items()},
         "image_ids": ids,
         "image_paths": [same(image_path) for image_path in rows.image_paths[:]],
     }

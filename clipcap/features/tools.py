@@ -98,6 +98,7 @@ def info(path: str | Path, words: str | None = None) -> str:
         "images": f"{len(each):,}" + f" in {rows:,} rows" * (rows != len(each)),
         "captions": f"{each.sum():,.0f} (per image: {spread})",
         "width": f"{seen.dim}, {meta.dtype or seen.dtype}, {'' if meta.normalized else 'not '}normalised",
+        **({"tokens": f"{meta.tokens}, float16"} if meta.tokens else {}),
         "encoder": (meta.encoder or "not known") + guessed,
         "weights id": meta.encoder_weights_id or "not known",
         "source": meta.source or "not known",
@@ -230,6 +231,11 @@ def _common_meta(seen: Sequence[Survey]) -> FeatureMeta:
             other.meta, other.dim, None if one.meta.encoder_guessed else one.meta.encoder,
             one.meta.encoder_weights_id, one.dim, other.path, str(one.path),
         )  # fmt: skip
+        if one.meta.tokens != other.meta.tokens:
+            ours, theirs = (
+                f"tokens {meta.tokens}" if meta.tokens else "no tokens" for meta in (one.meta, other.meta)
+            )
+            raise ClipcapError(f"{other.path}: holds {theirs}, {one.path} {ours}: parse both with the same --tokens")
         if one.meta.normalized != other.meta.normalized:
             yes, no = (one.path, other.path) if one.meta.normalized else (other.path, one.path)
             raise ClipcapError(f"{yes}: is normalised, {no} is not: leave one out, or parse its images again")
@@ -278,11 +284,18 @@ def _contents(parts: Iterable[Features], dtype: Dtype, prefix: str = "") -> Iter
             LazyColumn(part.num_images, partial(_ids, part, prefix)),
             part.image_paths,
             LazyColumn(part.num_images, part.captions_by_row),
+            LazyColumn(part.num_images, partial(_token_numbers, part)) if part.tokens is not None else None,
         )
 
 
 def _ids(part: Features, prefix: str, start: int, stop: int) -> list[str]:
     return [prefix + image_id for image_id in part.image_ids[start:stop]]
+
+
+def _token_numbers(part: Features, start: int, stop: int) -> np.ndarray:
+    """Tokens float16 [stop − start, T, W]."""
+    assert part.tokens is not None, "the caller has checked that there are tokens"
+    return part.tokens[torch.arange(start, stop)].numpy().astype(np.float16)
 
 
 def _numbers(part: Features, dtype: Dtype, start: int, stop: int) -> np.ndarray:

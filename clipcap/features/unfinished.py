@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
+from clipcap.features.feature_set import LazyColumn
 from clipcap.runtime.files import replaced_file
 from clipcap.runtime.json_text import to_json
 
@@ -22,7 +23,7 @@ try:
 except ImportError:  # Windows: nothing keeps two runs of one command apart there
     fcntl = None
 
-FINGERPRINT, ROWS, CHOSEN = "fingerprint", "rows.bin", "chosen.bin"
+FINGERPRINT, ROWS, CHOSEN, TOKENS = "fingerprint", "rows.bin", "chosen.bin", "tokens.bin"
 
 
 class PartialRows:
@@ -35,13 +36,27 @@ class PartialRows:
         fingerprint: identifies the command's work.
         rows, dim, dtype: N, D and the stored number type.
         rank: number of this process.
+        tokens: (T, W) of the float16 tokens of each row; None without.
     """
 
-    def __init__(self, out: Path, fingerprint: str, rows: int, dim: int, dtype: torch.dtype, rank: int):
+    def __init__(
+        self,
+        out: Path,
+        fingerprint: str,
+        rows: int,
+        dim: int,
+        dtype: torch.dtype,
+        rank: int,
+        tokens: tuple[int, int] | None = None,
+    ):
         self.folder = out.with_name(out.name + ".partial")
         self.fingerprint, self.shape, self.dtype, self.rank = fingerprint, (rows, dim), dtype, rank
         self._numbers = np.dtype(str(dtype).removeprefix("torch."))
         self._row_bytes = dim * self._numbers.itemsize
+        self._tokens = tokens
+        self._row_sizes = {ROWS: self._row_bytes}  # bytes of a row in each file
+        if tokens:
+            self._row_sizes[TOKENS] = tokens[0] * tokens[1] * np.dtype(np.float16).itemsize
 
     def create(self) -> None:
         """Start, or check that the work found belongs to this command; called by one process, before the others.
@@ -82,14 +97,15 @@ class PartialRows:
 
     def _rows_are_whole(self) -> bool:
         """Of a file that was cut, the next write would fill the gap with zeros, and they would pass for features."""
-        stored = self.folder / ROWS
-        return stored.is_file() and stored.stat().st_size == self.shape[0] * self._row_bytes
+        files = {self.folder / name: size for name, size in self._row_sizes.items()}
+        return all(f.is_file() and f.stat().st_size == self.shape[0] * size for f, size in files.items())
 
     def _start(self) -> None:
         for log in self._logs():  # killed before there was a fingerprint, while the folder was removed, or not whole
             log.unlink()
-        with (self.folder / ROWS).open("wb") as file:
-            file.truncate(self.shape[0] * self._row_bytes)
+        for name, size in self._row_sizes.items():
+            with (self.folder / name).open("wb") as file:
+                file.truncate(self.shape[0] * size)
         with replaced_file(self.folder / FINGERPRINT) as draft:
             draft.write_text(self.fingerprint, encoding="utf-8")
 
@@ -125,6 +141,7 @@ class PartialRows:
         embeddings: Tensor | None,
         bad: Sequence[tuple[int, str]],
         remarks: Sequence[tuple[int, str]] = (),
+        tokens: Tensor | None = None,
     ) -> None:
         """Store a batch.
 
@@ -134,23 +151,37 @@ class PartialRows:
             embeddings: [len(rows), D]; None where no image of the batch could be read.
             bad: (row, reason) of the others.
             remarks: (row, how it had to be shown) of some.
+            tokens: float16 [len(rows), T, W].
 
         Raises:
             ClipcapError: the disk is full; the batches before this one are kept.
         """
         with self._writing():
-            if embeddings is not None:
-                with (self.folder / ROWS).open("r+b") as file:
-                    for row, vector in zip(rows, embeddings.numpy()):
-                        file.seek(row * self._row_bytes)
-                        file.write(vector.tobytes())
-                    _to_disk(file)
+            for name, values in ((ROWS, embeddings), (TOKENS, tokens)):
+                if values is not None:
+                    self._write_rows(name, rows, values.numpy())
             with (self.folder / f"done-{self.rank}.jsonl").open("a+b") as log:
                 torn = log.tell() and _last_byte(log) != b"\n"
                 entry = {"batch": batch, "bad": list(bad)} | ({"remarks": list(remarks)} if remarks else {})
                 line = to_json(entry).encode()
                 log.write(b"\n" * bool(torn) + line + b"\n")
                 _to_disk(log)
+
+    def _write_rows(self, name: str, rows: Sequence[int], values: np.ndarray) -> None:
+        """Write these rows of a file, and wait until they are on the disk."""
+        with (self.folder / name).open("r+b") as file:
+            for row, numbers in zip(rows, values):
+                file.seek(row * self._row_sizes[name])
+                file.write(numbers.tobytes())
+            _to_disk(file)
+
+    def tokens(self, numbers: Sequence[int]) -> LazyColumn | None:
+        """Tokens float16 [len(numbers), T, W] of the finished file, on disk; None without."""
+        if self._tokens is None:
+            return None
+        stored = np.memmap(self.folder / TOKENS, np.float16, "r", shape=(self.shape[0], *self._tokens))
+        index = np.asarray(numbers)
+        return LazyColumn(len(index), lambda start, stop: stored[index[start:stop]])
 
     def rows(self, numbers: Sequence[int]) -> np.ndarray:
         """Rows [len(numbers), D] of the finished file, on disk: a set larger than the memory can be written.

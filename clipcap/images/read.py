@@ -28,7 +28,7 @@ from clipcap.images.kinds import (
     why_heif_unread,
     why_unread,
 )
-from clipcap.images.memory import in_turn, middle_frame
+from clipcap.images.memory import MOST_FRAME_PIXELS, in_turn, middle_frame
 from clipcap.images.png import without_png_metadata
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
@@ -103,6 +103,48 @@ def open_image(
         if remark:
             shown_upright.info[REMARK] = remark
         return shown_upright
+
+
+def open_frames(
+    source: ImageSource, count: int, *, upright: bool = True, max_pixels: int = MAX_PIXELS
+) -> list[Image.Image]:
+    """Decode frames of an animation, or of a folder with a picture for each, spread evenly over it.
+
+    Args:
+        source: as `open_image` takes it, or a folder.
+        count: of the frames; fewer where there are fewer.
+        upright, max_pixels: as `open_image` takes them.
+    Raises:
+        MissingImageError: the file does not exist.
+        ImageError: a folder without pictures, or as `open_image` raises it.
+    """
+    folder = source.path if isinstance(source, ImageRef) and source.data is None and not source.member else source
+    if isinstance(folder, (str, Path)) and os.path.isdir(folder):
+        pictures = sorted(filter(is_image_file, Path(folder).iterdir()), key=lambda path: natural_key(path.name))
+        if not pictures:
+            raise ImageError(shown(source), "is a folder without pictures")
+        chosen = [pictures[i] for i in _spread(len(pictures), count)]
+        return [open_image(path, upright=upright, max_pixels=max_pixels) for path in chosen]
+    with _opened(source, max_pixels) as image:
+        moving = image.format in ANIMATIONS and not isinstance(source, Image.Image)
+        reachable = max(1, MOST_FRAME_PIXELS // max(1, image.width * image.height))
+        last = min(getattr(image, "n_frames", 1), reachable) if moving else 1
+        turn, found = _UPRIGHT.get(_orientation(image)) if upright else None, []
+        for number in _spread(last, count):
+            image.seek(number)
+            image.load()
+            rgb, remark = _to_rgb(image)
+            found.append(rgb if turn is None else rgb.transpose(turn))
+            if remark:
+                found[-1].info[REMARK] = remark
+        return found
+
+
+def _spread(there: int, count: int) -> list[int]:
+    """`count` numbers below `there`, each in the middle of its share of them; all where they are fewer."""
+    if there <= count:
+        return list(range(there))
+    return [(2 * i + 1) * there // (2 * count) for i in range(count)]
 
 
 def check_image(source: str | Path | bytes | ImageRef) -> str | None:

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import PrefixConfig
+from clipcap.models.encoders.token_spec import TokenLayout
 from clipcap.models.given import Given
 from clipcap.models.kernels.fused_activation import fuse_activations
 from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
@@ -57,6 +58,11 @@ class PrefixLM(nn.Module, ABC, Generic[Config]):
     def prefix_positions(self) -> int:
         """Positions before a caption, as `prefix` gives them."""
         return self.config.prefix_length
+
+    @property
+    def token_layout(self) -> TokenLayout | None:
+        """The tokens that it reads beside the vector of an image; None where it reads the vector alone."""
+        return None
 
     @property
     def longest_prefix(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from transformers import PreTrainedModel
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
 from clipcap.models.config import ModelConfig
+from clipcap.models.encoders.token_spec import Kind, TokenLayout
 from clipcap.models.given import Given
 from clipcap.models.kernels.chunked_cross_entropy import chunked_cross_entropy, weighted_cross_entropy
 from clipcap.models.kernels.last_block import read_from
@@ -55,14 +58,17 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             prefix [B, P, E]; with the template's text and a prompt of H tokens [B, before + P + H + after, E], where
             shorter prompts have their padding before everything else.
         Raises:
-            ClipcapError: D is not the width the mapper was built for.
+            ClipcapError: D, or N and W, are not what the mapper was built for.
         """
         given = Given.of(given)
         vectors = given.vectors
         self._check_width(vectors)
         if self.config.normalize_prefix:
             vectors = vectors / vectors.norm(dim=-1, keepdim=True)
-        mapped = self.mapper(vectors)  # [B, D] -> [B, P, E]
+        if self.config.tokens is None:
+            mapped = self.mapper(vectors)  # [B, D] -> [B, P, E]
+        else:
+            mapped = self.mapper(vectors, self._tokens(given), given.token_mask)  # and [B, N, W] -> [B, P, E]
         prompt = [] if given.prompt_ids is None else [self.embed_tokens(given.prompt_ids)]  # [B, H, E]
         if not (self.config.before or self.config.after or prompt):
             return mapped
@@ -92,6 +98,22 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         before = len(self.config.before) + self.config.prefix_length
         mask = F.pad(given.prompt_mask, (before, 0), value=True)  # [B, H] -> [B, before + P + H]
         return F.pad(mask, (0, len(self.config.after)), value=True)
+
+    def _tokens(self, given: Given) -> Tensor:
+        """The tokens [B, N, W] of what is given."""
+        config, tokens = self.config, given.tokens
+        if tokens is None or tokens.shape[1:] != (config.token_count, config.token_width):
+            found = "none" if tokens is None else " x ".join(map(str, tokens.shape[1:]))
+            raise ClipcapError(
+                f"this captioner reads {self.token_layout} tokens of each image, and was given {found}: encode the "
+                f"images as it was trained"
+            )
+        return tokens.to(given.vectors.dtype)
+
+    @property
+    def token_layout(self) -> TokenLayout | None:
+        """As of any `PrefixLM`."""
+        return token_layout(self.config)
 
     @property
     def prefix_positions(self) -> int:
@@ -202,6 +224,15 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                 f"--prefix_length {self.config.prefix_length}: for long prefixes use --mapping_type transformer"
             )
         return "\n".join(lines)
+
+
+def token_layout(config: ModelConfig) -> TokenLayout | None:
+    """The tokens that a captioner of this configuration reads; None where it reads the vector alone."""
+    if config.tokens is None:
+        return None
+    kind, _, number = config.tokens.partition(":")
+    of_config = (config.token_layer, config.token_pool, config.token_count, config.token_width, config.token_extra)
+    return TokenLayout(cast(Kind, kind), int(number or 0), *of_config)
 
 
 def _predicted_from(positions: Tensor | None, prefix_length: int, labels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from clipcap.errors import ClipcapError
 from clipcap.options import Options, Recipe, at_least, option
 
 Tune = Literal["none", "lora", "full"]
@@ -44,10 +45,23 @@ class ModelConfig(PrefixConfig):
     `recipe` is provenance: it records how the weights were made, and nothing acts on it.
     """
 
-    mapping_type: Literal["mlp", "transformer"] = option("mlp", "network from CLIP embedding to prefix")
+    mapping_type: Literal["mlp", "transformer", "project"] = option(
+        "mlp",
+        "network from CLIP embedding to prefix; transformer also reads tokens of features that have any, project "
+        "makes a position of each token",
+    )
     prefix_length_clip: int = option(10, "positions the transformer mapper splits the CLIP embedding into")
     num_layers: int = option(8, "layers of the transformer mapper")
     num_heads: int = option(8, "attention heads of the transformer mapper (8 in the original)")
+    projection: Literal["linear", "mlp"] = option("linear", "what the mapper project does to each position's tokens")
+    projection_hidden: int = option(2048, "hidden width of --projection mlp")
+    space_to_depth: int = option(1, "mapper project: squares of this side of the tokens' grid become one position")
+    tokens: str | None = option(None, "tokens that the mapper reads: grid, crops:N, frames:N, import")
+    token_layer: int = option(-1, "layer of the encoder that they are of, counted from the end")
+    token_pool: int = option(0, "side that their grid is averaged to (0: as it is)")
+    token_count: int = option(0, "tokens of an image")
+    token_width: int = option(0, "their width")
+    token_extra: int = option(0, "how many of them are class and register tokens, before those of the grid")
     template: Template = option(
         "none", "text around the image's positions: chat is the language model's own template"
     )
@@ -65,6 +79,15 @@ class ModelConfig(PrefixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prefix_length_clip", "num_layers", "num_heads", "prompt_captions"):
+        sizes = ("prefix_length_clip", "num_layers", "num_heads", "projection_hidden", "space_to_depth")
+        for name in (*sizes, "prompt_captions"):
             at_least(name, getattr(self, name), 1)
-        at_least("prompt_tokens", self.prompt_tokens, 0)
+        for name in ("token_pool", "token_count", "token_width", "token_extra", "prompt_tokens"):
+            at_least(name, getattr(self, name), 0)
+        if self.mapping_type == "project" and self.tokens is None:
+            raise ClipcapError(
+                "--mapping_type project makes positions of tokens, and the features hold none: parse the images with "
+                "--tokens grid, or choose --mapping_type transformer"
+            )
+        if self.tokens is not None and not (self.token_count and self.token_width):
+            raise ClipcapError(f"tokens {self.tokens!r} need a token_count and a token_width")

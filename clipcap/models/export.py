@@ -37,10 +37,17 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None, encoder: str
     if out.suffix.lower() != ".pt":
         raise ClipcapError(f"--out {out}: what is written is a .pt: end the name in .pt")
     loaded = load_checkpoint(checkpoint, lm, encoder=encoder)
+    if loaded.model.token_layout:
+        raise ClipcapError(f"{checkpoint}: reads tokens of images, which the original's .pt does not know")
     if loaded.model.config.before or loaded.model.config.after:
         raise ClipcapError(
             f"{checkpoint}: was trained with text around the image's positions (--template, or a begin token), which "
             f"a .pt of the original cannot hold"
+        )
+    if loaded.model.config.prompts != "none":
+        raise ClipcapError(
+            f"{checkpoint}: reads prompts (--prompts {loaded.model.config.prompts}), which a .pt of the original "
+            f"cannot hold"
         )
     export_reference(loaded.model, out)
     lines = [f"wrote {out}", f"the same captions as the checkpoint's: {shlex.join(predict_words(loaded, out))}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,6 +35,13 @@ class Given:
         """Vectors [B, D] alone, or what is given already."""
         return given if isinstance(given, Given) else cls(given)
 
+    @classmethod
+    def together(cls, parts: Sequence[Given]) -> Given:
+        """The images of several, which have all tokens or none."""
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        vectors = torch.cat([part.vectors for part in parts])
+        return with_tokens(vectors, torch.cat(tokens)) if tokens else cls(vectors)
+
     def __len__(self) -> int:
         return len(self.vectors)
 
@@ -54,3 +61,9 @@ class Given:
     def _tensors(self) -> Iterator[tuple[str, Any]]:
         """Those that are there, by name."""
         return ((f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
+
+
+def with_tokens(vectors: Tensor, tokens: Tensor) -> Given:
+    """Images with vectors [B, D] and stored tokens [B, N, W], of which those of zeros stand for none."""
+    there = tokens.any(dim=2)  # [B, N]
+    return Given(vectors, tokens, None if there.all() else there)

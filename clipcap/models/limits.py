@@ -27,7 +27,11 @@ def check_sizes(config: ModelConfig, state: dict[str, Tensor], path: Path) -> No
     Raises:
         ClipcapError: names the size.
     """
-    used = ["clip_dim", *["prefix_length_clip", "num_layers"] * (config.mapping_type == "transformer")]
+    used = [] if config.mapping_type == "project" else ["clip_dim"]
+    if config.mapping_type == "transformer":
+        used += ["prefix_length_clip", "num_layers"] if config.tokens is None else ["num_layers", "token_count"]
+    if config.tokens is not None:
+        used.append("token_width")
     largest = max([len(state), *(side for tensor in state.values() for side in tensor.shape)])
     for name in used:
         if getattr(config, name) > largest:

@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,7 +187,7 @@ def _check_encoder(features: Features, content: dict[str, Any]) -> None:
     """Note the encoder of the first features; refuse others of another one."""
     if content["meta"] is None:
         names = ("encoder", "encoder_weights_id", "encoder_guessed")
-        content["meta"] = asdict(FeatureMeta(**{name: getattr(features.meta, name) for name in names}))
+        content["meta"] = FeatureMeta(**{name: getattr(features.meta, name) for name in names}).stored()
         content["dim"] = features.dim
     known = FeatureMeta(**content["meta"])
     encoder = None if known.encoder_guessed else known.encoder

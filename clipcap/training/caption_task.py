@@ -148,6 +148,14 @@ class CaptionTask(FeatureTask[CaptionerTaskConfig, ClipCaptionModel]):
         """The files of a native checkpoint."""
         write_checkpoint(self.model, self.tokenizer, folder, self.card_notes(metrics))
 
+    def card_notes(self, metrics: Mapping[str, float]) -> str:
+        """As for any features; where it reads retrieved captions, also of what."""
+        config = self.model.config
+        notes = super().card_notes(metrics)
+        if config.datastore:
+            notes += f"- reads captions of {config.datastore} (fingerprint {config.datastore_id})\n"
+        return notes
+
     def checkpoint_bytes(self) -> int:
         """Bytes of the tensors of a checkpoint."""
         return sum(tensor.nbytes for tensor in stored_state(self.model).values())

@@ -207,7 +207,14 @@ class InitialCaptionerConfig(InitialModelConfig):
     tune: Literal["none", "lora", "full"] | None = option(
         None, "what to train of the language model (default: full, or none with --only_prefix)"
     )
-    mapping_type: Literal["mlp", "transformer"] | None = of_checkpoint("mapping_type")
+    mapping_type: Literal["mlp", "transformer", "project"] | None = of_checkpoint("mapping_type")
+    projection: Literal["linear", "mlp"] | None = of_checkpoint("projection")
+    projection_hidden: int | None = of_checkpoint("projection_hidden")
+    space_to_depth: int | None = of_checkpoint("space_to_depth")
+    read_tokens: bool = option(
+        True,
+        "--mapping_type transformer: read the tokens of features that have some; --no_read_tokens: the vector alone",
+    )
     template: Template | None = of_checkpoint("template")
     match_norms: bool = option(
         False, "start a new mapper so that its outputs are as long as the language model's embeddings on average"
@@ -219,11 +226,18 @@ class InitialCaptionerConfig(InitialModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("prefix_length", "prefix_length_clip", "num_layers", "num_heads")
+        sizes = (
+            "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "projection_hidden", "space_to_depth",
+        )  # fmt: skip
         for name in (size for size in sizes if getattr(self, size) is not None):
             at_least(name, getattr(self, name), 1)
         if self.only_prefix and self.tune not in (None, "none"):
             raise ClipcapError(f"--only_prefix means --tune none, but --tune {self.tune} was given: drop one")
+        if self.mapping_type == "project" and self.prefix_length is not None:
+            raise ClipcapError(
+                "--prefix_length is not for --mapping_type project, whose positions are the tokens': leave it out "
+                "(--space_to_depth makes fewer)"
+            )
 
     @property
     def tuning(self) -> Tune:

@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.captioner import Captioner
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider_scorer
-from clipcap.features.encoder_check import check_same_encoder
+from clipcap.features.encoder_check import check_same_encoder, check_tokens, for_model
 from clipcap.features.feature_set import Features
-from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.caption_model import ClipCaptionModel, token_layout
 from clipcap.models.checkpoint import Loaded, load_checkpoint
 from clipcap.models.config import ModelConfig, Template
 from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
 from clipcap.models.lm_text import LmText, end_captions_with, lm_text
+from clipcap.models.mapper import positions_of_tokens
 from clipcap.options import Recipe, given
 from clipcap.prompts.template import PromptText
 from clipcap.runtime.hub import absolute, check_login
@@ -67,6 +68,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     prompting = open_prompting(config.prompting, features, str(accelerator.device))
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout, prompting)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
+    features, val = for_model(features, model), None if val is None else for_model(val, model)
     start = Start.of_model(model, warm=config.model.weights_dir is not None)
     config, length = with_length(config, len(features.captions), start, accelerator.num_processes)
     loop = config.loop
@@ -123,6 +125,7 @@ def initial_captioner(
     text = _text_around(network, tokenizer, config.template or "none", recipe)
     model_config = ModelConfig(
         **{"num_heads": _heads(config, network, recipe), **_given(config), **asdict(text)},
+        **_tokens_read(config, features),
         lm=absolute(lm),
         clip_dim=features.dim,
         encoder=features.meta.encoder,
@@ -132,11 +135,24 @@ def initial_captioner(
         recipe=recipe,
         **(prompting.of_model(tokenizer) if prompting else {}),
     )
+    if model_config.mapping_type == "project":
+        model_config = replace(model_config, prefix_length=positions_of_tokens(model_config))
     model = ClipCaptionModel(model_config, network, dropout)
     if config.match_norms:
-        some = features.rows(range(min(MEASURED, features.num_images)))  # [N, D]
+        some = features.given(range(min(MEASURED, features.num_images)))
         model.match_norms(some)
     return model, tokenizer, f"new {model_config.mapping_type} mapper before {lm}"
+
+
+def _tokens_read(config: InitialCaptionerConfig, features: Features) -> dict[str, Any]:
+    """Which tokens of the features a new mapper reads, as options of its model."""
+    layout = features.meta.tokens
+    if layout is None or config.mapping_type in (None, "mlp") or not config.read_tokens:
+        if layout is not None and config.mapping_type in (None, "mlp"):
+            logger.info("the features hold tokens, which --mapping_type mlp does not read: transformer or project do")
+        return {}
+    names = ("layer", "pool", "count", "width", "extra")
+    return {"tokens": layout.name, **{f"token_{name}": getattr(layout, name) for name in names}}
 
 
 MEASURED = 256  # images by which --match_norms measures the mapper
@@ -162,7 +178,10 @@ def _heads(config: InitialCaptionerConfig, lm: PreTrainedModel, recipe: Recipe) 
     return min((n for n in range(1, 2 * usual) if width % n == 0), key=lambda n: (abs(n - usual), -n))
 
 
-_SIZES = ("mapping_type", "template", "prefix_length", "prefix_length_clip", "num_layers", "num_heads", "lora_rank")
+_SIZES = (
+    "mapping_type", "projection", "projection_hidden", "space_to_depth", "template", "prefix_length",
+    "prefix_length_clip", "num_layers", "num_heads", "lora_rank",
+)  # fmt: skip
 
 
 def _given(config: InitialCaptionerConfig) -> dict[str, Any]:
@@ -187,6 +206,7 @@ def _warm_start(
         features.meta, features.dim, expected, old.encoder_weights_id, old.clip_dim,
         features.path, f"the checkpoint {loaded.path}",
     )  # fmt: skip
+    check_tokens(features, token_layout(old), f"the checkpoint {loaded.path}")
     _check_sizes(config, old)
     if old.tune == "lora" and config.tuning != "lora":
         raise ClipcapError(
@@ -227,6 +247,8 @@ def _text_of_warm_start(config: InitialCaptionerConfig, loaded: Loaded, recipe: 
 def _check_sizes(config: InitialCaptionerConfig, old: ModelConfig) -> None:
     """Refuse sizes that were asked for and are not the checkpoint's."""
     counting = ["mapping_type", "prefix_length"]
+    if old.mapping_type == "project":
+        counting += ["projection", "projection_hidden", "space_to_depth"]
     if old.mapping_type == "transformer":
         counting += ["prefix_length_clip", "num_layers", "num_heads"]
     if old.tune == "lora":

@@ -561,7 +561,7 @@ class SmallGPU(OpenAIEncoder):
 def test_a_batch_too_big_for_the_gpu_is_halved(clip_file):
     encoder = SmallGPU(str(clip_file), room=3)
     pixels = torch.randn(11, 3, 64, 64)
-    embeddings = encode_halving(encoder, pixels)
+    [embeddings] = encode_halving(lambda part: (encoder.encode_images(part),), pixels)
     assert encoder.sizes == [3, 3, 3, 2]
     whole = load_encoder(str(clip_file), "cpu").encode_images(pixels)
     torch.testing.assert_close(embeddings, whole, rtol=1e-5, atol=1e-5)
@@ -569,7 +569,7 @@ def test_a_batch_too_big_for_the_gpu_is_halved(clip_file):
 
 def test_a_gpu_without_room_for_one_image_is_said(clip_file):
     with pytest.raises(ClipcapError, match="not even one image fits the GPU's memory"):
-        encode_halving(SmallGPU(str(clip_file), room=0), torch.randn(4, 3, 64, 64))
+        encode_halving(SmallGPU(str(clip_file), room=0).encode_images, torch.randn(4, 3, 64, 64))
 
 
 # --- dry run, token limit -----------------------------------------------------------------------------------------

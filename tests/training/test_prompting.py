@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import CAPTIONS
+from support.road import draw_photos
 from support.small import feature_file, interrupt_after, run, same, weights
 
 from clipcap.captioning.captioner import Captioner, load_captioner
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import DecodeConfig, LoadConfig, PredictConfig
+from clipcap.captioning.image_inputs import embed_pictures
+from clipcap.captioning.predict import predict
+from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError
-from clipcap.features.files import read_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.load import load_encoder
+from clipcap.models.export import export
 from clipcap.prompts.config import PromptConfig
+from clipcap.prompts.entities import Entities
 from clipcap.prompts.template import PromptText
 from clipcap.training.dataset import CaptionDataset
 from clipcap.training.prompting import DrawnPrompts, NamedWords, open_prompting
@@ -133,6 +141,7 @@ def test_images_of_another_world_are_captioned_as_without_a_prompt(trained, tmp_
     captioner, gated = caption(checkpoint, vectors, prompt_gate=0.9999)
     assert captioner.prompter.counts.without == len(vectors)
     plain = Captioner.from_pretrained(checkpoint)
+    plain.prompter = None
     wanted = plain.caption(list(vectors), DecodeConfig(greedy=True, max_new_tokens=12))
     assert [c.token_ids for c in gated] == [several[0].token_ids for several in wanted]
     assert [c.logprob for c in gated] == [several[0].logprob for several in wanted]  # bit for bit
@@ -153,8 +162,8 @@ def test_prompts_that_a_captioner_has_not_learnt_are_refused(trained, data, lm_f
     with pytest.raises(ClipcapError, match="--entities is for captioners"):
         load_captioner(LoadConfig(load_pt=str(checkpoint), entities="words.txt"))
     plain = run(data, lm_folder, tmp_path / "plain", epochs=1) / "clipcap-best"
-    with pytest.raises(ClipcapError, match="--datastore is for captioners"):
-        load_captioner(LoadConfig(load_pt=str(plain), datastore=str(data)))
+    with pytest.raises(ClipcapError, match="--datastore is read by captioners of --prompts captions and by --rerank"):
+        predict(PredictConfig.of(load_pt=str(plain), datastore=str(data), features=str(data)), [])
     with pytest.raises(ClipcapError, match="go on with --prompts captions"):
         run(data, lm_folder, tmp_path / "on", weights_dir=str(checkpoint), prefix_length=None)
 
@@ -168,6 +177,28 @@ def test_a_datastore_that_is_gone_is_named_and_captions_are_written_without(trai
         moved.rename(data)
     assert captioner.prompter is None
     assert any("pass --datastore" in line for line in messages())
+
+
+def test_python_swaps_the_datastore_too(trained, tmp_path):
+    checkpoint, _ = trained
+    other = feature_file(tmp_path / "other.pkl", [f"nothing but {i}" for i in range(16)], seed=3)
+    captioner = Captioner.from_pretrained(checkpoint, datastore=other, prompt_gate=-1)
+    [[found]] = captioner.caption([torch.randn(32)], DecodeConfig(greedy=True, max_new_tokens=5))
+    assert all(one.caption.startswith("nothing but") for one in found.retrieved) and len(found.retrieved) == 2
+
+
+def test_a_pt_of_the_original_cannot_hold_prompts(trained, tmp_path):
+    with pytest.raises(ClipcapError, match="reads prompts"):
+        export(str(trained[0]), tmp_path / "x.pt")
+    card = (trained[0] / "README.md").read_text()
+    assert f"reads captions of {trained[1]}" in card
+
+
+def test_samples_of_reward_training_are_written_behind_prompts(trained, lm_folder, tmp_path):
+    checkpoint, data = trained
+    chosen = {**CHOSEN, "datastore": str(data), "weights_dir": str(checkpoint), "prefix_length": None, "epochs": 1}
+    out = run(data, lm_folder, tmp_path / "reward", **chosen, objective="reward", samples=2, val=str(data))
+    assert not same(weights(out / "clipcap-last"), weights(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -186,9 +217,6 @@ def test_options_at_odds_are_refused_in_a_line(data, lm_folder, tmp_path, change
 
 
 def test_named_words_are_those_of_the_captions(data):
-    from clipcap.models.encoders.load import load_encoder
-    from clipcap.prompts.entities import Entities
-
     encoder: Encoder = load_encoder("demo", "cpu")
     features = read_features(data)
     source = NamedWords(features, Entities(["apple", "egg", "cake"]), encoder)
@@ -196,3 +224,27 @@ def test_named_words_are_those_of_the_captions(data):
     drawn = [source.drawn(0, rng) for _ in range(50)]
     assert {word for words in drawn for word in words} == {"apple"}
     assert 0.4 < sum(map(bool, drawn)) / 50 < 0.8
+
+
+def test_a_second_encoder_retrieves_by_the_photos_themselves(clip_file, lm_folder, tmp_path):
+    photos = draw_photos(tmp_path / "photos", 12)
+    encoders = [str(clip_file), str(make_clip(tmp_path / "other.pt", embed_dim=48, seed=5))]
+    for number, name in enumerate(encoders):
+        encoder = load_encoder(name, "cpu")
+        write_features(
+            tmp_path / f"{number}.pkl", embeddings=embed_pictures(encoder, photos),
+            image_ids=[p.stem for p in photos],
+            image_paths=[str(p) for p in photos], captions=[(f"picture {i}",) for i in range(12)],
+            meta=FeatureMeta(encoder=name, encoder_weights_id=encoder.weights_id),
+        )  # fmt: skip
+    chosen = {**CHOSEN, "datastore": str(tmp_path / "1.pkl"), "retrieve_with": encoders[1], "epochs": 1}
+    checkpoint = run(tmp_path / "0.pkl", lm_folder, tmp_path / "run", **chosen) / "clipcap-best"
+    captioner = load_captioner(LoadConfig(load_pt=str(checkpoint), prompt_gate=-1))
+    how = DecodeConfig(greedy=True, max_new_tokens=5)
+    [[found]] = captioner.caption([photos[3]], how)
+    assert len(found.retrieved) == 2
+    assert "picture 3" not in [one.caption for one in found.retrieved]
+    [[by_row]] = [several for _, several in captioner.caption_rows(read_features(tmp_path / "0.pkl"), [3], how)]
+    assert by_row[0].retrieved == found.retrieved
+    with pytest.raises(ClipcapError, match=r"--retrieve_with .* looks at the photos themselves"):
+        captioner.caption([torch.randn(64)], how)

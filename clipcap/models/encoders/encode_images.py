@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipcap.images.read import MAX_PIXELS, REMARK, ImageError, ImageSource, open_image
+from clipcap.images.read import MAX_PIXELS, REMARK, ImageError, ImageSource, open_frames, open_image
 from clipcap.models.encoders.base import Encoder, Preprocess
+from clipcap.models.encoders.encode_given import encode_given, views_of
+from clipcap.models.encoders.token_spec import TokenSpec
 from clipcap.models.given import Given
 from clipcap.runtime.text import one_line
 
@@ -40,7 +42,7 @@ class EncodedImages:
 class Pixels(NamedTuple):
     """A preprocessed image."""
 
-    pixels: Tensor  # [3, R, R]
+    pixels: Tensor  # [V, 3, R, R], 1 view but for crops and frames
     remark: str | None  # how it had to be shown
     look: Any = None
 
@@ -53,15 +55,22 @@ def read_pixels(
     frame: Frame = "first",
     max_pixels: int = MAX_PIXELS,
     look: Callable[[Image.Image], Any] | None = None,
+    tokens: TokenSpec | None = None,
 ) -> Pixels:
     """Decode and preprocess one image; the options are those of `encode_images`.
 
     Raises:
         ImageError: it cannot be used.
     """
-    picture = open_image(image, upright=upright, frame=frame, max_pixels=max_pixels)
+    if tokens and tokens.kind == "frames":
+        pictures = open_frames(image, tokens.number, upright=upright, max_pixels=max_pixels)
+    else:
+        pictures = [open_image(image, upright=upright, frame=frame, max_pixels=max_pixels)]
+    shown = pictures[0]
     try:
-        return Pixels(preprocess(picture), picture.info.get(REMARK), look(picture) if look else None)
+        views = [view for picture in pictures for view in views_of(picture, tokens)]
+        pixels = torch.stack([preprocess(view) for view in views])  # [V, 3, R, R]
+        return Pixels(pixels, shown.info.get(REMARK), look(shown) if look else None)
     except Exception as error:  # one odd image must not end the run
         name = "an image" if isinstance(image, bytes | Image.Image) or hasattr(image, "read") else str(image)
         raise ImageError(name, f"cannot be preprocessed ({one_line(error)})") from error
@@ -78,6 +87,7 @@ def encode_images(
     look: Callable[[Image.Image], Any] | None = None,
     threads: int = 1,
     turn: AbstractContextManager | None = None,
+    tokens: TokenSpec | None = None,
 ) -> Iterator[EncodedImages]:
     """Decode and encode images, a batch at a time.
 
@@ -90,10 +100,19 @@ def encode_images(
         look: called with each decoded picture, for example to draw a thumbnail.
         threads: that decode; with more than one, no open file may be given twice.
         turn: held while the encoder computes, for example a lock.
+        tokens: which are encoded beside the vectors (default: none).
     Returns:
         the batches in order; each is decoded when it is asked for.
     """
-    read = partial(_try_to_read, encoder.preprocess, upright=upright, frame=frame, max_pixels=max_pixels, look=look)
+    read = partial(
+        _try_to_read,
+        encoder.preprocess,
+        upright=upright,
+        frame=frame,
+        max_pixels=max_pixels,
+        look=look,
+        tokens=tokens,
+    )
     with ExitStack() as stack:
         run = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
         for start in range(0, len(images), batch_size):
@@ -102,7 +121,8 @@ def encode_images(
             given = None
             if good:
                 with turn or nullcontext():
-                    given = Given(encoder.encode_images(torch.stack([image.pixels for image in good.values()])))
+                    pixels = [image.pixels for image in good.values()]
+                    given = encode_given(encoder, torch.cat(pixels), [len(views) for views in pixels], tokens)
             yield EncodedImages(
                 list(good),
                 given,

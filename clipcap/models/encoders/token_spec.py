@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -71,6 +71,45 @@ class TokenSpec:
         """The flags of `clipcap parse` that ask for it."""
         layer = f" --layer {self.layer}" if self.layer != -1 else ""
         return f"--tokens {self.name}{layer}" + (f" --pool {self.pool}" if self.pool else "")
+
+
+@dataclass(frozen=True)
+class TokenLayout(TokenSpec):
+    """The tokens of a feature folder, or those that a captioner reads.
+
+    Args:
+        count: N, tokens of an image.
+        width: W.
+        extra: how many of them are class and register tokens, before those of the grid.
+    """
+
+    count: int = 0
+    width: int = 0
+    extra: int = 0
+
+    @classmethod
+    def of(cls, spec: TokenSpec, count: int, width: int, extra: int = 0) -> TokenLayout:
+        """Tokens made as `spec` says, [N, W] an image."""
+        return cls(spec.kind, spec.number, spec.layer, spec.pool, count, width, extra)
+
+    @classmethod
+    def from_file(cls, content: Any) -> TokenLayout:
+        """What `asdict` made of one.
+
+        Raises:
+            ValueError: it is none.
+        """
+        kinds = {f.name: str if f.name == "kind" else int for f in fields(cls)}
+        if not isinstance(content, dict) or any(type(content.get(n)) is not kind for n, kind in kinds.items()):
+            raise ValueError("no description of tokens")
+        found = cls(**{name: content[name] for name in kinds})
+        if found.kind not in get_args(Kind) or not found.count > 0 or not found.width > 0:
+            raise ValueError(f"no description of tokens: {found}")
+        return found
+
+    def __str__(self) -> str:
+        made = "imported" if self.kind == "import" else self.flags()
+        return f"{self.count} x {self.width} ({made})"
 
 
 class ImageMap(NamedTuple):

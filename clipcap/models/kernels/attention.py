@@ -22,10 +22,13 @@ LONGEST = 256  # positions; the scores of longer sequences would take more memor
 NAME = "clipcap_short"  # by which language models of transformers know it
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """[B, heads, N, w], [B, heads, M, w] twice → softmax(queries·keysᵀ / √w)·values, [B, heads, N, w]; no mask."""
-    if not _written_out(queries, keys):
-        return F.scaled_dot_product_attention(queries, keys, values)
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[B, heads, N, w], [B, heads, M, w] twice → softmax(queries·keysᵀ / √w)·values, [B, heads, N, w].
+
+    Of all M keys, or of those where `mask`, bool [B, 1, 1, M], is true.
+    """
+    if mask is not None or not _written_out(queries, keys):
+        return F.scaled_dot_product_attention(queries, keys, values, mask)
     return _product(queries, keys, values, None, queries.shape[-1] ** -0.5)
 
 

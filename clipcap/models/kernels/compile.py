@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from clipcap.errors import ClipcapError
@@ -23,7 +25,8 @@ def compile_loss(model: ClipCaptionModel, device: torch.device) -> None:
         ClipcapError: torch.compile finds no compiler for this device.
     """
     _try(device)
-    model.mapper.forward = torch.compile(model.mapper.forward, dynamic=True)
+    mapper: Any = model.mapper  # of several kinds, which take different arguments
+    mapper.forward = torch.compile(mapper.forward, dynamic=True)
     model.hidden_of = torch.compile(model.hidden_of, dynamic=True)
     model.logits_of = torch.compile(model.logits_of, dynamic=True)
 

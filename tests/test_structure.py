@@ -49,6 +49,7 @@ FLOORS = {
     "features": 5,
     "retrieval": 6,
     "prompts": 7,
+    "scoring": 7,
     "captioning": 8,
     "deploy": 9,
     "evaluation": 9,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig
+from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
+from clipcap.captioning.consensus import Consensus, consensus_of
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.image_inputs import (
     ImageLike,
@@ -28,7 +29,7 @@ from clipcap.captioning.image_inputs import (
     listed,
 )
 from clipcap.captioning.memory import TextMemory
-from clipcap.captioning.prompting import open_prompter, with_prompts
+from clipcap.captioning.prompting import open_consensus, open_prompter, with_prompts, with_retrieved
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
@@ -83,6 +84,7 @@ class Captioner:
         self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
         self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
+        self.consensus: Consensus | None = None  # orders captions by those of similar images
         self._images = 0  # captioned so far
 
     @classmethod
@@ -120,6 +122,7 @@ class Captioner:
         captioner.prompter = open_prompter(
             loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
         )
+        captioner.consensus = open_consensus(loaded.model.config, datastore)
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -277,7 +280,7 @@ class Captioner:
         Raises:
             ClipcapError: an image cannot be read, or an embedding is of another width or not finite.
         """
-        images, config = listed(images), _decoding(config, options)
+        images, config = listed(images), decoding(config, options)
         at_least("batch_size", batch_size, 1)
         numbers = range(len(images))
         parts = (numbers[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -378,22 +381,21 @@ class Captioner:
         config = config.resolved()
         given = Given.of(given).to(self.device)
         given = replace(given, vectors=given.vectors.float())
-        reranked = config.rerank == "clip"
+        reranked = config.rerank != "none"
         wanted = config.num_captions
         if reranked:
             several = config.beam_size if config.beam else BEAMS
             config = replace(config, num_captions=max(several or BEAMS, wanted))
         self._prepare(len(given), config)
-        upright = config.recipe != "reference"
+        tidied = config.recipe != "reference"
         given, retrieved = with_prompts(
-            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, upright, "retrieve_with")
+            given, self.prompter, lambda name: self._seen_by(self.judge(name), pictures, tidied, "retrieve_with")
         )
-        found = self._decode(given, config, numbers)
-        found = [
-            [replace(c, retrieved=of) for c in captions] if of else captions for captions, of in zip(found, retrieved)
-        ]
-        if config.recipe != "reference":
+        found = with_retrieved(self._decode(given, config, numbers), retrieved)
+        if tidied:
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
+        if config.rerank == "consensus":
+            return [captions[:wanted] for captions in consensus_of(self.consensus).order(given.vectors, found)]
         if reranked:
             judge, seen = self._seen_by_judge(given.vectors, pictures, config)
             found = [self.rerank(row, captions, judge)[:wanted] for row, captions in zip(seen, found)]
@@ -460,14 +462,6 @@ class Captioner:
             [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
-
-
-def _decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
-    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
-    if config is None:
-        config = DecodeConfig.of(**options)
-        return config if config.beam is not None else replace(config, beam=not config.samples)
-    return config.with_options(**options)
 
 
 def load_captioner(config: LoadConfig) -> Captioner:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from clipcap.errors import ClipcapError
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
@@ -41,7 +42,11 @@ class DecodeConfig(Options, group="decoding"):
         None, "token that ends a caption, besides end-of-text (default: the checkpoint's; '.' for a .pt)"
     )
     prompt: str = option("", "words every caption starts with")
-    rerank: Literal["none", "clip"] = option("none", "clip: order captions by how well they fit the image")
+    rerank: Literal["none", "clip", "consensus"] = option(
+        "none",
+        "order captions; clip: by how well they fit the image; consensus: by the captions of similar images of "
+        "--datastore",
+    )
     score_with: str | None = option(
         None,
         "second encoder, whose text tower judges captions by the photos themselves (default: the captioner's own)",
@@ -119,7 +124,9 @@ class LoadConfig(LoadOptions):
         None, "folder of texts: each photo becomes a mixture of them first (for captioners of --objective text)"
     )
     datastore: str | None = option(
-        None, "retrieve the captions of prompts here instead (for captioners of --prompts captions)"
+        None,
+        "features with captions, an index of them, or texts: for --rerank consensus, and where captioners of "
+        "--prompts captions retrieve what they read, in place of that of the training",
     )
     prompt_gate: float | None = option(
         None, "images whose nearest has a lower cosine have no prompt (default: of the training; -1: all have one)"
@@ -209,3 +216,11 @@ class PredictConfig(CaptionConfig):
     """A captioner, and what it captions."""
 
     load: LoadConfig = part(LoadConfig)
+
+
+def decoding(config: DecodeConfig | None, options: Mapping[str, Any]) -> DecodeConfig:
+    """How a caller wants captions decoded: by `config`, with `options` in place of its own."""
+    if config is None:
+        config = DecodeConfig.of(**options)
+        return config if config.beam is not None else replace(config, beam=not config.samples)
+    return config.with_options(**options)

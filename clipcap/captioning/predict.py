@@ -22,6 +22,7 @@ from clipcap.captioning.addresses import (
 from clipcap.captioning.batches import stored_embeddings
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
+from clipcap.captioning.consensus import check_datastore
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.outputs import open_destination
 from clipcap.captioning.text_files import TextFiles
@@ -66,6 +67,8 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
     if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
+    own = captioner.model.config
+    check_datastore(decoding.rerank, getattr(config.load, "datastore", None), getattr(own, "prompts", "none"))
     if decoding.rerank == "clip":
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)

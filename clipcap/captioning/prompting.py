@@ -9,11 +9,13 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.consensus import Consensus
+from clipcap.captioning.decode import Caption
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.given import Given
 from clipcap.prompts.datastore import Retrieved
-from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter
+from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter, open_store
 from clipcap.prompts.template import PromptText, padded
 
 
@@ -37,7 +39,7 @@ def open_prompter(
     Raises:
         ClipcapError: prompts that it does not read, or a datastore of another encoder.
     """
-    check_prompts(config, datastore, entities)
+    check_prompts(config, entities)
     if config.prompts == "none":
         return None
     text = PromptText(tokenizer, config.prompts, config.prompt_captions, config.prompt_tokens)
@@ -45,6 +47,17 @@ def open_prompter(
         return entity_prompter(text, entities, encoder(None))
     retrieving = encoder(config.retrieve_with) if config.retrieve_with else None
     return caption_prompter(config, text, None if datastore is None else str(datastore), gate, retrieving)
+
+
+def open_consensus(config: ModelConfig, datastore: str | Path | None) -> Consensus | None:
+    """What orders captions by those of similar images, where captioned images are named; opened, not read yet.
+
+    Raises:
+        ClipcapError: the datastore is none, or another encoder's than the captioner reads.
+    """
+    if datastore is None or config.retrieve_with:
+        return None
+    return Consensus(open_store(str(datastore), config, None, "the checkpoint"))
 
 
 def with_prompts(
@@ -63,3 +76,13 @@ def with_prompts(
     prompts, found = prompter.find(vectors)
     ids, mask = padded(prompts)
     return replace(given, prompt_ids=ids, prompt_mask=mask).to(given.vectors.device), found
+
+
+def with_retrieved(
+    found: Sequence[Sequence[Caption]], retrieved: Sequence[tuple[Retrieved, ...]]
+) -> list[list[Caption]]:
+    """The captions of each image with what was retrieved for it."""
+    return [
+        [replace(c, retrieved=of) for c in captions] if of else list(captions)
+        for captions, of in zip(found, retrieved)
+    ]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.consensus import check_datastore
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import (
     captions_by_image,
@@ -165,6 +166,7 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
     _report_processes(state)
     captioner = load_captioner(config.load)
     own = captioner.model.config
+    check_datastore(config.decode.rerank, config.load.datastore, getattr(own, "prompts", "none"))
     check_same_encoder(
         features.meta, features.dim, own.encoder, own.encoder_weights_id, own.clip_dim, data,
         f"the checkpoint {config.load.load_pt}",

@@ -150,18 +150,17 @@ def entity_prompter(text: PromptText, path: str | Path | None, encoder: Encoder)
     return EntityPrompter(entities, entities.encoded(encoder), encoder.logit_scale, text)
 
 
-def check_prompts(config: ModelConfig, datastore: str | Path | None, entities: str | Path | None) -> None:
-    """Refuse prompts that a captioner has not learnt to read.
+def check_prompts(config: ModelConfig, entities: str | Path | None) -> None:
+    """Refuse a list of words for a captioner that has not learnt to read any.
 
     Raises:
         ClipcapError: names the flag.
     """
-    for flag, value, kind in (("datastore", datastore, "captions"), ("entities", entities, "entities")):
-        if value is not None and config.prompts != kind:
-            raise ClipcapError(
-                f"--{flag} is for captioners that were trained with --prompts {kind}, and this one has "
-                f"--prompts {config.prompts}: leave it out, or train one"
-            )
+    if entities is not None and config.prompts != "entities":
+        raise ClipcapError(
+            f"--entities is for captioners that were trained with --prompts entities, and this one has "
+            f"--prompts {config.prompts}: leave it out, or train one"
+        )
 
 
 def report_prompts(counts: Counts) -> None:

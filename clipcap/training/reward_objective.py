@@ -23,11 +23,11 @@ from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import resolve, stop_token_ids
 from clipcap.captioning.sampling import sample
 from clipcap.captioning.tidy import tidy
-from clipcap.evaluation.metrics.cider_reward import bad_endings, mean_length
 from clipcap.models.base import IGNORE
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.given import Given
 from clipcap.runtime.messages import logger
+from clipcap.scoring.cider_reward import bad_endings, mean_length
 from clipcap.training.batch_order import MOST_TOGETHER
 from clipcap.training.config import ObjectiveConfig
 from clipcap.training.dataset import Batch, BatchShare, Layout

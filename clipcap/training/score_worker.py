@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.cider_reward import CiderReward
+from clipcap.scoring.cider_reward import CiderReward
 
 PACKAGE = Path(__file__).parents[2]  # where clipcap lies
 

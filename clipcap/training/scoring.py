@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score
 from clipcap.models.encoders.base import Encoder
+from clipcap.scoring.cider_reward import CiderReward
 from clipcap.training.config import RewardKind
 from clipcap.training.score_worker import ScoreWorker
 

@@ -12,8 +12,9 @@ from support.road import draw_photos
 from support.small import feature_file, interrupt_after, run, same, weights
 
 from clipcap.captioning.captioner import Captioner, load_captioner
-from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.config import DecodeConfig, LoadConfig, PredictConfig
 from clipcap.captioning.image_inputs import embed_pictures
+from clipcap.captioning.predict import predict
 from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
@@ -161,8 +162,8 @@ def test_prompts_that_a_captioner_has_not_learnt_are_refused(trained, data, lm_f
     with pytest.raises(ClipcapError, match="--entities is for captioners"):
         load_captioner(LoadConfig(load_pt=str(checkpoint), entities="words.txt"))
     plain = run(data, lm_folder, tmp_path / "plain", epochs=1) / "clipcap-best"
-    with pytest.raises(ClipcapError, match="--datastore is for captioners"):
-        load_captioner(LoadConfig(load_pt=str(plain), datastore=str(data)))
+    with pytest.raises(ClipcapError, match="--datastore is read by captioners of --prompts captions and by --rerank"):
+        predict(PredictConfig.of(load_pt=str(plain), datastore=str(data), features=str(data)), [])
     with pytest.raises(ClipcapError, match="go on with --prompts captions"):
         run(data, lm_folder, tmp_path / "on", weights_dir=str(checkpoint), prefix_length=None)
 

@@ -13,9 +13,9 @@ from support.small import feature_file, flags, interrupt_after, metrics, options
 
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.cider_reward import CiderReward
 from clipcap.features.files import read_features
 from clipcap.models.base import IGNORE
+from clipcap.scoring.cider_reward import CiderReward
 from clipcap.training.config import ObjectiveConfig
 from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.objective import Steps

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipcap.evaluation.metrics import java, ptb_tokenizer
+from clipcap.evaluation.metrics import java
 from clipcap.evaluation.metrics.clip_score import PROMPT, clip_score, ref_clip_score
 from clipcap.evaluation.metrics.score import Scores, meteor_of_counts, score_tokens
 from clipcap.evaluation.metrics.tokenize import tokenize
 from clipcap.images.read import open_image
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.bundled import DEMO
+from clipcap.scoring import ptb_tokenizer
 
 NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr-D")
 OFFICIAL = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "METEOR", "ROUGE_L", "CIDEr")

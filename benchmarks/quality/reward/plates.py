@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.measure import machine
 from benchmarks.quality.text_only.plates import run_config, scores_of
-from clipcap.evaluation.metrics.cider_reward import bad_endings
 from clipcap.evaluation.metrics.score import Scores
 from clipcap.features.files import read_features
+from clipcap.scoring.cider_reward import bad_endings
 from clipcap.training.train import train
 
 REWARDS = {"cider": {}, "without the end": {"reward_end": False}, "anchored": {"xe_weight": 0.1}}

@@ -23,7 +23,7 @@ from typing import IO, Self
 import numpy as np
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.ptb_tokenizer import PUNCTUATION
+from clipcap.scoring.ptb_tokenizer import PUNCTUATION
 
 # Encoding and decimal points must not depend on the machine's locale.
 _EVERYWHERE = ["-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipcap.evaluation.metrics.cider_reward import BAD_ENDINGS
 from clipcap.evaluation.metrics.tokenize import CaptionTokens
+from clipcap.scoring.cider_reward import BAD_ENDINGS
 
 
 def ngrams_of(tokens: CaptionTokens, order: int) -> list[tuple[str, ...]]:

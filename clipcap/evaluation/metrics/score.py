@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics import java, ptb_tokenizer
+from clipcap.evaluation.metrics import java
 from clipcap.evaluation.metrics.bootstrap import (
     Comparison,
     bootstrap_interval,
@@ -29,6 +29,7 @@ from clipcap.evaluation.metrics.rouge import rouge_l
 from clipcap.evaluation.metrics.tokenize import CaptionTokens, tokenize
 from clipcap.evaluation.metrics.variety import mbleu_counts, mbleu_of_counts, self_cider
 from clipcap.runtime.progress import no_bar
+from clipcap.scoring import ptb_tokenizer
 
 _BLEU_ORDER = 4
 BAD_ENDINGS, REPEATED, MBLEU, SELF_CIDER = "bad endings", "repeated 2-grams", "mBLEU-4", "self-CIDEr"

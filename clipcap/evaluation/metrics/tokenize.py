@@ -5,7 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from clipcap.evaluation.metrics import java, ptb_tokenizer
+from clipcap.evaluation.metrics import java
+from clipcap.scoring import ptb_tokenizer
 
 CaptionTokens = Sequence[str]
 

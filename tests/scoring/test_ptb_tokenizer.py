@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from clipcap.evaluation.metrics import java
-from clipcap.evaluation.metrics.ptb_tokenizer import ptb_tokenize
+from clipcap.scoring.ptb_tokenizer import ptb_tokenize
 
 # Captions and what Stanford's PTBTokenizer 3.4.1 gives for them, in lower case and without the punctuation of COCO.
 KNOWN = {

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from clipcap.evaluation.metrics import ptb_tokenizer
+from clipcap.scoring import ptb_tokenizer
 
 END = "<eos>"  # no token of the tokenizer looks like it
 ORDERS = 4

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import CAPTIONS
 
-from clipcap.evaluation.metrics.cider_reward import CiderReward, bad_endings
 from clipcap.evaluation.metrics.score import score
+from clipcap.scoring.cider_reward import CiderReward, bad_endings
 
 REFERENCES = [[c, c + " again", "it is " + c][: 1 + i % 3] for i, c in enumerate(CAPTIONS)]
 WRITTEN = [

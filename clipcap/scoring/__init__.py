@@ -1,0 +1,1 @@
+"""Scores of single captions that decoding and training use as well as evaluation: tokens, and CIDEr-D."""

@@ -1,0 +1,79 @@
+"""Captions ordered by what is said of similar images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.small import META, feature_file
+
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.consensus import NEIGHBOURS, Consensus, check_datastore
+from clipcap.captioning.decode import Caption
+from clipcap.errors import ClipcapError
+from clipcap.features.files import read_features, write_features
+from clipcap.prompts.datastore import Datastore
+
+DOGS = [f"a brown dog runs over grass number {n}" for n in range(NEIGHBOURS + 1)]
+BOATS = [f"two boats lie in a harbour at dusk {n}" for n in range(NEIGHBOURS + 1)]
+SAID = ["two boats lie in a harbour", "a brown dog runs over grass", "a man on a horse"]
+
+
+@pytest.fixture
+def store(tmp_path) -> Datastore:
+    """Pictures of dogs along one axis, of boats along another."""
+    noise = 0.1 * torch.randn(len(DOGS + BOATS), 32, generator=torch.Generator().manual_seed(0))
+    rows = noise + torch.eye(2, 32).repeat_interleave(len(DOGS), dim=0)
+    write_features(
+        tmp_path / "store.pkl", embeddings=rows, image_ids=[str(i) for i in range(len(rows))],
+        image_paths=[None] * len(rows), captions=[(text,) for text in DOGS + BOATS], meta=META,
+    )  # fmt: skip
+    return Datastore.open(tmp_path / "store.pkl", META.encoder, META.encoder_weights_id, 32, "this test")
+
+
+def captions(texts) -> list[Caption]:
+    return [Caption(text, [], 0.0, 0.0) for text in texts]
+
+
+def test_the_caption_nearest_to_those_of_similar_images_comes_first(store):
+    found = Consensus(store).order(torch.eye(2, 32), [captions(SAID), captions(SAID)])
+    assert [several[0].text for several in found] == [SAID[1], SAID[0]]
+    assert [sorted(c.text for c in several) for several in found] == [sorted(SAID)] * 2
+
+
+def test_captions_that_nothing_tells_apart_stay_in_order(store):
+    same = captions(["nothing of this kind", "something else"])
+    assert Consensus(store).order(torch.eye(1, 32), [same]) == [same]
+    assert Consensus(store).order(torch.eye(1, 32), [captions(SAID[:1])]) == [captions(SAID[:1])]
+
+
+def test_captioner_chooses_among_its_beams(make_model, tokenizer, store, tmp_path):
+    model = make_model(encoder=META.encoder)
+    captioner = Captioner(model, tokenizer)
+    captioner.consensus = Consensus(store)
+    vectors = torch.randn(6, 32, generator=torch.Generator().manual_seed(3))
+    how = {"beam": True, "max_new_tokens": 8}
+    beams = captioner.caption(list(vectors), DecodeConfig(**how, num_captions=5))
+    chosen = captioner.caption(list(vectors), DecodeConfig(**how, rerank="consensus"))
+    alone = captioner.caption(list(vectors), DecodeConfig(**how, rerank="consensus"), batch_size=1)
+    assert [c.text for [c] in chosen] == [c.text for [c] in alone]
+    expected = captioner.consensus.order(vectors, beams)
+    assert [c.text for [c] in chosen] == [several[0].text for several in expected]
+
+
+def test_consensus_without_a_datastore_and_one_without_use_are_refused(make_model, tokenizer):
+    with pytest.raises(ClipcapError, match="name them by --datastore"):
+        Captioner(make_model(), tokenizer).caption([torch.randn(32)], DecodeConfig(beam=True, rerank="consensus"))
+    with pytest.raises(ClipcapError, match="add that, or leave it out"):
+        check_datastore("clip", "x.pkl", "none")
+    check_datastore("consensus", "x.pkl", "none")
+    check_datastore("none", "x.pkl", "captions")
+
+
+def test_a_checkpoint_without_prompts_takes_a_datastore_to_choose_by(make_model, tokenizer, tmp_path):
+    data = feature_file(tmp_path / "d.pkl", DOGS)
+    folder = Captioner(make_model(encoder=META.encoder), tokenizer).save_pretrained(tmp_path / "checkpoint")
+    captioner = Captioner.from_pretrained(folder, datastore=data)
+    assert captioner.prompter is None and captioner.consensus is not None
+    [[best]] = captioner.caption(list(read_features(data).rows([0])), DecodeConfig(beam=True, rerank="consensus"))
+    assert not best.retrieved

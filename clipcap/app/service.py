@@ -108,7 +108,7 @@ class CaptionService:
         )
 
     def _write(
-        self, given: Given, numbers: Sequence[int], config: DecodeConfig, photos: Sequence[Path]
+        self, given: Given, numbers: Sequence[int], config: DecodeConfig, photos: Sequence[Path | bytes]
     ) -> list[list[Caption]]:
         with self._turn:
             found = self._captioner.caption_embeddings(given, config, numbers, [photos[n] for n in numbers])

@@ -51,15 +51,22 @@ class ClipGptCaptioner(Captioner):
         num_heads: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
+        datastore: str | Path | None = None,
+        entities: str | Path | None = None,
+        prompt_gate: float | None = None,
     ) -> ClipGptCaptioner:
         """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
 
         Raises:
-            ClipcapError: it cannot be loaded; the message says how to fix it. Or `num_heads` or int8 is given, as
-                for a `Captioner`: CLIP-GPT has no mapper with attention heads, and is not rounded to int8.
+            ClipcapError: it cannot be loaded; the message says how to fix it. Or an option of a `Captioner` is given
+                that CLIP-GPT lacks: heads of a mapper, int8, and prompts.
         """
         if num_heads is not None:
             raise ClipcapError("num_heads is for the mapper of a captioner, CLIP-GPT has none: leave it out")
+        if any(option is not None for option in (datastore, entities, prompt_gate)):
+            raise ClipcapError(
+                "datastore, entities and prompt_gate are for captioners that read prompts: leave them out"
+            )
         if dtype == "int8":
             raise ClipcapError("dtype int8 is for captioners, CLIP-GPT has float32, bfloat16 and auto: leave it out")
         loaded = load_clip_gpt(path, lm, clip_model_type, normalize_prefix)

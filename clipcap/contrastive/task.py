@@ -190,6 +190,10 @@ class ContrastiveTask:
         self._tell_bad()
         return scores
 
+    def sheet(self) -> None:
+        """Nothing is drawn."""
+        return None
+
     def score(self, metrics: Mapping[str, float]) -> float:
         """What decides `best`, lower is better: mean recall@10 of both directions, or the training loss."""
         return -(metrics["i2t_r10"] + metrics["t2i_r10"]) / 2 if len(self.held_out) else metrics["train_loss"]

@@ -98,9 +98,15 @@ def write_graphs(captioner: Captioner, folder: Path, dtype: str) -> None:
 
 
 def plain_captioner(checkpoint: str, lm: str | None, encoder: str | None) -> Captioner:
-    """A captioner on the CPU without faster paths, which graphs cannot hold; a LoRA adapter is merged."""
+    """A captioner on the CPU without faster paths, which graphs cannot hold; a LoRA adapter is merged.
+
+    Raises:
+        ClipcapError: it cannot be loaded, or reads tokens of images.
+    """
     with plain():
         captioner = Captioner.from_pretrained(checkpoint, lm=lm, clip_model_type=encoder, device="cpu")
+        if captioner.model.token_layout:
+            raise ClipcapError(f"{checkpoint}: reads tokens of images, which an export does not know yet")
         _ = captioner.encoder
     merge_adapter(captioner.model.lm)
     if cast(ClipCaptionModel, captioner.model).config.prompts != "none":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Content, FeatureMeta, LazyColumn, looks_normalized
 from clipcap.features.files import check_place, write_parts
 from clipcap.models.encoders.names import IMPORTED, is_loadable
+from clipcap.models.encoders.token_spec import TokenLayout, TokenSpec
 from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
@@ -57,7 +58,8 @@ def import_arrays(
     """Write a feature file of an array; no picture is needed anywhere.
 
     Args:
-        path: `.npy`, `.npz`, `.safetensors` or `.pt` with [N, D], or [N, T, W], which is averaged over T.
+        path: `.npy`, `.npz`, `.safetensors` or `.pt` with [N, D], or [N, T, W], of which the mean over T is the
+            embedding, and a folder also holds the T vectors as tokens.
         out: NAME.pkl, or a folder.
         encoder: what made the numbers.
         captions: a table with an id and a caption in each line; several lines may be of one item.
@@ -85,9 +87,17 @@ def import_arrays(
         source=f"import {path}",
         dtype=np.dtype(dtype).name,
     )
-    write_parts(out, [Content(numbers, *columns)], meta)
+    tokens = None
     if not single:
-        logger.info(f"{path}: the {found.values.shape[1]} vectors of an item are averaged into one")
+        stored = Path(out).suffix != ".pkl"
+        kept = (
+            "kept as its tokens, their mean is its embedding" if stored else "averaged into one (a folder keeps all)"
+        )
+        logger.info(f"{path}: the {found.values.shape[1]} vectors of an item are {kept}")
+        if stored:
+            tokens = LazyColumn(rows, partial(_tokens, found.values))
+            meta = replace(meta, tokens=TokenLayout.of(TokenSpec("import"), *found.values.shape[1:]))
+    write_parts(out, [Content(numbers, *columns, tokens)], meta)
     if texts is not None and (silent := of_row.count([])):
         logger.info(f"{path}: {silent:,} of {rows:,} rows have no caption: they can be captioned, not learnt")
     logger.info(f"wrote {out}: {rows:,} items, {sum(map(len, of_row)):,} captions")
@@ -97,6 +107,19 @@ def _vectors(values: np.ndarray, dtype: Any, start: int, stop: int) -> np.ndarra
     """[N, D], or the mean over T of [N, T, W], as [stop − start, D]."""
     part = values[start:stop]
     return (part if part.ndim == 2 else part.astype(np.float32).mean(axis=1)).astype(dtype)
+
+
+def _tokens(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """[N, T, W] as float16 [stop − start, T, W].
+
+    Raises:
+        ClipcapError: a number is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        found = values[start:stop].astype(np.float16)
+    if np.isinf(found).any():
+        raise ClipcapError("--tokens of items are stored as float16, and some numbers are too large: scale them down")
+    return found
 
 
 def _between(column: Sequence, start: int, stop: int) -> Sequence:

@@ -15,13 +15,22 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Rows, hashed
-from clipcap.features.folder import ShardedRows, caption_texts, numbered, read_meta, read_metadata, row_ids
+from clipcap.features.folder import (
+    ShardedRows,
+    caption_texts,
+    numbered,
+    open_tokens,
+    read_meta,
+    read_metadata,
+    row_ids,
+)  # fmt: skip
 from clipcap.features.pickle_file import embeddings_of, read_caption, read_content
 from clipcap.features.pickle_file import row_ids as row_ids_of_pickle
 from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 BLOCK = 8192  # rows looked at together
+TOKENS_TOGETHER = 256
 
 
 class Findings:
@@ -87,7 +96,9 @@ def _look_through_folder(path: Path, findings: Findings) -> None:
         raise ClipcapError(f"{path}: holds no images")
     everything = ShardedRows([arrays[number] for number in good])
     with findings.noting("damaged meta"):
-        read_meta(path, everything)
+        meta = read_meta(path, everything)
+        with findings.noting("damaged tokens"):
+            _look_at_tokens(open_tokens(path, everything, meta), findings)
 
     def name(row: int) -> str:
         shard = int(np.searchsorted(everything.starts, row, side="right")) - 1
@@ -95,6 +106,19 @@ def _look_through_folder(path: Path, findings: Findings) -> None:
         return row_ids(metadata)[row - int(everything.starts[shard])]
 
     _look_for_repeated(everything, ids.close(), name, findings)
+
+
+def _look_at_tokens(tokens: ShardedRows | None, findings: Findings) -> None:
+    """Tokens that no encoder gives; those of zeros stand for none, but not all of an image."""
+    for rows in blocks(0 if tokens is None else tokens.shape[0], TOKENS_TOGETHER):
+        assert tokens is not None, "without tokens there are no blocks"
+        block = tokens[torch.arange(rows.start, rows.stop)].flatten(1)
+        for kind, wrong in (
+            ("tokens with NaN or infinity", ~block.isfinite().all(dim=1)),
+            ("images with tokens of zeros alone", ~block.any(dim=1)),
+        ):
+            if found := wrong.nonzero().flatten().tolist():
+                findings.add(kind, len(found), f"row {rows.start + found[0]}")
 
 
 def _metadata(file: Path | None, rows: ShardedRows) -> pa.Table:

@@ -25,6 +25,8 @@ from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
+from clipcap.models.distilvit2 import load_distilvit2
+from clipcap.models.encoders.distilvit2_tower import is_distilvit2
 from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
@@ -167,6 +169,11 @@ def load_checkpoint(
             message says what was expected and found.
     """
     path = find_checkpoint(fetch_repository(bundled(str(path), CAPTIONER), "checkpoint", "--load_pt"))
+    if is_distilvit2(path):
+        if given := [name for name, value in (("lm", lm), ("num_heads", num_heads)) if value is not None]:
+            raise ClipcapError(f"{path}: is a folder of distilvit2, which says it all: leave out --{given[0]}")
+        model, summary = load_distilvit2(path)
+        return Loaded(model, str(path), path, summary)
     if path.is_dir():
         return _load_native(path, lm, num_heads, normalize_prefix, encoder)
     lm = absolute(lm or "gpt2")

@@ -37,6 +37,8 @@ def export(checkpoint: str, out: str | Path, lm: str | None = None, encoder: str
     if out.suffix.lower() != ".pt":
         raise ClipcapError(f"--out {out}: what is written is a .pt: end the name in .pt")
     loaded = load_checkpoint(checkpoint, lm, encoder=encoder)
+    if loaded.model.token_layout:
+        raise ClipcapError(f"{checkpoint}: reads tokens of images, which the original's .pt does not know")
     if loaded.model.config.before or loaded.model.config.after:
         raise ClipcapError(
             f"{checkpoint}: was trained with text around the image's positions (--template, or a begin token), which "

@@ -90,6 +90,7 @@ def _load_gguf(name: str) -> PreTrainedModel:
     options = {"dtype": torch.float32, "output_loading_info": True}
     read, info = _gguf_part(AutoModelForCausalLM, name, "language model", **options)
     checked_lm_config(read.config, f"--lm {name}")
+    read.config.__dict__.pop("quantization_config", None)  # saved with it, the model would count as quantised still
     model = AutoModelForCausalLM.from_config(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config

@@ -222,10 +222,11 @@ class ProjectMapper(nn.Module):
                 f"the images with --pool, or choose another"
             )
         inputs = width * side**2
+        # distilvit2 has a dropout in the place of the identity, and names of tensors follow the places.
         self.projection = (
             nn.Linear(inputs, embed_dim)
             if hidden is None
-            else nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden, embed_dim))
+            else nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Identity(), nn.Linear(hidden, embed_dim))
         )
 
     def forward(self, vectors: Tensor, tokens: Tensor, token_mask: Tensor | None = None) -> Tensor:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from PIL import Image
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
@@ -69,11 +71,12 @@ def _mixed_precision(choice: str, state: PartialState) -> str:
         return launched
     if choice == "float32":
         return "no"
-    if choice == "auto" and state.device.type == "cpu":
+    device = cast(torch.device, state.device)  # accelerate sets it as it starts
+    if choice == "auto" and device.type == "cpu":
         found = broadcast_object_list([bfloat16_is_faster()]) if state.num_processes > 1 else [bfloat16_is_faster()]
         return "bf16" if found[0] else "no"
     if choice == "auto":
-        return "bf16" if state.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     return "bf16"
 
 
@@ -127,6 +130,17 @@ def sum_over_processes(accelerator: Accelerator, *values: float) -> list[float]:
 def reduced(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     """A tensor, summed over all processes, which must all call this."""
     return cast(Tensor, accelerator.reduce(tensor, "sum"))  # of a tensor accelerate makes a tensor
+
+
+def log_picture(accelerator: Accelerator, name: str, picture: Image.Image | None, step: int) -> None:
+    """Show a picture in the run's tracker, where there is one."""
+    if picture is None:
+        return
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({name: np.asarray(picture)[None]}, step, dataformats="NHWC")  # [1, H, W, 3]
+        else:
+            tracker.log_images({name: [picture]}, step)
 
 
 def loggable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -20,6 +21,7 @@ from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
 from clipcap.features.feature_set import Features
+from clipcap.images.grid import picture_grid
 from clipcap.models.base import PrefixLM
 from clipcap.models.given import Given
 from clipcap.models.kernels.shared_prefix import can_share_prefix
@@ -30,6 +32,7 @@ from clipcap.training.accelerator import multiply_in_bfloat16
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 
+ON_SHEET = 9  # held-out images that a tracker shows with their captions
 SHOWN = 3  # held-out captions printed each epoch
 DECODED_TOGETHER = 64
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
@@ -83,6 +86,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * loop.grad_accum
         self._shown = self._images_to_caption()
+        self._written: list[str] = []  # captions of those images by the last validation
         if config.select == "cider":
             cider_scorer()  # a missing package is reported now, not after an epoch
             if not self._shown:
@@ -151,8 +155,16 @@ class FeatureTask(ABC, Generic[Config, Model]):
         ):
             found += [(number, several[0].text) for number, several in zip(batch.numbers, captions)]
             found += [(number, "") for number in batch.bad]  # the model cannot caption what is not finite
-        captions = [text for _, text in sorted(gather_object(found))]
+        self._written = captions = [text for _, text in sorted(gather_object(found))]
         return self.report(captions, [wanted for _, wanted in self._shown])
+
+    def sheet(self) -> Image.Image | None:
+        """Some of the captioned validation images, each with its caption and a human one; None without pictures."""
+        paths = [] if self.val is None else [self.val.features.image_paths[row] for row, _ in self._shown[:ON_SHEET]]
+        if not any(paths) or not self._written:
+            return None
+        labels = [f"{tidy(text)} (human: {tidy(wanted[0])})" for text, (_, wanted) in zip(self._written, self._shown)]
+        return picture_grid(paths, labels[: len(paths)])
 
     def shown(self) -> Tensor:
         """The CLIP embeddings of the validation images that are captioned, [N, D]."""

@@ -23,7 +23,7 @@ from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.progress import no_bar
-from clipcap.training.accelerator import loggable, sum_over_processes
+from clipcap.training.accelerator import log_picture, loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.disk import check_disk, disk_needed
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
@@ -208,6 +208,8 @@ class Loop:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k not in ("epoch", "step"))
         logger.info(f"epoch {epoch}: {shown}{' (best)' if better else ''}")
         self._log({k: v for k, v in metrics.items() if k != "step"}, steps)
+        if self.options.tracker != "none" and self.accelerator.is_main_process:
+            log_picture(self.accelerator, "captions", self.task.sheet(), steps)
         return metrics
 
     def _save_epoch(self, epoch: int, metrics: dict[str, float]) -> None:

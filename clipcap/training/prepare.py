@@ -111,6 +111,11 @@ def _texts(config: TrainConfig) -> Prepared:
         )
     if config.task.overfit:
         raise ClipcapError("--overfit is a self-test on photos: leave it out with --objective text")
+    if config.model.mapping_type == "project":
+        raise ClipcapError(
+            "--objective text learns from texts, which have no tokens of an image: choose --mapping_type mlp or "
+            "transformer"
+        )
     features, val, inputs = text_features(config.features, config.learning.noise, config.loop.seed)
     config = replace(config, model=replace(config.model, normalize_prefix=True))
     return config, features, val, partial(TextObjective, inputs=inputs)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 
@@ -59,6 +60,10 @@ class Task(Protocol[AnyBatch]):
 
     def validate(self) -> dict[str, float]:
         """Scores after an epoch; all processes take part and return the same."""
+        ...
+
+    def sheet(self) -> Image.Image | None:
+        """A picture of what the last validation found, for a tracker."""
         ...
 
     def score(self, metrics: Mapping[str, float]) -> float:

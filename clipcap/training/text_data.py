@@ -120,6 +120,11 @@ def _photos(
     """The captioned photos of mixed training, and those to validate on."""
     if photos:
         base, val = training_features(config.of_photos(photos[0]), seed, 0)
+        if base.meta.tokens:
+            raise ClipcapError(
+                f"{base.path}: holds tokens of its photos, and texts have none: for --objective text parse them "
+                f"without --tokens"
+            )
         _check(base, texts)
         return base, val
     if config.val is None:

@@ -87,3 +87,11 @@ def test_a_damaged_or_missing_file_is_refused_in_one_line(gguf_file, tmp_path):
         with pytest.raises(ClipcapError, match=words) as error:
             load_lm(str(path))
         assert "\n" not in str(error.value)
+
+
+def test_a_model_of_a_file_is_saved_as_a_folder_that_loads_again(gguf_file, tmp_path):
+    model = load_lm(str(gguf_file))
+    model.save_pretrained(tmp_path / "saved")
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    again = load_lm(str(tmp_path / "saved")).float().state_dict()
+    assert all(again[name].equal(weight) for name, weight in model.state_dict().items())

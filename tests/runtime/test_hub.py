@@ -64,7 +64,7 @@ def test_the_command_pushes_a_checkpoint_whose_card_names_the_repository(make_mo
         settings = {"HF_ENDPOINT": server.address, "HF_TOKEN": "secret"}
         sent = python(command.format(str(folder), ["--public"]), tmp_path / "a", **settings)
         assert (sent.returncode, sent.stdout) == (0, f"{server.address}/someone/food\n"), sent.stderr
-        assert server.private == {"someone/food": False}
+        assert not server.private["someone/food"]
         card = server.repositories["someone/food"]["README.md"].decode()
         assert 'from_pretrained("someone/food")("photo.jpg")' in card and "CIDEr-D: 1.234" in card
         refused = python(command.format(str(folder), []), tmp_path / "a", **{**settings, "HF_TOKEN": "wrong"})

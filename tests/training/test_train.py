@@ -525,6 +525,8 @@ def test_tensorboard_gets_losses_and_rates(data, lm_folder, tmp_path):
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
     assert [e.value for e in events.Scalars("val_loss")] == pytest.approx([m["val_loss"] for m in metrics(out)])
     assert events.Scalars("lr")[0].value == pytest.approx(1e-3)
+    sheets = events.Images("captions")  # of held-out images, after each epoch
+    assert [sheet.step for sheet in sheets] == [2, 4] and min(sheet.width for sheet in sheets) > 200
 
 
 def test_a_tracker_that_is_not_installed_is_said_in_one_line(data, lm_folder, tmp_path):

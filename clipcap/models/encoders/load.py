@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
+from clipcap.models.encoders.distilvit2_tower import DistilVit2Tower, is_distilvit2
 from clipcap.models.encoders.flax_hybrid import hybrid_folder
 from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
 from clipcap.models.encoders.names import IMPORTED
@@ -50,6 +53,8 @@ def _load_hf(name: str, device: torch.device, dtype: torch.dtype, tokenizer: str
     """A dual encoder of transformers, or an image network, whichever the configuration is of."""
     from transformers import AutoConfig
 
+    if is_distilvit2(Path(name.removeprefix("hf:")).expanduser()):
+        return DistilVit2Tower(name, device, dtype)
     if hybrid_folder(name.removeprefix("hf:")) is None and is_image_only(hf_part(AutoConfig, name, "encoder")):
         return HFImageEncoder(name, device, dtype)
     return HFEncoder(name, device, dtype, tokenizer)

@@ -89,7 +89,7 @@ def pack_for_rows(module: nn.Module, dtype: torch.dtype = torch.float32) -> None
             if layer.forward.dtype == dtype:
                 continue
             setattr(layer, "forward", layer.forward.plain)  # noqa: B010 - as below
-        if any(layer is head for head in heads):
+        if type(layer) is nn.Linear and any(layer is head for head in heads):
             setattr(layer, "forward", _CentredHead(layer, dtype))  # noqa: B010 - as below
         elif type(layer) is nn.Linear or type(layer) is Conv1D:
             setattr(layer, "forward", _ByRows(layer, dtype=dtype))  # noqa: B010 - as below

@@ -44,10 +44,10 @@ class Consensus:
         near = self.store.near(vectors, NEIGHBOURS)
         found = []
         for rows, several in zip(near.rows.tolist(), captions):
-            said = [text for row in rows if row >= 0 for text in self.store.entry(row).captions]
+            theirs = [text for row in rows if row >= 0 for text in self.store.entry(row).captions]
             texts = [caption.text for caption in several]
-            if said and len(texts) > 1:
-                scores = self._scorer.score_against([said] * len(texts), texts, [True] * len(texts))
+            if theirs and len(texts) > 1:
+                scores = self._scorer.score_against([theirs] * len(texts), texts, [True] * len(texts))
                 several = [several[i] for i in np.argsort(-np.array(scores), kind="stable").tolist()]
             found.append(list(several))
         return found

@@ -52,7 +52,15 @@ ORIGINAL_TRAIN_FLAGS = """
 --num_layers --is_rn --normalize_prefix
 """
 # Of accelerate, torchrun, the original and unshare, named in the text.
-FOREIGN_FLAGS = {"--num_processes", "--nproc_per_node", "--machine_rank", "--data_root", "--num_threads", "--net"}
+FOREIGN_FLAGS = {
+    "--num_processes",
+    "--nproc_per_node",
+    "--machine_rank",
+    "--data_root",
+    "--num_threads",
+    "--net",
+    "--mixed_precision",
+}
 
 
 @dataclass(frozen=True)

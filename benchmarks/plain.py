@@ -21,7 +21,7 @@ from clipcap.training.tokens import reference_max_length
 class PlainAttention(Attention):
     """The mapper's attention with its scores written out."""
 
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+    def forward(self, x: Tensor, first: int = 0, seen: Tensor | None = None) -> Tensor:
         """[B, N, E] → [B, N, E]."""
         queries = self.to_queries(x).unflatten(2, (self.num_heads, -1))  # [B, N, heads, E/heads]
         keys, values = self.to_keys_values(x).unflatten(2, (2, self.num_heads, -1)).unbind(2)

@@ -142,7 +142,7 @@ def test_every_field_has_a_meaning_and_help_shows_it(capsys):
     with pytest.raises(SystemExit):
         parse(TrainConfig, "--help")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "optimiser steps" in shown and "(default: 10)" in shown
+    assert "optimiser steps" in shown and "(default: 42)" in shown
 
 
 def test_a_config_is_built_and_changed_by_the_names_of_its_flags():

@@ -115,7 +115,7 @@ class GpuBench:
             width = self.sizes.encoders[name][0]
             torch.save(CLIP(*self.sizes.encoders[name], 77, 49408, width, max(1, width // 64), 1).state_dict(), path)
             encoder = load_encoder(str(path), str(self.device))
-        pixels = [read_pixels(encoder.preprocess, photo).pixels for photo in photos[:4]]
+        pixels = [read_pixels(encoder.preprocess, photo).pixels[0] for photo in photos[:4]]  # each [3, R, R]
         rows = [
             self.row(
                 f"{name}: JPEGs decoded and scaled, one thread", len(photos), "images",

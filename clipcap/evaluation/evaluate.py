@@ -309,8 +309,8 @@ def report_run(content: Mapping[str, Any], found: Captioned, name: str = "model"
     shown = {metric: Interval(**interval) for metric, interval in content["corpus"].items()}
     shown |= {metric: Interval(**interval) for metric, interval in content["language"].items()}
     shown |= {metric: Interval(value) for metric, value in content["diversity"].items()}
-    facts = {fact: without_folders(text) for fact, text in found.facts.items()}
-    return Run(name, shown, facts, list(map(without_folders, content["notes"])), found.epochs)
+    facts = {fact: without_folders(str(text)) for fact, text in found.facts.items()}
+    return Run(name, shown, facts, [without_folders(str(note)) for note in content["notes"]], found.epochs)
 
 
 def report_pictures(scores: Scores, found: Captioned, name: str = "model") -> list[Pictured]:

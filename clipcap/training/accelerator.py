@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, parse_flag_from_env
 from PIL import Image
 from torch import Tensor
 
@@ -40,7 +40,7 @@ def make_accelerator(options: LoopConfig, logged: Mapping[str, Any]) -> Accelera
     if tracker and tracker not in map(str, get_available_trackers()):  # of which accelerate only warns
         raise ClipcapError(f"--tracker {tracker}: {tracker} is not installed: pip install 'clipcap-toolkit[track]'")
     try:
-        state = PartialState()
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as `Accelerator` starts it
         precision = _mixed_precision(options.precision, state)
         _forget_other_precision(precision)
         accelerator = Accelerator(

@@ -500,9 +500,10 @@ def test_export_of_a_pt_asks_for_no_tokenizer(capsys, make_model, tmp_path):
 
 def test_export_makes_its_folder_but_replaces_none(capsys, checkpoint, tmp_path):
     assert run(capsys, "export", checkpoint, "--out", tmp_path / "new" / "old.pt")[0] == 0
-    status, _, err = run(capsys, "export", checkpoint, "--out", tmp_path / "new")
+    (tmp_path / "folder.pt").mkdir()
+    status, _, err = run(capsys, "export", checkpoint, "--out", tmp_path / "folder.pt")
     assert (status, len(err)) == (1, 1)
-    assert f"--out {tmp_path / 'new'}: is a folder" in err[0]
+    assert f"--out {tmp_path / 'folder.pt'}: is a folder" in err[0]
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ BAD_PICKLES = {
     ),
     "one dimension": ({"clip_embedding": torch.rand(4), "captions": []}, r"shape \[4\], expected \[images, width\]"),
     "no rows": ({"clip_embedding": torch.rand(0, 4), "captions": []}, r"shape \[0, 4\]"),
-    "captions of another kind": ({"captions": {}}, "captions are no list"),
+    "captions of another kind": ({"captions": {}}, "captions are not a list"),
     "an item of another kind": ({"captions": [ITEM, 5]}, r"captions\[1\] is neither a dictionary nor a row"),
     "a row too far": ({"captions": [{**ITEM, "clip_embedding": 2}]}, r"captions\[0\] points at row 2, .* 0 to 1"),
     "a negative row": ({"captions": [{**ITEM, "clip_embedding": -1}]}, r"captions\[0\] points at row -1"),

@@ -54,12 +54,11 @@ def test_what_is_no_file_stays_what_it_is(special, tmp_path):
 
 def test_commands_refuse_them_before_they_work(special, tmp_path, capsys):
     data = feature_file(tmp_path / "in" / "f.pkl")
-    named = special.with_suffix(".jsonl")
-    special.rename(named)
     for words in (("features", "convert", data, "--out"), ("index", data, "--out"), ("export", "demo", "--out"),
                   ("predict", "--features", data, "--out"), ("evaluate", "--data", data, "--out"),
                   ("train", "--data", data, "--out_dir")):  # fmt: skip
-        status, _, err = run(capsys, *words, named)
+        special = special.rename(special.with_suffix(".pt" if words[0] == "export" else ".jsonl"))
+        status, _, err = run(capsys, *words, special)
         assert status == 1, words
         assert "only files and folders are written" in err[-1], words
 

@@ -175,7 +175,7 @@ def test_two_processes_train_as_one(data, started, lm_folder, tmp_path):
 
 @pytest.mark.parametrize("reward", ["clip", "retrieval"])
 def test_a_reward_by_the_encoder_alone_is_refused_unless_held_or_forced(reward):
-    with pytest.raises(ClipcapError, match="no sentences"):
+    with pytest.raises(ClipcapError, match="not sentences"):
         ObjectiveConfig(objective="reward", reward=reward)
     ObjectiveConfig(objective="reward", reward=reward, xe_weight=0.1)
     ObjectiveConfig(objective="reward", reward=reward, force_clip_reward=True)

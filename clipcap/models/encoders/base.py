@@ -15,7 +15,6 @@ from torchvision.transforms import v2 as transforms
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import OPENAI_URLS
 from clipcap.models.encoders.token_spec import ImageMap
-from clipcap.models.kernels.bfloat16 import pick_cpu_dtype
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.runtime.hub import absolute
 
@@ -82,6 +81,8 @@ def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype in (None, "auto") and device.type == "cuda":
         return torch.float16
     if dtype == "auto" and device.type == "cpu":
+        from clipcap.models.kernels.bfloat16 import pick_cpu_dtype  # imports transformers, which takes seconds
+
         return pick_cpu_dtype("auto")
     return DTYPES.get(dtype or "", torch.float32)
 

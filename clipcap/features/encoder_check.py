@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features
-from clipcap.models.base import PrefixLM
 from clipcap.models.encoders.names import WIDTHS, guess_encoder
 from clipcap.models.encoders.token_spec import TokenLayout
+
+if TYPE_CHECKING:  # its import takes transformers, and seconds
+    from clipcap.models.base import PrefixLM
 
 
 def with_encoder(features: Features, encoder: str | None) -> Features:

@@ -15,7 +15,6 @@ from torchvision.transforms import v2 as transforms
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.openai_weights import OPENAI_URLS
 from clipcap.models.encoders.token_spec import ImageMap
-from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.runtime.hub import absolute
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -74,6 +73,17 @@ def pick_device(device: str = "auto") -> torch.device:
             f"use --device auto"
         )
     return place
+
+
+def _pack(network: nn.Module, dtype: torch.dtype) -> None:
+    """Arrange the weights of a network for products in a dtype, where they can be."""
+    from clipcap.models.kernels.packed_linear import (
+        pack_for_rows,
+        packable,
+    )  # imports transformers, which takes seconds
+
+    if packable(network, dtype):
+        pack_for_rows(network, dtype)
 
 
 def pick_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
@@ -138,8 +148,8 @@ class FrozenEncoder(ABC):
         self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
         self.network: Any = network.to(device).eval().requires_grad_(False)  # each library's own class
-        if device.type == "cpu" and dtype == torch.bfloat16 and packable(network, dtype):
-            pack_for_rows(network, dtype)  # autocast would convert every weight anew at each call
+        if device.type == "cpu" and dtype == torch.bfloat16:
+            _pack(network, dtype)  # autocast would convert every weight anew at each call
 
     def _run(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         return self._run_as_is(function, *inputs).float()

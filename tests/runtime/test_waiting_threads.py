@@ -1,4 +1,4 @@
-"""Threads sleep while they wait, where the user says nothing else and torch is not there yet."""
+"""Threads sleep while they wait on a busy machine, unless the user decides, or torch is imported already."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 import pytest
 from support.road import REPO
 
+from clipcap.runtime.waiting_threads import SLEEPING
+
+BUSY = "os.getloadavg = lambda: (2.0, 0, 0)"
 POLICY = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 COMMAND = """
 import os
@@ -28,14 +31,19 @@ def environment_of_a_command(before: str = "", **given: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_a_command_lets_the_threads_of_torch_sleep():
-    assert environment_of_a_command() == str({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
+@pytest.mark.parametrize(("load", "found"), [(2.0, SLEEPING), (0.1, {})], ids=["busy", "idle"])
+def test_a_command_lets_the_threads_of_torch_sleep_on_a_busy_machine(load, found):
+    assert environment_of_a_command(f"os.getloadavg = lambda: ({load}, 0, 0)") == str(found)
+
+
+def test_a_system_that_counts_no_load_is_idle():
+    assert environment_of_a_command("del os.getloadavg") == "{}"
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("KMP_BLOCKTIME", "200")])
 def test_what_the_user_says_of_waiting_is_left_alone(name, value):
-    assert environment_of_a_command(**{name: value}) == str({name: value})
+    assert environment_of_a_command(BUSY, **{name: value}) == str({name: value})
 
 
 def test_a_program_that_has_imported_torch_keeps_its_environment():
-    assert environment_of_a_command(before="import torch") == "{}"
+    assert environment_of_a_command(f"{BUSY}; import torch") == "{}"

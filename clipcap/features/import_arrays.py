@@ -80,7 +80,9 @@ def import_arrays(
     numbers = LazyColumn(rows, partial(_vectors, found.values, dtype))
     of_row = [(texts or {}).get(name, []) for name in names]
     nowhere: Sequence[str | None] = [None] * rows
-    columns = (LazyColumn(rows, partial(_between, column)) for column in (names, nowhere, of_row))
+    id_column, path_column, caption_column = (
+        LazyColumn(rows, partial(_between, column)) for column in (names, nowhere, of_row)
+    )
     meta = FeatureMeta(
         encoder=encoder if is_loadable(encoder) else IMPORTED + encoder,
         normalized=looks_normalized(torch.from_numpy(_vectors(found.values, dtype, 0, 100))),
@@ -97,7 +99,7 @@ def import_arrays(
         if stored:
             tokens = LazyColumn(rows, partial(_tokens, found.values))
             meta = replace(meta, tokens=TokenLayout.of(TokenSpec("import"), *found.values.shape[1:]))
-    write_parts(out, [Content(numbers, *columns, tokens)], meta)
+    write_parts(out, [Content(numbers, id_column, path_column, caption_column, tokens)], meta)
     if texts is not None and (silent := of_row.count([])):
         logger.info(f"{path}: {silent:,} of {rows:,} rows have no caption: they can be captioned, not learnt")
     logger.info(f"wrote {out}: {rows:,} items, {sum(map(len, of_row)):,} captions")

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.language_models import language_model
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from clipcap.models.kernels import attention
 from clipcap.models.kernels.attention import attend, write_out_attention
 from clipcap.models.kernels.frozen_bfloat16 import hold_frozen_in_bfloat16
 from clipcap.models.kernels.shared_prefix import can_share_prefix, packing
-
-SMALL = {"vocab_size": 97, "bos_token_id": 0, "eos_token_id": 0}
-
-
-def language_model(kind):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **SMALL)).eval()
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes, **SMALL)).eval()
 
 
 def test_attention_in_bfloat16_is_written_out_with_gradients_alone(monkeypatch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.language_models import language_model
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from clipcap.models.kernels import bfloat16
 from clipcap.models.kernels.bfloat16 import bfloat16_is_faster, pick_cpu_dtype, why
@@ -13,15 +13,6 @@ from clipcap.models.kernels.packed_linear import PackedLinear, can_pack, pack_fo
 from clipcap.models.kernels.switch import plain
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="torch packs no weights in bfloat16 here")
-SMALL = {"vocab_size": 97, "bos_token_id": 0, "eos_token_id": 0}
-
-
-def language_model(kind):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **SMALL)).eval()
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **sizes, **SMALL)).eval()
 
 
 def test_auto_is_float32_where_the_processor_has_no_instructions_for_bfloat16(monkeypatch):

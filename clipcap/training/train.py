@@ -67,6 +67,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     set_seed(loop.seed)
     prompting = open_prompting(config.prompting, features, str(accelerator.device))
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout, prompting)
+    moved = config.learning.objective == "text" and config.features.photos is not None
+    model.config = replace(model.config, texts_moved=moved)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     features, val = for_model(features, model), None if val is None else for_model(val, model)
     start = Start.of_model(model, warm=config.model.weights_dir is not None)

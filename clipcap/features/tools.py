@@ -60,7 +60,8 @@ class Survey:
     def written(self, path: Path, chosen: np.ndarray | None = None) -> str:
         """What to say when the rows were written where `chosen`, bool [N], is true, or all."""
         there, captions = self.captions_per_image(chosen)
-        return f"wrote {path}: {counted(int(np.count_nonzero(there)), 'image')}, {counted(int(captions.sum()), 'caption')}"
+        images = counted(int(np.count_nonzero(there)), "image")
+        return f"wrote {path}: {images}, {counted(int(captions.sum()), 'caption')}"
 
 
 def survey(path: str | Path, parts: Iterable[Features]) -> Survey:

@@ -108,8 +108,8 @@ def test_batch_and_epochs_of_flags_go_before_the_choice():
 
 @pytest.mark.parametrize("options", [{"recipe": "reference"}, {"objective": "reward", "weights_dir": "x"}])
 def test_the_original_and_training_on_scores_have_the_original_batch_and_epochs(options):
-    chosen, line = with_length(TrainConfig.of(**options), 30, NEW, 1)
-    assert (chosen.task.bs, chosen.loop.epochs, line) == (40, 10, "")
+    chosen, length = with_length(TrainConfig.of(**options), 30, NEW, 1)
+    assert (chosen.task.bs, chosen.loop.epochs, length) == (40, 10, None)
 
 
 def test_a_run_from_scratch_of_few_steps_is_too_short_and_a_warm_one_is_not():

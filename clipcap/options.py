@@ -311,6 +311,14 @@ class FlagParser(argparse.ArgumentParser):
         known = name.startswith("--") and candidate in self._option_string_actions
         return candidate + equals + value if known else word
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As in argparse, but a word that is no choice is answered by the one spelt most like it."""
+        names = [] if action.choices is None else [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), names, 1)
+        if near and value not in names:
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; did you mean {near[0]}?")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(2, f"clipcap: error: {message} (flags: {self.prog} --help)\n")

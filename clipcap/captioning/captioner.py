@@ -469,7 +469,7 @@ def load_captioner(config: LoadConfig) -> Captioner:
     if config.load_pt is None:
         logger.info(
             "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that train.py made, or a .pt of the original ClipCap"
+            "with a folder that `clipcap train` wrote, or a .pt of the original ClipCap"
         )
     captioner = Captioner.from_pretrained(
         config.load_pt or DEMO,

@@ -104,7 +104,7 @@ class DecodeConfig(Options, group="decoding"):
 class LoadOptions(Options, group="model"):
     """Which checkpoint to load, and what its file may lack."""
 
-    load_pt: str | None = option(None, "checkpoint: a folder made by train.py, a .pt of the original, a hub name")
+    load_pt: str | None = option(None, "checkpoint: a folder of `clipcap train`, a .pt of the original, a hub name")
     lm: str | None = option(
         None, "language model of a .pt (default: gpt2), or the new place of the one that a folder names"
     )

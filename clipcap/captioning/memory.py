@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.files import read_features
-from clipcap.models.config import PrefixConfig
+from clipcap.models.config import ModelConfig
 
 LARGEST = 500_000  # texts, as in the paper: more are thinned out evenly
 ROWS = 256  # images projected at a time
@@ -30,13 +30,14 @@ class TextMemory:
         self.texts, self.logit_scale = F.normalize(texts.float(), dim=1), logit_scale
 
     @classmethod
-    def open(cls, path: str | Path, config: PrefixConfig, logit_scale: float) -> TextMemory:
+    def open(cls, path: str | Path, config: ModelConfig, logit_scale: float) -> TextMemory:
         """The texts of a folder that `clipcap parse texts` made.
 
         Args:
             config: of the captioner, whose encoder must have made the texts.
         Raises:
-            ClipcapError: no texts there, or those of another encoder.
+            ClipcapError: no texts there, or those of another encoder; a captioner that learnt from photos, or from
+                texts moved to the mean of photos, where a memory of texts would lead away from them.
         """
         features = read_features(path, tower="text")
         check_same_encoder(
@@ -47,6 +48,11 @@ class TextMemory:
             raise ClipcapError(
                 f"--memory {path}: this captioner learnt from photos at their own length, and a memory of texts "
                 f"gives vectors of length 1: it is for captioners of --objective text"
+            )
+        if config.texts_moved:
+            raise ClipcapError(
+                f"--memory {path}: this captioner learnt from texts moved to the mean of photos (--photos), and "
+                f"needs no memory of texts: leave it out"
             )
         return cls(features.rows(np.arange(0, features.num_images, -(-features.num_images // LARGEST))), logit_scale)
 

@@ -237,6 +237,7 @@ def _write(result: Result, config: ClassifyConfig) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path), replaced_file(path) as draft:
             _write_photos(result, tops, path.suffix.lower(), draft)
+        logger.info(f"wrote {path}")
     if config.report and result.scores:
         with writing(Path(config.report)), replaced_file(Path(config.report)) as draft:
             draft.write_text(

@@ -138,7 +138,7 @@ def build_parser(commands: Iterable[Command] = COMMANDS, named: Collection[str] 
         description="Caption images: parse, train, predict (ClipCap).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"clipcap {clipcap.__version__}")
+    parser.add_argument("--version", "-V", action="version", version=f"clipcap {clipcap.__version__}")
     below = parser.add_subparsers(
         required=True, metavar="COMMAND", dest="command", prog="clipcap", help=argparse.SUPPRESS
     )

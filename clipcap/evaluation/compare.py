@@ -31,7 +31,7 @@ from clipcap.evaluation.report.page import write_report
 from clipcap.evaluation.stored_scores import TOKENS, load_scores
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import counted, printable
 
 SURE = 0.05  # two-sided p-value
 CRITERION = "CIDEr-D"
@@ -183,7 +183,7 @@ def _all_scores(evaluations: Sequence[Evaluation], java: bool) -> list[Scores]:
 def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
     """Score again, in the image order of the first evaluation; what encoders found is read from the file."""
     captions = [evaluation.captions[image] for image in order.references]
-    logger.info(f"scoring {len(captions):,} captions of {evaluation.folder}")
+    logger.info(f"scoring {counted(len(captions), 'caption')} of {evaluation.folder}")
     scores = score(captions, list(order.references.values()), characters=order.characters, with_java=java)
     per_image: Mapping[str, Mapping[str, float]] = evaluation.metrics["per_image"]
     stored = {

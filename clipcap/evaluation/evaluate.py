@@ -43,7 +43,7 @@ from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.progress import PartBar
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import printable, without_folders
+from clipcap.runtime.text import counted, printable, without_folders
 
 PREDICTIONS, REFERENCES, METRICS, REPORT = "predictions.json", "references.json", "metrics.json", "report.html"
 SEVERAL = "captions.json"  # all captions of each image, where there are several
@@ -109,7 +109,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
 
 
 def _score(found: Captioned, config: EvaluateConfig) -> Scores:
-    logger.info(f"scoring {len(found.captions):,} captions")
+    logger.info(f"scoring {counted(len(found.captions), 'caption')}")
     training = list(read_features(config.train_data).captions) if config.train_data else None
     scores = score(
         list(found.captions.values()),

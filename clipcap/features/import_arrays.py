@@ -23,7 +23,7 @@ from clipcap.runtime.disk_arrays import blocks
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.safe_load.torch_file import load_tensors
-from clipcap.runtime.text import one_line, shown
+from clipcap.runtime.text import counted, one_line, shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import clean_caption
 from clipcap.sources.columns import choose_columns
@@ -102,7 +102,7 @@ def import_arrays(
     write_parts(out, [Content(numbers, id_column, path_column, caption_column, tokens)], meta)
     if texts is not None and (silent := of_row.count([])):
         logger.info(f"{path}: {silent:,} of {rows:,} rows have no caption: they can be captioned, not learnt")
-    logger.info(f"wrote {out}: {rows:,} items, {sum(map(len, of_row)):,} captions")
+    logger.info(f"wrote {out}: {counted(rows, 'item')}, {counted(sum(map(len, of_row)), 'caption')}")
 
 
 def _vectors(values: np.ndarray, dtype: Any, start: int, stop: int) -> np.ndarray:

@@ -38,9 +38,9 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import shown
+from clipcap.runtime.text import counted, shown
 from clipcap.sources.collector import NO_CAPTION, Source
-from clipcap.sources.dry_run import describe
+from clipcap.sources.dry_run import check_images, describe
 from clipcap.sources.readers import read_source
 from clipcap.sources.record import Record
 
@@ -67,7 +67,7 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
         the files written (none with `dry_run`).
     Raises:
         ClipcapError: bad input, another command's unfinished work under the same name, or more than `max_bad` of
-            the images missing or unreadable (after the good ones are saved).
+            the images missing or unreadable (after the good ones are saved); in a dry run, all of them.
     """
     config = given(ParseConfig, config, options)
     out = _output(source_name, config)
@@ -75,7 +75,10 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
     source, count_tokens = _read(source_name, config)
     if out is None:
         if state.is_main_process:
-            print(describe(source, count_tokens))
+            checked = check_images(source.records)
+            print(describe(source, count_tokens, checked))
+            if len(checked[0]) == len(source.records):
+                raise ClipcapError("none of these images can be read: correct --data_path or --images")
         return []
     outputs = output_paths(out, source.records)
     spec = None if config.tokens is None else TokenSpec.parse(config.tokens, config.layer, config.pool)
@@ -247,7 +250,9 @@ def _write(
             tokens=partial.tokens(rows),
         )
         written.append(path)
-        logger.info(f"wrote {path}: {len(rows):,} images, {sum(len(r.captions) for r in chosen):,} captions")
+        logger.info(
+            f"wrote {path}: {counted(len(rows), 'image')}, {counted(sum(len(r.captions) for r in chosen), 'caption')}"
+        )
     return written
 
 
@@ -256,9 +261,9 @@ def _image_path(record: Record) -> str:
     return os.path.join(os.getcwd(), str(record.image))
 
 
-def _counted(remarks: Iterable[str]) -> list[str]:
+def _remarked(remarks: Iterable[str]) -> list[str]:
     """What was done to show images whose numbers were no 8-bit colours, a line each."""
-    return [f"{count:,} image{'s' * (count != 1)} {remark}" for remark, count in Counter(remarks).items()]
+    return [f"{counted(count, 'image')} {remark}" for remark, count in Counter(remarks).items()]
 
 
 def _to_convert(bad: Mapping[int, str], source: Source) -> list[str]:
@@ -276,7 +281,7 @@ def _report_bad(partial: PartialRows, source: Source, errors: Path, config: Pars
     else:
         errors.unlink(missing_ok=True)  # of an earlier run
     partial.remove()
-    for line in (*_counted(remarks), *_to_convert(bad, source)):
+    for line in (*_remarked(remarks), *_to_convert(bad, source)):
         logger.info(line)
     skipped = len(bad) + sum(source.left_out.values())
     if not skipped:

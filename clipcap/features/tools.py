@@ -24,7 +24,7 @@ from clipcap.runtime.disk_arrays import GrowingArray, blocks, in_order, scratch
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import counted, printable
 
 Dtype = Literal["float16", "float32"]
 CLOUDS = (".svg", ".png")  # endings of a word cloud
@@ -60,7 +60,8 @@ class Survey:
     def written(self, path: Path, chosen: np.ndarray | None = None) -> str:
         """What to say when the rows were written where `chosen`, bool [N], is true, or all."""
         there, captions = self.captions_per_image(chosen)
-        return f"wrote {path}: {np.count_nonzero(there):,} images, {captions.sum():,} captions"
+        images = counted(int(np.count_nonzero(there)), "image")
+        return f"wrote {path}: {images}, {counted(int(captions.sum()), 'caption')}"
 
 
 def survey(path: str | Path, parts: Iterable[Features]) -> Survey:
@@ -135,7 +136,9 @@ def verify(path: str | Path) -> bool:
             f"{path}: note: {findings.repeated:,} rows repeat an image, as in files with a row for each caption"
         )
     if not findings.faults:
-        lines.append(f"{path}: {findings.images:,} rows, {findings.captions:,} captions, nothing wrong")
+        lines.append(
+            f"{path}: {counted(findings.images, 'row')}, {counted(findings.captions, 'caption')}, nothing wrong"
+        )
     print("\n".join(lines))
     return not findings.faults
 
@@ -214,7 +217,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encode
     write_parts(out, contents, replace(meta, dtype=dtype))
     counts = [one.captions_per_image() for one in seen]
     images, captions = (sum(map(np.sum, column)) for column in zip(*counts))
-    logger.info(f"wrote {out}: {images:,} images, {captions:,} captions")
+    logger.info(f"wrote {out}: {counted(images, 'image')}, {counted(captions, 'caption')}")
 
 
 def _prefixes(paths: Sequence[str | Path]) -> list[str]:

@@ -32,11 +32,11 @@ from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_co
 from clipcap.models.original import HEADS, load_reference
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
 from clipcap.runtime.bundled import CAPTIONER, bundled
-from clipcap.runtime.files import best_checkpoint_in, current_path, replaced_folder, writing
+from clipcap.runtime.files import best_checkpoint_in, current_path, folders_in, replaced_folder, writing
 from clipcap.runtime.hub import absolute, fetch_repository, is_local
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite
-from clipcap.runtime.text import one_line
+from clipcap.runtime.text import in_short, one_line
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
@@ -120,7 +120,7 @@ def stored_state(model: ClipCaptionModel) -> dict[str, torch.Tensor]:
     return state
 
 
-def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, or a .pt file") -> Path:
+def find_checkpoint(path: str | Path, wanted: str = "a folder that `clipcap train` wrote, or a .pt file") -> Path:
     """Resolve what `--load_pt` and `--weights_dir` take: a native folder, a `.pt`, or a folder holding one.
 
     Args:
@@ -140,12 +140,27 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder made by train.py, 
         if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
             return path / alone
     if not path.is_dir():
-        raise ClipcapError(f"{path}: no such checkpoint ({wanted})")
-    found = best_checkpoint_in(path, lambda p: p.suffix in SUFFIXES or (p / CONFIG).is_file())
+        raise ClipcapError(f"{path}: no such checkpoint ({wanted}){_beside(path)}")
+    found = best_checkpoint_in(path, _is_checkpoint)
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
         raise ClipcapError(f"{path}: {describe_wrong_folder(path) or nothing}")
     return found
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix in SUFFIXES or (path / CONFIG).is_file()
+
+
+def _beside(path: Path) -> str:
+    """Which checkpoints lie where one was looked for, for the error; empty where there are none."""
+    try:
+        names = [found.name for found in folders_in(path.parent, _is_checkpoint)]
+    except OSError:
+        return ""
+    if path.stem in names:  # `x.pt`, as the original calls it, of the folder `x`
+        return f"; did you mean {path.with_suffix('')}?"
+    return f"; {path.parent} has {in_short(', '.join(names))}" if names else ""
 
 
 def load_checkpoint(

@@ -75,6 +75,7 @@ class ModelConfig(PrefixConfig):
     datastore: str | None = option(None, "where the captions of prompts were retrieved from in training")
     datastore_id: str | None = option(None, "fingerprint of that datastore")
     retrieve_with: str | None = option(None, "encoder that retrieves, where it is not the one that is read")
+    texts_moved: bool = option(False, "its texts were moved to the mean of photos (--objective text --photos)")
     recipe: Recipe = option("default", "recipe it was trained with (provenance: nothing reads it)")
 
     def __post_init__(self) -> None:

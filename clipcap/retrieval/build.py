@@ -47,6 +47,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
 from clipcap.runtime.run_file import write_run_file
+from clipcap.runtime.text import counted
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
 BLOCK = 8192  # rows copied at a time
@@ -288,7 +289,7 @@ def _others(hits: Hits, own: np.ndarray) -> list[list[int]]:
 def _summary_lines(index: Index, content: dict[str, Any], seconds: float) -> Iterator[str]:
     size = sum(file.stat().st_size for file in index.path.rglob("*") if file.is_file())
     yield (
-        f"{index.path}: {len(index):,} rows of {content['images']:,} images, {index.dim} wide, of "
+        f"{index.path}: {counted(len(index), 'row')} of {counted(content['images'], 'image')}, {index.dim} wide, of "
         f"{index.meta.encoder or 'an encoder not known'}; {index.kind}, {size / 1e6:,.1f} MB, {seconds:.1f} s"
     )
     lost = sum(int((part.scales == 0).sum()) for part in index.parts)

@@ -7,7 +7,7 @@ import torch
 
 from clipcap.retrieval.exact import gather_rows, scales_of
 from clipcap.retrieval.index import Index
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import counted, printable
 
 BLOCK = 1024  # rows searched for at a time
 NEAREST = 20  # neighbours compared with each
@@ -53,5 +53,8 @@ def near_duplicates(index: Index, cosine: float) -> list[tuple[float, list[str]]
 def describe(groups: list[tuple[float, list[str]]], cosine: float) -> str:
     """A line for each group, after a line that counts them."""
     more = sum(len(members) - 1 for _, members in groups)
-    lines = [f"{len(groups):,} groups of near-duplicates (cosine {cosine:g} and more), {more:,} photos too many"]
+    if not groups:
+        return f"no near-duplicates (cosine {cosine:g} and more)"
+    found = f"{counted(len(groups), 'group')} of near-duplicates (cosine {cosine:g} and more)"
+    lines = [f"{found}, {counted(more, 'photo')} too many"]
     return "\n".join(lines + [f"{score:.3f}  " + "  ".join(map(printable, members)) for score, members in groups])

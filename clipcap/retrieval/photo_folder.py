@@ -29,7 +29,7 @@ from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.progress import no_bar
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import counted, printable
 
 STATE = "photos.json"  # in the index: size and time of change of each photo
 USUAL_ENCODER = "ViT-B/32"
@@ -78,7 +78,9 @@ def photo_features(folders: Sequence[str | Path], config: IndexConfig) -> Featur
             known, missing = {}, photos
             logger.warning(f"{name} has other weights than when the index was made: all photos are encoded again")
         name, weights = encoder.name, encoder.weights_id
-        with states_what_is_left(lambda: f"{store.count:,} photos are encoded: the same command continues"):
+        with states_what_is_left(
+            lambda: f"encoded so far: {counted(store.count, 'photo')}; the same command continues"
+        ):
             known = known | _encoded(missing, encoder, store)
     usable = [photo for photo in photos if known.get(photo.name, (None,))[0] == photo.stamp]
     if not usable:
@@ -138,12 +140,12 @@ def _known_rows(index: Index | None, out: Path) -> dict[str, tuple[Stamp, np.nda
 
 def _report(photos: list[Photo], known: Mapping[str, object], missing: list[Photo]) -> None:
     if not known:
-        logger.info(f"{len(photos):,} photos")
+        logger.info(counted(len(photos), "photo"))
         return
     new = sum(photo.name not in known for photo in missing)
     gone = len(known.keys() - {photo.name for photo in photos})
     logger.info(
-        f"{len(photos):,} photos: {new:,} new, {len(missing) - new:,} changed, "
+        f"{counted(len(photos), 'photo')}: {new:,} new, {len(missing) - new:,} changed, "
         f"{len(photos) - len(missing):,} as they were, {gone:,} deleted"
     )
 
@@ -183,7 +185,7 @@ def _encoded(photos: list[Photo], encoder: Encoder, store: _Store) -> dict[str, 
     found = store.read(encoder.weights_id)
     rest = [photo for photo in photos if found.get(photo.name, (None,))[0] != photo.stamp]
     if len(rest) < len(photos):
-        logger.info(f"going on where an earlier run stopped: {len(photos) - len(rest):,} photos are encoded")
+        logger.info(f"going on where an earlier run stopped: {counted(len(photos) - len(rest), 'photo')} encoded")
     with tqdm(total=len(rest), unit="photo", desc="encoding", disable=no_bar()) as bar:
         for start in range(0, len(rest), TOGETHER):
             for some, rows in _batches(rest[start : start + TOGETHER], encoder):

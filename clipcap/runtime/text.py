@@ -61,6 +61,11 @@ def reason(error: Exception) -> str:
     return shown(text or type(error).__name__)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 image`, `2,000 images`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def byte_size(count: float) -> str:
     """A number of bytes with its unit: `380 kB`, `1.2 GB`."""
     for unit in ("B", "kB", "MB"):

@@ -12,30 +12,33 @@ from tqdm import tqdm
 
 from clipcap.images.read import ImageError, MissingImageError, check_image
 from clipcap.runtime.progress import no_bar
-from clipcap.runtime.text import in_short, shown
+from clipcap.runtime.text import counted, in_short, shown
 from clipcap.sources.collector import Source
 from clipcap.sources.record import Record
 
 SAMPLES = 5
 LISTED = 5  # images that are missing or unreadable, by name
 Checked = tuple[ImageError | None, str | None]  # what is wrong with an image, how it is shown
+Images = tuple[dict[str, ImageError], Counter[str]]
 _CHUNK = 1024  # images handed to the threads at a time
 
 
-def describe(source: Source, count_tokens: Callable[[str], int] | None) -> str:
+def describe(source: Source, count_tokens: Callable[[str], int] | None, checked: Images | None = None) -> str:
     """The report on a set, several lines.
 
-    Every image is read to its last byte (`images.check_image`), in threads: a header alone would not tell a
-    truncated photo. Without `count_tokens` the longest caption is given in words, and the report says so.
+    Args:
+        source: the set.
+        count_tokens: without it the longest caption is given in words, and the report says so.
+        checked: its images, where `check_images` has read them already.
     """
-    errors, remarks = _image_errors(source.records)
+    errors, remarks = checked or check_images(source.records)
     lines = [
-        f"{source.name}: {_number(len(source.records), 'image')} with {_captions_line(source.records)}",
+        f"{source.name}: {counted(len(source.records), 'image')} with {_captions_line(source.records)}",
         _images_line(source, errors),
         _longest_line(source.records, count_tokens),
         *_splits_line(source.records),
         *(f"note: {note}" for note in source.notes),
-        *(f"note: {_number(count, 'image')} {remark}" for remark, count in remarks.items()),
+        *(f"note: {counted(count, 'image')} {remark}" for remark, count in remarks.items()),
         *_listed("missing", [e for e in errors.values() if isinstance(e, MissingImageError)]),
         *_listed("unreadable", [e for e in errors.values() if not isinstance(e, MissingImageError)]),
         "sample pairs:",
@@ -44,8 +47,13 @@ def describe(source: Source, count_tokens: Callable[[str], int] | None) -> str:
     return "\n".join(lines)
 
 
-def _image_errors(records: list[Record]) -> tuple[dict[str, ImageError], Counter[str]]:
-    """(what is wrong with each image that cannot be used, by image id; how others are shown, counted)."""
+def check_images(records: list[Record]) -> Images:
+    """Read every image to its last byte (`images.check_image`), in threads: a header alone would not tell a
+    truncated photo.
+
+    Returns:
+        what is wrong with each image that cannot be used, by image id; how others are shown, counted.
+    """
     errors, remarks = {}, Counter()
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         for record, (error, remark) in tqdm(
@@ -71,15 +79,11 @@ def _checked_image(record: Record) -> Checked:
         return error, None
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def _captions_line(records: list[Record]) -> str:
     counts = [len(record.captions) for record in records]
     mean = sum(counts) / len(counts)
     each = f"per image: min {min(counts)}, mean {mean:.2f}, max {max(counts)}"
-    return f"{_number(sum(counts), 'caption')} ({each})"
+    return f"{counted(sum(counts), 'caption')} ({each})"
 
 
 def _images_line(source: Source, errors: dict[str, ImageError]) -> str:

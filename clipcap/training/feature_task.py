@@ -27,7 +27,7 @@ from clipcap.models.given import Given
 from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
-from clipcap.runtime.text import in_short
+from clipcap.runtime.text import counted, in_short
 from clipcap.training.accelerator import multiply_in_bfloat16
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
@@ -105,7 +105,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         lines = [_size("training on", self.data)]
         lines.append(_size("validating on", self.val) if self.val else "no validation: pass --val FILE or --val 0.1")
         count = self.steps_per_epoch()
-        steps = f"{count} step{'s' * (count > 1)} of {self.step_size} captions an epoch"
+        steps = f"{counted(count, 'step')} of {counted(self.step_size, 'caption')} an epoch"
         lines.append(f"{steps}; captions of an image share its prefix" if self.data.shares else steps)
         if self._unable_to_share:
             kind = self.model.lm.config.model_type
@@ -223,4 +223,6 @@ def _size(what: str, data: CaptionDataset) -> str:
     images = data.features.count_images()
     cut = f", {data.truncated} cut to {data.max_tokens} tokens" if data.truncated else ""
     tokens = len(data.tokens) / len(data)
-    return f"{what} {len(data)} captions of {images} images ({tokens:.1f} tokens on average{cut})"
+    return (
+        f"{what} {counted(len(data), 'caption')} of {counted(images, 'image')} ({tokens:.1f} tokens on average{cut})"
+    )

@@ -32,6 +32,8 @@ from clipcap.training.run_state import canonical, restore
 from clipcap.training.step_log import StepLog
 from clipcap.training.task import MicroBatch, Task
 
+MANY_STALE = 5  # epochs without a better one, after which a run is worth a remark
+
 
 class Loop:
     """Trains a task: `fit` returns the path of the checkpoint to use.
@@ -89,6 +91,11 @@ class Loop:
                 self._save_epoch(epoch, metrics)
         if self._out_of_patience():
             logger.info(f"stopped: no better epoch in {options.patience}")
+        elif progress.stale >= MANY_STALE:
+            best = progress.epoch - progress.stale - 1
+            logger.info(
+                f"the best is epoch {best}; the {progress.stale} after it were no better (--patience stops there)"
+            )
         self.accelerator.end_training()
         return self.path("best")
 

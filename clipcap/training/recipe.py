@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig, Tune
 from clipcap.options import Recipe
+from clipcap.runtime.text import counted
 from clipcap.training.config import CaptionerTaskConfig, TrainConfig
 
 ORIGINAL = 2e-5  # of the original, for all that it trains
@@ -17,6 +18,7 @@ DEEP = 0.3  # of an MLP's rate, for a transformer mapper of more than two layers
 WARM = 0.1  # of the rates of a new mapper and adapter, where they are trained already
 BATCHES = ((500, 8), (5_000, 16), (math.inf, 40))  # captions of a step, by those of the set
 MOST_EPOCHS = 100
+FEW_STEPS = 500  # below which a new mapper has learnt next to nothing
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,12 @@ class Length:
         """Of the run."""
         return self.per_epoch * self.epochs
 
-    def describe(self) -> str:
+    def describe(self, max_steps: int = 0) -> str:
         """A line for the start of a run, with the flags that override it."""
+        end = f", of which --max_steps makes {max_steps:,}" if 0 < max_steps < self.steps else ""
         return (
-            f"{self.epochs} epoch{'s' * (self.epochs != 1)} of {self.per_epoch:,} steps of {self.bs} captions, "
-            f"{self.steps:,} steps in all: {self.reason} (--epochs and --bs set others)"
+            f"{counted(self.epochs, 'epoch')} of {counted(self.per_epoch, 'step')} of {counted(self.bs, 'caption')}, "
+            f"{counted(self.steps, 'step')} in all{end}: {self.reason} (--epochs and --bs set others)"
         )
 
 
@@ -166,8 +169,20 @@ def choose_length(
     return Length(size, passes, per_epoch, f"for {why}" + (f"; {', '.join(given)} as given" if given else ""))
 
 
-def with_length(config: TrainConfig, captions: int, start: Start, processes: int) -> tuple[TrainConfig, str]:
-    """A run's options with batch and epochs, and a line about them where they were chosen here.
+def too_short(steps: int, start: Start) -> str:
+    """A warning about a run from scratch that is too short to learn; empty where it is long enough."""
+    if start.warm or steps >= FEW_STEPS:
+        return ""
+    return (
+        f"{counted(steps, 'step')} from scratch are too few: the captions will be noise. What helps: --weights_dir "
+        f"with a trained captioner, more photos, or a higher --epochs"
+    )
+
+
+def with_length(
+    config: TrainConfig, captions: int, start: Start, processes: int
+) -> tuple[TrainConfig, Length | None]:
+    """A run's options with batch and epochs, and both with their reason where they were chosen here.
 
     Args:
         config: where either may be None.
@@ -177,8 +192,8 @@ def with_length(config: TrainConfig, captions: int, start: Start, processes: int
     """
     bs, epochs = config.task.bs, config.loop.epochs
     if bs is not None and epochs is not None:
-        return config, ""
+        return config, None
     if config.loop.recipe == "reference" or config.learning.objective == "reward":
-        return config.with_options(bs=bs or ORIGINAL_BATCH, epochs=epochs or ORIGINAL_EPOCHS), ""
+        return config.with_options(bs=bs or ORIGINAL_BATCH, epochs=epochs or ORIGINAL_EPOCHS), None
     chosen = choose_length(captions, start, bs, epochs, processes * config.loop.grad_accum)
-    return config.with_options(bs=chosen.bs, epochs=chosen.epochs), chosen.describe()
+    return config.with_options(bs=chosen.bs, epochs=chosen.epochs), chosen

@@ -36,7 +36,7 @@ from clipcap.training.curves import write_curves
 from clipcap.training.loop import Loop
 from clipcap.training.prepare import prepare, reward_objective
 from clipcap.training.prompting import DrawnPrompts, Prompting, open_prompting
-from clipcap.training.recipe import Start, with_length
+from clipcap.training.recipe import Length, Start, too_short, with_length
 from clipcap.training.run_folder import check_run_folder
 
 
@@ -67,6 +67,8 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     set_seed(loop.seed)
     prompting = open_prompting(config.prompting, features, str(accelerator.device))
     model, tokenizer, summary = initial_captioner(config.model, features, loop.recipe, config.task.dropout, prompting)
+    moved = config.learning.objective == "text" and config.features.photos is not None
+    model.config = replace(model.config, texts_moved=moved)
     logger.info(f"{printable(summary)}\n{model.parameter_report()}")
     features, val = for_model(features, model), None if val is None else for_model(val, model)
     start = Start.of_model(model, warm=config.model.weights_dir is not None)
@@ -83,8 +85,7 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     if prompting and text:
         task.prompts = DrawnPrompts(prompting, task.data, text, loop.seed)
     logger.info(task.describe())
-    if length:
-        logger.info(length)
+    _report_length(config, length, start, task.steps_per_epoch())
     if accelerator.is_main_process:
         write_run_file(Path(loop.out_dir), "train", config.flat())
     try:
@@ -96,6 +97,24 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
         if config.push_to_hub:
             _push(best, config.push_to_hub)
     return best
+
+
+def _report_length(config: TrainConfig, length: Length | None, start: Start, per_epoch: int) -> None:
+    """State how long a run is that chose its length, and warn of one from scratch that is too short to learn.
+
+    Args:
+        config: with batch and epochs.
+        length: as chosen; None where all of it was given.
+        start: what the run starts from.
+        per_epoch: optimiser steps of an epoch, as the data are batched.
+    """
+    loop = config.loop
+    if length:
+        logger.info(replace(length, per_epoch=per_epoch).describe(loop.max_steps))
+    asked_for_a_try = loop.max_steps or config.task.overfit or config.features.limit
+    warning = too_short(per_epoch * (loop.epochs or 0), start)
+    if warning and not asked_for_a_try and loop.recipe != "reference":
+        logger.warning(warning)
 
 
 def _push(best: Path, name: str) -> None:

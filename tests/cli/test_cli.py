@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.road import REPO, draw_photos, draw_set, run, save_captioner, start
 
+import clipcap
 from clipcap.cli.commands import COMMANDS, SOURCES
 from clipcap.cli.main import build_parser, main
 from clipcap.errors import ClipcapError
@@ -80,6 +81,8 @@ def test_every_source_has_a_door_and_a_script():
         ([], "the following arguments are required: COMMAND"),
         (["parse"], "the following arguments are required: SOURCE"),
         (["nonsense"], "invalid choice: 'nonsense'"),
+        (["predct", "--img", "x.jpg"], "invalid choice: 'predct'; did you mean predict?"),
+        (["parse", "flickr8", "--data_path", "x"], "did you mean flickr8k?"),
         (
             ["parse", "food", "--data", "x"],
             "unrecognized arguments: --data x; did you mean --data_path?",
@@ -202,6 +205,14 @@ def test_importing_a_script_does_nothing(name, capsys):
 
 
 # --- doctor, extras -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_both_flags_print_the_version(flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([flag])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"clipcap {clipcap.__version__}\n"
 
 
 def test_the_doctor_tells_versions_devices_memory_and_caches(capsys):

@@ -589,6 +589,14 @@ def test_a_dry_run_encodes_and_writes_nothing(parsing, watch, photos, tmp_path, 
     assert "words, not tokens" in report
 
 
+def test_a_dry_run_that_finds_no_image_reports_and_fails(parsing, photos, capsys):
+    for photo in photos.glob("photo*"):
+        photo.unlink()
+    with pytest.raises(ClipcapError, match="none of these images can be read: correct --data_path or --images"):
+        parsing(dry_run=True, clip_model_type="no such encoder")
+    assert "images: 0 found" in capsys.readouterr().out
+
+
 def test_a_dry_run_counts_tokens_where_there_is_a_tokenizer(parsing, lm_folder, capsys):
     parsing(dry_run=True, lm=str(lm_folder))
     assert "tokens, image" in capsys.readouterr().out

@@ -500,3 +500,15 @@ def test_what_is_no_captioner_is_told_where_it_belongs(case, lm_folder, clip_fil
 def test_stored_configuration_is_read_back_alone(saved):
     config, lm_config = read_config(saved)
     assert config.tune == "full" and lm_config.n_embd == 64
+
+
+def test_a_checkpoint_under_the_originals_name_is_answered_by_the_folder_beside_it(tmp_path):
+    for name in ("clipcap-000", "clipcap-best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ClipcapError, match=r"clipcap-000\.pt: no such checkpoint .*; did you mean .*clipcap-000\?$"):
+        find_checkpoint(tmp_path / "clipcap-000.pt")
+    with pytest.raises(ClipcapError, match=r"; .* has clipcap-000, clipcap-best$"):
+        find_checkpoint(tmp_path / "clipcap-007.pt")
+    with pytest.raises(ClipcapError, match=r"or a \.pt file\)$"):
+        find_checkpoint(tmp_path / "nothing" / "clipcap-007.pt")

@@ -94,10 +94,10 @@ def test_an_interrupted_run_continues(photos, index, encoded, tmp_path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(photo_folder._Store, "add", interrupted)
         status, _, err = index()
-    assert (status, err[-1]) == (130, "clipcap: interrupted; 4 photos are encoded: the same command continues")
+    assert (status, err[-1]) == (130, "clipcap: interrupted; encoded so far: 4 photos; the same command continues")
     encoded.clear()
     status, _, err = index()
-    assert status == 0 and "going on where an earlier run stopped: 4 photos are encoded" in err
+    assert status == 0 and "going on where an earlier run stopped: 4 photos encoded" in err
     assert encoded == ["photo4.png", "photo5.png"] and len(ids(tmp_path / "index")) == 6
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".photos")]
 
@@ -135,7 +135,7 @@ def test_near_duplicates_are_printed_in_groups(photos, index):
     for name in ("copy.png", "photo9.png"):
         shutil.copy(photos[0], photos[0].parent / name)
     status, out, _ = index("--duplicates", "--duplicate_cosine", 0.9999)
-    assert (status, out[0]) == (0, "1 groups of near-duplicates (cosine 0.9999 and more), 2 photos too many")
+    assert (status, out[0]) == (0, "1 group of near-duplicates (cosine 0.9999 and more), 2 photos too many")
     assert out[1].split("  ")[0] == "1.000" and sorted(out[1].split("  ")[1:]) == [
         "copy.png",
         "photo0.png",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcap.captioning.tidy import collapsed, tidy
-from clipcap.runtime.text import as_cell, from_cell, in_short, printable, without_folders
+from clipcap.runtime.text import as_cell, counted, from_cell, in_short, printable, without_folders
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,7 @@ def test_captions_of_signs_alone_are_told_apart():
 )
 def test_names_alone_are_left_of_whole_paths(text, shared):
     assert without_folders(text) == shared
+
+
+def test_a_single_thing_is_no_plural():
+    assert [counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]

@@ -9,7 +9,7 @@ from support.small import feature_file, metrics, options, run
 
 from clipcap.training.config import CaptionerTaskConfig, TrainConfig
 from clipcap.training.optimizer import trained_parameters
-from clipcap.training.recipe import Start, choose_length, choose_rates, with_length
+from clipcap.training.recipe import Start, choose_length, choose_rates, too_short, with_length
 from clipcap.training.train import train
 
 
@@ -90,18 +90,28 @@ def test_few_captions_have_small_batches_and_many_epochs():
 
 def test_batch_and_epochs_of_flags_go_before_the_choice():
     config = TrainConfig()
-    chosen, line = with_length(config, 10_000, NEW, 1)
+    chosen, length = with_length(config, 10_000, NEW, 1)
+    assert length is not None
+    line = length.describe()
     assert (chosen.task.bs, chosen.loop.epochs) == (40, 8)
     assert line.startswith("8 epochs of 250 steps of 40 captions, 2,000 steps in all: for 10,000 captions")
     assert "--epochs and --bs" in line
-    chosen, line = with_length(config.with_options(epochs=3), 10_000, NEW, 1)
-    assert (chosen.task.bs, chosen.loop.epochs) == (40, 3) and "--epochs as given" in line
-    assert with_length(config.with_options(bs=5, epochs=3), 10_000, NEW, 1)[1] == ""
+    chosen, length = with_length(config.with_options(epochs=3), 10_000, NEW, 1)
+    assert (chosen.task.bs, chosen.loop.epochs) == (40, 3)
+    assert length is not None and "--epochs as given" in length.describe()
+    assert "750 steps in all, of which --max_steps makes 60: for" in length.describe(60)
+    assert "max_steps" not in length.describe(750)
+    assert with_length(config.with_options(bs=5, epochs=3), 10_000, NEW, 1)[1] is None
     two, _ = with_length(config.with_options(grad_accum=2), 3000, NEW, 2)
     assert two.task.bs == 16 and two.loop.epochs > with_length(config, 3000, NEW, 1)[0].loop.epochs
 
 
 @pytest.mark.parametrize("options", [{"recipe": "reference"}, {"objective": "reward", "weights_dir": "x"}])
 def test_the_original_and_training_on_scores_have_the_original_batch_and_epochs(options):
-    chosen, line = with_length(TrainConfig.of(**options), 30, NEW, 1)
-    assert (chosen.task.bs, chosen.loop.epochs, line) == (40, 10, "")
+    chosen, length = with_length(TrainConfig.of(**options), 30, NEW, 1)
+    assert (chosen.task.bs, chosen.loop.epochs, length) == (40, 10, None)
+
+
+def test_a_run_from_scratch_of_few_steps_is_too_short_and_a_warm_one_is_not():
+    assert "21 steps from scratch are too few" in too_short(21, NEW) and "--weights_dir" in too_short(21, NEW)
+    assert too_short(500, NEW) == too_short(21, Start("none", 124_000_000, warm=True)) == ""

@@ -152,3 +152,14 @@ def test_what_cannot_be_trained_on_is_refused(texts, lm_folder, tmp_path):
     other = feature_file(tmp_path / "other.pkl", list(CAPTIONS), dim=16)
     with pytest.raises(ClipcapError, match="16 wide"):
         run(texts, lm_folder, tmp_path / "out", objective="text", photos=str(other))
+
+
+def test_a_captioner_of_moved_texts_refuses_a_memory_that_would_move_photos_back(texts, lm_folder, tmp_path):
+    photos = feature_file(tmp_path / "photos.pkl", [()] * 8, seed=9)
+    best = run(texts, lm_folder, tmp_path / "out", objective="text", photos=str(photos))
+    config = Captioner.from_pretrained(best).model.config
+    assert config.texts_moved
+    with pytest.raises(ClipcapError, match="learnt from texts moved to the mean of photos"):
+        TextMemory.open(texts, config, 100.0)
+    again = run(texts, lm_folder, tmp_path / "again", objective="text", weights_dir=str(best), prefix_length=None)
+    assert not Captioner.from_pretrained(again).model.config.texts_moved

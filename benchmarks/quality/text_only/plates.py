@@ -59,7 +59,7 @@ def main() -> None:
         for seed in args.seeds:
             out = demo / "text_only" / f"{name}_{seed}"
             if not (out / "clipcap-best").exists():
-                train(run_config(demo, out, seed, args.epochs, **options[name]))
+                train(run_config(demo, out, seed, **{"epochs": args.epochs, **options[name]}))
             results.setdefault(name, []).append(found := scores_of(out, held_out))
             print(f"{name:8} seed {seed}: CIDEr-D {found.corpus['CIDEr-D']:.3f}", flush=True)
     report(results)

@@ -158,7 +158,7 @@ def _about(config: AppConfig, captioner: Captioner) -> str:
         config.load.load_pt,
         f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
         f"language model {_name(own.lm)}",
-        f"encoder {_name(own.encoder)}",
+        f"encoder {_name(own.encoder or 'unknown')}",
     ]
     return " · ".join(map(_name, parts))
 

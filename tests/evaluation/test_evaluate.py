@@ -349,8 +349,10 @@ def test_the_comparison_leads_with_the_verdict_and_shows_both_runs_scores(capsys
     assert str(tmp_path) not in page
 
 
-@pytest.mark.parametrize("name, value, colour", [("CIDEr-D", 0.2, "s0"), ("CIDEr-D", -0.2, "s1"),
-                                                 ("bad endings", 0.2, "s1"), ("median rank", -2.0, "s0")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, value, colour",
+    [("CIDEr-D", 0.2, "s0"), ("CIDEr-D", -0.2, "s1"), ("bad endings", 0.2, "s1"), ("median rank", -2.0, "s0")],
+)
 def test_a_difference_has_the_colour_of_the_better_run(name, value, colour):
     one = Difference(value, min(value / 2, value * 2), max(value / 2, value * 2), 0.002)
     runs = [Run(run, {name: Interval(0.5)}, {}) for run in ("a", "b")]

@@ -232,3 +232,11 @@ def test_every_module_imports_with_the_base_dependencies_alone():
         f"for name in {EXTRAS}: sys.modules[name] = None\n"  # an import of it raises ImportError
         f"for name in {names}: importlib.import_module(name)"
     )
+
+
+def test_every_package_goes_into_the_wheel():
+    from setuptools import find_packages
+
+    options = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    written = {path.parent.relative_to(REPO).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert set(find_packages(str(REPO), **options)) == written

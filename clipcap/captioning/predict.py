@@ -37,6 +37,7 @@ from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
+from clipcap.runtime.run_file import write_run_file, write_run_file_beside
 from clipcap.runtime.text import printable
 
 T = TypeVar("T")
@@ -45,13 +46,19 @@ WATCHED = 1000  # images whose captions are compared, to see whether all are ali
 
 
 @writes_to(lambda called: called["config"].output.out or called["config"].output.out_tree)
-def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captioner] | None = None) -> int:
+def predict(
+    config: CaptionConfig,
+    img: Sequence[str],
+    load: Callable[[], Captioner] | None = None,
+    command: str = "predict",
+) -> int:
     """Caption everything asked for; images that cannot be read are named on stderr and left out.
 
     Args:
         config: what to caption, and where the captions go.
         img: photos, globs, folders.
         load: gives the captioner, once there is something to caption (default: the one that `config` names).
+        command: whose run it is.
     Returns:
         how many images could not be captioned.
     Raises:
@@ -73,6 +80,7 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
+        _note_run(command, config, img)
         if output.features:
             features = _checked_features(captioner, config.load, output.features)
             images = zip(features.image_paths, features.image_ids)
@@ -97,6 +105,15 @@ def predict(config: CaptionConfig, img: Sequence[str], load: Callable[[], Captio
     if captioner.prompter is not None:
         report_prompts(captioner.prompter.counts)
     return found.failed
+
+
+def _note_run(command: str, config: CaptionConfig, img: Sequence[str]) -> None:
+    """Write the run's options beside the file of --out, or into the folder of --out_tree."""
+    output, options = config.output, {"img": list(img), **config.flat()}
+    if output.out:
+        write_run_file_beside(Path(output.out), command, options)
+    elif output.out_tree:
+        write_run_file(Path(output.out_tree), command, options)
 
 
 @dataclass

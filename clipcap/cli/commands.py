@@ -24,6 +24,31 @@ class Argument:
     group: str
     settings: Mapping[str, Any]
 
+    @property
+    def several(self) -> bool:
+        """Whether it takes more than one word."""
+        return self.settings.get("nargs") in ("+", "*") and self.settings.get("action") is not Joined
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether its value is text, as it is typed."""
+        return "type" not in self.settings and not str(self.settings.get("action", "")).startswith("store_")
+
+    @property
+    def required(self) -> bool:
+        """Whether the command does not go without it."""
+        positional = not self.names[0].startswith("-")
+        return bool(self.settings.get("required", positional and self.settings.get("nargs") != "*"))
+
+    @property
+    def optional_settings(self) -> dict[str, Any]:
+        """The settings with which it may be left out, and is then not in the namespace."""
+        changed = {**self.settings, "default": argparse.SUPPRESS}
+        changed.pop("required", None)
+        if not self.names[0].startswith("-"):
+            changed["nargs"] = {None: "?", "+": "*"}.get(self.settings.get("nargs"), self.settings.get("nargs"))
+        return changed
+
 
 def argument(*names: str, group: str = "data", **settings: Any) -> Argument:
     """An argument, listed under `group` in the command's help."""

@@ -15,6 +15,9 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        progress = sys.modules.get("clipcap.runtime.progress")  # where no bar was made, it costs nothing to start
+        if progress is not None:
+            progress.make_room()
         print(f"{prefix}{record.getMessage()}", file=sys.stderr)  # look it up each time: programs replace it
 
 

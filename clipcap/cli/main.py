@@ -20,7 +20,7 @@ from clipcap.cli.commands import COMMANDS, Command
 from clipcap.cli.console import messages_on_stderr
 from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.errors import ClipcapError
-from clipcap.options import FlagParser, HelpGroups, Options, add_flags, from_flags
+from clipcap.options import FlagParser, HelpGroups, Options, add_flags, flags_of, from_flags
 from clipcap.runtime import processes
 from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
@@ -91,7 +91,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         logger.setLevel(logging.WARNING)
     config_class = command.config_class()
     if config_class is not None and getattr(args, "run_file", None):
-        _add_options(args, config_class)
+        _add_options(args, command, config_class)
     for name, meaning in command.required.items():
         if not getattr(args, name, None):
             raise ClipcapError(f"--{name} is missing: {meaning}")
@@ -101,13 +101,22 @@ def run(argv: Sequence[str] | None = None) -> int:
     return int(command.failed(result))
 
 
-def _add_options(args: argparse.Namespace, config_class: type[Options]) -> None:
-    """Add the options of --config; those of the command line override them."""
+def _add_options(args: argparse.Namespace, command: Command, config_class: type[Options]) -> None:
+    """Add the options and arguments of --config; those of the command line override them."""
     from clipcap.runtime.run_file import read_run_file
 
-    for name, value in read_run_file(args.run_file, config_class).items():
+    arguments = dict(zip(args.arguments, command.arguments, strict=True))
+    texts = {name: one.several for name, one in arguments.items() if one.takes_text}
+    for name, value in read_run_file(args.run_file, config_class, texts).items():
         if not hasattr(args, name):
             setattr(args, name, value)
+    for name, one in arguments.items():
+        if hasattr(args, name):
+            continue
+        if one.required:
+            metavar = one.settings.get("metavar", name)
+            raise ClipcapError(f"{metavar} is missing, on the command line and in --config {args.run_file}")
+        setattr(args, name, one.settings.get("default"))
 
 
 def _function(command: Command, args: argparse.Namespace) -> Any:
@@ -160,8 +169,12 @@ def _add(parsers: argparse._SubParsersAction, command: Command, named: Collectio
             _add(below, row, named)
         return
     groups = HelpGroups(parser)
-    added = [groups[one.group].add_argument(*one.names, **one.settings) for one in command.arguments]
     config_class = command.config_class()
+    in_file = config_class is not None and "config" not in flags_of(config_class) and _names_a_file(named)
+    added = [
+        groups[one.group].add_argument(*one.names, **(one.optional_settings if in_file else one.settings))
+        for one in command.arguments
+    ]
     if config_class is not None:
         add_flags(groups, config_class, command.without)
     if config_class is not None and "--config" not in parser._option_string_actions:
@@ -176,6 +189,11 @@ def _add(parsers: argparse._SubParsersAction, command: Command, named: Collectio
     needed = [_usage(action) for action in added if action.required]
     parser.usage = " ".join([parser.prog, *needed, "[OPTIONS]"])
     parser.set_defaults(row=command, arguments=[action.dest for action in added])
+
+
+def _names_a_file(words: Collection[str] | None) -> bool:
+    """Whether --config is among the words of a command line: what it requires may be in that file."""
+    return any(word.partition("=")[0] == "--config" for word in words or ())
 
 
 def _usage(action: argparse.Action) -> str:

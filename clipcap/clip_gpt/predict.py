@@ -12,4 +12,4 @@ from clipcap.clip_gpt.config import CaptionClipGptConfig
 
 def predict_clip_gpt(config: CaptionClipGptConfig, img: Sequence[str]) -> int:
     """As `clipcap.captioning.predict.predict`, by a CLIP-GPT."""
-    return predict(config, img, partial(load_clip_gpt_captioner, config.load))
+    return predict(config, img, partial(load_clip_gpt_captioner, config.load), "caption-clip-gpt")

@@ -11,7 +11,6 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig
@@ -42,7 +41,7 @@ from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
-from clipcap.runtime.progress import no_bar
+from clipcap.runtime.progress import PartBar
 from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import counted, printable, without_folders
 
@@ -224,16 +223,18 @@ def caption_rows(
     mine = range(rank, len(rows), world)
     written: list[tuple[int, tuple[list[str], list[str]]]] = []
     count = -(-len(mine) // batch_size)
-    hidden = no_bar(not state.is_main_process or count == 1)
+    hidden = not state.is_main_process or count == 1
     batches = captioner.caption_rows(features, [rows[place] for place in mine], how, batch_size, mine)
-    for batch, found in tqdm(batches, desc="captioning", unit="batch", total=count, disable=hidden):
-        if batch.bad:
-            bad = rows[min(batch.bad)]
-            raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
-        written += [
-            (place, ([caption.text for caption in captions], [one.caption for one in captions[0].retrieved]))
-            for place, captions in zip(batch.numbers, found)
-        ]
+    with PartBar(part="captioning", total=count, unit="batch", hidden=hidden) as bar:
+        for batch, found in batches:
+            if batch.bad:
+                bad = rows[min(batch.bad)]
+                raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
+            written += [
+                (place, ([caption.text for caption in captions], [one.caption for one in captions[0].retrieved]))
+                for place, captions in zip(batch.numbers, found)
+            ]
+            bar.update()
     everybody = dict(gather_object(written)) if world > 1 else dict(written)
     return [everybody[place] for place in range(len(rows))]
 

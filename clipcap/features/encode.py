@@ -12,7 +12,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.features.config import ParseConfig
@@ -25,7 +24,7 @@ from clipcap.models.encoders.encode_given import Encode, encode_given
 from clipcap.models.encoders.encode_images import read_pixels
 from clipcap.models.encoders.token_spec import TokenSpec
 from clipcap.models.given import Given
-from clipcap.runtime.progress import no_bar
+from clipcap.runtime.progress import PartBar
 from clipcap.sources.record import Record
 
 MISSING = "file not found"
@@ -108,8 +107,7 @@ def encode_missing(
     mine = todo[state.process_index :: state.num_processes]
     already = sum(min(size, len(records) - b * size) for b in done)
     # Only a terminal shows the bar: in a log it would be one endless line.
-    hidden = no_bar(not state.is_main_process)
-    bar = tqdm(total=len(records), initial=already, unit="img", desc="encoding", disable=hidden)
+    bar = PartBar(part="encoding", total=len(records), initial=already, unit="img", hidden=not state.is_main_process)
     batches = ImageBatches(records, mine, encoder.preprocess, config, tokens)
     lost = report_lost_workers(", it continues where it stopped")
     with lost, bar, cpu_threads() as threads, raise_lost_interrupts() as check_interrupts:

@@ -37,6 +37,7 @@ from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.processes import alone
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import counted, shown
 from clipcap.sources.collector import NO_CAPTION, Source
 from clipcap.sources.dry_run import check_images, describe
@@ -109,6 +110,8 @@ def parse(source_name: str, config: ParseConfig | None = None, **options: Any) -
     if not state.is_main_process:
         return []
     written = _write(partial, source, outputs, encoder, config, layout)
+    for folder in filter(Path.is_dir, written):
+        write_run_file(folder, f"parse {source_name}", config.flat())
     _report_bad(partial, source, errors_path(out, outputs), config)
     return written
 

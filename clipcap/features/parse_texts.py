@@ -17,6 +17,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.options import given
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.run_file import write_run_file
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 from clipcap.sources.texts import Groups, read_texts
@@ -58,6 +59,7 @@ def parse_texts(config: ParseTextsConfig | None = None, **options: Any) -> list[
         ).numpy()  # [M, D]
         content = Content(rows, ids, [None] * len(ids), [(text,) for text in texts])
         write_parts(places[split], [content], meta, tower="text")
+        write_run_file(places[split], "parse texts", config.flat())
         logger.info(f"wrote {places[split]}: {len(texts):,} texts of {len(groups):,} images or lines")
     return list(places.values())
 

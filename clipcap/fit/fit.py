@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.evaluate import METRICS, REPORT
 from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.fit.config import FitConfig
-from clipcap.fit.probe import measure
+from clipcap.fit.probe import Measured, measure
 from clipcap.fit.recipe import Plan, make_plan
+from clipcap.fit.sample import Sample, write_sample
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm
 from clipcap.runtime.files import replaced_file, writing
@@ -22,9 +24,12 @@ from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.progress import one_bar
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import byte_size, printable
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import read_source
+from clipcap.sources.record import Record
 
 PLAN = "fit.json"
 FEWEST_VAL, VAL_SHARE = 5, 0.1
@@ -35,11 +40,24 @@ NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it contin
 class Data:
     """What the data set offers to learn from."""
 
-    train_images: int
-    val_images: int
-    captions: int  # of the training images
+    records: dict[str, list[Record]]  # of the splits that are used
     train_size: float | None  # for `parse`, where the set has no split of its own
     val: str  # the split that is held out
+
+    @property
+    def train_images(self) -> int:
+        """Photos to train on."""
+        return len(self.records["train"])
+
+    @property
+    def val_images(self) -> int:
+        """Photos held out."""
+        return len(self.records[self.val])
+
+    @property
+    def captions(self) -> int:
+        """Of the photos to train on."""
+        return sum(len(record.captions) for record in self.records["train"])
 
 
 @writes_to("config.out")
@@ -71,13 +89,14 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
         logger.warning(warning)
     steps = _Steps(out, data, config, found, plan, command)
     with states_what_is_left(lambda: f"{out} holds what was done: the same command continues"):
-        steps.parse()
-        if not steps.finished("train"):
-            steps.announce()
+        expected = steps.announce()
         if config.dry_run:
             return steps.checkpoints
-        steps.train()
-        steps.evaluate()
+        write_run_file(out, "fit", {"data": data, **config.flat()})
+        with one_bar(expected):
+            steps.parse()
+            steps.train()
+            steps.evaluate()
     logger.info(
         f"captioner: {steps.checkpoints}; report: {steps.evaluation / REPORT}\n"
         f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS"
@@ -98,27 +117,26 @@ def read_data(path: str, seed: int) -> Data:
     Raises:
         ClipcapError: they cannot be read, or are too few to hold some out.
     """
-    source = read_source("custom", SourceConfig(data_path=path))
-    images = Counter(record.split for record in source.records)
-    captions = Counter[str | None]()
-    for record in source.records:
-        captions[record.split] += len(record.captions)
+    records = read_source("custom", SourceConfig(data_path=path)).records
+    images = Counter(record.split for record in records)
     if set(images) == {None}:
         total = images[None]
         if total < 2 * FEWEST_VAL:
             raise ClipcapError(f"{printable(path)}: {total} photos with captions are too few: give at least 10")
         held_out = max(FEWEST_VAL, round(VAL_SHARE * total))
         share = round((total - held_out + 0.5) / total, 6)  # between two counts, whatever way it is rounded
-        split = read_source("custom", SourceConfig(data_path=path, train_size=share, seed=seed)).records
-        train = [record for record in split if record.split == "train"]
-        count = sum(len(record.captions) for record in train)
-        return Data(len(train), total - len(train), count, share, "val")
+        records = read_source("custom", SourceConfig(data_path=path, train_size=share, seed=seed)).records
+        return Data(_by_split(records, "train", "val"), share, "val")
     val = next((name for name in ("val", "test") if images[name]), None)
     if val is None or not images["train"]:
         raise ClipcapError(
             f"{printable(path)}: its splits are {', '.join(map(str, images))}: train and val (or test) are needed"
         )
-    return Data(images["train"], images[val], captions["train"], None, val)
+    return Data(_by_split(records, "train", val), None, val)
+
+
+def _by_split(records: Sequence[Record], *splits: str) -> dict[str, list[Record]]:
+    return {split: [record for record in records if record.split == split] for split in splits}
 
 
 def _check_plan(out: Path, data: str, config: FitConfig) -> None:
@@ -183,34 +201,81 @@ class _Steps:
             "--out", self.features / "photos.pkl", *split,
         )  # fmt: skip
 
-    def _training(self) -> list[str]:
-        config, words = self.config, ["train", "--data", str(self.features / "photos_train.pkl")]
-        words += ["--val", str(self.features / f"photos_{self.found.val}.pkl"), *self.plan.flags]
-        words += ["--seed", str(config.seed)]
+    def _file(self, split: str) -> Path:
+        return self.features / f"photos_{split}.pkl"
+
+    def _training(self, files: Mapping[str, Path]) -> list[str]:
+        config, words = self.config, ["train", "--data", str(files["train"]), "--val", str(files[self.found.val])]
+        words += [*self.plan.flags, "--seed", str(config.seed)]
         for name in ("lm", "weights_dir"):
             if getattr(config, name):
                 words += [f"--{name}", getattr(config, name)]
         return words
 
-    def announce(self) -> None:
-        """Measure a few steps and captions, and state how long the run takes at most and what it needs on disk."""
-        val, length = self.features / f"photos_{self.found.val}.pkl", self.plan.length
-        measured = measure(self._training(), val, self.out / ".probe", self.command)
-        training = measured.training(length, self.found.val_images)
-        evaluation = measured.evaluation(self.found.val_images)
+    def announce(self) -> dict[str, float]:
+        """Encode a few photos, try a few steps and captions, and state how long the run takes and what it stores.
+
+        Returns:
+            the seconds expected of each part that is not done.
+        """
+        if self.finished("train"):
+            return {}
+        probe = self.out / ".probe"
+        shutil.rmtree(probe, ignore_errors=True)
+        files = {split: self._file(split) for split in self.found.records}
+        sample, size = None, sum(path.stat().st_size for path in self.features.rglob("*") if path.is_file())
+        try:
+            if not self.finished("parse"):
+                sample = write_sample(self.found.records, self.config.clip_model_type, probe)
+                files, size = sample.files, sample.size
+            measured = measure(
+                self._training(files), self.plan.length.bs, files["train"], files[self.found.val],
+                probe / "run", self.command,
+            )  # fmt: skip
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+        logger.info(self._minutes(measured, expected := self._expected(measured, sample)))
         logger.info(
-            f"at most {length.steps:,} steps of {measured.step:.2f} s: about {duration(training + evaluation)} in "
-            f"all, on this machine ({duration(training)} to train, {duration(evaluation)} to caption and score the "
-            f"{self.found.val_images:,} photos held out); --patience may end it sooner"
+            f"disk: {byte_size(size)} of features, about {byte_size(measured.disk)} of checkpoints in {self.out}"
         )
-        features = sum(path.stat().st_size for path in self.features.rglob("*") if path.is_file())
-        logger.info(
-            f"disk: {byte_size(features)} of features, about {byte_size(measured.disk)} of checkpoints in {self.out}"
+        return expected
+
+    def _expected(self, measured: Measured, sample: Sample | None) -> dict[str, float]:
+        """Seconds of each part, by the names of their bars."""
+        photos, held_out = self.found.train_images + self.found.val_images, self.found.val_images
+        return {
+            "encoding": sample.load + photos * sample.photo if sample else 0.0,
+            "training": measured.training(self.plan.length.epochs, held_out),
+            "captioning": measured.captioning(held_out) + (sample.load if sample else 0.0),
+            "scoring": measured.scoring(held_out, self.config.java),
+        }
+
+    def _minutes(self, measured: Measured, expected: Mapping[str, float]) -> str:
+        """A line on the length of the run."""
+        epochs, whole = self.plan.length.epochs, sum(expected.values())
+        rest = whole - expected["training"]
+        fewest = rest + measured.training(min(epochs, self.plan.patience + 1), self.found.val_images)
+        parts = ", ".join(
+            f"{duration(seconds)} {what}"
+            for what, seconds in (
+                (f"to encode the {self.found.train_images + self.found.val_images:,} photos", expected["encoding"]),
+                ("to train", expected["training"]),
+                (
+                    f"to caption and score the {self.found.val_images:,} photos held out",
+                    expected["captioning"] + expected["scoring"],
+                ),
+            )
+            if seconds
+        )
+        sooner = f"; --patience may end it sooner, after {duration(fewest)} at the earliest" * (fewest < whole)
+        return (
+            f"at most {epochs * measured.per_epoch:,} steps of {measured.step:.2f} s: about {duration(whole)} in all "
+            f"on this machine ({parts}){sooner}"
         )
 
     def train(self) -> None:
         """Train, from where an earlier run stopped."""
-        words = self._training()
+        words = self._training({split: self._file(split) for split in self.found.records})
         if (self.checkpoints / "clipcap-last").exists():
             words.append("--resume")
         self._run("train", *words, "--out_dir", self.checkpoints)
@@ -221,7 +286,7 @@ class _Steps:
             (self.out / ".evaluate_done").unlink()
         self._run(
             "evaluate", "evaluate", "--load_pt", self.checkpoints, "--data",
-            self.features / f"photos_{self.found.val}.pkl", "--train_data", self.features / "photos_train.pkl",
+            self._file(self.found.val), "--train_data", self._file("train"),
             "--out", self.evaluation, *(["--no_java"] * (not self.config.java)),
         )  # fmt: skip
 
@@ -230,4 +295,6 @@ def duration(seconds: float) -> str:
     """Seconds in words: `40 seconds`, `12 minutes`, `3.5 hours`."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} minutes"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

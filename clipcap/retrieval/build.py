@@ -46,6 +46,7 @@ from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
+from clipcap.runtime.run_file import write_run_file
 from clipcap.runtime.text import counted
 
 PART_ROWS = 500_000  # faiss holds a part in memory while it is built
@@ -85,6 +86,8 @@ def build_index(sources: Sequence[str | Path], config: IndexConfig) -> Index:
             _save(draft, content)
         if photos:
             write_state(draft, photos)
+        if not config.append:  # what was added has no run of its own
+            write_run_file(draft, "index", {"sources": [str(source) for source in sources], **config.flat()})
     forget_encoded(out)
     index = Index.open(out)
     for line in _summary_lines(index, content, time.perf_counter() - started):

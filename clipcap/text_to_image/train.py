@@ -20,6 +20,7 @@ from clipcap.runtime.disk_arrays import cached_arrays, write_arrays
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
+from clipcap.runtime.run_file import write_run_file
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import TrainDrawConfig
 from clipcap.text_to_image.generator_files import generator_folder, load_generator
@@ -78,6 +79,7 @@ def train_draw(captions: str, config: TrainDrawConfig) -> Path:
     for name, value in figures.items():
         logger.info(f"{name}: {value}")
     folder = save_mapping(TextMapping(mapping.weight, mapping.bias, facts), out)
+    write_run_file(folder, "train-draw", {"captions": captions, **config.flat()})
     if not config.keep_hidden:
         shutil.rmtree(cache, ignore_errors=True)
     return folder

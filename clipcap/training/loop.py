@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
 from clipcap.runtime.interruption import states_what_is_left
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.messages import logger
-from clipcap.runtime.progress import no_bar
+from clipcap.runtime.progress import PartBar
 from clipcap.training.accelerator import log_picture, loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.disk import check_disk, disk_needed
@@ -119,10 +118,11 @@ class Loop:
         """Train one epoch, from the current step of the run."""
         progress, per_epoch = self.progress, self.task.steps_per_epoch()
         self.model.train()
-        hidden = no_bar(not self.accelerator.is_main_process)
+        hidden = not self.accelerator.is_main_process
         here = min(per_epoch, self.total - epoch * per_epoch)  # steps of this epoch
         done = epoch * per_epoch + progress.step
-        with tqdm(total=self.total, initial=done, desc=f"epoch {epoch}", disable=hidden, unit="step") as bar:
+        options = {"desc": f"epoch {epoch}", "unit": "step", "hidden": hidden}
+        with PartBar(part="training", total=self.total, initial=done, **options) as bar:
             for window in self.task.windows(epoch, progress.step):
                 # Dropout of a step depends on (seed, step, process) alone: resuming needs no generator's state.
                 step = epoch * per_epoch + progress.step

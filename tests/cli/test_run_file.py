@@ -50,6 +50,50 @@ def test_the_file_that_a_run_writes_repeats_it(capsys, words, tmp_path):
     assert {name for name in first | again if first.get(name) != again.get(name)} == {"out_dir"}
 
 
+@pytest.mark.parametrize("kind", ["predict", "predict a tree", "parse", "index"])
+def test_commands_with_other_arguments_are_repeated_by_the_file_too(capsys, kind, checkpoint, clip_file, tmp_path):
+    photos = tmp_path / "photos"
+    for photo in draw_photos(photos, 3):
+        photo.with_suffix(".txt").write_text("a plate of food")
+    words, out, file = {
+        "predict": (("predict", "--img", photos, "--load_pt", checkpoint, *SHORT), "c.jsonl", "c.jsonl.run.yaml"),
+        "predict a tree": (("predict", "--img", photos, "--load_pt", checkpoint, *SHORT), "t", "t/run.yaml"),
+        "parse": (("parse", "custom", "--data_path", photos, "--clip_model_type", clip_file), "f", "f/run.yaml"),
+        "index": (("index", photos, "--clip_model_type", clip_file), "i", "i/run.yaml"),
+    }[kind]
+    flag = "--out_tree" if out == "t" else "--out"
+    assert run(capsys, *words, flag, tmp_path / out)[0] == 0
+    before = contents(tmp_path / out)
+    head = (tmp_path / file).read_text(encoding="utf-8").splitlines()[0]
+    assert head == f"# clipcap {'parse custom' if kind == 'parse' else words[0]} --config {file.split('/')[-1]}"
+    (tmp_path / file).rename(tmp_path / "kept.yaml")
+    names = words[:2] if kind == "parse" else words[:1]
+    again = (*names, "--config", tmp_path / "kept.yaml")
+    assert run(capsys, *again, flag, tmp_path / f"again_{out}")[0] == 0
+    assert contents(tmp_path / f"again_{out}") == before
+    assert run(capsys, *again)[0] == 0 and contents(tmp_path / out) == before
+
+
+def contents(place):
+    """The bytes of a file, or of each file of a folder; the options name their place."""
+    if place.is_file():
+        return place.read_bytes()
+    return {
+        path.relative_to(place): path.read_bytes()
+        for path in place.rglob("*")
+        if path.is_file() and path.name != "run.yaml"
+    }
+
+
+def test_an_argument_that_neither_the_line_nor_the_file_has_is_missing(capsys, tmp_path):
+    (tmp_path / "my.yaml").write_text(f"out: {tmp_path / 'out'}\n")
+    status, _, err = run(capsys, "index", "--config", tmp_path / "my.yaml")
+    assert status == 1 and "PHOTOS is missing, on the command line and in --config" in err[-1]
+    (tmp_path / "my.yaml").write_text("sources: [1]\n")
+    status, _, err = run(capsys, "index", "--config", tmp_path / "my.yaml")
+    assert status == 1 and err[-1].endswith("sources is [1], not a list of texts")
+
+
 def test_flags_go_before_the_file(capsys, words, tmp_path):
     (tmp_path / "my.yaml").write_text(
         "epochs: 5\nlr: 2e-3\nval: 0.5\nbatch_size: 4\nonly-prefix: true\n".replace("only-", "only_")

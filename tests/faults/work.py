@@ -136,7 +136,7 @@ def _make_inputs(stage: Path) -> None:
     make_gpt2(stage / "gpt2", captions, width=64)
 
 
-_VARYING = ("errors.csv", "curves.html")  # they name the folder that they lie in
+_VARYING = ("errors.csv", "curves.html", "run.yaml", "fit.json")  # they name the folder that they lie in
 
 
 def digests(folder: Path, result: str) -> dict[str, str]:
@@ -148,7 +148,7 @@ def digests(folder: Path, result: str) -> dict[str, str]:
     for top in sorted(folder.iterdir()):
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and path.name not in _VARYING:
+            if path.is_file() and not path.name.endswith(_VARYING):
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 

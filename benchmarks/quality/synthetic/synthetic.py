@@ -4,7 +4,7 @@ python -m benchmarks.quality.synthetic.synthetic [--out runs/synthetic] [--seeds
 
 Fixed before the first run: 200 real captioned plates of one food, equal steps, half of every batch generated, 1,000
 pairs made once from captions of other scenes, prompts worded unlike the cut captions, paired bootstrap over the test
-plates of all seeds together.
+plates, each with the mean of its seeds.
 """
 
 from __future__ import annotations
@@ -152,8 +152,13 @@ def judge(folder: Path, test: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray]:
     return food, (rank < 10).float().numpy()
 
 
+def plate_means(seeds: Sequence[tuple[np.ndarray, np.ndarray]], part: int) -> np.ndarray:
+    """For each test plate the share of seeds that find it: the same plates are judged by all seeds."""
+    return np.mean([one[part] for one in seeds], axis=0)
+
+
 def table(found: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> list[str]:
-    """Means with 95 % intervals over all seeds' plates, and the difference to the first row."""
+    """Means over seeds with 95 % intervals over the test plates, and the difference to the first row."""
     head = (
         "training pairs (equal steps)",
         "food top-1 %",
@@ -162,11 +167,11 @@ def table(found: dict[str, list[tuple[np.ndarray, np.ndarray]]]) -> list[str]:
         "− real alone (p)",
     )
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    base = [np.concatenate([hits[part] for hits in found[ROWS[0]]]) for part in (0, 1)]
+    base = [plate_means(found[ROWS[0]], part) for part in (0, 1)]
     for row, seeds in found.items():
         cells = []
         for part in (0, 1):
-            hits = np.concatenate([one[part] for one in seeds])
+            hits = plate_means(seeds, part)
             low, high = bootstrap_interval(hits)
             cells.append(f"{100 * hits.mean():.1f} ({100 * low:.1f}–{100 * high:.1f})")
             if row == ROWS[0]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics import java
@@ -28,7 +27,7 @@ from clipcap.evaluation.metrics.objects import Names, chair_counts, chair_of_cou
 from clipcap.evaluation.metrics.rouge import rouge_l
 from clipcap.evaluation.metrics.tokenize import CaptionTokens, tokenize
 from clipcap.evaluation.metrics.variety import mbleu_counts, mbleu_of_counts, self_cider
-from clipcap.runtime.progress import no_bar
+from clipcap.runtime.progress import PartBar
 from clipcap.scoring import ptb_tokenizer
 
 _BLEU_ORDER = 4
@@ -198,13 +197,14 @@ def score_tokens(
             metrics |= _start_java(scores, found, wanted, programs)
         except java.Unavailable as error:
             scores.notes += [f"METEOR skipped: {error}", f"SPICE skipped: {error}"]
-        steps = tqdm(metrics.items(), unit="metric", disable=no_bar(), leave=False)
-        for name, add in steps:
-            steps.set_description(f"scoring {scores.images:,} captions: {name}")
-            try:
-                add()
-            except java.Unavailable as error:
-                scores.notes.append(f"{name} skipped: {error}")
+        with PartBar(part="scoring", total=len(metrics), unit="metric", leave=False) as bar:
+            for name, add in metrics.items():
+                bar.set_description(f"scoring {scores.images:,} captions: {name}")
+                try:
+                    add()
+                except java.Unavailable as error:
+                    scores.notes.append(f"{name} skipped: {error}")
+                bar.update()
     return scores
 
 

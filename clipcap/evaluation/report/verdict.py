@@ -34,8 +34,8 @@ def _pair(runs: Sequence[Run], versus: Versus) -> Markup:
             phrase("p", versus.verdict + ".", class_="verdict"),
             tag("div", tag("table", caption, *body, class_="differences", role="table"), class_="wide"),
             tag("p", "Paired bootstrap over the images. A difference whose interval holds 0 may be chance; others "
-                "have the colour of the better run. Of bad endings, repeated 2-grams, median rank, mBLEU and CHAIR, less "
-                "is better.", class_="quiet"),
+                "have the colour of the better run. Of bad endings, repeated 2-grams, median rank, mBLEU and "
+                "CHAIR, less is better.", class_="quiet"),
         ]
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.files import read_features
-from clipcap.models.config import ModelConfig
+from clipcap.models.config import ModelConfig, PrefixConfig
 
 LARGEST = 500_000  # texts, as in the paper: more are thinned out evenly
 ROWS = 256  # images projected at a time
@@ -30,7 +30,7 @@ class TextMemory:
         self.texts, self.logit_scale = F.normalize(texts.float(), dim=1), logit_scale
 
     @classmethod
-    def open(cls, path: str | Path, config: ModelConfig, logit_scale: float) -> TextMemory:
+    def open(cls, path: str | Path, config: PrefixConfig, logit_scale: float) -> TextMemory:
         """The texts of a folder that `clipcap parse texts` made.
 
         Args:
@@ -49,7 +49,7 @@ class TextMemory:
                 f"--memory {path}: this captioner learnt from photos at their own length, and a memory of texts "
                 f"gives vectors of length 1: it is for captioners of --objective text"
             )
-        if config.texts_moved:
+        if isinstance(config, ModelConfig) and config.texts_moved:
             raise ClipcapError(
                 f"--memory {path}: this captioner learnt from texts moved to the mean of photos (--photos), and "
                 f"needs no memory of texts: leave it out"

@@ -157,10 +157,15 @@ def _about(config: AppConfig, captioner: Captioner) -> str:
     parts = [
         config.load.load_pt,
         f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
-        own.lm,
-        own.encoder,
+        f"language model {_name(own.lm)}",
+        f"encoder {_name(own.encoder or 'unknown')}",
     ]
-    return " · ".join(Path(part).name if os.path.exists(part) else part for part in parts)
+    return " · ".join(map(_name, parts))
+
+
+def _name(part: str) -> str:
+    """A file's name without its folders; anything else as it is."""
+    return Path(part).name if os.path.exists(part) else part
 
 
 def _searches(

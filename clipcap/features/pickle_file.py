@@ -24,6 +24,7 @@ from clipcap.runtime.safe_load.tensors import storage_bytes
 from clipcap.runtime.safe_load.unpickle import PickledObject, UnreadablePickle, plain_data
 
 AGAIN = "parse the images again"
+ARRAYS = (".npy", ".npz", ".safetensors")  # of embeddings that another program made
 _FIRST_BYTES = b"\x80}(c"  # of a pickled dictionary: protocol 2 and above, 1, 0
 
 
@@ -49,6 +50,8 @@ def read_content(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         if stream[0] not in _FIRST_BYTES:
             what = "a torch.save archive" if stream[:2] == b"PK" else "no pickle"
+            if path.suffix in ARRAYS:
+                raise ClipcapError(f"{path}: is an array: `clipcap features import` makes a feature file of it")
             raise ClipcapError(f"{path}: is {what}, not a ClipCap feature file: {AGAIN}")
         try:
             content = plain_data(cast(BinaryIO, stream), CALLS, INERT)  # a map reads as a file does

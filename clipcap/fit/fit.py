@@ -294,7 +294,7 @@ class _Steps:
 def duration(seconds: float) -> str:
     """Seconds in words: `40 seconds`, `12 minutes`, `3.5 hours`."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return f"{seconds:.0f} second{'s' * (round(seconds) != 1)}"
     if seconds < 600:
         return f"{seconds / 60:.1f} minutes"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -47,18 +47,16 @@ class WholeRun:
             return
         names = list(self.seconds)
         before = sum(self.seconds[name] for name in names[: names.index(part)])
-        ahead = before + self.seconds[part] * min(1.0, share) - self.bar.n
-        if ahead <= 0:
-            return
-        if part != self.part:
-            self.part = part
-            self.bar.set_description_str(part, refresh=False)
+        ahead = max(0.0, before + self.seconds[part] * min(1.0, share) - self.bar.n)
         if counts:
             self.bar.update(ahead)
-            return
-        self.bar.n += ahead
-        self.bar.initial += ahead
-        self.bar.last_print_n = self.bar.n
+        else:
+            self.bar.n += ahead
+            self.bar.initial += ahead
+            self.bar.last_print_n = self.bar.n
+        if part != self.part:
+            self.part = part
+            self.bar.set_description_str(part)
 
     def clear(self) -> None:
         """Make room on the terminal for lines of text."""
@@ -87,7 +85,7 @@ class PartBar(tqdm):
     def __init__(self, *, part: str, total: int, initial: int = 0, hidden: bool = False, **options: Any):
         self.part, self.done, self.all = part, initial, max(1, total)
         super().__init__(total=total, initial=initial, disable=no_bar(hidden), **{"desc": part, **options})
-        if _whole and initial:
+        if _whole:
             _whole.reach(part, initial / self.all, counts=False)
 
     def update(self, n: float | None = 1) -> bool | None:

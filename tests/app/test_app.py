@@ -436,6 +436,31 @@ def test_without_gradio_the_extra_is_named(capsys, monkeypatch):
     ]
 
 
+def test_the_tabs_and_examples_of_the_page_are_reached_by_keyboard_alone(page):
+    chosen = "document.activeElement.getAttribute('aria-selected') === 'true' && document.activeElement.innerText"
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": 1280, "height": 900})
+        view.goto(page.address, wait_until="networkidle")
+        view.get_by_role("button", name="Example 1").first.wait_for()
+        view.keyboard.press("Tab")
+        first = view.evaluate("document.activeElement.innerText")
+        walked = []
+        while not walked or walked[-1] != first:
+            view.keyboard.press("ArrowRight")
+            walked.append(view.evaluate(chosen))
+        assert walked == [*view.get_by_role("tab").all_inner_texts()[1:], first]
+        view.keyboard.press("End")
+        assert view.evaluate(chosen) == walked[-2]
+        view.keyboard.press("Home")
+        assert view.evaluate(chosen) == first
+        for _ in range(40):
+            view.keyboard.press("Tab")
+            if view.evaluate("document.activeElement.getAttribute('aria-label')") == "Example 1":
+                break
+        view.keyboard.press("Enter")
+        view.locator(".captions li").first.wait_for()
+
+
 def test_a_browser_is_told_what_to_choose_and_copies_counts_and_begins_captions(page, captioner):
     with chromium() as browser:
         context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])

@@ -167,6 +167,7 @@ FEATURES = {
     "empty": (lambda t: text(t / "f.pkl", b""), "is empty"),
     "truncated": (lambda t: cut(t / "f.pkl", features(t / "whole.pkl")), "truncated"),
     "text": (lambda t: text(t / "f.pkl", "no pickle"), "not a ClipCap feature file"),
+    "an array": (lambda t: text(t / "f.npy", b"\x93NUMPY"), "`clipcap features import` makes a feature file of it"),
     "hostile": (
         lambda t: text(t / "f.pkl", pickle.dumps({"clip_embedding": Hostile(t / "trace"), "captions": []})), "exec"),
     "of other content": (lambda t: text(t / "f.pkl", pickle.dumps({"a": 1})), "expected the keys clip_embedding"),

@@ -14,6 +14,8 @@ import torch
 from conftest import REPO
 from support.road import draw_set, run, save_captioner
 
+from clipcap.evaluation.report.content import Difference, Interval, Run, Versus
+from clipcap.evaluation.report.verdict import verdicts
 from clipcap.images.read import open_image
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import read_openai_weights
@@ -345,3 +347,14 @@ def test_the_comparison_leads_with_the_verdict_and_shows_both_runs_scores(capsys
     lead = metrics[0]["0"]["CIDEr-D"] - metrics[1]["0"]["CIDEr-D"]
     assert f"lead {lead:+.3f}" in page and 'value="ahead"' in page
     assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize(
+    "name, value, colour",
+    [("CIDEr-D", 0.2, "s0"), ("CIDEr-D", -0.2, "s1"), ("bad endings", 0.2, "s1"), ("median rank", -2.0, "s0")],
+)
+def test_a_difference_has_the_colour_of_the_better_run(name, value, colour):
+    one = Difference(value, min(value / 2, value * 2), max(value / 2, value * 2), 0.002)
+    runs = [Run(run, {name: Interval(0.5)}, {}) for run in ("a", "b")]
+    page = str(verdicts(runs, [Versus("a", "b", "a is better", {name: one})]))
+    assert f'class="whisker {colour}"' in page

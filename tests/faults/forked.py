@@ -18,7 +18,7 @@ from clipcap.cli.main import main
 PATIENCE_S = 120.0  # a run that takes longer hangs
 HEAVY = ("features.parse", "features.tools", "training.train", "evaluation.evaluate", "retrieval.build",
          "retrieval.search", "captioning.predict", "contrastive.train",
-         "clip_gpt.train", "clip_gpt.write")  # fmt: skip
+         "clip_gpt.train", "clip_gpt.write", "fit.fit")  # fmt: skip
 
 
 @dataclass(frozen=True)

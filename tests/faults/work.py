@@ -24,6 +24,7 @@ class Work:
         again: what a rerun adds to it.
         result: the name of the result in its folder.
         over: whether it may replace an older result; a command line that makes one, from other data.
+        varying: files of the result that name its place or hold times.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Work:
     result: str
     again: tuple[str, ...] = ()
     over: Callable[[Path, Path], list[object]] | None = None
+    varying: tuple[str, ...] = ()
 
     def start(self, stage: Path, folder: Path, log: Path, again: bool = False, **more: object) -> Running:
         """Begin the command; its result goes into `folder`."""
@@ -79,6 +81,18 @@ def clip_gpt_words(stage: Path, out: Path) -> list[object]:
             "--epochs", 2, "--bs", 12, "--warmup_steps", 2, "--save_steps", 1, "--val_captions", 2]  # fmt: skip
 
 
+def fit_words(stage: Path, out: Path) -> list[object]:
+    """Photos and captions → features, captioner, scores."""
+    return ["fit", stage / "set" / "captions.csv", "--out", out, "--clip_model_type", stage / "clip.pt",
+            "--lm", stage / "gpt2", "--epochs", 2, "--bs", 6, "--no_java"]  # fmt: skip
+
+
+def predict_words(stage: Path, out: Path) -> list[object]:
+    """Photos → a file of captions."""
+    return ["predict", "--img", stage / "set", "--load_pt", stage / "run", "--clip_model_type", stage / "clip.pt",
+            "--out", out, "--batch_size", 2, "--max_new_tokens", 8, "--device", "cpu"]  # fmt: skip
+
+
 WORKS = {
     work.name: work
     for work in (
@@ -95,6 +109,8 @@ WORKS = {
         ),
         Work("contrastive", contrastive_words, "run", ("--resume",)),
         Work("train-clip-gpt", clip_gpt_words, "run", ("--resume",)),
+        Work("fit", fit_words, "fitted", varying=("metrics.json", "report.html", "README.md")),
+        Work("predict", predict_words, "captions.jsonl"),
     )
 }
 
@@ -136,7 +152,8 @@ def _make_inputs(stage: Path) -> None:
     make_gpt2(stage / "gpt2", captions, width=64)
 
 
-_VARYING = ("errors.csv", "curves.html", "run.yaml", "fit.json")  # they name the folder that they lie in
+# They name the folder that they lie in, or hold times.
+_VARYING = ("errors.csv", "curves.html", "run.yaml", "steps.jsonl")
 
 
 def digests(folder: Path, result: str) -> dict[str, str]:
@@ -144,11 +161,12 @@ def digests(folder: Path, result: str) -> dict[str, str]:
 
     Times, and files that name their folder, are left out; anything hidden or unfinished is named, so that it shows.
     """
+    varying = (*_VARYING, *next((work.varying for work in WORKS.values() if work.result == result), ()))
     found = {}
     for top in sorted(folder.iterdir()):
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and not path.name.endswith(_VARYING):
+            if path.is_file() and not path.name.endswith(varying):
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 

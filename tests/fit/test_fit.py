@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import re
 import shutil
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 from support.road import draw_photos, run
@@ -92,11 +101,55 @@ def interrupt_at(patched, stop):
     patched.setattr(CaptionTask, "windows", stopping)
 
 
-def test_a_dry_run_plans_and_trains_nothing(fit, tmp_path):
-    status, _, err = fit("--dry_run")
-    assert status == 0 and any(line.startswith("at most 4 steps of ") for line in err)
-    assert not (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / ".probe").exists()
+def test_a_dry_run_plans_encodes_a_few_photos_and_trains_nothing(fit, tmp_path):
+    status, out, err = fit("--dry_run")
+    assert (status, out) == (0, []) and any(line.startswith("at most 4 steps of ") for line in err)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["fit.json"]
     assert fit()[0] == 0
+
+
+def test_time_and_disk_are_stated_before_any_step(fit):
+    _, out, err = fit()
+    first = next(number for number, line in enumerate(err) if line.startswith("$ clipcap parse"))
+    announced = [line for line in err[:first] if line.startswith(("at most ", "disk: "))]
+    assert len(announced) == 2 and "to encode the 12 photos" in announced[0] and "to train" in announced[0]
+    assert sum(line.startswith("checkpoint: ") for line in out) == 1  # that of the try is not shown
+
+
+def test_the_file_that_a_run_writes_repeats_it(fit, capsys, data, tmp_path):
+    assert fit()[0] == 0
+    file = tmp_path / "run" / "run.yaml"
+    assert file.read_text(encoding="utf-8").startswith("# clipcap fit --config run.yaml\ndata: ")
+    assert run(capsys, "fit", "--config", file, "--out", tmp_path / "again")[0] == 0
+    best = [tmp_path / name / "checkpoints" / "clipcap-best" / "model.safetensors" for name in ("run", "again")]
+    assert best[0].read_bytes() == best[1].read_bytes()
+
+
+def test_a_terminal_shows_one_bar_of_the_whole_run(fit, data, clip_file, lm_folder, tmp_path):
+    words = ("--clip_model_type", clip_file, "--lm", lm_folder, "--no_java", "--epochs", 2, "--bs", 4)
+    command = [sys.executable, "-m", "clipcap", "fit", data, "--out", tmp_path / "run", *words]
+    shown = on_a_terminal([str(word) for word in command])
+    bars = [state for state in re.split(r"[\r\n]", shown) if re.search(r"\d+%\|", state)]
+    assert all(re.fullmatch(r"(\w+: )? *\d+%\|.*\| [\d:]+, [\d:?]+ left", bar) for bar in bars)
+    parts = [bar.split(":")[0] for bar in bars if re.match(r"\w+: ", bar)]
+    assert list(dict.fromkeys(parts)) == ["encoding", "training", "captioning", "scoring"]
+    shares = [int(re.search(r"(\d+)%", bar)[1]) for bar in bars]
+    assert shares == sorted(shares)
+
+
+def on_a_terminal(command):
+    """What a program writes on a terminal of its own."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))  # rows, columns
+    with subprocess.Popen(command, stdout=its, stderr=its, stdin=its, close_fds=True) as program:
+        os.close(its)
+        written = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while part := os.read(ours, 65536):
+                written += part
+    os.close(ours)
+    assert program.returncode == 0, written[-2000:]
+    return written.decode("utf-8", "replace")
 
 
 def test_other_options_and_other_folders_are_refused(fit, capsys, data, tmp_path):
@@ -156,6 +209,9 @@ def test_every_choice_has_a_reason_that_names_the_flag_which_overrides_it():
         assert flag in reason and ":" in reason
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(40, "40 seconds"), (700, "12 minutes"), (9000, "2.5 hours")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1.2, "1 second"), (40, "40 seconds"), (150, "2.5 minutes"), (700, "12 minutes"), (9000, "2.5 hours")],
+)
 def test_durations_are_in_words(seconds, words):
     assert duration(seconds) == words

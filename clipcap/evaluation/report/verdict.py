@@ -10,6 +10,7 @@ from clipcap.runtime.html import Markup, join, phrase, tag
 
 _WIDTH, _TALL = 240, 10  # units of the drawing of an interval
 SURE = 0.05  # two-sided p-value
+LESS_IS_BETTER = ("bad endings", "repeated 2-grams", "median rank", "mBLEU-4", "CHAIRi", "CHAIRs")
 
 
 def verdicts(runs: Sequence[Run], versus: Sequence[Versus]) -> Markup:
@@ -32,8 +33,9 @@ def _pair(runs: Sequence[Run], versus: Versus) -> Markup:
         [
             phrase("p", versus.verdict + ".", class_="verdict"),
             tag("div", tag("table", caption, *body, class_="differences", role="table"), class_="wide"),
-            tag("p", "Paired bootstrap over the images. A difference whose interval holds 0 may be chance. Of bad "
-                "endings, repeated 2-grams, median rank, mBLEU and CHAIR, less is better.", class_="quiet"),
+            tag("p", "Paired bootstrap over the images. A difference whose interval holds 0 may be chance; others "
+                "have the colour of the better run. Of bad endings, repeated 2-grams, median rank, mBLEU and "
+                "CHAIR, less is better.", class_="quiet"),
         ]
     )  # fmt: skip
 
@@ -47,21 +49,23 @@ def _row(name: str, one: Difference, values: Sequence[Interval | None]) -> Marku
         "tr",
         tag("th", tag("bdi", name), scope="row", role="rowheader"),
         *cells,
-        tag("td", tag("b", between) if sure else tag("span", between, class_="quiet"), _drawn(one), role="cell"),
+        tag(
+            "td", tag("b", between) if sure else tag("span", between, class_="quiet"), _drawn(name, one), role="cell"
+        ),
         tag("td", tag("b", p) if sure else tag("span", p, class_="quiet"), role="cell"),
         role="row",
     )
 
 
-def _drawn(one: Difference) -> Markup:
-    """The interval around 0, which is in the middle."""
+def _drawn(name: str, one: Difference) -> Markup:
+    """The interval around 0, which is in the middle, in the colour of the better run."""
     end = max(abs(one.low), abs(one.high), abs(one.value), 1e-9)
 
     def x(value: float) -> str:
         return f"{_WIDTH / 2 + value / end * (_WIDTH / 2 - 5):.1f}"
 
     middle = _TALL / 2
-    colour = "chance" if one.p_value >= SURE else "s0" if one.value > 0 else "s1"
+    colour = "chance" if one.p_value >= SURE else "s0" if (one.value > 0) != (name in LESS_IS_BETTER) else "s1"
     parts = [
         tag("path", d=f"M0 {middle}H{_WIDTH}", class_="track"),
         tag("path", d=f"M{_WIDTH / 2} 0V{_TALL}", class_="zero"),

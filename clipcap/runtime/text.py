@@ -63,7 +63,7 @@ def reason(error: Exception) -> str:
 
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 image`, `2,000 images`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"  # numpy's whole numbers count too
 
 
 def byte_size(count: float) -> str:

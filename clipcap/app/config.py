@@ -16,7 +16,6 @@ class AppConfig(Options, group="page"):
     index: str | None = option(
         None, "adds a tab that searches these pictures by text: features, an index, or a folder of clip-retrieval"
     )
-    tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none", group="model")
     draw: str | None = option(
         None,
         "a tab that draws texts with this mapping of train-draw (default: the bundled one beside the demo model)",

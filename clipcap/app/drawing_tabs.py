@@ -21,7 +21,9 @@ def draw_tab(drawing: Drawing) -> None:
         """Draw the last line of a text: a picture for each word, as an animation."""
         return drawing.draw(text)
 
-    gr.Markdown("One picture for each word of a sentence. Only the last line is drawn.")
+    gr.Markdown(
+        "One picture for each word of a sentence: the word that is drawn is in CAPITALS. Only the last line is drawn."
+    )
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
             text = gr.Textbox(label="Text", lines=4, value="two cherries on a plate", elem_id="draw_text")

@@ -170,7 +170,7 @@ def _searches(
     if not config.index:
         return None, None
     index = Index.open(config.index)
-    search = text_search(index, captioner, max_pixels, turn, config.tokenizer)
+    search = text_search(index, captioner, max_pixels, turn, config.load.tokenizer)
     if not config.clip_gpt:
         return search, None
     clip_gpt = ClipGptCaptioner.from_pretrained(config.clip_gpt, device=config.load.device)

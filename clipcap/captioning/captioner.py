@@ -66,19 +66,14 @@ class Captioner:
         device: where the model runs.
     """
 
-    def __init__(
-        self,
-        model: PrefixLM,
-        tokenizer: Tokenizer,
-        encoder: Encoder | None = None,
-        device: str = "auto",
-    ):
+    def __init__(self, model: PrefixLM, tokenizer: Tokenizer, encoder: Encoder | None = None, device: str = "auto"):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
         self.summary = ""
         self._card = ""  # of the checkpoint's folder
         self._encoder = encoder
+        self.encoder_tokenizer: str | None = None  # of an hf: encoder whose folder has none
         self._judges: dict[str, Encoder] = {}
         self._rounded = False
         self.dtype = torch.float32  # of the products of model and encoder
@@ -101,18 +96,21 @@ class Captioner:
         datastore: str | Path | None = None,
         entities: str | Path | None = None,
         prompt_gate: float | None = None,
+        tokenizer: str | None = None,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
         faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
         writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
+        `tokenizer` is that of an `hf:` encoder whose folder has none.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
         """
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner.encoder_tokenizer = tokenizer
         captioner.summary = loaded.summary
         captioner._card = read_card(loaded.path)
         if dtype == "int8":
@@ -200,7 +198,7 @@ class Captioner:
                     f"the checkpoint does not say its encoder ({self.model.config.clip_dim} wide): "
                     f"pass --clip_model_type"
                 )
-            self._encoder = load_encoder(self.model.config.encoder, str(self.device), self._encoder_dtype)
+            self._encoder = self._load_encoder(self.model.config.encoder)
             self._check(self._encoder)
         return self._encoder
 
@@ -213,12 +211,12 @@ class Captioner:
         if name is None:
             return self.encoder
         if name not in self._judges:
-            self._judges[name] = load_encoder(name, str(self.device), self._encoder_dtype)
+            self._judges[name] = self._load_encoder(name)
         return self._judges[name]
 
-    @property
-    def _encoder_dtype(self) -> str | None:
-        return "bfloat16" if self.dtype == torch.bfloat16 else None
+    def _load_encoder(self, name: str) -> Encoder:
+        bfloat16 = self.dtype == torch.bfloat16
+        return load_encoder(name, str(self.device), "bfloat16" if bfloat16 else None, self.encoder_tokenizer)
 
     def _check(self, encoder: Encoder) -> None:
         config = self.model.config
@@ -482,6 +480,7 @@ def load_captioner(config: LoadConfig) -> Captioner:
         datastore=config.datastore,
         entities=config.entities,
         prompt_gate=config.prompt_gate,
+        tokenizer=config.tokenizer,
     )
     if config.memory is not None and captioner.model.token_layout:
         raise ClipcapError(

@@ -109,6 +109,7 @@ class LoadOptions(Options, group="model"):
         None, "language model of a .pt (default: gpt2), or the new place of the one that a folder names"
     )
     clip_model_type: str | None = option(None, "encoder, where the checkpoint's has moved or is not known")
+    tokenizer: str | None = option(None, "tokenizer of an hf: encoder whose folder has none")
     normalize_prefix: bool | None = option(None, "a .pt was trained on normalised embeddings (a folder states it)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine")
 

@@ -54,6 +54,7 @@ class ClipGptCaptioner(Captioner):
         datastore: str | Path | None = None,
         entities: str | Path | None = None,
         prompt_gate: float | None = None,
+        tokenizer: str | None = None,
     ) -> ClipGptCaptioner:
         """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
 
@@ -71,6 +72,7 @@ class ClipGptCaptioner(Captioner):
             raise ClipcapError("dtype int8 is for captioners, CLIP-GPT has float32, bfloat16 and auto: leave it out")
         loaded = load_clip_gpt(path, lm, clip_model_type, normalize_prefix)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner.encoder_tokenizer = tokenizer
         captioner.summary = loaded.summary
         captioner.multiply_in(dtype)
         return captioner
@@ -103,6 +105,7 @@ def load_clip_gpt_captioner(config: LoadClipGptConfig) -> ClipGptCaptioner:
         normalize_prefix=config.normalize_prefix,
         device=config.device,
         dtype=config.dtype,
+        tokenizer=config.tokenizer,
     )
     if config.dtype != "float32":
         logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")

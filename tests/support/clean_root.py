@@ -14,8 +14,9 @@ from support.road import REPO
 MIRROR = "http://deb.debian.org/debian"
 PYTHON = "python3,python3-pip,ca-certificates"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
-# proc is mounted for the step alone: nothing of this machine hangs in the root that is deleted afterwards
-ENTER = 'mount -t proc proc "$0/proc" && exec chroot "$@"'
+# What a container has besides its files. It is mounted for the step alone: nothing of this machine hangs in the root
+# that is deleted afterwards.
+ENTER = 'mount -t proc proc "$0/proc" && mount -t tmpfs -o mode=1777 shm "$0/dev/shm" && exec chroot "$@"'
 
 
 def docker_steps(path: Path) -> list[tuple[str, str]]:

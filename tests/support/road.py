@@ -53,7 +53,7 @@ def write_captions(folder: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
-def save_captioner(folder: Path, lm: Path, clip: Path, seed: int = 2, **options) -> Path:
+def save_captioner(folder: Path, lm: Path, clip: Path | str, seed: int = 2, **options) -> Path:
     """A native checkpoint with random weights, whose captions differ from picture to picture."""
     torch.manual_seed(seed)
     encoder = load_encoder(str(clip), "cpu")

@@ -89,7 +89,8 @@ class HFEncoder(FrozenEncoder):
         """
         if self._tokenizer is None:
             raise ClipcapError(
-                f"{self.name}: its folder has no tokenizer: name the one it was trained with by --tokenizer NAME"
+                f"{self.name}: its folder has no tokenizer: name the one it was trained with by --tokenizer NAME, "
+                f"or store it with the weights: clipcap convert --tokenizer NAME"
             )
         longest = max_text_tokens(self.network.config, self._tokenizer)
         tokens = self._tokenizer(

@@ -277,3 +277,20 @@ def test_the_writer_of_these_tests_writes_what_flax_wrote(hybrid):
     shapes = json.loads((hybrid / "params.json").read_text())
     assert {name.replace(".", "/"): [list(t.shape), "float32"] for name, t in stored.items()} == shapes
     assert tree({"a.dense.weight": torch.zeros(2, 3)})["a"]["dense"]["kernel"].shape == (3, 2)
+
+
+def test_predict_takes_the_tokenizer_that_a_flax_folder_lacks(tmp_path, lm_folder, capsys):
+    from support.road import picture, run, save_captioner
+
+    state, config, *_ = pair("bert")
+    folder = write_hybrid(tmp_path / "pair", state, config)
+    checkpoint = save_captioner(tmp_path / "checkpoint", lm_folder, f"hf:{folder}")
+    picture(0).save(tmp_path / "a.jpg")
+    words = ("predict", "--load_pt", checkpoint, "--img", tmp_path / "a.jpg", "--rerank", "clip", "--num_captions", 2)
+    status, _, err = run(capsys, *words)
+    assert status == 1 and "--tokenizer NAME" in err[-1]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]))
+    (tmp_path / "words" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    status, out, err = run(capsys, *words, "--tokenizer", tmp_path / "words")
+    assert status == 0 and out, err

@@ -80,7 +80,6 @@ def predict(
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
-        _note_run(command, config, img)
         if output.features:
             features = _checked_features(captioner, config.load, output.features)
             images = zip(features.image_paths, features.image_ids)
@@ -101,6 +100,7 @@ def predict(
                 destination.emit(names[number], [_framed(caption, output) for caption in image_captions])
             if batch.embeddings is not None:
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
+    _note_run(command, config, img)
     found.report(len(paths))
     if captioner.prompter is not None:
         report_prompts(captioner.prompter.counts)

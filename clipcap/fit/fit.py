@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.evaluate import METRICS, REPORT
@@ -77,7 +78,7 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
     out = Path(config.out)
     cider_scorer()  # before hours of work, not after
     found = read_data(data, config.seed)
-    _check_plan(out, data, config)
+    chosen = _check_plan(out, data, config)
     plan = make_plan(found.captions, _lm_size(config), config)
     logger.info(
         f"{printable(data)}: {found.train_images + found.val_images:,} photos; {found.train_images:,} with "
@@ -92,6 +93,7 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
         expected = steps.announce()
         if config.dry_run:
             return steps.checkpoints
+        _note_plan(out, chosen)
         write_run_file(out, "fit", {"data": data, **config.flat()})
         with one_bar(expected):
             steps.parse()
@@ -139,8 +141,8 @@ def _by_split(records: Sequence[Record], *splits: str) -> dict[str, list[Record]
     return {split: [record for record in records if record.split == split] for split in splits}
 
 
-def _check_plan(out: Path, data: str, config: FitConfig) -> None:
-    """Note what the run is of; refuse to continue one of other data or options."""
+def _check_plan(out: Path, data: str, config: FitConfig) -> dict[str, Any]:
+    """What the run is of; one of other data or options is not continued."""
     options = {name: value for name, value in config.flat().items() if name not in NOT_PLANNED}
     plan = {"data": str(Path(data).absolute()), **options}
     path = out / PLAN
@@ -156,12 +158,16 @@ def _check_plan(out: Path, data: str, config: FitConfig) -> None:
                 f"--out {out}: holds a run with {name} {before.get(name)}, this command has {plan[name]}: choose "
                 f"another --out, or give the same options to continue it"
             )
-        return
-    if out.exists() and any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
+    elif out.exists() and any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
         raise ClipcapError(f"--out {out}: exists and holds no run of `clipcap fit`: choose another folder")
-    with writing(path):
-        out.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as draft:
+    return plan
+
+
+def _note_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    """Store what the run is of, now that its steps begin: what failed before may be corrected."""
+    path = out / PLAN
+    if not path.is_file():
+        with writing(path), replaced_file(path) as draft:
             draft.write_text(to_json(plan, indent=1) + "\n", encoding="utf-8")
 
 

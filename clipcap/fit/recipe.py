@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from clipcap.fit.config import FitConfig
 from clipcap.models.config import Tune
 from clipcap.training.config import CaptionerTaskConfig
-from clipcap.training.recipe import SMALL, Length, Rates, Start, choose_length, choose_rates
+from clipcap.training.recipe import SMALL, Length, Rates, Start, choose_length, choose_rates, too_short
 
-FEW_STEPS = 500  # below which a new mapper has learnt next to nothing
 ENOUGH_TO_TUNE = 5_000  # captions, from which on LoRA is worth its time
 PATIENCE = ((500, 10), (5_000, 8), (50_000, 4))  # epochs without a better one, by captions
 LEAST_PATIENCE = 3
@@ -46,12 +45,7 @@ class Plan:
 
     def too_short(self) -> str:
         """A warning about a run from scratch that is too short to learn; empty where it is long enough."""
-        if self.start.warm or self.length.steps >= FEW_STEPS:
-            return ""
-        return (
-            f"{self.length.steps:,} steps from scratch are too few: the captions will be noise. What helps: "
-            f"--weights_dir with a trained captioner, more photos, or a higher --epochs"
-        )
+        return too_short(self.length.steps, self.start)
 
 
 def make_plan(captions: int, lm_size: int, config: FitConfig) -> Plan:

@@ -104,7 +104,7 @@ def interrupt_at(patched, stop):
 def test_a_dry_run_plans_encodes_a_few_photos_and_trains_nothing(fit, tmp_path):
     status, out, err = fit("--dry_run")
     assert (status, out) == (0, []) and any(line.startswith("at most 4 steps of ") for line in err)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["fit.json"]
+    assert not list((tmp_path / "run").iterdir())
     assert fit()[0] == 0
 
 
@@ -153,7 +153,9 @@ def on_a_terminal(command):
 
 
 def test_other_options_and_other_folders_are_refused(fit, capsys, data, tmp_path):
-    fit("--dry_run")
+    assert fit("--dry_run")[0] == fit("--lr", 1, "--dry_run")[0] == 0  # nothing was begun
+    assert run(capsys, "fit", data, "--out", tmp_path / "run", "--clip_model_type", "nobody", "--lm", "none")[0] == 1
+    assert fit()[0] == 0
     status, _, err = fit("--lr", 1)
     assert status == 1 and "holds a run with lr None, this command has 1.0: choose another --out" in err[-1]
     status, _, err = run(capsys, "fit", data, "--out", data)

@@ -18,7 +18,8 @@ STYLE, SCRIPT = (Path(__file__).parent / name for name in ("style.css", "script.
 FONT = "system-ui"
 MOST_WAITING = 64  # queued requests of one kind; further ones are refused
 SEARCH = (
-    "Describe pictures in words. The search shows the best matches of the index, by the cosine of their embeddings."
+    "Describe pictures in words, or show one. The search shows the best matches of the index, by the cosine of their "
+    "embeddings."
 )
 IMAGINE = "Write a caption. CLIP-GPT imagines the embedding of its picture; these are the pictures nearest to it."
 

@@ -21,6 +21,7 @@ from clipcap.captioning.decode import Caption
 from clipcap.captioning.line_file import csv_lines
 from clipcap.errors import ClipcapError
 from clipcap.images.read import ImageError, open_image
+from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
@@ -148,17 +149,26 @@ def _check_read(photo: Path | bytes, batch: EncodedImages) -> Given:
 
 
 class PictureSearch:
-    """Search for pictures by words.
+    """Search for pictures by words, and by a picture where there is an encoder.
 
     Args:
         index: to search.
         encode: texts to embeddings [Q, D] in the space of the index.
-        max_pixels: largest picture that is shown.
+        max_pixels: largest picture that is shown or searched with.
         turn: as of `CaptionService`.
+        encoder: of pictures, in the same space.
     """
 
-    def __init__(self, index: Index, encode: Callable[[Sequence[str]], Tensor], max_pixels: int, turn: Lock):
+    def __init__(
+        self,
+        index: Index,
+        encode: Callable[[Sequence[str]], Tensor],
+        max_pixels: int,
+        turn: Lock,
+        encoder: Encoder | None = None,
+    ):
         self.index = index
+        self.encoder = encoder
         self._encode = encode
         self._max_pixels = max_pixels
         self._turn = turn
@@ -175,7 +185,23 @@ class PictureSearch:
         if len(words) > LONGEST_QUERY:
             raise ClipcapError(f"the query has {len(words):,} characters; at most {LONGEST_QUERY:,} are allowed")
         with self._turn:
-            [matches] = self.index.search(self._encode([words]).cpu(), k)
+            query = self._encode([words]).cpu()  # [1, D]
+        return self._nearest(query, k)
+
+    def find_alike(self, photo: Path, k: int) -> list[Row]:
+        """The k pictures nearest to a photo, as `find` returns them.
+
+        Raises:
+            ClipcapError: the photo cannot be read, or no encoder was given.
+        """
+        if self.encoder is None:
+            raise ClipcapError("this search takes words alone")
+        [batch] = encode_images(self.encoder, [photo], 1, max_pixels=self._max_pixels, turn=self._turn)
+        return self._nearest(_check_read(photo, batch).vectors.cpu(), k)
+
+    def _nearest(self, query: Tensor, k: int) -> list[Row]:
+        with self._turn:
+            [matches] = self.index.search(query, k)
         return [
             {
                 "rank": rank,
@@ -202,7 +228,7 @@ class PictureSearch:
 def text_search(
     index: Index, captioner: Captioner, max_pixels: int, turn: Lock, tokenizer: str | None = None
 ) -> PictureSearch:
-    """Search by the text tower of the encoder that the index was made with.
+    """Search by both towers of the encoder that the index was made with.
 
     Raises:
         ClipcapError: the encoder does not exist, or its weights have changed.
@@ -211,7 +237,7 @@ def text_search(
     if index.meta.encoder not in (None, encoder.name):
         encoder = load_encoder(index.meta.encoder, str(captioner.device), tokenizer=tokenizer)
     index.check_encoder(encoder.name, encoder.weights_id, encoder.dim, "the search of the page")
-    return PictureSearch(index, encoder.encode_texts, max_pixels, turn)
+    return PictureSearch(index, encoder.encode_texts, max_pixels, turn, encoder)
 
 
 def _row(caption: Caption) -> Row:

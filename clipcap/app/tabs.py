@@ -138,11 +138,15 @@ def explain_tab(checkpoints: Checkpoints) -> None:
 
 
 def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
-    """Search for pictures by words; `name` is the name of the API endpoint."""
+    """Search for pictures by words or by a picture; `name` is the name of the API endpoint."""
     import gradio as gr
 
     def find(words: str, pictures: int) -> list[Row]:
         return search.find(words, int(pictures))
+
+    def find_alike(photo: str | None, pictures: int) -> list[Row]:
+        """The pictures of the index that are most like a photo."""
+        return [] if photo is None else search.find_alike(Path(photo), int(pictures))
 
     find.__doc__ = text
     gr.Markdown(text)
@@ -150,9 +154,16 @@ def search_tab(search: PictureSearch, name: str, text: str, label: str) -> None:
         words = gr.Textbox(label=label, scale=6, min_width=260, max_lines=1, elem_id=f"{name}_words")
         pictures = gr.Slider(1, 30, 9, step=1, label="Pictures", scale=3, min_width=160)
         go = gr.Button("Search", variant="primary", scale=1, min_width=120)
+    photo = None
+    if search.encoder is not None:
+        with gr.Accordion("Or search by a picture", open=False, elem_classes="settings"):
+            photo = photo_input(f"{name}_photo")
     rows, shown = result("Pictures appear here.")
     event = gr.on([go.click, words.submit], report_errors(find), [words, pictures], rows, api_name=name)
     show_result(event, rows, shown, markup.pictures)
+    if photo is not None:
+        event = photo.change(report_errors(find_alike), [photo, pictures], rows, api_name=f"{name}_by_picture")
+        show_result(event, rows, shown, markup.pictures)
 
 
 def photo_input(name: str) -> Any:

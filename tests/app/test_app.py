@@ -156,6 +156,9 @@ def test_a_browser_uploads_captions_and_samples_and_asks_nobody_else(page, capti
         view.keyboard.press("Enter")
         view.locator(".pictures li").nth(5).wait_for()
         assert view.locator(".pictures img").count() == PLATES
+        view.get_by_role("button", name="Or search by a picture").click()
+        view.locator("#search_photo input[type=file]").set_input_files(page.photos[1])
+        view.wait_for_function("() => document.querySelector('.pictures li')?.innerText.includes('1.00')")
         view.get_by_role("tab", name="Imagine").click()
         view.locator("#imagine_words").get_by_role("textbox").fill("two eggs")
         view.get_by_role("tabpanel").get_by_role("button", name="Search").last.click()
@@ -282,6 +285,8 @@ def test_what_is_too_much_is_refused(page):
     status, [path] = page.upload("photo.jpg", page.photos[0].read_bytes())
     event, error = page.call("caption_many", photos=[uploaded(path)] * 7)
     assert (status, event) == (200, "error") and "at most 6" in error["error"]
+    event, error = page.call("search_by_picture", photo=uploaded(page.upload("text.jpg", b"no picture")[1][0]))
+    assert event == "error" and "text.jpg" in error["error"] and "/tmp" not in error["error"]
     event, error = page.call("search", words="x" * 2000)
     assert event == "error" and "at most 1,000" in error["error"]
     assert page.caption(page.photos[0].read_bytes(), num_captions=1000)[0] == "error"

@@ -168,7 +168,8 @@ def test_commands_that_are_not_run_are_spelt_right(command):
         words.pop(0)
     assert words[0] in NOT_RUN, f"no reason is given why {words[0]} is not run: put it into a ```bash block"
     if "clipcap" in words:
-        build_parser().parse_args(words[words.index("clipcap") + 1 :])
+        typed = words[words.index("clipcap") + 1 :]
+        build_parser(named=typed).parse_args(typed)
     if words[0] == "accelerate":
         launch_command_parser().parse_args(words[2:])
     if words[0] == "make":

@@ -28,7 +28,9 @@ from clipcap.training.train import train
 
 
 def files_of(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The bytes of each file but run.yaml, which names the folder."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.yaml"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 @pytest.fixture

@@ -155,12 +155,12 @@ def _about(config: AppConfig, captioner: Captioner) -> str:
         return "The bundled demo model, which knows only drawn plates of food"
     own = cast(ModelConfig, captioner.model.config)  # a ClipCap: load_captioner reads no other kind
     parts = [
-        config.load.load_pt,
+        _name(config.load.load_pt),
         f"{own.mapping_type} mapper with a prefix of {own.prefix_length}",
         f"language model {_name(own.lm)}",
         f"encoder {_name(own.encoder or 'unknown')}",
     ]
-    return " · ".join(map(_name, parts))
+    return " · ".join(parts)
 
 
 def _name(part: str) -> str:

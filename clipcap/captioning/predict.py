@@ -38,7 +38,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
 from clipcap.runtime.run_file import write_run_file, write_run_file_beside
-from clipcap.runtime.text import printable
+from clipcap.runtime.text import counted, printable
 
 T = TypeVar("T")
 Photo = Path | NamedPhoto
@@ -139,7 +139,7 @@ class _Found:
     def report(self, photos: int) -> None:
         """State what was left out, of so many photos, and how some were shown."""
         for remark, count in self.remarks.items():
-            logger.info(f"{count:,} image{'s' * (count != 1)} {remark}")
+            logger.info(f"{counted(count, 'image')} {remark}")
         if self.failed and photos > 1:
             logger.info(
                 f"{self.captioned:,} of {self.captioned + self.failed:,} images captioned, {self.failed:,} left out "

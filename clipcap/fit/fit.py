@@ -27,7 +27,7 @@ from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import one_bar
 from clipcap.runtime.run_file import write_run_file
-from clipcap.runtime.text import byte_size, printable
+from clipcap.runtime.text import byte_size, counted, printable
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import read_source
 from clipcap.sources.record import Record
@@ -300,7 +300,7 @@ class _Steps:
 def duration(seconds: float) -> str:
     """Seconds in words: `40 seconds`, `12 minutes`, `3.5 hours`."""
     if seconds < 90:
-        return f"{seconds:.0f} second{'s' * (round(seconds) != 1)}"
+        return counted(round(seconds), "second")
     if seconds < 600:
         return f"{seconds / 60:.1f} minutes"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -15,7 +15,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import list_folder
 from clipcap.images.kinds import IMAGE_SUFFIXES, is_image_name
 from clipcap.images.ref import ImageRef
-from clipcap.runtime.text import in_short
+from clipcap.runtime.text import counted, in_short
 
 MAX_DEPTH = 5  # folders below the set's own that are searched for a photo not where its name says
 MAX_FOLDERS = 20_000
@@ -99,9 +99,9 @@ class Photos:
 
     def notes(self) -> list[str]:
         """What was done to find the photos, a line each."""
-        notes = [f"{_names(count)} matched {way}" for way, count in self._ways.items()]
+        notes = [f"{counted(count, 'name')} matched {way}" for way, count in self._ways.items()]
         if self._several:
-            notes.append(f"{_names(self._several)} fit several photos: write their folder too")
+            notes.append(f"{counted(self._several, 'name')} fit several photos: write their folder too")
         return notes
 
     def unnamed(self) -> int:
@@ -303,7 +303,3 @@ def _fold(name: str) -> str:
 
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0] if is_image_name(name) else name
-
-
-def _names(count: int) -> str:
-    return f"{count:,} name{'s' * (count != 1)}"

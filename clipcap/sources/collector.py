@@ -9,7 +9,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import in_natural_order
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
-from clipcap.runtime.text import shown
+from clipcap.runtime.text import counted, shown
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults, RowError
 from clipcap.sources.names import SPLIT_WORDS
@@ -91,7 +91,7 @@ class Collector:
     def note_count(self, count: int, noun: str, remark: str) -> None:
         """Add a remark on a number of things, where there are any."""
         if count:
-            self.note(f"{count:,} {noun}{'s' * (count != 1)} {remark}")
+            self.note(f"{counted(count, noun)} {remark}")
 
     def leave_out(self, count: int, noun: str, why: str, reason: str = NO_CAPTION) -> None:
         """Add a remark on images left out; `reason` is what the `Source` counts them under."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.text import counted
 
 
 class RowError(ClipcapError):
@@ -36,5 +37,5 @@ class Faults:
         lines = []
         for kind, count in self._counts.items():
             more = f" (and {count - 1:,} more like it)" if count > 1 else ""
-            lines.append(f"{count:,} row{'s' * (count != 1)} left out: {self._first[kind]}{more}")
+            lines.append(f"{counted(count, 'row')} left out: {self._first[kind]}{more}")
         return lines

@@ -12,9 +12,9 @@ from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.measure import machine
+from benchmarks.quality.baselines import nearest
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.cli.main import main as clipcap
@@ -44,11 +44,12 @@ def main() -> None:
     drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
     seen = {scene.facts for scene in islice(scenes("train", TRAIN_SEED), training.num_images)}
     print(f"combinations of the held-out pictures that training shows: {len({s.facts for s in drawn} & seen)}")
+    closest = dict(zip(map(str, held_out.image_ids), nearest(training, held_out), strict=True))
     runs = {
         BUNDLED: written(DEMO, held_out),
         TRAINED: written(demo / "checkpoints", held_out),
         COMMON: [most_common(training)] * VAL_PICTURES,
-        "nearest training picture": nearest(training, held_out),
+        "nearest training picture": [closest[str(i)] for i in range(VAL_PICTURES)],
         SHUFFLED: written(shuffled(training, demo), held_out),
     }
     scores = {name: score(captions, order, with_java=False) for name, captions in runs.items()}
@@ -87,19 +88,6 @@ def say_constants(training: Features, references: list[list[str]]) -> None:
           f"CIDEr-D, said of every picture: {', '.join(f'{value:.3f}' for value in of_tied)}")  # fmt: skip
     low, middle, high = np.percentile(of_some, [5, 50, 95])
     print(f"{DRAWN} captions drawn at random: median {middle:.3f}, nine of ten from {low:.3f} to {high:.3f}")
-
-
-def nearest(training: Features, held_out: Features) -> list[str]:
-    """The first caption of the training picture with the nearest CLIP embedding."""
-    ours, theirs = (
-        torch.nn.functional.normalize(f.rows(np.arange(f.num_images)), dim=-1) for f in (held_out, training)
-    )
-    best = (ours @ theirs.T).argmax(dim=1).tolist()  # [N]
-    first = {}
-    for caption, row in zip(training.captions, training.caption_rows.tolist()):
-        first.setdefault(row, caption)
-    by_image = {str(i): first[row] for i, row in zip(held_out.image_ids, best)}
-    return [by_image[str(i)] for i in range(VAL_PICTURES)]
 
 
 def shuffled(training: Features, demo: Path) -> Path:

@@ -10,11 +10,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import torch
-
+from benchmarks.quality.baselines import nearest
 from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import score
-from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 
 
@@ -25,9 +23,10 @@ def figures(run: Path) -> dict[str, str]:
     written = {str(one["image_id"]): one["caption"] for one in _predictions(run)}
     order = [row for row, image in enumerate(held_out.image_ids) if str(image) in written]
     wanted = [references[str(held_out.image_ids[row])] for row in order]
+    closest = nearest(training, held_out)
     everything = {
         "most common caption": [Counter(training.captions).most_common(1)[0][0]] * len(order),
-        "nearest training photo": [nearest(training, held_out)[row] for row in order],
+        "nearest training photo": [closest[row] for row in order],
         "fit": [written[str(held_out.image_ids[row])] for row in order],
     }
     return {name: _cider(captions, wanted) for name, captions in everything.items()}
@@ -35,14 +34,6 @@ def figures(run: Path) -> dict[str, str]:
 
 def _predictions(run: Path) -> list[dict[str, str]]:
     return json.loads((run / "evaluation" / "predictions.json").read_text(encoding="utf-8"))
-
-
-def nearest(training: Features, held_out: Features) -> list[str]:
-    """The first caption of the training photo with the nearest vector."""
-    unit = [torch.nn.functional.normalize(one.embeddings[:].float(), dim=1) for one in (training, held_out)]
-    rows = (unit[1] @ unit[0].T).argmax(1).tolist()  # [V, N] → V
-    captions = training.captions_by_row()
-    return [captions[row][0] for row in rows]
 
 
 def _cider(captions: list[str], wanted: list[list[str]]) -> str:

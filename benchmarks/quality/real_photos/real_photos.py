@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import machine
+from benchmarks.quality.baselines import nearest
 from benchmarks.quality.real_photos.pretrained import EfficientNetLite, encode, install, language_model
 from benchmarks.speed.train.bench import SHARED
 from clipcap.captioning.captioner import Captioner
@@ -117,15 +118,6 @@ def check_stored(dev: Path) -> None:
     stored = some.rows(slice(0, 8)).float()
     cosine = torch.nn.functional.cosine_similarity(vectors, stored).min().item()
     print(f"stored vectors against the network's, 8 photos: least cosine {cosine:.4f}", flush=True)
-
-
-def nearest(training: Features, held_out: Features) -> list[str]:
-    """The first caption of the training photo with the nearest vector."""
-    ours, theirs = (torch.nn.functional.normalize(f.rows(slice(None)).float(), dim=-1) for f in (held_out, training))
-    first: dict[int, str] = {}
-    for caption, row in zip(training.captions, training.caption_rows.tolist(), strict=True):
-        first.setdefault(row, caption)
-    return [first[row] for row in (ours @ theirs.T).argmax(dim=1).tolist()]
 
 
 def trained(train: Path, dev: Path, lm: str, words: list[str], folder: Path, bfloat16: bool) -> float:

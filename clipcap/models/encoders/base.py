@@ -77,10 +77,8 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def _pack(network: nn.Module, dtype: torch.dtype) -> None:
     """Arrange the weights of a network for products in a dtype, where they can be."""
-    from clipcap.models.kernels.packed_linear import (
-        pack_for_rows,
-        packable,
-    )  # imports transformers, which takes seconds
+    # Its import takes that of transformers, and seconds.
+    from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 
     if packable(network, dtype):
         pack_for_rows(network, dtype)

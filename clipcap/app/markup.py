@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from clipcap.app.service import Row
 from clipcap.runtime.html import Markup, join, phrase, tag
 
+KEEP = "whether the photo goes into the training set"
 COPY = tag("button", "Copy", type="button", class_="copy")  # what it does: script.js
 
 
@@ -29,10 +30,10 @@ def _retrieved(row: Row) -> Markup:
 
 
 def photos(rows: Sequence[Row]) -> Markup:
-    """How many photos have a caption, and each photo with its caption or an error."""
+    """How many photos have a caption, and each photo with its caption, to be edited, or an error."""
     bad = sum("error" in row for row in rows)
     count = f"{_photos(len(rows) - bad)} captioned" + (f", {bad:,} not read" if bad else "")
-    return join([tag("p", count, class_="count"), _list("ul", "photos", [_photo(row) for row in rows])])
+    return join([tag("p", count, class_="count"), _list("ul", "photos editable", [_photo(row) for row in rows])])
 
 
 def chosen(count: int) -> str:
@@ -49,7 +50,11 @@ def _photo(row: Row) -> Markup:
     if "error" in row:
         return tag("li", tag("b", "!", aria_hidden="true"), tag("div", name, phrase("p", row["error"])), class_="bad")
     picture = tag("img", src=row["thumbnail"], alt="")
-    return tag("li", picture, tag("div", name, phrase("p", row["caption"]), _scores(row)), COPY)
+    text = tag(
+        "textarea", row["caption"], rows=2, spellcheck="true", dir="auto", aria_label=f"Caption of {row['image']}"
+    )
+    keep = tag("label", tag("input", type="checkbox", checked=True, class_="keep"), "Keep", title=KEEP)
+    return tag("li", picture, tag("div", name, text, _scores(row)), tag("div", COPY, keep, class_="choices"))
 
 
 def words(rows: Sequence[Row]) -> Markup:

@@ -3,16 +3,22 @@
   document.addEventListener("click", async (event) => {
     const button = event.target.closest?.("button.copy");
     if (!button) return;
-    const caption = button.closest("li").querySelector("p");
+    const caption = button.closest("li").querySelector("textarea, p");
     try {
-      await navigator.clipboard.writeText(caption.innerText);
+      await navigator.clipboard.writeText(caption.value ?? caption.innerText);
     } catch {
-      getSelection().selectAllChildren(caption);
+      caption.select ? caption.select() : getSelection().selectAllChildren(caption);
       document.execCommand("copy");
     }
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = "Copy"), 1500);
   });
+
+  // The captions of a batch as its user left them, without the photos that were not kept.
+  window.editedCaptions = (rows) =>
+    [...document.querySelectorAll(".editable > li")].flatMap((item, number) =>
+      item.querySelector(".keep")?.checked ? [{ image: rows[number].image, caption: item.querySelector("textarea").value }] : [],
+    );
 
   // Arrows, Home and End move among the tabs, as in any list of tabs.
   document.addEventListener("keydown", (event) => {

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import html
-import tempfile
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 from clipcap.app import markup
 from clipcap.app.checkpoints import Checkpoints
 from clipcap.app.config import AppConfig
+from clipcap.app.downloads import csv_file, text_files, training_set
 from clipcap.app.service import PictureSearch, Row
 from clipcap.captioning.config import DecodeConfig
 from clipcap.errors import ClipcapError
@@ -64,7 +62,7 @@ def caption_tab(checkpoints: Checkpoints, examples: Sequence[Path]) -> None:
 
 
 def many_tab(checkpoints: Checkpoints, config: AppConfig) -> None:
-    """Many photos, a caption each, and a CSV."""
+    """Many photos, a caption each, to be edited and saved."""
     import gradio as gr
 
     def caption_many(
@@ -92,7 +90,7 @@ def many_tab(checkpoints: Checkpoints, config: AppConfig) -> None:
         rows, table = checkpoints.service(checkpoint).caption_many(
             [Path(photo) for photo in photos], chosen, lambda done: progress((done, len(photos)), unit="photos")
         )
-        return rows, _csv_file(table) if table else None
+        return rows, csv_file(table) if table else None
 
     with gr.Row():
         with gr.Column(scale=5, min_width=300):
@@ -107,11 +105,32 @@ def many_tab(checkpoints: Checkpoints, config: AppConfig) -> None:
             texts = gr.File(label="Captions as .txt files", interactive=False, visible=False, elem_id="many_texts")
             table = gr.File(label="Captions as CSV", interactive=False, visible=False, elem_id="many_csv")
             rows, shown = result("Captions appear here.")
+            keep, saved = _training_set(photos, rows, texts)
     event = go.click(report_errors(caption_many), [photos, *settings], [rows, table], api_name="caption_many")
     photos.change(lambda some: markup.chosen(len(some or [])), photos, count, **UNSEEN)
-    event.success(lambda: gr.update(visible=True), None, table, **UNSEEN)
-    event.success(lambda found: gr.update(value=_text_files(found or []), visible=True), rows, texts, **UNSEEN)
+    event.success(lambda: [gr.update(visible=True)] * 2, None, [table, keep], **UNSEEN)
+    event.success(lambda found: gr.update(value=text_files(found or []), visible=True), rows, texts, **UNSEEN)
+    event.success(lambda: gr.update(value=None, visible=False), None, saved, **UNSEEN)
     show_result(event, rows, shown, markup.photos)
+
+
+def _training_set(photos: Any, rows: Any, texts: Any) -> tuple[Any, Any]:
+    """A button that saves a batch's captions as they were edited, and the zip that it writes."""
+    import gradio as gr
+
+    def save(photos: list[str] | None, captions: list[Row]) -> str:
+        """A zip of photos, each with a text of its captions: rows of `image`, a photo's name, and `caption`."""
+        return training_set([Path(photo) for photo in photos or []], captions or [])
+
+    keep = gr.Button("Save the edited captions as a training set", visible=False, elem_id="many_save")
+    saved = gr.File(label="Photos with their captions", interactive=False, visible=False, elem_id="many_set")
+    event = keep.click(
+        report_errors(save), [photos, rows], saved, api_name="training_set",
+        js="(photos, rows) => [photos, editedCaptions(rows)]",
+    )  # fmt: skip
+    event.success(lambda: gr.update(visible=True), None, saved, **UNSEEN)
+    keep.click(text_files, rows, texts, js="rows => [editedCaptions(rows)]", **UNSEEN)
+    return keep, saved
 
 
 def explain_tab(checkpoints: Checkpoints) -> None:
@@ -278,24 +297,3 @@ def report_errors(compute: Callable) -> Callable:
             raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
 
     return reporting
-
-
-def _csv_file(table: str) -> str:
-    """Write a file to download; `server.tidy` removes it later."""
-    path = Path(tempfile.mkdtemp()) / "captions.csv"
-    path.write_text(table, encoding="utf-8", errors="backslashreplace", newline="")
-    return str(path)
-
-
-def _text_files(rows: Sequence[Row]) -> str | None:
-    """Write a zip with a text of each photo's caption, named as the photo; None where there is no caption."""
-    captioned = [(Path(str(row["image"])).name, str(row["caption"])) for row in rows if "caption" in row]
-    if not captioned:
-        return None
-    path = Path(tempfile.mkdtemp()) / "captions.zip"
-    stems = Counter(Path(name).stem for name, _ in captioned)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, caption in captioned:
-            alone = stems[Path(name).stem] == 1  # else the suffix stays: a.jpg.txt beside a.png.txt
-            file.writestr(f"{Path(name).stem if alone else name}.txt", caption + "\n")
-    return str(path)

@@ -114,8 +114,18 @@ def _refused_environment(error: Exception) -> str:
 
 
 def _start_tracker(accelerator: Accelerator, tracker: str, logged: Mapping[str, Any]) -> None:
+    """Start a tracker with the options of the run; TensorBoard gets them as a text, in the run's own folder."""
+    options = loggable(logged)
     try:
-        accelerator.init_trackers("clipcap", config=loggable(logged))
+        if tracker != "tensorboard":
+            accelerator.init_trackers("clipcap", config=options)
+            return
+        accelerator.init_trackers("clipcap")  # whose own record of options would open two runs beside this one
+        if accelerator.is_main_process:
+            table = "".join(f"| {name} | {value} |\n" for name, value in options.items())
+            accelerator.get_tracker("tensorboard", unwrap=True).add_text(
+                "options", f"| option | value |\n|-|-|\n{table}"
+            )
     except Exception as error:  # a tracker's own errors: no account, no network, no space
         raise ClipcapError(f"--tracker {tracker} does not start: {one_line(error)}") from error
 

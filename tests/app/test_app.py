@@ -38,7 +38,9 @@ from clipcap.clip_gpt.model import ClipGPT
 from clipcap.clip_gpt.sequences import Layout
 from clipcap.demo.plates import write_set
 from clipcap.errors import ClipcapError
+from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.features.config import ParseConfig
+from clipcap.features.files import read_features
 from clipcap.features.parse import parse
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.bundled import DEMO
@@ -220,6 +222,66 @@ def test_a_browser_captions_a_batch_and_says_what_is_wrong_with_a_file(page, tmp
         rows = list(csv.DictReader(download.value.path().read_text(encoding="utf-8").splitlines()))
     assert [row["image"] for row in rows] == ["0.jpg", "1.jpg", "2.jpg", "'-1+1.jpg"]
     assert all(row["caption"] and float(row["logprob"]) < 0 and row["clip_score"] for row in rows)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_edits_captions_and_saves_a_training_set_that_parse_reads(page, captioner, width, tmp_path):
+    problems = []
+    [plain] = captioner([page.photos[2]])
+    mine = ["two “big” <figs>", "a plate’s worth"]
+    again = tmp_path / "elsewhere" / page.photos[2].name  # another photo of the same name
+    again.parent.mkdir()
+    again.write_bytes(page.photos[4].read_bytes())
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": width, "height": 900})
+        view.on("pageerror", lambda error: problems.append(str(error)))
+        view.goto(page.address, wait_until="networkidle")  # its parts are loaded one by one
+        view.get_by_role("tab", name="Batch").click()
+        view.locator("#many_photos input[type=file]").set_input_files([*page.photos[:3], again])
+        view.locator("#many_photos a").nth(3).wait_for()  # uploaded
+        view.get_by_role("button", name="Caption all").click()
+        view.locator(".editable li").nth(3).wait_for()
+        view.get_by_label(f"Caption of {page.photos[0].name}").fill("\n\n".join(mine))
+        view.get_by_label("Keep").nth(1).focus()
+        view.keyboard.press("Space")
+        view.get_by_role("button", name="Save the edited captions").press("Enter")
+        view.locator("#many_set a").first.wait_for()
+        assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if folder := os.environ.get("CLIPCAP_SCREENSHOTS"):
+            view.screenshot(path=f"{folder}/edit_{width}.png", full_page=True)
+        with view.expect_download() as download:
+            view.locator("#many_set a").first.click()
+        with zipfile.ZipFile(download.value.path()) as file:
+            file.extractall(tmp_path / "mine")
+        view.get_by_label("Keep").nth(0).uncheck()
+        view.get_by_label("Keep").nth(2).uncheck()
+        view.get_by_label("Keep").nth(3).uncheck()
+        view.get_by_role("button", name="Save the edited captions").click()
+        view.get_by_text("no caption to save").first.wait_for()
+    assert problems == []
+    photos = {path.name: path.read_bytes() for path in (tmp_path / "mine").glob("*.jpg")}
+    assert photos == {
+        "0.jpg": page.photos[0].read_bytes(), "2.jpg": page.photos[2].read_bytes(),
+        "2-2.jpg": page.photos[4].read_bytes(),
+    }  # fmt: skip
+    parse("custom", ParseConfig.of(data_path=str(tmp_path / "mine"), out=str(tmp_path / "set"), clip_model_type=DEMO))
+    captions = captions_by_image(read_features(str(tmp_path / "set")))
+    assert captions["0.jpg"] == mine and captions["2.jpg"] == [plain]
+
+
+def test_captions_of_no_photo_are_not_saved(page):
+    _, [path] = page.upload("photo.jpg", page.photos[0].read_bytes())
+    photos = [uploaded(path)]
+    for captions, reason in (
+        ([{"image": "other.jpg", "caption": "two figs"}], "other.jpg is not among the photos"),
+        ([{"image": "photo.jpg", "caption": "a"}, {"image": "photo.jpg", "caption": "b"}], "not among the photos"),
+        ([{"image": "photo.jpg", "caption": " \n "}], "no caption to save"),
+        ([{"image": "photo.jpg"}], "each row is"),
+        (["photo.jpg"], "each row is"),
+        ([], "no caption to save"),
+    ):
+        event, error = page.call("training_set", photos=photos, captions=captions)
+        assert event == "error" and reason in error["error"], captions
 
 
 @pytest.mark.parametrize("language", ["sh", "py"])

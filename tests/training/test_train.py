@@ -527,6 +527,9 @@ def test_tensorboard_gets_losses_and_rates(data, lm_folder, tmp_path):
     assert events.Scalars("lr")[0].value == pytest.approx(1e-3)
     sheets = events.Images("captions")  # of held-out images, after each epoch
     assert [sheet.step for sheet in sheets] == [2, 4] and min(sheet.width for sheet in sheets) > 200
+    [options] = events.Tensors("options/text_summary")
+    assert b"| epochs | 2 |" in options.tensor_proto.string_val[0]
+    assert len(list((out / "clipcap").iterdir())) == 1, "runs beside the run"
 
 
 def test_a_tracker_that_is_not_installed_is_said_in_one_line(data, lm_folder, tmp_path):

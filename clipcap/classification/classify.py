@@ -19,7 +19,7 @@ from clipcap.classification.config import ClassifyConfig
 from clipcap.classification.embeddings import embed_photos
 from clipcap.classification.labelled import Labelled, checked_labels, read_labelled
 from clipcap.classification.scores import Scores, score
-from clipcap.classification.sheet import sheet
+from clipcap.classification.sheet import MOST, sheet
 from clipcap.errors import ClipcapError
 from clipcap.images.read import find_images
 from clipcap.models.encoders.base import Encoder
@@ -237,7 +237,10 @@ def _write(result: Result, config: ClassifyConfig) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path), replaced_file(path) as draft:
             _write_photos(result, tops, path.suffix.lower(), draft)
-        logger.info(f"wrote {path}")
+        short = path.suffix.lower() == ".png" and len(tops) > MOST
+        logger.info(
+            f"wrote {path}" + f" of the first {MOST} of {len(tops):,} photos; .jsonl and .csv hold all" * short
+        )
     if config.report and result.scores:
         with writing(Path(config.report)), replaced_file(Path(config.report)) as draft:
             draft.write_text(

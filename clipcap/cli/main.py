@@ -107,7 +107,7 @@ def _add_options(args: argparse.Namespace, command: Command, config_class: type[
 
     arguments = dict(zip(args.arguments, command.arguments, strict=True))
     texts = {name: one.several for name, one in arguments.items() if one.takes_text}
-    for name, value in read_run_file(args.run_file, config_class, texts).items():
+    for name, value in read_run_file(args.run_file, config_class, texts, args.command).items():
         if not hasattr(args, name):
             setattr(args, name, value)
     for name, one in arguments.items():

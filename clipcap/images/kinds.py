@@ -112,6 +112,8 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return "a video, not an image: take a frame out of it"
     found = image_suffix(head)
     own = name[name.rfind(".") :].lower() if "." in name else ""
+    if own in SUFFIXES["HEIF"] and found is None and head[4:8] != b"ftyp":
+        return f"not an image, though its name ends in {own}"
     for suffix in (found, own):
         if suffix in HINTS:
             return HINTS[suffix].format(name=name, stem=stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -42,7 +43,7 @@ def write_run_file_beside(path: Path, command: str, options: Mapping[str, Any]) 
 
 
 def read_run_file(
-    path: str, config_class: type[Options], arguments: Mapping[str, bool] = MappingProxyType({})
+    path: str, config_class: type[Options], arguments: Mapping[str, bool] = MappingProxyType({}), command: str = ""
 ) -> dict[str, Any]:
     """The options in a YAML file, checked and converted as those of a command line.
 
@@ -50,11 +51,13 @@ def read_run_file(
         path: of the file.
         config_class: of the options.
         arguments: the command's other arguments that take text, and whether they take several.
+        command: that takes the options.
     Raises:
         ClipcapError: it cannot be read, is not a mapping of options, or has an unknown option or a bad value.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ClipcapError(f"--config {printable(path)}: cannot be read ({one_line(error)[:200]})") from error
     if not isinstance(content, dict):
@@ -66,7 +69,13 @@ def read_run_file(
         for name, several in arguments.items()
         if name in options
     }
-    return {**read_options(config_class, options, where), **given}
+    try:
+        return {**read_options(config_class, options, where), **given}
+    except ClipcapError as error:
+        written = re.match(r"# clipcap (\S+)", text)
+        if written is None or not command or written[1] == command:
+            raise
+        raise ClipcapError(f"{error}: the file is of `clipcap {written[1]}`, not of `clipcap {command}`") from error
 
 
 def _words(value: Any, several: bool, where: str) -> str | list[str]:

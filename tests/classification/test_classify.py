@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,14 @@ def test_a_sheet_shows_the_true_label_green_and_a_wrong_one_orange(plates, tmp_p
     run("--data", tmp_path / "t.csv", "--labels", "egg,apple", "--out", tmp_path / "s.png")
     colours = {colour for _, colour in Image.open(tmp_path / "s.png").getcolors(1 << 24)}
     assert {(122, 184, 96), (238, 150, 74)} <= colours
+
+
+def test_a_sheet_says_how_many_photos_it_leaves_out(plates, tmp_path, capsys):
+    (tmp_path / "many").mkdir()
+    for number in range(61):
+        shutil.copy(plates / "photos" / "egg" / "egg0.png", tmp_path / "many" / f"{number}.png")
+    run("--img", tmp_path / "many", "--labels", "egg,apple", "--out", tmp_path / "s.png")
+    assert "s.png of the first 60 of 61 photos" in capsys.readouterr().err
 
 
 def test_scores_count_by_class_and_list_what_is_taken_for_what():

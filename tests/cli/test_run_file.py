@@ -127,6 +127,12 @@ def test_bad_files_are_one_line(capsys, tmp_path, text, said):
         read_run_file(str(tmp_path / "not_there.yaml"), TrainConfig)
 
 
+def test_the_file_of_another_command_is_named(capsys, words, tmp_path):
+    run(capsys, "train", *words)
+    status, _, err = run(capsys, "predict", "--config", tmp_path / "out" / "run.yaml", "--img", tmp_path)
+    assert status == 1 and err[-1].endswith(": the file is of `clipcap train`, not of `clipcap predict`")
+
+
 def test_steps_are_logged_with_rate_and_speed(capsys, words, tmp_path):
     run(capsys, "train", *words)
     steps = lines_of(tmp_path / "out" / "steps.jsonl")

@@ -140,6 +140,7 @@ UNREAD = {
         r"pip install pillow-heif.*magick 'a\.HEIC' 'a\.jpg'",
     ),
     "a.jpg": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "pip install pillow-heif"),
+    "b.heic": (b"Dear Sir or Madam" + bytes(99), "not an image, though its name ends in .heic"),
     "a.CR2": (b"\x49\x49\x2a\x00junk" + bytes(99), "a camera's raw file is not read: convert it"),
     "a.jxl": (b"\xff\x0a" + bytes(99), "JPEG XL is not read"),
     "a.svg": (b"<?xml version='1.0'?><svg xmlns='x'></svg>", "SVG is not read"),

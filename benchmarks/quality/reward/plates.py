@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.measure import machine
-from benchmarks.quality.text_only.plates import run_config, scores_of
+from benchmarks.quality.text_only.plates import captions_of, run_config, scores_of
 from clipcap.evaluation.metrics.score import Scores
 from clipcap.features.files import read_features
 from clipcap.scoring.cider_reward import bad_endings
@@ -32,7 +32,7 @@ def main() -> None:
         start = demo / "text_only" / f"paired_{seed}"
         if not (start / "clipcap-best").exists():
             train(run_config(demo, start, seed, 2, data=str(demo / "plates_train.pkl")))
-        before = scores_of(start, held_out)
+        before = scores_of(captions_of(start, held_out), held_out)
         print(f"cross-entropy, seed {seed}: {line_of(before)}", flush=True)
         for name in args.rewards:
             out = demo / "reward" / f"{name.replace(' ', '_')}_{seed}"
@@ -40,7 +40,7 @@ def main() -> None:
                 options = {"objective": "reward", "weights_dir": str(start / "clipcap-best"), "prefix_length": None}
                 sizes = {"data": str(demo / "plates_train.pkl"), "bs": 160, "lr": args.lr, **REWARDS[name]}
                 train(run_config(demo, out, seed, args.epochs, **{**sizes, **options}))
-            after = scores_of(out, held_out)
+            after = scores_of(captions_of(out, held_out), held_out)
             gain = after.compare(before, "CIDEr-D")
             print(
                 f"{name}, seed {seed}: {line_of(after)}; {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] "

@@ -6,6 +6,7 @@ python -m benchmarks.quality.text_only.plates --demo demo_out [--seeds 1 2 3] [-
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from benchmarks.measure import machine
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
+from clipcap.demo.grammar import parse
 from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import Features
@@ -23,8 +25,10 @@ from clipcap.runtime.bundled import DEMO
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 
+TITLE = "Recipe:"  # what the other register begins with
 FEW = 100  # captioned plates of mixed training
-RUNS = ("paired", "auto", "0", "third", "triple", "few", "mixed")
+RUNS = ("paired", "auto", "0", "third", "triple", "few", "mixed", "register")
+SHOWN = 10  # captions of the other register
 
 
 def main() -> None:
@@ -42,6 +46,11 @@ def main() -> None:
         parse_texts(data_path=str(demo / "plates_train.pkl"), clip_model_type=DEMO, out=str(texts))
     if not few.exists():
         write_few(few, training)
+    titles = demo / "texts_register"
+    if "register" in args.runs and not titles.exists():
+        parse_texts(
+            data_path=str(write_register(demo / "register.csv", training)), clip_model_type=DEMO, out=str(titles)
+        )
     auto = measure_features(held_out).noise(False)
     text = {"objective": "text", "data": str(texts)}
     shortened = {"data": str(few), "epochs": args.epochs * training.num_images // FEW}
@@ -53,6 +62,7 @@ def main() -> None:
         "triple": {**text, "noise": str(auto * 3)},
         "few": {**shortened, "save_every": shortened["epochs"]},
         "mixed": {"objective": "text", "data": (str(few), str(texts))},
+        "register": {**text, "data": str(titles)},
     }
     results: dict[str, list[Scores]] = {}
     for name in args.runs:
@@ -60,7 +70,11 @@ def main() -> None:
             out = demo / "text_only" / f"{name}_{seed}"
             if not (out / "clipcap-best").exists():
                 train(run_config(demo, out, seed, **{"epochs": args.epochs, **options[name]}))
-            results.setdefault(name, []).append(found := scores_of(out, held_out))
+            captions = captions_of(out, held_out)
+            results.setdefault(name, []).append(found := scores_of(captions, held_out))
+            if name == "register":
+                share = sum(caption.startswith(TITLE) for caption in captions) / len(captions)
+                print(f"{share:.0%} in the other register", *captions[:SHOWN], sep="\n  ")
             print(f"{name:8} seed {seed}: CIDEr-D {found.corpus['CIDEr-D']:.3f}", flush=True)
     report(results)
 
@@ -81,14 +95,29 @@ def write_few(path: Path, training: Features) -> None:
     )  # fmt: skip
 
 
-def scores_of(checkpoint: Path, held_out: Features) -> Scores:
-    """Scores of beam search on the held-out plates."""
+def write_register(path: Path, training: Features) -> Path:
+    """The captions of the plates, those of every other plate as titles of recipes."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        for row, captions in enumerate(training.captions_by_row()):
+            for caption in captions:
+                foods = " and ".join(food.title() for food, _ in parse(caption).foods)
+                writer.writerow([training.image_ids[row], f"{TITLE} {foods}" if row % 2 and foods else caption])
+    return path
+
+
+def captions_of(checkpoint: Path, held_out: Features) -> list[str]:
+    """Captions of the held-out plates, by beam search."""
     rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
     found = Captioner.from_pretrained(checkpoint).caption(list(rows), DecodeConfig(beam=True))
+    return [several[0].text for several in found]
+
+
+def scores_of(captions: list[str], held_out: Features) -> Scores:
+    """Scores of captions of the held-out plates."""
     references = captions_by_image(held_out)
-    return score(
-        [several[0].text for several in found], [references[str(i)] for i in held_out.image_ids], with_java=False
-    )
+    return score(captions, [references[str(i)] for i in held_out.image_ids], with_java=False)
 
 
 def report(results: dict[str, list[Scores]]) -> None:

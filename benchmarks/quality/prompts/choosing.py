@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
+from benchmarks.quality.prompts.guidance import guided, mean_photo
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.evaluation.metrics.score import score
@@ -34,17 +34,20 @@ def by_consensus(texts: CiderReward, candidates: Sequence[str]) -> str:
     return nearest_to(texts, candidates, others)
 
 
-def choices(captioner: Captioner, train: Features, vectors: torch.Tensor, temp: float) -> dict[str, list[str]]:
-    """The caption of each image [N, D] under each rule."""
+def choices(
+    captioner: Captioner, train: Features, val: Features, rows: list[int], temp: float
+) -> dict[str, list[str]]:
+    """The caption of each of these held-out images under each rule."""
+    photos, vectors = [val.given([row]) for row in rows], val.rows(rows)  # vectors: [N, D]
     index = train.image_index
     references = [[train.captions[int(i)] for i in np.flatnonzero(index == image)] for image in np.unique(index)]
     texts = CiderReward(references, end=False)
     beams = {}
     for size in (5, 10):
         how = DecodeConfig(beam=True, num_captions=size, beam_size=size, max_new_tokens=LONGEST)
-        beams[size] = [[c.text for c in several] for several in captioner.caption(list(vectors), how)]
+        beams[size] = [[c.text for c in several] for several in captioner.caption(photos, how)]
     how = DecodeConfig(beam=False, temp=temp, top_p=0.9, num_captions=SAMPLES, seed=1, max_new_tokens=LONGEST)
-    samples = [[c.text for c in several] for several in captioner.caption(list(vectors), how)]
+    samples = [[c.text for c in several] for several in captioner.caption(photos, how)]
     mixed = [[several[i] for i in np.random.default_rng(0).permutation(SAMPLES)] for several in samples]
     near = search(train, vectors, 15)[0].tolist()
     said = [[text for row in rows for text in train.captions_of(row)] for rows in near]
@@ -53,6 +56,7 @@ def choices(captioner: Captioner, train: Features, vectors: torch.Tensor, temp: 
         own = [texts_of[: 5 * count] for texts_of in said]
         return [nearest_to(texts, several, [one] * len(several)) for several, one in zip(candidates, own)]
 
+    null = mean_photo(train)
     return {
         "beam 5": [several[0] for several in beams[5]],
         "likeliest of 20 samples": [several[0] for several in samples],
@@ -63,6 +67,7 @@ def choices(captioner: Captioner, train: Features, vectors: torch.Tensor, temp: 
         "of the 5 beams, by the captions of 15 neighbours": by_neighbours(beams[5]),
         "beam 10": [several[0] for several in beams[10]],
         "of the 10 beams, by the captions of 15 neighbours": by_neighbours(beams[10]),
+        **{f"beam 5, guidance {g:g}": guided(captioner, val, rows, null, g) for g in (1, 1.5, 2)},
     }
 
 
@@ -76,9 +81,9 @@ def main() -> None:
     parser.add_argument("--temp", type=float, default=0.7, help="temperature of the samples")
     args = parser.parse_args()
     train, val = read_features(args.train), read_features(args.val)
-    rows = np.unique(val.caption_rows)[: args.limit]
+    rows = np.unique(val.caption_rows)[: args.limit].tolist()
     wanted = [val.captions_of(int(row)) for row in rows]
-    found = choices(Captioner.from_pretrained(args.load_pt), train, val.rows(rows), args.temp)
+    found = choices(Captioner.from_pretrained(args.load_pt), train, val, rows, args.temp)
     first = None
     print(
         "| choice | CIDEr-D | to beam 5 [95 %] | different captions | bad endings |\n| --- | --- | --- | --- | --- |"

@@ -1,4 +1,4 @@
-"""Make the bundled weights again from nothing: CLIP, language model, mapper, and the manifest of their figures.
+"""Make the bundled weights again from nothing: CLIP, language model, captioner, and the manifest of their figures.
 
 python -m clipcap.demo.build --work demo_build
 """
@@ -37,7 +37,7 @@ from clipcap.training.train import train
 
 SEED = 7000  # of the pictures; the demo's own have others
 PICTURES, HELD_OUT, PIXELS = 30_000, 500, 96
-CLIP_EPOCHS, LM_STEPS, MAPPER_EPOCHS = 16, 2000, 3
+CLIP_EPOCHS, LM_STEPS, CAPTIONER_EPOCHS = 16, 2000, 2
 MANIFEST = "manifest.json"
 
 
@@ -60,7 +60,7 @@ def build(work: Path, out: Path = FOLDER, share: float = 1.0) -> dict:
             write_set(work / split, pictures, seed, PIXELS, split, workers=2)
     recall = _clip(work, draft / CLIP, share)
     lm_loss = _lm(work, draft / LM, share)
-    best = _mapper(work, draft)
+    best = _captioner(work, draft)
     facts = _facts(draft, best, work / "val.pkl")
     manifest = {
         "clipcap_version": clipcap.__version__,
@@ -120,8 +120,8 @@ def _lm(work: Path, folder: Path, share: float) -> float:
     return json.loads(note.read_text(encoding="utf-8"))
 
 
-def _mapper(work: Path, draft: Path) -> Path:
-    """A mapper before the frozen language model, stored in float16 under the name of the bundled parts."""
+def _captioner(work: Path, draft: Path) -> Path:
+    """A mapper and the language model that learns along, stored in float16 under the names of the bundled parts."""
     for split in ("train", "val"):
         if not (work / f"{split}.pkl").exists():
             parse(
@@ -130,7 +130,7 @@ def _mapper(work: Path, draft: Path) -> Path:
                     data_path=str(work / split), clip_model_type=str(draft / CLIP), out=str(work / f"{split}.pkl")
                 ),
             )
-    best = train(mapper_options(work / "train.pkl", work / "val.pkl", str(draft / LM), work / "mapper"))
+    best = train(captioner_options(work / "train.pkl", work / "val.pkl", str(draft / LM), work / "captioner"))
     captioner = Captioner.from_pretrained(best)
     captioner.model.config = replace(captioner.model.config, encoder=DEMO, lm=DEMO)
     folder = captioner.save_pretrained(draft / CAPTIONER)
@@ -140,11 +140,11 @@ def _mapper(work: Path, draft: Path) -> Path:
     return best
 
 
-def mapper_options(data: Path, val: Path, lm: str, out_dir: Path) -> TrainConfig:
-    """How the bundled mapper is trained."""
+def captioner_options(data: Path, val: Path, lm: str, out_dir: Path) -> TrainConfig:
+    """How the bundled captioner is trained: as the demo's own (`run.TRAINING`), on more plates."""
     return TrainConfig.of(
-        data=str(data), val=str(val), lm=lm, out_dir=str(out_dir), only_prefix=True, prefix_length=5,
-        epochs=MAPPER_EPOCHS, save_every=MAPPER_EPOCHS, bs=64, lr=2e-3, weight_decay=0.01,
+        data=str(data), val=str(val), lm=lm, out_dir=str(out_dir), tune="full", prefix_length=5, share_prefix=False,
+        epochs=CAPTIONER_EPOCHS, save_every=CAPTIONER_EPOCHS, bs=32, lr=2e-3, lm_lr=1e-3,
         resume=(out_dir / "clipcap-last").exists(),
     )  # fmt: skip
 

@@ -20,7 +20,6 @@ class Given:
         token_mask: bool [B, N], which of them count; None where all do.
         prompt_ids: int64 [B, H], tokens of text between the image's positions and the caption.
         prompt_mask: bool [B, H], False for the padding before shorter texts.
-        present: bool [B], False for an image that is not to be seen; None where all are.
     """
 
     vectors: Tensor
@@ -28,7 +27,6 @@ class Given:
     token_mask: Tensor | None = None
     prompt_ids: Tensor | None = None
     prompt_mask: Tensor | None = None
-    present: Tensor | None = None
 
     @classmethod
     def of(cls, given: Given | Tensor) -> Given:

@@ -13,12 +13,10 @@ def test_vectors_alone_are_given_as_they_are():
 
 
 def test_some_images_keep_all_that_belongs_to_them():
-    given = Given(
-        torch.randn(4, 2), torch.randn(4, 3, 5), torch.rand(4, 3) > 0.5, present=torch.tensor([1, 0, 1, 1]) > 0
-    )
+    given = Given(torch.randn(4, 2), torch.randn(4, 3, 5), torch.rand(4, 3) > 0.5)
     for rows in (slice(1, 3), torch.tensor([3, 0]), torch.tensor([True, False, False, True])):
         some = given[rows]
-        for name in ("vectors", "tokens", "token_mask", "present"):
+        for name in ("vectors", "tokens", "token_mask"):
             assert torch.equal(getattr(some, name), getattr(given, name)[rows])
         assert some.prompt_ids is None
 

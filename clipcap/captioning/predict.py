@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.images.read import ImageError, find_images
+from clipcap.images.workers import at_once
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.messages import logger
@@ -197,7 +197,7 @@ def _photo_batches(
     captioner: Captioner, paths: Sequence[Photo], wanted: Sequence[int], batch_size: int, upright: bool
 ) -> Iterator[EncodedImages]:
     """The photos of these numbers, encoded."""
-    photos, threads = [paths[number] for number in wanted], min(8, os.cpu_count() or 1)
+    photos, threads = [paths[number] for number in wanted], at_once()
     for batch in encode_images(
         captioner.encoder, photos, batch_size, upright=upright, threads=threads, tokens=captioner.model.token_layout
     ):

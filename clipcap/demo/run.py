@@ -109,8 +109,8 @@ def _show(evaluation: Path, folder: Path, path: Path) -> Path:
     for kind, shares in table(written, drawn).items():
         aspects = ", ".join(f"{aspect} {share:.0%}" for aspect, share in shares.items() if aspect != "pictures")
         print(f"  {kind + ':':14} {aspects} (of {shares['pictures']})")
-    labels = [f"{written[i]}  (human: {references[str(i)][0]})" for i in range(IN_GRID)]
+    humans = [f"human: {references[str(i)][0]}" for i in range(IN_GRID)]
     pictures = [folder / "dataset" / f"{i}.jpg" for i in range(IN_GRID)]
     title = "Captions of held-out plates, by a captioner trained just now"
-    picture_grid(pictures, labels, title, columns=4).save(path)
+    picture_grid(pictures, written[:IN_GRID], title, columns=4, notes=humans).save(path)
     return path

@@ -12,6 +12,7 @@ import torch
 
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import write_features
+from clipcap.images.workers import at_once
 from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.sources.record import Record
@@ -46,7 +47,7 @@ def write_sample(records: Mapping[str, Sequence[Record]], encoder_name: str, fol
     encoder = load_encoder(encoder_name, "auto")
     load, everything = time.monotonic() - began, [record for several in records.values() for record in several]
     chosen = everything[:: max(1, len(everything) // (WARMING + TIMED))][: WARMING + TIMED]
-    vectors, seconds, threads = [], 0.0, min(8, os.cpu_count() or 1)
+    vectors, seconds, threads = [], 0.0, at_once()
     began = time.monotonic()
     for batch in encode_images(encoder, [record.image for record in chosen], TOGETHER, threads=threads):
         if batch.embeddings is not None:

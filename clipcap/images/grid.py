@@ -22,6 +22,7 @@ def picture_grid(
     labels: Sequence[str],
     title: str = "",
     columns: int | None = None,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Draw pictures in rows, with their labels below; no text is cut, rows grow with their longest label.
 
@@ -30,6 +31,7 @@ def picture_grid(
         labels: one for each.
         title: above all.
         columns: by default as many as make the grid about square.
+        notes: one for each, set below its label in a paler colour.
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(pictures))))
     width = 2 * MARGIN + columns * CELL + (columns - 1) * GAP
@@ -37,7 +39,9 @@ def picture_grid(
     titles = wrapped(title, title_font, width - 2 * MARGIN)
     wrapped_labels = [wrapped(label, label_font, CELL) for label in labels]
     rows = [range(i, min(i + columns, len(pictures))) for i in range(0, len(pictures), columns)]
-    heights = [CELL + GAP // 2 + _height(max(len(wrapped_labels[i]) for i in row), LABEL_SIZE) + GAP for row in rows]
+    wrapped_notes = [wrapped(note, label_font, CELL) for note in notes] or [[]] * len(pictures)
+    lines = [len(label) + len(note) for label, note in zip(wrapped_labels, wrapped_notes, strict=True)]
+    heights = [CELL + GAP // 2 + _height(max(lines[i] for i in row), LABEL_SIZE) + GAP for row in rows]
     top = MARGIN + (_height(len(titles), TITLE_SIZE) + GAP if titles else 0)
     sheet = Image.new("RGB", (width, top + sum(heights) + MARGIN - GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -46,7 +50,10 @@ def picture_grid(
         for column, i in enumerate(row):
             left = MARGIN + column * (CELL + GAP)
             _place(sheet, pen, pictures[i], left, top)
-            _write(pen, (left, top + CELL + GAP // 2), wrapped_labels[i], label_font)
+            below = top + CELL + GAP // 2
+            _write(pen, (left, below), wrapped_labels[i], label_font)
+            note_top = below + _height(len(wrapped_labels[i]), LABEL_SIZE)
+            _write(pen, (left, note_top), wrapped_notes[i], label_font, PALE)
         top += height
     return sheet
 

@@ -19,7 +19,13 @@ from clipcap.errors import ClipcapError
 from clipcap.images.interrupts import defer_interrupts
 from clipcap.runtime.text import one_line
 
+MOST = 8  # pictures decoded at once
 _LOST = "DataLoader worker (pid"  # how torch begins what it raises
+
+
+def at_once() -> int:
+    """How many pictures are decoded at once: as many as cores, at most `MOST`."""
+    return min(MOST, os.cpu_count() or 1)
 
 
 def decoders(items: Dataset, workers: int | None, device: torch.device) -> Iterator[Any]:
@@ -33,7 +39,7 @@ def decoders(items: Dataset, workers: int | None, device: torch.device) -> Itera
             but one where the model itself needs the cores.
     """
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if device.type != "cpu" else 1
+        workers = at_once() if device.type != "cpu" else 1
     workers = min(len(cast(Sized, items)), workers)
     loader = DataLoader(
         items,

@@ -18,6 +18,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features
 from clipcap.images.folders import walk
 from clipcap.images.read import find_images, is_image_file
+from clipcap.images.workers import at_once
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
@@ -196,7 +197,7 @@ def _encoded(photos: list[Photo], encoder: Encoder, store: _Store) -> dict[str, 
 
 
 def _batches(photos: list[Photo], encoder: Encoder) -> Iterator[tuple[list[Photo], Tensor]]:
-    threads = min(8, os.cpu_count() or 1)
+    threads = at_once()
     for batch in encode_images(encoder, [photo.path for photo in photos], BATCH, threads=threads):
         for fault in batch.bad.values():
             logger.warning(f"skipped {printable(str(fault))}")

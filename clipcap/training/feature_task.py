@@ -163,8 +163,10 @@ class FeatureTask(ABC, Generic[Config, Model]):
         paths = [] if self.val is None else [self.val.features.image_paths[row] for row, _ in self._shown[:ON_SHEET]]
         if not any(paths) or not self._written:
             return None
-        labels = [f"{tidy(text)} (human: {tidy(wanted[0])})" for text, (_, wanted) in zip(self._written, self._shown)]
-        return picture_grid(paths, labels[: len(paths)])
+        labels = [tidy(text) for text in self._written[: len(paths)]]
+        return picture_grid(
+            paths, labels, notes=[f"human: {tidy(wanted[0])}" for _, wanted in self._shown[:ON_SHEET]]
+        )
 
     def shown(self) -> Tensor:
         """The CLIP embeddings of the validation images that are captioned, [N, D]."""

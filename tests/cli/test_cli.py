@@ -48,7 +48,7 @@ import gc, sys
 {before}
 from clipcap.cli.main import main
 {collector}
-assert main(["predict", "--img", "docs/plate.jpg"]) == 0
+assert main(["predict", "--img", "docs/captions.jpg"]) == 0
 print(gc.isenabled(), gc.get_freeze_count() > 100_000)
 """
 

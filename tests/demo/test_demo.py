@@ -33,9 +33,9 @@ def captioner():
     return Captioner.from_pretrained("demo", device="cpu")
 
 
-def test_the_bundled_weights_take_at_most_14_mb():
+def test_the_bundled_weights_take_at_most_16_mb():
     # Captioner, GPT-2 and CLIP take 12, the generator of plates and its mapping 1.3.
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 14_000_000
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 16_000_000
 
 
 def test_the_bundled_captioner_sees_what_is_on_plates_of_unseen_combinations(captioner, plates):

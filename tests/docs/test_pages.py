@@ -25,13 +25,14 @@ from accelerate.commands.launch import launch_command_parser
 from PIL import Image
 from support.reader import Reader, inside, make_folder
 
+from clipcap.captioning.captioner import Captioner
 from clipcap.cli.main import build_parser
-from clipcap.demo.drawing.draw import draw
-from clipcap.demo.grammar import captions
-from clipcap.demo.scene import make_scene
+from clipcap.demo.plates import write_set
+from clipcap.demo.run import VAL_SEED
+from clipcap.images.grid import picture_grid
+from clipcap.runtime.bundled import DEMO
 
 REPO = Path(__file__).resolve().parents[2]
-PLATE_SCENE = 106  # of docs/plate.jpg
 
 NOT_RUN = {
     "make": "sets up an environment of its own",
@@ -237,8 +238,10 @@ def test_files_that_a_document_names_are_there(document):
     assert missing + [target for target in named if not (REPO / target).exists()] == []
 
 
-def test_the_picture_is_drawn_by_the_package_and_its_caption_is_its_own():
-    scene = make_scene(PLATE_SCENE)
-    shown = np.asarray(Image.open(REPO / "docs" / "plate.jpg").convert("RGB"), dtype=float)
-    assert np.abs(shown - np.asarray(draw(scene, len(shown)), dtype=float)).mean() < 3  # JPEG's own loss
-    assert re.search(r"^> (.+)$", README.text, re.MULTILINE)[1] in captions(scene)
+def test_the_picture_shows_what_the_bundled_model_writes(tmp_path):
+    folder = write_set(tmp_path / "plates", 8, VAL_SEED, split="val") / "dataset"
+    plates = [folder / f"{number}.jpg" for number in range(8)]
+    expected = picture_grid(plates, Captioner.from_pretrained(DEMO)(plates), columns=4)
+    shown = Image.open(REPO / "docs" / "captions.jpg").convert("RGB")
+    assert shown.size == expected.size
+    assert np.abs(np.asarray(shown, dtype=float) - np.asarray(expected, dtype=float)).mean() < 3  # JPEG's own loss

@@ -157,6 +157,8 @@ def test_rows_of_a_grid_grow_with_their_longest_label(tmp_path):
     tall = picture_grid(pictures, ["one", "a long label " * 30, "one", "one"], "four pictures")
     assert short.width == tall.width and tall.height > short.height + 200
     assert picture_grid(pictures, ["one"] * 4, columns=4).width > 4 * CELL
+    noted = picture_grid(pictures, ["one"] * 4, "four pictures", notes=["a note", "", "a long note " * 9, ""])
+    assert noted.width == short.width and noted.height > short.height + 60
 
 
 def test_a_picture_that_is_gone_leaves_its_place(tmp_path):

@@ -25,9 +25,11 @@ from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
+from clipcap.images.grid import picture_grid
 from clipcap.runtime.bundled import DEMO
 
 SHOWN = ("BLEU-4", "CIDEr-D")
+SHOWN_PICTURES = 8  # in bundled.jpg, the first of the held-out ones
 DRAWN = 40
 BUNDLED, TRAINED = "bundled captioner", "captioner of the demo run"
 COMMON, SHUFFLED = "most common caption", "captioner of shuffled features"
@@ -52,6 +54,8 @@ def main() -> None:
         "nearest training picture": [closest[str(i)] for i in range(VAL_PICTURES)],
         SHUFFLED: written(shuffled(training, demo), held_out),
     }
+    pictures = [demo / "plates_val" / "dataset" / f"{number}.jpg" for number in range(SHOWN_PICTURES)]
+    picture_grid(pictures, runs[BUNDLED][:SHOWN_PICTURES], columns=4).save(demo / "bundled.jpg", quality=88)
     scores = {name: score(captions, order, with_java=False) for name, captions in runs.items()}
     for name, captions in runs.items():
         report(name, scores[name], table(captions, drawn))

@@ -62,7 +62,7 @@ def main() -> None:
         "triple": {**text, "noise": str(auto * 3)},
         "few": {**shortened, "save_every": shortened["epochs"]},
         "mixed": {"objective": "text", "data": (str(few), str(texts))},
-        "register": {**text, "data": str(titles)},
+        "register": {**text, "data": str(titles), "only_prefix": False, "tune": "full", "lr": 2e-3, "lm_lr": 1e-3},
     }
     results: dict[str, list[Scores]] = {}
     for name in args.runs:
@@ -121,14 +121,16 @@ def scores_of(captions: list[str], held_out: Features) -> Scores:
 
 
 def report(results: dict[str, list[Scores]]) -> None:
-    """Each run against `auto`, seed by seed."""
+    """Each run against `auto`, and `mixed` against `few`, seed by seed."""
     for name, found in results.items():
         values = [scores.corpus["CIDEr-D"] for scores in found]
         line = f"{name:8} CIDEr-D {np.mean(values):.3f} of {len(values)} seeds"
-        for ours, other in zip(results.get("auto", []), found):
-            if name != "auto":
+        better, worse = ("mixed", "few") if name == "mixed" else ("auto", name)
+        for ours, other in zip(results.get(better, []), results.get(worse, [])):
+            if better != worse:
                 gain = ours.compare(other, "CIDEr-D")
-                line += f"; auto {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] p {gain.p_value:.3f}"
+                line += f"; {better} over {worse} {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+                line += f" p {gain.p_value:.3f}"
         print(line)
 
 

@@ -18,7 +18,7 @@ from statistics import median
 
 from benchmarks.measure import REPO, Clock, Comparison, children_time, machine, peak_gib, table
 
-PHOTO = str(REPO / "docs" / "plate.jpg")
+PHOTO = str(REPO / "docs" / "captions.jpg")
 HELP, ONE_PHOTO = ("predict.py", "--help"), ("predict.py", "--img", PHOTO)
 NOTHING, TORCH = "pass", "import torch"
 LANGUAGE_MODEL = "import torch; from transformers import GPT2LMHeadModel"

@@ -30,7 +30,7 @@ from clipcap.features.config import ParseConfig
 from clipcap.features.files import read_features
 from clipcap.features.parse import parse
 from clipcap.options import FlagParser
-from clipcap.runtime.bundled import CAPTIONER, CLIP, DEMO, FOLDER, LM
+from clipcap.runtime.bundled import CAPTIONER, CLIP, DEMO, FOLDER, LM, TUNED, TUNED_LM
 from clipcap.runtime.safe_load.torch_file import load_tensors
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
@@ -46,7 +46,7 @@ def build(work: Path, out: Path = FOLDER, share: float = 1.0) -> dict:
 
     Args:
         work: folder for pictures, features and checkpoints; each stage that is done there is not done again.
-        out: folder of the bundled weights, replaced.
+        out: folder of the bundled weights; other parts of it stay.
         share: of the usual work, for a trial.
     Returns:
         the manifest: sizes, seeds, and the figures on held-out pictures.
@@ -71,8 +71,9 @@ def build(work: Path, out: Path = FOLDER, share: float = 1.0) -> dict:
         "captioner": facts,
     }
     (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(draft, out)
+    for part in (LM, TUNED_LM, CAPTIONER):
+        shutil.rmtree(out / part, ignore_errors=True)
+    shutil.copytree(draft, out, dirs_exist_ok=True)
     return manifest
 
 
@@ -121,7 +122,7 @@ def _lm(work: Path, folder: Path, share: float) -> float:
 
 
 def _captioner(work: Path, draft: Path) -> Path:
-    """A mapper and the language model that learns along, stored in float16 under the names of the bundled parts."""
+    """A mapper and the language model that learns along, each stored in float16 under its name as a bundled part."""
     for split in ("train", "val"):
         if not (work / f"{split}.pkl").exists():
             parse(
@@ -132,7 +133,9 @@ def _captioner(work: Path, draft: Path) -> Path:
             )
     best = train(captioner_options(work / "train.pkl", work / "val.pkl", str(draft / LM), work / "captioner"))
     captioner = Captioner.from_pretrained(best)
-    captioner.model.config = replace(captioner.model.config, encoder=DEMO, lm=DEMO)
+    captioner.model.lm.half().save_pretrained(draft / TUNED_LM)
+    captioner.tokenizer.save_pretrained(draft / TUNED_LM)
+    captioner.model.config = replace(captioner.model.config, encoder=DEMO, lm=TUNED, tune="none")
     folder = captioner.save_pretrained(draft / CAPTIONER)
     weights = folder / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)

@@ -33,7 +33,7 @@ transformers_logging.disable_progress_bar()
 
 
 def load_lm(name: str) -> PreTrainedModel:
-    """A causal language model in float32, by hub name or local folder, or the bundled one, `demo`.
+    """A causal language model in float32, by hub name or local folder, or a bundled one, `demo` or `demo-tuned`.
 
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
@@ -183,7 +183,7 @@ _ENCODERS = {
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a language model, by hub name or local folder, or the bundled one, `demo`.
+    """The tokenizer of a language model, by hub name or local folder, or a bundled one, `demo` or `demo-tuned`.
 
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.

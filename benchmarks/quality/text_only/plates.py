@@ -96,14 +96,14 @@ def write_few(path: Path, training: Features) -> None:
 
 
 def write_register(path: Path, training: Features) -> Path:
-    """The captions of the plates, those of every other plate as titles of recipes."""
+    """The captions of the plates, every other one of each as the title of a recipe."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "caption"])
         for row, captions in enumerate(training.captions_by_row()):
-            for caption in captions:
+            for number, caption in enumerate(captions):
                 foods = " and ".join(food.title() for food, _ in parse(caption).foods)
-                writer.writerow([training.image_ids[row], f"{TITLE} {foods}" if row % 2 and foods else caption])
+                writer.writerow([training.image_ids[row], f"{TITLE} {foods}" if number % 2 and foods else caption])
     return path
 
 

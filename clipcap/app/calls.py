@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 UNATTENDED_S = 30.0  # how long a call waits for a client to request its answer
@@ -32,12 +32,10 @@ class Calls:
         """
         if not isinstance(content, dict) or not isinstance(content.get("data"), list):
             return "the body has no list `data`"
-        number = content.get("fn_index")
-        functions = self._page.fns.values()
-        found = [f for f in functions if (f.api_name == name if name else f._id == number)]
-        if not found:
+        function = self._function(name, content)
+        if function is None:
             return "this endpoint does not exist"
-        takes, given = found[0].inputs, content["data"]
+        takes, given = function.inputs, content["data"]
         if len(given) != len(takes):
             return f"`data` has {len(given)} values, expected {len(takes)}"
         for place, (component, value) in enumerate(zip(takes, given)):
@@ -45,14 +43,36 @@ class Calls:
                 return f"value {place} of `data` does not fit {component.label or 'this input'!r}"
         return None
 
+    def complete(self, name: str | None, content: Any) -> bool:
+        """Add the defaults of settings at the end that an older client does not know; whether there were any.
+
+        The arguments are those of `mistake`; the body is changed in place.
+        """
+        if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+            return False
+        function = self._function(name, content)
+        if function is None or function.fn is None:
+            return False
+        takes = list(signature(function.fn).parameters.values())[len(content["data"]) : len(function.inputs)]
+        if not takes or any(parameter.default is Parameter.empty for parameter in takes):
+            return False
+        content["data"] += [parameter.default for parameter in takes]
+        return True
+
+    def _function(self, name: str | None, content: dict) -> Any:
+        """What an endpoint runs, by its name or by the number in the body; None if there is no such endpoint."""
+        number = content.get("fn_index")
+        found = [f for f in self._page.fns.values() if (f.api_name == name if name else f._id == number)]
+        return found[0] if found else None
+
     def mistake_in_names(self, name: str, content: Any) -> str | None:
         """As `mistake`, for a body that maps parameter names to values; Gradio itself refuses values out of range."""
-        found = [function for function in self._page.fns.values() if function.api_name == name]
-        if not found:
+        function = self._function(name, {})
+        if function is None:
             return "this endpoint does not exist"
         if not isinstance(content, dict):
             return "the body must be an object with a value for each parameter"
-        takes = dict(zip(signature(found[0].fn).parameters, found[0].inputs))
+        takes = dict(zip(signature(function.fn).parameters, function.inputs))
         for parameter, value in content.items():
             if parameter in takes and not _fits(takes[parameter], value, in_range=False):
                 return f"{parameter!r} does not fit {takes[parameter].label or 'this input'!r}"

@@ -185,7 +185,8 @@ class Guard:
             raise Refusal(400, "the body is not JSON") from error
         for path in _paths(content):
             self._check_file(path)
-        self._check_call(scope["path"], content)
+        if self._check_call(scope["path"], content):
+            body = json.dumps(content).encode()
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replayed() -> Message:
@@ -193,18 +194,23 @@ class Guard:
 
         return replayed
 
-    def _check_call(self, path: str, content: Any) -> None:
+    def _check_call(self, path: str, content: Any) -> bool:
+        """Refuse a call that does not fit its endpoint; whether the content was completed."""
         call = CALL.fullmatch(path)
         if self.calls is None or not (call or path.rstrip("/") in (JOIN, RUN)):
-            return
+            return False
+        completed = False
         if call and call["v2"]:
             mistake = self.calls.mistake_in_names(call["name"], content)
         else:
-            mistake = self.calls.mistake(call["name"] if call else None, content)
+            name = call["name"] if call else None
+            completed = self.calls.complete(name, content)
+            mistake = self.calls.mistake(name, content)
         if mistake:
             raise Refusal(422, mistake)
         if not call and isinstance(session := content.get("session_hash"), str):
             self.calls.expect(session)
+        return completed
 
 
 def _expect(calls: Calls, answer: bytes) -> None:

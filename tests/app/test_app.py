@@ -298,6 +298,20 @@ def test_the_examples_of_the_readme_call_the_api(page, captioner, language, tmp_
     )
 
 
+def test_a_call_of_an_older_client_lacks_later_settings(page):
+    photo = page.photos[0].read_bytes()
+    _, [path] = page.upload("photo.jpg", photo)
+    body = json.dumps({"data": [uploaded(path), "beam search", 5, 1, 0.8, 2, 60, "log-probability"]})
+    status, answer = page.ask("POST", "/gradio_api/call/caption", body, Content_Type="application/json")
+    assert status == 200, answer
+    _, stream = page.ask("GET", f"/gradio_api/call/caption/{json.loads(answer)['event_id']}")
+    [rows] = json.loads(re.findall(r"event: complete\ndata: (.*)", stream)[-1])
+    _, [expected] = page.caption(photo, num_captions=2, max_tokens=60)
+    assert [row["caption"] for row in rows] == [row["caption"] for row in expected]
+    status, answer = page.ask("POST", "/gradio_api/call/caption", '{"data": []}', Content_Type="application/json")
+    assert status == 422 and "0 values, expected 10" in answer
+
+
 def test_four_users_at_once_get_their_own_captions(page):
     photos = [path.read_bytes() for path in page.photos[:4]]
     alone = [page.caption(photo) for photo in photos]

@@ -123,9 +123,8 @@ def _start_tracker(accelerator: Accelerator, tracker: str, logged: Mapping[str, 
         accelerator.init_trackers("clipcap")  # whose own record of options would open two runs beside this one
         if accelerator.is_main_process:
             table = "".join(f"| {name} | {value} |\n" for name, value in options.items())
-            accelerator.get_tracker("tensorboard", unwrap=True).add_text(
-                "options", f"| option | value |\n|-|-|\n{table}"
-            )
+            writer: Any = accelerator.get_tracker("tensorboard", unwrap=True)
+            writer.add_text("options", f"| option | value |\n|-|-|\n{table}")
     except Exception as error:  # a tracker's own errors: no account, no network, no space
         raise ClipcapError(f"--tracker {tracker} does not start: {one_line(error)}") from error
 

@@ -48,7 +48,9 @@ def _device() -> str:
 
 def _clip_cache() -> str:
     try:
-        from clipcap.models.encoders.openai_weights import CACHE
+        from clipcap.models.encoders.openai_weights import CACHE, clip_package
+
+        clip_package()
     except ClipcapError as error:  # report the error: doctor runs when something is broken
         return str(error)
     return f"{CACHE} ({_files(CACHE)})"

@@ -16,6 +16,7 @@ from clipcap.demo.tiny import make_clip, make_gpt2
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
 from clipcap.models.encoders import openai_weights
+from clipcap.models.encoders.openai_weights import clip_package
 
 
 def bomb(path):
@@ -102,7 +103,7 @@ PARSE = {
 
 @pytest.mark.parametrize("case", PARSE)
 def test_parse(case, tmp_path, clip_file, lm_folder, capsys, monkeypatch):
-    monkeypatch.setitem(openai_weights.OPENAI_URLS, "RN50", "http://127.0.0.1:9/abc/RN50.pt")  # nobody listens there
+    monkeypatch.setitem(clip_package().clip._MODELS, "RN50", "http://127.0.0.1:9/abc/RN50.pt")  # nobody listens there
     monkeypatch.setattr(openai_weights, "CACHE", tmp_path / "cache")
     make, words, said = PARSE[case]
     (tmp_path / "data").mkdir()

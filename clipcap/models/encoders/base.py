@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import OPENAI_URLS
+from clipcap.models.encoders.names import WIDTHS
 from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.runtime.hub import absolute
 
@@ -142,7 +142,7 @@ class FrozenEncoder(ABC):
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
         library, colon, place = name.rpartition(":")
         # Stored with features and checkpoints. A folder here may be called RN50 without being meant.
-        self.name = name if name in OPENAI_URLS else library + colon + absolute(place)
+        self.name = name if name in WIDTHS else library + colon + absolute(place)
         self.device, self.dtype = device, dtype
         self.weights_id = weights_id(network)
         self.network: Any = network.to(device).eval().requires_grad_(False)  # each library's own class

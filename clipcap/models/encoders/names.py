@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import OPENAI_URLS, read_openai_weights
+from clipcap.models.encoders.openai_weights import read_openai_weights
 from clipcap.runtime.bundled import DEMO
 
-WIDTHS = {
+WIDTHS = {  # of the published CLIPs of OpenAI
     "RN50": 1024,
     "RN101": 512,
     "RN50x4": 640,
@@ -34,7 +34,7 @@ def guess_encoder(dim: int) -> str | None:
 
 def is_resnet(name: str | None) -> bool | None:
     """Whether an encoder is a ResNet CLIP, by its name or its file; None where neither tells."""
-    if name is not None and name not in OPENAI_URLS and Path(name).is_file():
+    if name is not None and name not in WIDTHS and Path(name).is_file():
         try:
             return "visual.layer1.0.conv1.weight" in read_openai_weights(Path(name))
         except ClipcapError:
@@ -49,4 +49,4 @@ def is_resnet(name: str | None) -> bool | None:
 
 def is_loadable(name: str) -> bool:
     """Whether a name means an encoder: one that `load_encoder` may know, or one of imported embeddings."""
-    return name in OPENAI_URLS or name == DEMO or name.startswith((*PREFIXES, IMPORTED)) or Path(name).exists()
+    return name in WIDTHS or name == DEMO or name.startswith((*PREFIXES, IMPORTED)) or Path(name).exists()

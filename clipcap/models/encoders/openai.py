@@ -12,8 +12,10 @@ from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder, clip_preprocess
 from clipcap.models.encoders.fast_image_tower import FastVisionTransformer, fast_image_tower
 from clipcap.models.encoders.layer_outputs import clip_layers, clip_map
-from clipcap.models.encoders.openai_weights import clip_tokens, load_openai_clip
+from clipcap.models.encoders.openai_weights import clip_package, clip_tokens, load_openai_clip
 from clipcap.models.encoders.token_spec import ImageMap, image_map
+
+clip_package()  # with the other imports of a command, and not amid its work
 
 
 class OpenAIEncoder(FrozenEncoder):

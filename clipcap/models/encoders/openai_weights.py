@@ -11,7 +11,9 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +27,6 @@ from clipcap.runtime.safe_load.unpickle import UnreadablePickle
 from clipcap.runtime.safe_load.weights import StoredWeights, check_finite, read_weights_file
 from clipcap.runtime.text import one_line
 
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
-        import clip
-        from clip.clip import _MODELS as OPENAI_URLS
-        from clip.model import build_model
-except ImportError as error:
-    raise ClipcapError(
-        f"OpenAI's clip package cannot be imported ({one_line(error)}): "
-        f"pip install clip-anytorch 'setuptools>=77.0.3,<82'"
-    ) from error
-
 # expanduser of os, since that of pathlib raises where there is no home
 CACHE = Path(os.path.expanduser(os.environ.get("CLIP_CACHE", "~/.cache/clip")))
 WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
@@ -45,6 +35,26 @@ DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 ANCHORS = ("visual.conv1.weight",)  # a tensor by which a prefix before all names is found
 _LONGEST_CONTEXT = 4096  # positions; OpenAI's have 77
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
+
+
+@cache
+def clip_package() -> Any:
+    """OpenAI's `clip`, imported at its first use: torchvision comes with it, and takes as long as torch.
+
+    Raises:
+        ClipcapError: it cannot be imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
+            import clip
+            import clip.model
+    except ImportError as error:
+        raise ClipcapError(
+            f"OpenAI's clip package cannot be imported ({one_line(error)}): "
+            f"pip install clip-anytorch 'setuptools>=77.0.3,<82'"
+        ) from error
+    return clip
 
 
 def load_openai_clip(name: str) -> nn.Module:
@@ -58,8 +68,8 @@ def load_openai_clip(name: str) -> nn.Module:
     Raises:
         ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
     """
-    path = Path(bundled(name, CLIP)).expanduser()
-    if name in OPENAI_URLS:
+    path, published = Path(bundled(name, CLIP)).expanduser(), clip_package().available_models()
+    if name in published:
         path = _named_weights(name)
     elif path.is_dir() and (folder := _weights_folder(path)):
         path = folder / WEIGHTS
@@ -70,7 +80,7 @@ def load_openai_clip(name: str) -> nn.Module:
     elif not path.is_file():
         raise ClipcapError(
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
-            f"({', '.join(clip.available_models())}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH, "
+            f"({', '.join(published)}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH, "
             f"timm:NAME"
         )
     return build(read_openai_weights(path), path)
@@ -83,7 +93,7 @@ def _weights_folder(path: Path) -> Path | None:
 
 def _named_weights(name: str) -> Path:
     """The downloaded file of an OpenAI name; fetched where it is missing."""
-    url = OPENAI_URLS[name]
+    url = clip_package().clip._MODELS[name]
     path = CACHE / Path(url).name
     if path.is_file():
         return path
@@ -153,7 +163,7 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     try:
         with warnings.catch_warnings(), torch.device("meta"):  # compares all sizes before anything is allocated
             warnings.simplefilter("ignore")
-            network = build_model(dict(state))
+            network = clip_package().model.build_model(dict(state))
         if network.context_length > _LONGEST_CONTEXT:
             raise ValueError(f"a text tower of {network.context_length:,} positions")
         network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
@@ -170,7 +180,7 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
 
 def clip_tokens(texts: Sequence[str], length: int) -> Tensor:
     """CLIP's tokens of B texts, cut where they are too long, [B, length]."""
-    return clip.tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
+    return clip_package().tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
 
 
 def within_reach(text: str) -> str:

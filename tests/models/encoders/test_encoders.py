@@ -25,7 +25,7 @@ from clipcap.models.encoders import openai_weights
 from clipcap.models.encoders.base import crop_extreme_aspect
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.names import is_resnet
-from clipcap.models.encoders.openai_weights import clip_tokens, within_reach
+from clipcap.models.encoders.openai_weights import clip_package, clip_tokens, within_reach
 
 FILES = ("tiny_vit_state_dict", "tiny_vit_torchscript", "tiny_rn_state_dict", "tiny_rn_torchscript")
 TEXTS = ["a red apple", "two fried eggs on a plate, with bread and a cup of tea", "tea"]
@@ -356,7 +356,7 @@ def weights_server(clip_file, tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/{hashlib.sha256(content).hexdigest()}/RN50.pt"
-    monkeypatch.setitem(openai_weights.OPENAI_URLS, "RN50", url)
+    monkeypatch.setitem(clip_package().clip._MODELS, "RN50", url)
     monkeypatch.setattr(openai_weights, "CACHE", tmp_path / "cache")
     yield handler
     server.shutdown()
@@ -386,7 +386,7 @@ def test_a_download_cut_short_does_not_pass_for_weights(weights_server, tmp_path
 
 
 def test_weights_missing_without_network_say_where_to_place_the_file(tmp_path, monkeypatch):
-    monkeypatch.setitem(openai_weights.OPENAI_URLS, "RN50", "http://127.0.0.1:9/abc/RN50.pt")  # nobody listens there
+    monkeypatch.setitem(clip_package().clip._MODELS, "RN50", "http://127.0.0.1:9/abc/RN50.pt")  # nobody listens there
     monkeypatch.setattr(openai_weights, "CACHE", tmp_path)
     with pytest.raises(ClipcapError) as caught:
         load_encoder("RN50", "cpu")

@@ -225,6 +225,12 @@ def test_reading_a_set_loads_no_torch():
     assert run_python(code).strip() == "[]"
 
 
+def test_reading_features_loads_no_encoder():
+    heavy = ("clip", "torchvision", "transformers")
+    code = f"import sys, clipcap.features.files; print([name for name in {heavy} if name in sys.modules])"
+    assert run_python(code).strip() == "[]"
+
+
 def test_every_module_imports_with_the_base_dependencies_alone():
     names = [f"clipcap.{module}" for module in MODULES if module and module != "__main__"]
     run_python(

@@ -38,6 +38,7 @@ NOT_RUN = {
     "make": "sets up an environment of its own",
     "pip": "needs the package index",
     "git": "needs the network",
+    "unzip": "unpacks what a page gave",
     "pre-commit": "needs the network",
     "docker": "needs Docker and the network",
     "jupyter": "serves until it is stopped",

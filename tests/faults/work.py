@@ -156,13 +156,17 @@ def _make_inputs(stage: Path) -> None:
 _VARYING = ("errors.csv", "curves.html", "run.yaml", "steps.jsonl")
 
 
+def varying_of(result: str) -> tuple[str, ...]:
+    """The ends of the names of files that differ from run to run."""
+    return (*_VARYING, *next((work.varying for work in WORKS.values() if work.result == result), ()))
+
+
 def digests(folder: Path, result: str) -> dict[str, str]:
     """What a command has left under the name of its result: a digest of each file that must be the same every time.
 
     Times, and files that name their folder, are left out; anything hidden or unfinished is named, so that it shows.
     """
-    varying = (*_VARYING, *next((work.varying for work in WORKS.values() if work.result == result), ()))
-    found = {}
+    varying, found = varying_of(result), {}
     for top in sorted(folder.iterdir()):
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
             name = path.relative_to(folder).as_posix()
@@ -172,10 +176,11 @@ def digests(folder: Path, result: str) -> dict[str, str]:
 
 
 def standing_digests(folder: Path, result: str) -> dict[str, str]:
-    """As a reader finds the result, also after an interrupted replacement."""
+    """As a reader finds the result, also after an interrupted replacement, without what varies from run to run."""
     place = current_path(folder / result)
     if not place.exists():
         return {}
     files = [place] if place.is_file() else [p for p in sorted(place.rglob("*")) if p.is_file()]
     shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(place).parts)]
+    shown = [p for p in shown if not p.name.endswith(varying_of(result))]
     return {p.relative_to(place).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in shown}

@@ -6,6 +6,7 @@ import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from clipcap.app.service import Row
@@ -79,17 +80,15 @@ def _captioned(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered where their stems are alike: each photo has a text of its own."""
+    own = {Path(name).stem.lower() for name in names}
+    taken: set[str] = set()
     found: list[str] = []
-    taken = {Path(name).stem.lower() for name in names}
-    used: set[str] = set()
-    for name in names:
-        stem, suffix, number = Path(name).stem, Path(name).suffix, 2
-        while stem.lower() in used:
-            numbered = f"{Path(name).stem}-{number}"
-            number += 1
-            stem = stem if numbered.lower() in taken else numbered
-        used.add(stem.lower())
-        found.append(stem + suffix)
+    for name in map(Path, names):
+        numbered = (f"{name.stem}-{number}" for number in count(2))
+        stems = chain([name.stem], (stem for stem in numbered if stem.lower() not in own))
+        stem = next(stem for stem in stems if stem.lower() not in taken)
+        taken.add(stem.lower())
+        found.append(stem + name.suffix)
     return found
 
 

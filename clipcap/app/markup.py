@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from clipcap.app.service import Row
 from clipcap.runtime.html import Markup, join, phrase, tag
+from clipcap.runtime.text import counted
 
 KEEP = "whether the photo goes into the training set"
 COPY = tag("button", "Copy", type="button", class_="copy")  # what it does: script.js
@@ -32,17 +33,13 @@ def _retrieved(row: Row) -> Markup:
 def photos(rows: Sequence[Row]) -> Markup:
     """How many photos have a caption, and each photo with its caption, to be edited, or an error."""
     bad = sum("error" in row for row in rows)
-    count = f"{_photos(len(rows) - bad)} captioned" + (f", {bad:,} not read" if bad else "")
+    count = f"{counted(len(rows) - bad, 'photo')} captioned" + (f", {bad:,} not read" if bad else "")
     return join([tag("p", count, class_="count"), _list("ul", "photos editable", [_photo(row) for row in rows])])
 
 
 def chosen(count: int) -> str:
     """How many photos are chosen."""
-    return f"{_photos(count)} chosen" if count else ""
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} photo{'' if count == 1 else 's'}"
+    return f"{counted(count, 'photo')} chosen" if count else ""
 
 
 def _photo(row: Row) -> Markup:
@@ -50,9 +47,8 @@ def _photo(row: Row) -> Markup:
     if "error" in row:
         return tag("li", tag("b", "!", aria_hidden="true"), tag("div", name, phrase("p", row["error"])), class_="bad")
     picture = tag("img", src=row["thumbnail"], alt="")
-    text = tag(
-        "textarea", row["caption"], rows=2, spellcheck="true", dir="auto", aria_label=f"Caption of {row['image']}"
-    )
+    label = f"Caption of {row['image']}"
+    text = phrase("textarea", row["caption"], rows=2, spellcheck="true", aria_label=label)
     keep = tag("label", tag("input", type="checkbox", checked=True, class_="keep"), "Keep", title=KEEP)
     return tag("li", picture, tag("div", name, text, _scores(row)), tag("div", COPY, keep, class_="choices"))
 

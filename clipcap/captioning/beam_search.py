@@ -24,13 +24,13 @@ def beam_search(
     tokens[:, :, 0] = token
     length = torch.ones_like(total)
     live = Hypotheses(tokens, total, plain[:, 0].gather(1, token), length, torch.isin(token, stop))
-    decoder.expand(beams, config.max_new_tokens)
+    decoder.expand(beams, config.max_new_tokens, reorders=True)
 
     done: list[Hypotheses | None] = [None] * images
     where = torch.arange(images, device=device)  # which image each row of the batch is
     for position in range(1, config.max_new_tokens):
         finished = live.stopped.all(dim=1)
-        if finished.any():
+        if finished.all() if decoder.rows_stay else finished.any():
             _retire(done, live, where, finished)
             keep = (~finished).nonzero()[:, 0]
             if not len(keep):

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.fixed_step import FixedStep, fixed_steps
 from clipcap.captioning.kv_cache import expand, reorder
 from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import padded
-
 
 @dataclass
 class Hypotheses:
@@ -42,14 +42,21 @@ def stack(parts: Sequence[Hypotheses]) -> Hypotheses:
 class CachedDecoder:
     """Runs the language model one token at a time over its KV cache.
 
+    On a GPU, steps are fixed where that gains: rows stay, and `logits` are overwritten by the next step.
+
     Args:
         model: in evaluation mode.
         inputs_embeds: of the prefixes, [N, P, E].
         mask: bool [N, P], False for padding within them; None where there is none.
+        fixed: whether to fix the steps (default: on a GPU).
     """
 
-    def __init__(self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None):
-        self.model, self.mask = model, mask
+    def __init__(
+        self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None
+    ):
+        self.model, self.mask, self.dtype = model, mask, inputs_embeds.dtype
+        self._fix = inputs_embeds.device.type == "cuda" if fixed is None else fixed
+        self._fixed: FixedStep | None = None
         # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
         self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
         more = {} if mask is None else padded(model.lm, mask)
@@ -58,12 +65,26 @@ class CachedDecoder:
         self.cache = out[self.cache_name]
         self.logits = out.logits[:, -1].float()  # [N, V]
 
-    def expand(self, k: int, room: int) -> None:
-        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once. `room` tokens follow."""
-        expand(self.cache, k, room)
+    def expand(self, k: int, room: int, reorders: bool = False) -> None:
+        """Every image's row becomes K rows, one per hypothesis: the prefix is computed once.
+
+        Args:
+            k: rows of an image.
+            room: tokens that follow at most.
+            reorders: whether rows will continue others.
+        """
+        if self._fix and fixed_steps.suit(self.model, self.cache, k, room):
+            self._fixed = fixed_steps.of(self, k, room, reorders)
+        else:
+            expand(self.cache, k, room)
+            if self.mask is not None:
+                self.mask = self.mask.repeat_interleave(k, dim=0)  # [N, P] -> [N·K, P]
         self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
-        if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(k, dim=0)  # [N, P] -> [N·K, P]
+
+    @property
+    def rows_stay(self) -> bool:
+        """Whether no rows can be left out."""
+        return self._fixed is not None
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows of the batch alone."""
@@ -73,10 +94,16 @@ class CachedDecoder:
 
     def reorder(self, rows: Tensor) -> None:
         """Each row continues another row of its image, whose mask is the same."""
-        reorder(self.cache, rows)
+        if self._fixed is None:
+            reorder(self.cache, rows)
+        else:
+            self._fixed.reorder(rows)
 
     def step(self, token_ids: Tensor) -> None:
         """[N·K] next tokens → `logits` [N·K, V]."""
+        if self._fixed is not None:
+            self.logits = self._fixed(token_ids)
+            return
         more: dict[str, Any] = {self.cache_name: self.cache}
         if self.mask is not None:
             position = self.mask.sum(dim=1, keepdim=True)  # [N·K, 1]

@@ -100,8 +100,8 @@ class Captioner:
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
-        On a CPU `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so where the processor is
-        faster in it, and int8 rounds the language model's matrices to eight bits. What a captioner reads before it
+        `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so on a CPU where the processor is
+        faster in it, and int8, on a CPU, rounds the language model's matrices to eight bits. What a captioner reads before it
         writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
         `tokenizer` is that of an `hf:` encoder whose folder has none.
 
@@ -129,16 +129,15 @@ class Captioner:
         All else stays in float32, weights too. On a GPU auto is float32.
 
         Raises:
-            ClipcapError: bfloat16 is not on a CPU, or this torch or CLIPCAP_PLAIN does not allow it.
+            ClipcapError: this device, torch or CLIPCAP_PLAIN does not allow bfloat16.
         """
-        if self.device.type != "cpu" and dtype == "bfloat16":
-            raise ClipcapError(f"--dtype bfloat16 is for CPUs: add --device cpu, or drop it to use {self.device}")
-        chosen = pick_cpu_dtype(dtype) if self.device.type == "cpu" else torch.float32
+        auto = dtype == "auto"
+        chosen = torch.float32 if auto and self.device.type != "cpu" else pick_cpu_dtype(dtype)
         if chosen == torch.bfloat16 and not packable(self.model, chosen):
-            if dtype == "bfloat16":
+            if not auto:
                 raise ClipcapError(
-                    "--dtype bfloat16 is not possible here: the model is too large for a second copy, this torch has "
-                    "no oneDNN, or CLIPCAP_PLAIN is set: drop it"
+                    f"--dtype bfloat16 is not possible on {self.device}: it does not multiply in it, the model is too "
+                    "large for a second copy, this torch has no oneDNN, or CLIPCAP_PLAIN is set: drop it"
                 )
             chosen = torch.float32
         self.dtype = chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -74,7 +75,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             return mapped
         rows = mapped.shape[0]  # not len(), which would be fixed in a graph
         before, after = (
-            self.embed_tokens(torch.tensor(ids, dtype=torch.long, device=mapped.device)).expand(rows, -1, -1)
+            self.embed_tokens(_ids(tuple(ids), mapped.device)).expand(rows, -1, -1)
             for ids in (self.config.before, self.config.after)
         )  # [B, before, E], [B, after, E]
         whole = torch.cat([before, mapped, *prompt, after], dim=1)
@@ -155,6 +156,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         labels: Tensor | None = None,
         positions: Tensor | None = None,
         weights: Tensor | None = None,
+        everywhere: bool = False,
     ) -> Tensor:
         """Logits of each caption token, or with `labels` the summed loss.
 
@@ -167,6 +169,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             positions: [B, T], each token's place in its caption, where rows hold several captions of their image end
                 to end (`clipcap.models.kernels.shared_prefix`; for the loss alone); by default they hold one.
             weights: [B, T] float32, what each label token's cross-entropy is multiplied by (default: 1).
+            everywhere: compute the head at all positions, so that no shape depends on which of them count.
         Returns:
             logits [B, T, V], position t predicting token t; or the cross-entropy summed over label tokens, a
             scalar in float32: divide by the number of label tokens of the whole (global) batch.
@@ -184,9 +187,12 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             inputs |= packing(positions[:, :-1], prefix.shape[1], inputs_embeds.dtype, mask)
         elif mask is not None:
             inputs |= self._padded(mask, input_ids.shape[1] - 1)
-        counted = labels != IGNORE  # [B, T]
-        places = _predicted_from(positions, prefix.shape[1], labels)[counted]  # [n], n label tokens
-        return self._loss_at(places, inputs, labels[counted], None if weights is None else weights[counted])
+        counted, places = labels != IGNORE, _predicted_from(positions, prefix.shape[1], labels)  # [B, T] each
+        if everywhere:
+            weights = counted.float() if weights is None else weights * counted
+            return self._loss_at(places.flatten(), inputs, labels.clamp(min=0).flatten(), weights.flatten())
+        # n label tokens: [B, T] -> [n]
+        return self._loss_at(places[counted], inputs, labels[counted], None if weights is None else weights[counted])
 
     def _padded(self, mask: Tensor, tokens: int) -> dict[str, Tensor]:
         """What tells the language model of the padding in prefixes [B, P] that so many tokens follow."""
@@ -224,6 +230,13 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                 f"--prefix_length {self.config.prefix_length}: for long prefixes use --mapping_type transformer"
             )
         return "\n".join(lines)
+
+
+@lru_cache(maxsize=16)
+def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """The text around an image, int64, copied to a device once: a CUDA graph cannot copy it."""
+    with torch.inference_mode(False):
+        return torch.tensor(ids, dtype=torch.long, device=device)
 
 
 def token_layout(config: ModelConfig) -> TokenLayout | None:

@@ -45,18 +45,18 @@ class Given:
 
     def __getitem__(self, images: slice | Tensor | list[int]) -> Given:
         """Of some of the images: by a slice, an index [n] or a mask [B]."""
-        return Given(**{name: tensor[images] for name, tensor in self._tensors()})
+        return Given(**{name: tensor[images] for name, tensor in self.tensors()})
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Given:
         """On a device."""
-        return Given(**{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors()})
+        return Given(**{name: t.to(device, non_blocking=non_blocking) for name, t in self.tensors()})
 
     def isfinite(self) -> Tensor:
         """Whether all numbers of an image are finite, bool [B]."""
         finite = self.vectors.isfinite().all(dim=1)
         return finite if self.tokens is None else finite & self.tokens.isfinite().all(dim=2).all(dim=1)
 
-    def _tensors(self) -> Iterator[tuple[str, Any]]:
+    def tensors(self) -> Iterator[tuple[str, Any]]:
         """Those that are there, by name."""
         return ((f.name, value) for f in fields(self) if (value := getattr(self, f.name)) is not None)
 

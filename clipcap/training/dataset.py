@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.errors import ClipcapError
@@ -24,6 +25,7 @@ from clipcap.training.batch_order import BatchOrder
 from clipcap.training.tokens import TokenRecipe, tokenise
 
 T = TypeVar("T")
+ROWS, COLUMNS = 4, 8  # multiples that batches are rounded up to
 
 
 @dataclass
@@ -46,6 +48,21 @@ class Batch:
         names = ("given", "input_ids", "labels", "positions", "weights")
         parts = {name: getattr(self, name) for name in names}
         return {name: p.to(device, non_blocking=True) for name, p in parts.items() if p is not None}
+
+    def rounded(self) -> Batch:
+        """The same loss in one of few shapes: rows and columns that count nothing are added."""
+        rows, columns = self.labels.shape
+        more = (0, -columns % COLUMNS, 0, -rows % ROWS)
+        own = torch.arange(rows + more[3]) % rows  # added rows are of the first images
+        weights = self.weights if self.weights is None else F.pad(self.weights, more)
+        return replace(
+            self,
+            given=self.given[own],
+            input_ids=F.pad(self.input_ids, more),
+            labels=F.pad(self.labels, more, value=IGNORE),
+            positions=None if self.positions is None else F.pad(self.positions, more),
+            weights=weights,
+        )
 
 
 @dataclass(frozen=True)

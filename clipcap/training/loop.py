@@ -7,7 +7,6 @@ import math
 import shutil
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from clipcap.runtime.progress import PartBar
 from clipcap.training.accelerator import log_picture, loggable, sum_over_processes
 from clipcap.training.config import LoopConfig
 from clipcap.training.disk import check_disk, disk_needed
+from clipcap.training.gradients import make_gradients
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
 from clipcap.training.resume import STATE, Progress, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
@@ -60,6 +60,7 @@ class Loop:
         with warnings.catch_warnings():  # accelerate knows no other name for it yet
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.model = accelerator.prepare_model(task.model)
+        self.gradients = make_gradients(self.model, accelerator)
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(task.parameter_groups(), options.weight_decay))
         self.total = task.steps_per_epoch() * options.epochs  # optimiser steps of the run
         if options.max_steps:
@@ -155,12 +156,8 @@ class Loop:
         weight = max(weight, 1)
         loss_sum = torch.zeros((), device=accelerator.device)
         for i, batch in enumerate(window):
-            last = i + 1 == len(window)
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.model(**batch.inputs(accelerator.device))
-                # Gradients are averaged over processes: the factor makes that the sum over the global batch.
-                accelerator.backward(loss * (accelerator.num_processes / weight))
-            loss_sum += loss.detach()
+            # Gradients are averaged over processes: the factor makes that the sum over the global batch.
+            loss_sum += self.gradients.add(batch, accelerator.num_processes / weight, last=i + 1 == len(window))
         [loss] = sum_over_processes(accelerator, loss_sum.item())
         if not math.isfinite(loss):
             self._stop("the loss is not finite", window)
@@ -168,7 +165,7 @@ class Loop:
             accelerator.clip_grad_norm_(self.model.parameters(), self.options.grad_clip)
         self.optimizer.step()
         self.scheduler.step()
-        self.optimizer.zero_grad()
+        self.gradients.clear(self.optimizer)
         return loss, weight
 
     def _check_weights(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from PIL import Image
@@ -16,6 +16,15 @@ class MicroBatch(Protocol):
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         """What the model's forward takes."""
+        ...
+
+
+@runtime_checkable
+class RoundedBatch(MicroBatch, Protocol):
+    """A micro-batch that can take one of few shapes."""
+
+    def rounded(self) -> MicroBatch:
+        """The same loss, by inputs of a shape that other batches have too; the model's forward takes `everywhere`."""
         ...
 
 

@@ -66,18 +66,18 @@ CASES = {
 class Bench:
     """Ours and the plain baseline with the same weights, on the same embeddings."""
 
-    def __init__(self, case: Case, dtype: torch.dtype = torch.float32):
+    def __init__(self, case: Case, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         torch.manual_seed(0)
         self.case, self.config = case, WAYS[case.way]
-        lm = GPT2LMHeadModel(GPT2Config())
+        lm = GPT2LMHeadModel(GPT2Config()).to(device)
         with torch.no_grad():
             lm.transformer.ln_f.weight.mul_(SHARPER)
-        self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).eval()
-        self.embeddings = torch.randn(case.images, self.model.config.clip_dim)
+        self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).to(device).eval()
+        self.embeddings = torch.randn(case.images, self.model.config.clip_dim).to(device)
         self.baseline = PlainDecoding(deepcopy(self.model), TOKENS)
         if dtype == torch.bfloat16:  # as the captioner does
             pack_for_rows(self.model, dtype)
-        elif case.images > 1 or case.way == "beam":
+        elif torch.device(device).type == "cpu" and (case.images > 1 or case.way == "beam"):
             pack_for_rows(self.model.lm)
         self.uniforms = uniforms(range(case.images), self.config)  # [N, 1, tokens]
         self.next = 0

@@ -18,6 +18,7 @@ from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import padded
 
+
 @dataclass
 class Hypotheses:
     """K running captions for each of N images, as rows of N·K; the first L columns of `tokens` are written."""

@@ -22,7 +22,7 @@ from clipcap.runtime.places import check_regular, sole_writer
 from clipcap.runtime.text import one_line
 
 _FULL = os.strerror(errno.ENOSPC)  # safetensors reports it only as text
-_TORCH = "inline_container.cc"  # torch's writer reports a place in its code, not the cause
+_TORCH = ("inline_container.cc", "iostream error")  # its writer reports a place in its code, not the cause
 
 
 @contextmanager
@@ -34,9 +34,11 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
+    except Exception as error:  # of a full disk, depending on who writes; tokenizers raise a bare Exception
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+            raise
         reason = getattr(error, "strerror", None) or one_line(error)
-        if _TORCH in reason:
+        if any(name in reason for name in _TORCH):
             reason = f"not all of it could be written, most likely: {_FULL}"
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL in reason
         remedy = "free some space or choose another place" if full else "choose another place"

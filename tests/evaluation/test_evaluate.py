@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -229,6 +230,40 @@ def test_captions_that_cannot_be_scored_are_one_line(capsys, references, tmp_pat
     words = ["--predictions", path, "--references", references, "--out", tmp_path / "e"]
     status, _, errors = run(capsys, "evaluate", *words)
     assert status == 1 and len(errors) == 1 and said in errors[0]
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+import clipcap.evaluation.evaluate
+from tests.faults.forked import Running, die_before
+place, predictions, references = map(Path, sys.argv[1:])
+for change in range(99):
+    words = ["evaluate", "--predictions", predictions, "--references", references, "--no_java"]
+    words += ["--out", place / str(change) / "scores"]
+    (place / str(change)).mkdir(parents=True)
+    killed = Running(words, place / "log", first=die_before(change, place)).wait()
+    again = Running(words, place / "log").wait()
+    print(change, killed.status, again.status, *again.err.splitlines()[-1:])
+    if not killed.killed:
+        break
+"""
+
+
+def test_an_evaluation_killed_before_any_change_of_files_can_be_run_again(references, tmp_path):
+    path = results(tmp_path / "p.json", GOOD)
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, tmp_path / "runs", path, references], cwd=REPO, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) > 9, done.stderr
+    for line in lines:
+        change, killed, again = line.split()[:3]
+        assert (killed, again) == (str(-signal.SIGKILL) if line != lines[-1] else "0", "0"), line
+        found = {path.name for path in (tmp_path / "runs" / change / "scores").iterdir()}
+        assert found == {
+            "predictions.json", "references.json", "metrics.json", "scores.npz", "report.html", "run.yaml"
+        }  # fmt: skip
 
 
 def test_a_folder_of_something_else_is_not_written_into(capsys, references, tmp_path):

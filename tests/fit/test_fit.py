@@ -93,7 +93,8 @@ def interrupt_at(patched, stop):
     windows, calls, write = CaptionTask.windows, [], CaptionTask.write
 
     def writing(self, folder, metrics):
-        if folder.name.startswith({"log": ".clipcap-best", "best": ".clipcap-last"}[stop]):
+        name = {"log": ".clipcap-best", "best": ".clipcap-last"}[stop]
+        if folder.parent.name == "checkpoints" and folder.name.startswith(name):
             raise KeyboardInterrupt  # after the first epoch, before there is a `last`
         write(self, folder, metrics)
 

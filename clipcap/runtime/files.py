@@ -22,6 +22,7 @@ from clipcap.runtime.places import check_regular, sole_writer
 from clipcap.runtime.text import one_line
 
 _FULL = os.strerror(errno.ENOSPC)  # safetensors reports it only as text
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.draft", re.DOTALL)  # see `_draft_name`
 _TORCH = ("inline_container.cc", "iostream error")  # its writer reports a place in its code, not the cause
 
 
@@ -71,6 +72,32 @@ def replaced_file(path: Path, one_of_many: bool = False) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+class ManyFiles:
+    """Files of folders that may be large: each folder is searched once for what killed runs have left."""
+
+    def __init__(self) -> None:
+        self._left: dict[Path, dict[str, list[Path]]] = {}  # by folder: drafts by the name of their file
+
+    @contextmanager
+    def replaced(self, path: Path) -> Iterator[Path]:
+        """As `replaced_file`."""
+        with sole_writer(path):
+            if path.parent not in self._left:
+                self._left[path.parent] = _drafts_in(path.parent)
+            for draft in self._left[path.parent].pop(path.name, ()):
+                _remove(draft)
+            with replaced_file(path, one_of_many=True) as draft:
+                yield draft
+
+
+def _drafts_in(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for name in os.listdir(folder):
+        if match := _DRAFT.fullmatch(name):
+            found.setdefault(match[1], []).append(folder / name)
+    return found
 
 
 @contextmanager

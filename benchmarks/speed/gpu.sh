@@ -9,4 +9,4 @@ cd "$(dirname "$0")/../.."
 out="${1:-gpu.md}"
 [ $# -gt 0 ] && shift
 export HF_HUB_OFFLINE=1
-exec timeout 480 "${PYTHON:-python}" -W ignore -m benchmarks.speed.gpu --out "$out" "$@"
+exec timeout 480 "${PYTHON:-python3}" -W ignore -m benchmarks.speed.gpu --out "$out" "$@"

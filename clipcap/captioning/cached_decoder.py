@@ -18,6 +18,7 @@ from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import padded
 
+
 @dataclass
 class Hypotheses:
     """K running captions for each of N images, as rows of N·K; the first L columns of `tokens` are written."""
@@ -51,9 +52,7 @@ class CachedDecoder:
         fixed: whether to fix the steps (default: on a GPU).
     """
 
-    def __init__(
-        self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None
-    ):
+    def __init__(self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None):
         self.model, self.mask, self.dtype = model, mask, inputs_embeds.dtype
         self._fix = inputs_embeds.device.type == "cuda" if fixed is None else fixed
         self._fixed: FixedStep | None = None

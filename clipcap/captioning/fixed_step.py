@@ -211,7 +211,5 @@ fixed_steps = FixedSteps()
 
 def _weights(model: PrefixLM) -> int:
     """Changes where a graph would compute with other memory, or with copies of weights that are no more theirs."""
-    places = (
-        (p.data_ptr(), 0 if p.requires_grad or p.is_inference() else p._version) for p in model.lm.parameters()
-    )
+    places = ((p.data_ptr(), 0 if p.requires_grad or p.is_inference() else p._version) for p in model.lm.parameters())
     return hash(tuple(places))

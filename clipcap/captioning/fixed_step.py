@@ -40,8 +40,9 @@ class FixedLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple:
         """Write the states [R, heads, 1, width] of a new token; returns those of all L places."""
         assert self.keys is not None and self.values is not None, "set when it is made"
-        self.keys.index_copy_(2, self.place, key_states)
-        self.values.index_copy_(2, self.place, value_states)
+        # Under autocast a prefix and a token may come in different numbers.
+        self.keys.index_copy_(2, self.place, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.place, value_states.to(self.values.dtype))
         return self.keys, self.values
 
 

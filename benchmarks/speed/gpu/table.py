@@ -1,6 +1,6 @@
 """Speed on a GPU, in one table and at most eight minutes: parse, training, decoding, beside the plain way.
 
-python -m benchmarks.speed.gpu [--device cuda] [--tiny] [--out FILE.md] [--stages parse train decode commands]
+python -m benchmarks.speed.gpu.table [--device cuda] [--tiny] [--out FILE.md] [--stages parse train decode commands]
 
 Everything is made here, with random weights of the real sizes; nothing is fetched. `--tiny --device cpu` shows that
 the script works, and its figures mean nothing.

@@ -7,7 +7,7 @@ CUDA graph launches all at once.
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -82,7 +82,7 @@ class FixedStep:
         self.rows = torch.arange(rows, device=device) if reorders else None
         self.logits = torch.empty(0, device=device)
         self.cache = DynamicCache()
-        self.cache.layers = [FixedLayer(*of_layer, self.place) for of_layer in self.states]
+        self.cache.layers[:] = [FixedLayer(keys, values, self.place) for keys, values in self.states.unbind(0)]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self) -> None:
@@ -149,7 +149,8 @@ class FixedStep:
 
 def _states(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer."""
-    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    layers = [cast(DynamicLayer, layer) for layer in cache.layers]
+    pairs = [(layer.keys, layer.values) for layer in layers]
     return [(keys, values) for keys, values in pairs if keys is not None and values is not None]
 
 
@@ -173,11 +174,11 @@ class FixedSteps:
 
     def suit(self, model: PrefixLM, prefix: Cache, repeats: int, room: int) -> bool:
         """Whether a model's steps can be fixed, and gain by it: layers all alike, masks obeyed, few rows."""
-        if not fast() or torch.is_grad_enabled():
-            return False
+        if not fast() or torch.is_grad_enabled() or any(type(layer) is not DynamicLayer for layer in prefix.layers):
+            return False  # such as sliding windows and recurrent states
         states = _states(prefix)
         shapes = {tensor.shape for pair in states for tensor in pair}
-        if any(type(layer) is not DynamicLayer for layer in prefix.layers) or len(shapes) != 1:
+        if len(shapes) != 1:
             return False
         [(images, heads, length, width)] = shapes
         values = len(states) * 2 * images * repeats * heads * (length + room) * width

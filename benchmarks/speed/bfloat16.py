@@ -1,6 +1,7 @@
 """bfloat16 beside float32 and the plain baseline on a CPU: CPU time of one thread, the sides in turn; and quality.
 
-OMP_NUM_THREADS=1 python -m benchmarks.speed.bfloat16 [--stage encoder decode train quality] [--turns 2]
+OMP_NUM_THREADS=1 python -m benchmarks.speed.bfloat16 [--stage encoder decode train quality]
+    [--cases NAME ...] [--turns 2]
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def compare(stage: str, plain: Side, sides: dict[str, Side], turns: int) -> str:
     return f"| {stage} | {best['plain']:.3f} s | {' | '.join(ratios)} |"
 
 
-def encoder(turns: int) -> Iterator[str]:
+def encoder(turns: int, names: Sequence[str] = tuple(SIZES)) -> Iterator[str]:
     """The image towers, four images a call."""
-    for name in SIZES:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             path = str(random_weights(name, Path(folder)))
             network = load_openai_clip(path).eval()
@@ -64,24 +65,31 @@ def encoder(turns: int) -> Iterator[str]:
         yield compare(f"{name}, an image of four", (plain, 4), sides, turns)
 
 
-def decode(turns: int) -> Iterator[str]:
+DECODED = ("beam-40", "beam-40-32", "sample-40", "sample-40-32")
+TRAINED = ("transformer-40", "mlp-40", "transformer-five", "smollm2-five")
+
+
+def decode(turns: int, names: Sequence[str] = DECODED) -> Iterator[str]:
     """Beam search and sampling."""
-    for name in ("beam-40", "beam-40-32", "sample-40", "sample-40-32"):
+    for name in names:
         case = DECODE_CASES[name]
         ours = {d: DecodeBench(case, getattr(torch, d)) for d in DTYPES}
         sides = {d: (bench.ours, case.images) for d, bench in ours.items()}
         yield compare(case.title, (ours["float32"].plain, 1), sides, turns)
 
 
-def train(turns: int) -> Iterator[str]:
+def train(turns: int, names: Sequence[str] = TRAINED) -> Iterator[str]:
     """A step of middling length, per caption."""
-    for name in ("transformer-40", "mlp-40", "transformer-five"):
+    for name in names:
         case = TRAIN_CASES[name]
         ours = {d: TrainBench(case, How(dtype=d)) for d in DTYPES}
         step = ours["float32"].steps(3)[1]
         sides = {d: (lambda b=b, step=step: b.ours([step]), len(step)) for d, b in ours.items()}
         plain = (lambda bench=ours["float32"], step=step: bench.plain(step)), len(step)
-        yield compare(case.title, plain, sides, turns)
+        line = compare(case.title, plain, sides, turns)
+        if needed := ours["bfloat16"].needed([step]):
+            line += f" {needed.flops / 1e9:.0f} GFLOP a caption are needed |"
+        yield line
 
 
 def quality(images: int = 100) -> Iterator[str]:
@@ -99,12 +107,13 @@ def quality(images: int = 100) -> Iterator[str]:
         yield f"{name}: {alike} of {images} captions alike; CIDEr-D in float32 and bfloat16 {scores}"
 
 
-STAGES: dict[str, Callable[[int], Iterator[str]]] = {"encoder": encoder, "decode": decode, "train": train}
+STAGES: dict[str, Callable[..., Iterator[str]]] = {"encoder": encoder, "decode": decode, "train": train}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", nargs="+", choices=(*STAGES, "quality"), default=[*STAGES, "quality"])
+    parser.add_argument("--cases", nargs="+", help="of one stage, by name (default: all)")
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,7 +121,9 @@ def main() -> None:
     print(machine(), "matrix product {:.0f} GFLOP/s in float32, {:.0f} in bfloat16".format(*products), sep="\n")
     print("| stage | plain | float32 | bfloat16 |", "| --- | --- | --- | --- |", sep="\n", flush=True)
     for name in args.stage:
-        for line in quality() if name == "quality" else STAGES[name](args.turns):
+        for line in (
+            quality() if name == "quality" else STAGES[name](args.turns, *([args.cases] if args.cases else []))
+        ):
             print(line, flush=True)
 
 

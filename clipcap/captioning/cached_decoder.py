@@ -52,9 +52,7 @@ class CachedDecoder:
         fixed: whether to fix the steps (default: on a GPU).
     """
 
-    def __init__(
-        self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None
-    ):
+    def __init__(self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None):
         self.model, self.mask, self.dtype = model, mask, inputs_embeds.dtype
         self._fix = inputs_embeds.device.type == "cuda" if fixed is None else fixed
         self._fixed: FixedStep | None = None

@@ -101,9 +101,9 @@ class Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so on a CPU where the processor is
-        faster in it, and int8, on a CPU, rounds the language model's matrices to eight bits. What a captioner reads before it
-        writes comes from its own datastore, or from `datastore` with another gate; or from the file `entities`.
-        `tokenizer` is that of an `hf:` encoder whose folder has none.
+        faster in it, and int8, on a CPU, rounds the language model's matrices to eight bits. What a captioner reads
+        before it writes comes from its own datastore, or from `datastore` with another gate; or from the file
+        `entities`. `tokenizer` is that of an `hf:` encoder whose folder has none.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
@@ -136,8 +136,8 @@ class Captioner:
         if chosen == torch.bfloat16 and not packable(self.model, chosen):
             if not auto:
                 raise ClipcapError(
-                    f"--dtype bfloat16 is not possible on {self.device}: it does not multiply in it, the model is too "
-                    "large for a second copy, this torch has no oneDNN, or CLIPCAP_PLAIN is set: drop it"
+                    f"--dtype bfloat16 is not possible on {self.device}: it does not multiply in it, the model is "
+                    "too large for a second copy, this torch has no oneDNN, or CLIPCAP_PLAIN is set: drop it"
                 )
             chosen = torch.float32
         self.dtype = chosen

@@ -137,8 +137,8 @@ class LoadConfig(LoadOptions):
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
         "float32",
-        "numbers on a CPU: bfloat16, up to twice as fast where the processor has it; auto: where that is so; int8 of "
-        "the language model alone, about twice as fast; some captions differ",
+        "numbers to multiply in: bfloat16, up to twice as fast where the processor or GPU has it; auto: where a CPU "
+        "is faster in it; int8 of the language model alone, on a CPU; some captions differ",
         group="machine",
     )
 

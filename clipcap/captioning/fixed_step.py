@@ -7,7 +7,7 @@ CUDA graph launches all at once.
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -40,8 +40,9 @@ class FixedLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple:
         """Write the states [R, heads, 1, width] of a new token; returns those of all L places."""
         assert self.keys is not None and self.values is not None, "set when it is made"
-        self.keys.index_copy_(2, self.place, key_states)
-        self.values.index_copy_(2, self.place, value_states)
+        # Under autocast a prefix and a token may come in different numbers.
+        self.keys.index_copy_(2, self.place, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.place, value_states.to(self.values.dtype))
         return self.keys, self.values
 
 
@@ -81,7 +82,7 @@ class FixedStep:
         self.rows = torch.arange(rows, device=device) if reorders else None
         self.logits = torch.empty(0, device=device)
         self.cache = DynamicCache()
-        self.cache.layers = [FixedLayer(*of_layer, self.place) for of_layer in self.states]
+        self.cache.layers[:] = [FixedLayer(keys, values, self.place) for keys, values in self.states.unbind(0)]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self) -> None:
@@ -148,7 +149,8 @@ class FixedStep:
 
 def _states(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer."""
-    pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    layers = [cast(DynamicLayer, layer) for layer in cache.layers]
+    pairs = [(layer.keys, layer.values) for layer in layers]
     return [(keys, values) for keys, values in pairs if keys is not None and values is not None]
 
 
@@ -172,11 +174,11 @@ class FixedSteps:
 
     def suit(self, model: PrefixLM, prefix: Cache, repeats: int, room: int) -> bool:
         """Whether a model's steps can be fixed, and gain by it: layers all alike, masks obeyed, few rows."""
-        if not fast() or torch.is_grad_enabled():
-            return False
+        if not fast() or torch.is_grad_enabled() or any(type(layer) is not DynamicLayer for layer in prefix.layers):
+            return False  # such as sliding windows and recurrent states
         states = _states(prefix)
         shapes = {tensor.shape for pair in states for tensor in pair}
-        if any(type(layer) is not DynamicLayer for layer in prefix.layers) or len(shapes) != 1:
+        if len(shapes) != 1:
             return False
         [(images, heads, length, width)] = shapes
         values = len(states) * 2 * images * repeats * heads * (length + room) * width
@@ -211,7 +213,5 @@ fixed_steps = FixedSteps()
 
 def _weights(model: PrefixLM) -> int:
     """Changes where a graph would compute with other memory, or with copies of weights that are no more theirs."""
-    places = (
-        (p.data_ptr(), 0 if p.requires_grad or p.is_inference() else p._version) for p in model.lm.parameters()
-    )
+    places = ((p.data_ptr(), 0 if p.requires_grad or p.is_inference() else p._version) for p in model.lm.parameters())
     return hash(tuple(places))

@@ -94,7 +94,8 @@ class LoadClipGptConfig(LoadOptions):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "float32",
-        "numbers on a CPU: bfloat16, faster where the processor has it; auto: where that is so; some captions differ",
+        "numbers to multiply in: bfloat16, faster where the processor or GPU has it; auto: where a CPU is faster in "
+        "it; some captions differ",
         group="machine",
     )
 

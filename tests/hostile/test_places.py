@@ -155,7 +155,27 @@ def material(tmp_path_factory, lm_folder, clip_file):
     feature_file(folder / "g.pkl", dim=64, seed=1)
     draw_set(folder / "photos", 4, 2)
     save_captioner(folder / "captioner", lm_folder, clip_file, tune="none")
+    parse = ["parse", "custom", "--data_path", folder / "photos", "--clip_model_type", clip_file, "--device", "cpu"]
+    made = [
+        [*parse, "--out", folder / "p.pkl"],
+        ["train-clip-gpt", *small_clip_gpt(folder, lm_folder), "--out_dir", folder / "clip_gpt"],
+        *(evaluation(folder) + ["--seed", seed, "--out", folder / f"scores{seed}"] for seed in range(2)),
+    ]
+    for words in made:
+        child = in_a_child(lambda words=words: main(list(map(str, words))), folder / "log")
+        assert status_of(child) == 0, (folder / "log").read_text()
     return folder
+
+
+def small_clip_gpt(material: Path, lm: Path) -> list:
+    """What train-clip-gpt is given."""
+    return ["--data", material / "p.pkl", "--val", 0.25, "--lm", lm, "--epochs", 1, "--bs", 4, "--val_captions", 1]
+
+
+def evaluation(material: Path) -> list:
+    """An evaluation of the captioner, by samples."""
+    return ["evaluate", "--load_pt", material / "captioner", "--data", material / "p.pkl", "--no_beam", "--top_p", 0.9,
+            "--max_new_tokens", 6, "--no_java", "--no_clip_score", "--device", "cpu"]  # fmt: skip
 
 
 def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
@@ -174,10 +194,21 @@ def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
         "export": ["export", captioner, "--out", "OUT.pt"],
         "predict": ["predict", "--beam", "--load_pt", captioner, "--img", photos, "--out", "OUT.jsonl"],
         "search": ["search", "--index", f, "--image_id", "photo1", "--out", "OUT.jsonl"],
+        "contrastive": ["contrastive", "custom", "--data_path", photos, "--out_dir", "OUT", "--train_size", 0.75,
+                        "--epochs", 1, "--bs", 2, "--resolution", 32, "--patch_size", 8, "--vision_width", 64,
+                        "--vision_layers", 1, "--text_width", 64, "--text_layers", 1, "--embed_dim", 32, "--workers",
+                        0],
+        "train-clip-gpt": ["train-clip-gpt", *small_clip_gpt(material, lm), "--out_dir", "OUT"],
+        "evaluate": [*evaluation(material), "--seed", 0, "--out", "OUT"],
+        "compare": ["compare", material / "scores0", material / "scores1", "--no_java", "--out", "OUT.html"],
+        "imagine": ["imagine", "a plate", "--load_pt", material / "clip_gpt", "--index", material / "p.pkl", "--out", "OUT.jsonl"],
     }  # fmt: skip
 
 
-NAMES = ("parse", "parse to a folder", "train", "convert", "merge", "split", "index", "export", "predict", "search")
+NAMES = (
+    "parse", "parse to a folder", "train", "convert", "merge", "split", "index", "export", "predict", "search",
+    "contrastive", "train-clip-gpt", "evaluate", "compare", "imagine",
+)  # fmt: skip
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -66,10 +66,17 @@ CASES = {
 class Bench:
     """Ours and the plain baseline with the same weights, on the same embeddings."""
 
-    def __init__(self, case: Case, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        case: Case,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        gpt2: GPT2Config | None = None,
+    ):
         torch.manual_seed(0)
         self.case, self.config = case, WAYS[case.way]
-        lm = GPT2LMHeadModel(GPT2Config()).to(device)
+        with torch.device(device):
+            lm = GPT2LMHeadModel(gpt2 or GPT2Config())
         with torch.no_grad():
             lm.transformer.ln_f.weight.mul_(SHARPER)
         self.model = ClipCaptionModel(MAPPERS[case.prefix], lm).to(device).eval()

@@ -1,7 +1,8 @@
 """Linear layers whose weights lie in memory as the matrix product reads them.
 
-On a CPU, a product with few rows spends much of its time on arranging the weights, anew at every call: a third of it at 5 rows,
-a fifth at 200. oneDNN takes weights that were arranged once, and gives the same numbers up to their rounding.
+On a CPU, a product with few rows spends much of its time on arranging the weights, anew at every call: a third of it
+at 5 rows, a fifth at 200. oneDNN takes weights that were arranged once, and gives the same numbers up to their
+rounding.
 
 In bfloat16 a product reads half of the memory, and on a processor that multiplies in bfloat16 takes half of the time
 or less. Its sums are in float32; only what goes in and comes out is rounded to eight bits, and all else of a network

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,22 @@ def messages(caplog) -> Callable[[], list[str]]:
         return [line for text in texts for line in text.splitlines()]
 
     return take
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A drive of its own, with room for 64 kB; `support.disks.resize` gives it more or less."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small drive")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small drive cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
 
 
 CAPTIONS = (

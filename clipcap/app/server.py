@@ -32,6 +32,7 @@ from clipcap.captioning.consensus import check_datastore
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
+from clipcap.images.write import write_picture
 from clipcap.models.config import ModelConfig
 from clipcap.retrieval.index import Index
 from clipcap.runtime.messages import logger
@@ -200,7 +201,7 @@ def _draw_examples(folder: Path) -> Sequence[Path]:
     paths = []
     for number, scene in enumerate(islice(scenes("val"), EXAMPLE_COUNT), 1):
         paths.append(folder / f"plate{number}.jpg")
-        draw(scene, EXAMPLE_SIZE).save(paths[-1], quality=90)
+        write_picture(draw(scene, EXAMPLE_SIZE), paths[-1], "JPEG", quality=90)
     return paths
 
 

@@ -121,7 +121,7 @@ class LineFile:
         if size := os.fstat(self._file.fileno()).st_size:
             logger.info(f"{self.path}: replaces the file that was there ({size:,} bytes)")
         self._file.truncate(0)
-        with replaced_file(self.marker, one_of_many=True) as draft:
+        with replaced_file(self.marker) as draft:
             draft.write_text(self.fingerprint, encoding="utf-8")
 
     def left(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from clipcap.captioning.config import OutputConfig
 from clipcap.captioning.decode import Caption
 from clipcap.errors import ClipcapError
-from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.files import ManyFiles, writing
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import printable
 
@@ -28,6 +28,7 @@ class TextFiles:
     def __init__(self, options: OutputConfig, words: Sequence[str]):
         self.options = options
         self._roots = [_root(str(word)) for word in words]
+        self._files = ManyFiles()
 
     def place(self, photo: Path) -> Path:
         """The text file of a photo."""
@@ -62,7 +63,7 @@ class TextFiles:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = self._with_existing(path, lines)
-            with replaced_file(path, one_of_many=True) as draft:
+            with self._files.replaced(path) as draft:
                 draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _with_existing(self, path: Path, lines: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from clipcap.classification.scores import Scores, score
 from clipcap.classification.sheet import MOST, sheet
 from clipcap.errors import ClipcapError
 from clipcap.images.read import find_images
+from clipcap.images.write import write_picture
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_file, writing
@@ -256,7 +257,7 @@ def _write(result: Result, config: ClassifyConfig) -> None:
 def _write_photos(result: Result, tops: list[list[tuple[str, float]]], kind: str, path: Path) -> None:
     if kind == ".png":
         photos = [one.path for one in result.photos]
-        sheet(photos, tops, [one.label for one in result.photos]).save(path, "PNG")
+        write_picture(sheet(photos, tops, [one.label for one in result.photos]), path, "PNG")
         return
     flagged = set(result.flagged)
     rows: list[dict[str, Any]] = [

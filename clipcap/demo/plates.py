@@ -21,6 +21,7 @@ from clipcap.demo.drawing.draw import draw
 from clipcap.demo.grammar import captions
 from clipcap.demo.scene import Scene, make_scene, split_of
 from clipcap.errors import ClipcapError
+from clipcap.images.write import write_picture
 from clipcap.options import FlagParser
 from clipcap.runtime.progress import no_bar
 
@@ -97,7 +98,7 @@ def _write_photos(jobs: Sequence[PhotoJob], workers: int) -> None:
 
 def _write_photo(job: PhotoJob) -> None:
     scene, size, path = job
-    draw(scene, size).save(path, quality=90, subsampling=0)  # coloured edges stay sharp
+    write_picture(draw(scene, size), path, "JPEG", quality=90, subsampling=0)  # coloured edges stay sharp
 
 
 def _write_captions(chosen: Sequence[Scene], path: Path) -> None:

@@ -16,7 +16,9 @@ from clipcap.evaluation.caption_files import read_predictions
 from clipcap.evaluation.evaluate import PREDICTIONS, REFERENCES, REPORT
 from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.images.grid import picture_grid
+from clipcap.images.write import write_picture
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 
@@ -27,7 +29,8 @@ TRAIN_SEED, VAL_SEED = 0, 1
 TRAINING = ("--tune", "full", "--lm", DEMO, "--prefix_length", "5", "--no_share_prefix", "--epochs", "4",
             "--bs", "32", "--lr", "2e-3", "--lm_lr", "1e-3")  # fmt: skip
 GRID = "gallery.png"
-MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl", "evaluation", GRID)  # under --out
+FIRST = "plates_train"  # a folder, by which a demo is known
+MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl*", "evaluation", GRID)  # under --out
 
 
 @writes_to("out")
@@ -50,7 +53,7 @@ def run_demo(out: Path, command: Callable[[Sequence[str]], int]) -> None:
 
     scored = _can_score()
     _clear(out)
-    train_set = write_set(out / "plates_train", TRAIN_PICTURES, TRAIN_SEED, split="train", workers=2)
+    train_set = write_set(out / FIRST, TRAIN_PICTURES, TRAIN_SEED, split="train", workers=2)
     val_set = write_set(out / "plates_val", VAL_PICTURES, VAL_SEED, split="val", workers=2)
     logger.info(
         f"drew {TRAIN_PICTURES} plates to learn from, and {VAL_PICTURES} of combinations that none of them shows"
@@ -89,10 +92,15 @@ def _can_score() -> bool:
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo; whatever else lies there stays."""
-    if out.exists() and any(out.iterdir()) and not (out / "plates_train").is_dir():
+    """Remove an earlier demo; whatever else lies there stays, and the folder by which a demo is known.
+
+    Killed at any instant, this leaves a folder that it clears again.
+    """
+    first = out / FIRST
+    if out.exists() and any(out.iterdir()) and not first.is_dir():
         raise ClipcapError(f"--out {out}: is not empty and holds no earlier demo; choose another folder")
-    for path in (path for pattern in MADE for path in out.glob(pattern)):
+    made = [path for pattern in MADE for path in out.glob(pattern) if path != first]
+    for path in [*made, *(first.iterdir() if first.is_dir() else ())]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -112,5 +120,6 @@ def _show(evaluation: Path, folder: Path, path: Path) -> Path:
     humans = [f"human: {references[str(i)][0]}" for i in range(IN_GRID)]
     pictures = [folder / "dataset" / f"{i}.jpg" for i in range(IN_GRID)]
     title = "Captions of held-out plates, by a captioner trained just now"
-    picture_grid(pictures, written[:IN_GRID], title, columns=4, notes=humans).save(path)
+    with writing(path), replaced_file(path) as draft:
+        write_picture(picture_grid(pictures, written[:IN_GRID], title, columns=4, notes=humans), draft, "PNG")
     return path

@@ -23,7 +23,7 @@ from clipcap.evaluation.evaluate import (
     report_run,
     summary,
 )
-from clipcap.evaluation.judges import CLIP_SCORE, PAC_SCORE, REF_CLIP_SCORE, REF_PAC_SCORE
+from clipcap.evaluation.judges import CLIP_SCORE, PAC_SCORE, REF_CLIP_SCORE, REF_PAC_SCORE, describe_chance
 from clipcap.evaluation.metrics.bootstrap import Comparison
 from clipcap.evaluation.metrics.score import RANK, Scores, cider_scorer, score
 from clipcap.evaluation.report.content import Difference, Pictured, Versus
@@ -196,6 +196,7 @@ def _scores(evaluation: Evaluation, order: Evaluation, java: bool) -> Scores:
         scores.add(name, rows)
     if ranks is not None:
         scores.add_ranks(ranks)
+        scores.notes.append(describe_chance(len(captions)))
     return scores
 
 

@@ -92,8 +92,8 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
     else:
         found = _caption(config, str(config.data), state)
     if state.is_main_process:
-        write_run_file(out, "evaluate", config.flat())
         _write_json(out / PREDICTIONS, results(found.captions))  # hours of work: before anything else can fail
+        write_run_file(out, "evaluate", config.flat())  # after what marks the folder: see `_check_folder`
         _write_json(out / REFERENCES, found.references)
         if found.several:
             _write_json(out / SEVERAL, found.several)

@@ -282,7 +282,7 @@ class _Steps:
     def train(self) -> None:
         """Train, from where an earlier run stopped."""
         words = self._training({split: self._file(split) for split in self.found.records})
-        if (self.checkpoints / "clipcap-last").exists():
+        if self.checkpoints.exists():  # of an epoch without a `last` it makes another
             words.append("--resume")
         self._run("train", *words, "--out_dir", self.checkpoints)
 

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 from PIL import Image, ImageDraw
 
 from clipcap.images.grid import PAPER, sheet_font
+from clipcap.images.write import write_picture
 
 WIDTH, HEIGHT = 800, 480
 MOST_WORDS, SMALLEST = 100, 12  # words, and the size of letters in pixels
@@ -119,5 +120,5 @@ def write_cloud(texts: Iterable[str], path: Path, kind: str) -> Counter[str]:
     if kind == ".svg":
         path.write_text(cloud_svg(placed), encoding="utf-8")
     else:
-        cloud_picture(placed).save(path, "PNG")
+        write_picture(cloud_picture(placed), path, "PNG")
     return counts

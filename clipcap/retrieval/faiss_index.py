@@ -74,8 +74,16 @@ def add_rows(index: Any, vectors: Vectors) -> Iterator[int]:
 
 
 def write_faiss(index: Any, path: Path) -> None:
-    """Write an index file."""
-    load_faiss().write_index(index, str(path))
+    """Write an index file.
+
+    By Python: what faiss writes itself on closing the file may be lost on a full disk, with a line on stderr alone.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written.
+    """
+    faiss = load_faiss()
+    with open(path, "wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def read_faiss(path: Path, mapped: bool = True) -> Any:

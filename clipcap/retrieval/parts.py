@@ -10,7 +10,7 @@ near.index      faiss, where the index is approximate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from clipcap.errors import ClipcapError
 from clipcap.features.folder import ShardedRows
 from clipcap.retrieval.entries import SCHEMA, entries_table, image_numbers, map_entries
 from clipcap.retrieval.exact import Vectors, scales_of
+from clipcap.runtime.disk_arrays import write_npy
 
 AGAIN = "copy the index whole, or build it again"
 
@@ -50,9 +51,18 @@ class PartWriter:
     def add(
         self, rows: Tensor, ids: Sequence[str], paths: Sequence[str | None], captions: Sequence[Sequence[str]]
     ) -> None:
-        """Add rows [B, D] and their entries."""
-        self._rows.write(rows.contiguous().numpy().data)
-        self._entries.write_table(entries_table(ids, paths, captions))
+        """Add rows [B, D] and their entries.
+
+        Raises:
+            OSError: the disk is full; the files are closed.
+        """
+        try:
+            self._rows.write(rows.contiguous().numpy().data)
+            self._entries.write_table(entries_table(ids, paths, captions))
+        except OSError:
+            with suppress(OSError, pa.ArrowException):  # else Python reports their last bytes later, on stderr
+                self._opened.close()
+            raise
         self._images.append(image_numbers(ids))
         self._scales.append(scales_of(rows.float()).numpy())
         self.count += len(rows)
@@ -64,7 +74,7 @@ class PartWriter:
         self._opened.close()
         for name, columns in (("images", self._images), ("scales", self._scales)):
             with open(self.folder / f"{name}.npy", "wb") as file:
-                np.save(file, np.concatenate(columns))
+                write_npy(file, np.concatenate(columns))
         return {"rows": self.count, "captions": self.captions}
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipcap.errors import ClipcapError
 from clipcap.images.grid import PAPER, picture_grid
+from clipcap.images.write import write_picture
 from clipcap.retrieval.index import Match
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.json_text import to_json
@@ -142,4 +143,4 @@ def _write_picture(picture: Image.Image, path: Path) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as draft:
-            picture.save(draft, Image.registered_extensions()[path.suffix.lower()])
+            write_picture(picture, draft, Image.registered_extensions()[path.suffix.lower()])

@@ -144,6 +144,13 @@ class ArrayFile:
     facts: Mapping[str, Any]
 
 
+def write_npy(file: BinaryIO, values: np.ndarray) -> None:
+    """As `np.save`, which does not say why it fails: on a full disk its OSError has no errno."""
+    values = np.ascontiguousarray(values)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+    file.write(values.data)
+
+
 # Not `.npy`: a cache is one file of several arrays, whose lengths are known only when they are written; it appears
 # whole or not at all. The index of retrieval/parts.py is a folder that others read too: there it is `.npy`.
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, Any, Iterable[np.ndarray]]], facts: Mapping) -> None:

@@ -22,7 +22,8 @@ from clipcap.runtime.places import check_regular, sole_writer
 from clipcap.runtime.text import one_line
 
 _FULL = os.strerror(errno.ENOSPC)  # safetensors reports it only as text
-_TORCH = "inline_container.cc"  # torch's writer reports a place in its code, not the cause
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{16}\.draft", re.DOTALL)  # see `_draft_name`
+_TORCH = ("inline_container.cc", "iostream error")  # its writer reports a place in its code, not the cause
 
 
 @contextmanager
@@ -34,9 +35,11 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # of a full disk, depending on who writes
+    except Exception as error:  # of a full disk, depending on who writes; tokenizers raise a bare Exception
+        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error) is not Exception:
+            raise
         reason = getattr(error, "strerror", None) or one_line(error)
-        if _TORCH in reason:
+        if any(name in reason for name in _TORCH):
             reason = f"not all of it could be written, most likely: {_FULL}"
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or _FULL in reason
         remedy = "free some space or choose another place" if full else "choose another place"
@@ -69,6 +72,32 @@ def replaced_file(path: Path, one_of_many: bool = False) -> Iterator[Path]:
             _sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+class ManyFiles:
+    """Files of folders that may be large: each folder is searched once for what killed runs have left."""
+
+    def __init__(self) -> None:
+        self._left: dict[Path, dict[str, list[Path]]] = {}  # by folder: drafts by the name of their file
+
+    @contextmanager
+    def replaced(self, path: Path) -> Iterator[Path]:
+        """As `replaced_file`."""
+        with sole_writer(path):
+            if path.parent not in self._left:
+                self._left[path.parent] = _drafts_in(path.parent)
+            for draft in self._left[path.parent].pop(path.name, ()):
+                _remove(draft)
+            with replaced_file(path, one_of_many=True) as draft:
+                yield draft
+
+
+def _drafts_in(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for name in os.listdir(folder):
+        if match := _DRAFT.fullmatch(name):
+            found.setdefault(match[1], []).append(folder / name)
+    return found
 
 
 @contextmanager

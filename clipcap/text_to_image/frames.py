@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from clipcap.errors import ClipcapError
 from clipcap.images.grid import INK, MARGIN, PAPER, picture_grid, sheet_font, wrapped
+from clipcap.images.write import write_picture
 from clipcap.runtime.files import replaced_file, replaced_folder, writing
 
 TEXT_SIZE, LINE = 16, 22  # pixels
@@ -66,17 +67,17 @@ def write_frames(frames: Sequence[Frame], path: Path, pause: float, width: int) 
             with replaced_file(path) as draft:
                 first, *rest = [page.quantize(256, dither=Image.Dither.NONE) for page in pages]
                 options = {"save_all": True, "append_images": rest, "duration": round(pause * 1000), "loop": 0}
-                first.save(draft, "GIF", optimize=False, disposal=2, **options)
+                write_picture(first, draft, "GIF", optimize=False, disposal=2, **options)
         elif path.suffix.lower() == ".png":
             grid = picture_grid([frame.picture for frame in frames], [frame.title for frame in frames])
             with replaced_file(path) as draft:
-                grid.save(draft, "PNG")
+                write_picture(grid, draft, "PNG")
         else:
             digits = len(str(len(frames) - 1))
             with replaced_folder(path) as draft:
                 for number, frame in enumerate(frames):
                     name = re.sub(r"\W+", "", frame.word)[:40] or "word"
-                    frame.picture.save(draft / f"{number:0{digits}d}_{name}.png", "PNG")
+                    write_picture(frame.picture, draft / f"{number:0{digits}d}_{name}.png", "PNG")
     return path
 
 

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from clipcap.errors import ClipcapError
+from clipcap.images.write import write_picture
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.messages import logger
@@ -143,7 +144,7 @@ def _draw_batch(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig,
     with torch.inference_mode():
         drawn = drawer.generator(noise.to(drawer.device), rows.to(drawer.device), config.truncation)
     for pair, pixels in zip(batch, to_pixels(drawn), strict=True):
-        Image.fromarray(pixels).save(_picture(folder, pair), "PNG")
+        write_picture(Image.fromarray(pixels), _picture(folder, pair), "PNG")
 
 
 def _embeddings(batch: Sequence[Pair], drawer: Drawer, config: SynthesiseConfig) -> Tensor:

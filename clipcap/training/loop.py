@@ -26,7 +26,7 @@ from clipcap.training.config import LoopConfig
 from clipcap.training.disk import check_disk, disk_needed
 from clipcap.training.gradients import make_gradients
 from clipcap.training.optimizer import PLATEAU_EPOCHS, make_optimizer, make_schedule
-from clipcap.training.resume import STATE, Progress, resume, run_identity
+from clipcap.training.resume import STATE, Progress, damaged_json, resume, run_identity
 from clipcap.training.run_folder import LOG, checkpoint_path, numbered, shorten_list
 from clipcap.training.run_state import canonical, restore
 from clipcap.training.step_log import StepLog
@@ -51,6 +51,7 @@ class Loop:
         state = resume(task, options, accelerator, self.identity) if options.resume else None
         self.progress = Progress() if state is None else state.progress
         self.saved = None if state is None else (self.progress.epoch, self.progress.step)  # what `last` holds
+        self.damaged = "" if state is None else damaged_json(self.path("last"))
         if accelerator.is_main_process:
             needed, line = disk_needed(task, options)
             logger.info(line)
@@ -83,6 +84,8 @@ class Loop:
         """Train to the last epoch, or until `patience` is spent."""
         options, progress = self.options, self.progress
         with states_what_is_left(self._left):
+            if self.damaged:
+                self._complete_last()
             while not self._finished() and not self._out_of_patience():
                 epoch = progress.epoch
                 self._epoch(epoch)
@@ -99,6 +102,13 @@ class Loop:
             )
         self.accelerator.end_training()
         return self.path("best")
+
+    def _complete_last(self) -> None:
+        """Write `last` again, whose weights and state are whole: no step may be left that would."""
+        logger.warning(f"{self.damaged}: {self.path('last')} is written again")
+        self.accelerator.wait_for_everyone()  # all have looked
+        progress = self.progress
+        self._save(self.path("last"), progress.history[-1] if progress.history and not progress.step else {})
 
     def _finished(self) -> bool:
         """Whether all epochs, or --max_steps, are done."""

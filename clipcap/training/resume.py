@@ -152,9 +152,16 @@ def _damage(checkpoint: Path, restore: Callable[[Path], None]) -> str:
     """What is wrong with a checkpoint, or nothing."""
     try:
         restore(checkpoint)
-        json.loads((checkpoint / CONFIG).read_bytes())
     except ClipcapError as error:
         return str(error)
-    except (OSError, ValueError):
-        return f"{checkpoint / CONFIG}: missing or damaged"
+    return damaged_json(checkpoint)
+
+
+def damaged_json(checkpoint: Path) -> str:
+    """Which description of a checkpoint cannot be read, its own or its tokenizer's; empty where all can."""
+    for path in (checkpoint / CONFIG, *sorted(checkpoint.rglob("*.json"))):
+        try:
+            json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return f"{path}: missing or damaged"
     return ""

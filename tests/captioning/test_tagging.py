@@ -164,6 +164,17 @@ def test_a_file_is_continued_to_the_same_lines(caption, photos, tmp_path, monkey
     assert sorted(p.name for p in out.parent.iterdir() if "unfinished" in p.name) == []
 
 
+def test_nothing_of_a_run_killed_while_it_wrote_is_left_by_the_next(caption, photos, tmp_path):
+    """A kill leaves a draft beside each file that it hits: the text of a photo, the marker of an unfinished file."""
+    out, draft = tmp_path / "c.jsonl", f"{0:016x}.draft"
+    for left in (photos[0].with_name(f".photo0.txt.{draft}"), tmp_path / f".c.jsonl.unfinished.{draft}"):
+        left.write_text("half a capt")
+    other = photos[0].with_name(f".another.txt.{draft}")
+    other.write_text("of another command, which may be running")
+    assert caption("--img", *photos, "--sidecar")[0] == caption("--img", *photos, "--out", out)[0] == 0
+    assert [path for path in tmp_path.rglob(".*")] == [other]
+
+
 def test_a_finished_file_or_one_of_another_command_is_replaced_and_named(caption, photos, tmp_path, monkeypatch):
     out = tmp_path / "c.jsonl"
     caption("--img", *photos, "--out", out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import islice
 
 import pytest
@@ -18,6 +19,7 @@ from clipcap.demo.kitchen import passages, sentence
 from clipcap.demo.plates import captions, draw, scenes, write_set
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import CAPTIONER, CLIP, FOLDER, LM, TUNED_LM
+from tests.faults.forked import die_before
 
 PLATES = 60
 
@@ -169,6 +171,33 @@ def test_another_demo_replaces_the_earlier_one_alone(tmp_path, monkeypatch):
     with pytest.raises(ClipcapError, match="the demo's parse step failed"):
         running.run_demo(out, lambda words: 1)
     assert sorted(path.name for path in out.iterdir()) == ["my photo.jpg", "plates_train", "plates_val"]
+
+
+def test_a_demo_killed_while_it_removes_the_earlier_one_can_be_run_again(tmp_path):
+    """Before any removal: the folder stays one that holds a demo, also beside files of others."""
+
+    def begin(out):
+        for name in ("plates_train/dataset/0.jpg", "plates_train.pkl", "checkpoints/config.json", "my photo.jpg"):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text("here")
+
+    killed = 0
+    for removal in range(99):
+        out = tmp_path / str(removal)
+        begin(out)
+        pid = os.fork()
+        if pid == 0:
+            die_before(removal, tmp_path)()
+            running._clear(out)
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        running._clear(out)
+        assert sorted(path.name for path in out.iterdir()) == ["my photo.jpg", "plates_train"]
+        assert not list((out / "plates_train").iterdir())
+        if status == 0:
+            break
+        killed += 1
+    assert 3 < killed < 99
 
 
 def test_a_folder_of_other_files_gets_no_demo(tmp_path):

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -231,6 +232,40 @@ def test_captions_that_cannot_be_scored_are_one_line(capsys, references, tmp_pat
     assert status == 1 and len(errors) == 1 and said in errors[0]
 
 
+_KILLED = """
+import os, sys
+from pathlib import Path
+import clipcap.evaluation.evaluate
+from tests.faults.forked import Running, die_before
+place, predictions, references = map(Path, sys.argv[1:])
+for change in range(0, 99, 2):
+    words = ["evaluate", "--predictions", predictions, "--references", references, "--no_java"]
+    words += ["--out", place / str(change) / "scores"]
+    (place / str(change)).mkdir(parents=True)
+    killed = Running(words, place / "log", first=die_before(change, place)).wait()
+    again = Running(words, place / "log").wait()
+    print(change, killed.status, again.status, *again.err.splitlines()[-1:])
+    if not killed.killed:
+        break
+"""
+
+
+def test_an_evaluation_killed_before_any_change_of_files_can_be_run_again(references, tmp_path):
+    path = results(tmp_path / "p.json", GOOD)
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, tmp_path / "runs", path, references], cwd=REPO, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) > 5, done.stderr
+    for line in lines:
+        change, killed, again = line.split()[:3]
+        assert (killed, again) == (str(-signal.SIGKILL) if line != lines[-1] else "0", "0"), line
+        found = {path.name for path in (tmp_path / "runs" / change / "scores").iterdir()}
+        assert found == {
+            "predictions.json", "references.json", "metrics.json", "scores.npz", "report.html", "run.yaml"
+        }  # fmt: skip
+
+
 def test_a_folder_of_something_else_is_not_written_into(capsys, references, tmp_path):
     (tmp_path / "thesis.txt").write_text("work of years")
     path = results(tmp_path / "p.json", GOOD)
@@ -334,6 +369,18 @@ def test_a_damaged_file_of_scores_is_scored_anew(capsys, two_runs):
         (two_runs[0] / "scores.npz").write_bytes(content)
         status, again, _ = run(capsys, "compare", *two_runs, "--no_java")
         assert status == 0 and again == lines
+
+
+def test_a_report_of_scores_computed_anew_is_that_of_stored_ones(capsys, road, tmp_path):
+    """With what encoders found, of which the note on self-retrieval is a part."""
+    out, pages = tmp_path / "e", []
+    evaluated(capsys, road, out, "--no_java")
+    for name in ("stored", "anew"):
+        status, _, said = run(capsys, "compare", out, out, "--no_java", "--out", tmp_path / f"{name}.html")
+        assert status == 0 and any("scoring 7 captions" in line for line in said) == (name == "anew")
+        pages.append((tmp_path / f"{name}.html").read_bytes())
+        (out / "scores.npz").write_bytes(b"")
+    assert pages[0] == pages[1] and b"self-retrieval: each caption looks for" in pages[0]
 
 
 def test_the_comparison_leads_with_the_verdict_and_shows_both_runs_scores(capsys, two_runs, tmp_path):

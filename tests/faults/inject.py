@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -14,6 +15,10 @@ from pathlib import Path
 
 from tests.faults.forked import die_before
 from tests.faults.outcome import RIGHT, SAID, Bench, Injection, last_line, remove
+
+
+FULL = os.strerror(errno.ENOSPC)
+CARD = "README.md"  # does not say how long it is: a cut one is a shorter one
 
 
 def random_kills(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
@@ -82,6 +87,8 @@ def full_disks(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:
                 shutil.copytree(bench.older, folder, dirs_exist_ok=True)
             ended = bench.work.run(bench.stage, folder, bench.log)
             outcome, kept = bench.judged(ended, folder), bench.kept(folder, over)
+            if outcome == SAID and FULL not in ended.err:
+                outcome = "said in one line, and not that the disk is full"
             subprocess.run(["mount", "-o", "remount,size=256m", folder], check=True)
             rerun = bench.again(folder)
         line = ended.one_line or (last_line(ended) if ended.status else "")
@@ -122,7 +129,8 @@ def truncated_on_the_way(bench: Bench, at: float, most: int | None = None) -> It
             shutil.copytree(left, folder)
             os.truncate(folder / path.relative_to(left), size)
             ended = bench.work.run(bench.stage, folder, bench.log, again=True)
-            outcome, detail = bench.judged(ended, folder), f"{path.relative_to(left)} cut to {size}"
+            outcome = bench.judged(ended, folder, path.relative_to(left) if path.name == CARD else None)
+            detail = f"{path.relative_to(left)} cut to {size}"
             line = ended.one_line or (last_line(ended) if ended.status else "")
             yield Injection(bench.work.name, "truncated, unfinished work", outcome, "", True, detail, line)
             remove(folder)

@@ -28,7 +28,7 @@ def _predict_words(stage: Path, out: Path) -> list[object]:
 
 
 def _compare_words(stage: Path, out: Path) -> list[object]:
-    return ["compare", stage / "scores", stage / "scores", "--out", out.with_suffix(".html")]
+    return ["compare", stage / "scores", stage / "scores", "--out", out.with_suffix(".html"), "--no_java"]
 
 
 # (what is cut, below the stage; the command that reads it)

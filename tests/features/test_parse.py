@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -634,22 +633,6 @@ def test_places_that_cannot_take_the_features_are_refused_before_the_work(parsin
     assert not encoder.images
     assert (tmp_path / "file").read_text() == "mine"
     assert len(list(photos.iterdir())) == IMAGES + 1
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A drive of its own, with room for little."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small drive")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small drive cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_loses_nothing(tmp_path, small_disk, clip_file, capsys):

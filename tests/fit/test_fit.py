@@ -66,7 +66,7 @@ def test_the_commands_it_shows_do_the_same_alone(fit, capsys, tmp_path, monkeypa
     assert (tmp_path / "run" / "checkpoints" / "clipcap-best" / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("stop", ["parse", "probe", "first step", "second epoch", "evaluate"])
+@pytest.mark.parametrize("stop", ["parse", "probe", "first step", "log", "best", "second epoch", "evaluate"])
 def test_an_interrupted_run_continues_to_the_same_weights(fit, tmp_path, monkeypatch, stop):
     fit()
     best = tmp_path / "run" / "checkpoints" / "clipcap-best" / "model.safetensors"
@@ -90,7 +90,17 @@ def interrupt_at(patched, stop):
         module = {"parse": "clipcap.features.parse.encode_missing", "evaluate": "clipcap.evaluation.evaluate.score"}
         patched.setattr(module[stop], interrupt)
         return
-    windows, calls = CaptionTask.windows, []
+    windows, calls, write = CaptionTask.windows, [], CaptionTask.write
+
+    def writing(self, folder, metrics):
+        name = {"log": ".clipcap-best", "best": ".clipcap-last"}[stop]
+        if folder.parent.name == "checkpoints" and folder.name.startswith(name):
+            raise KeyboardInterrupt  # after the first epoch, before there is a `last`
+        write(self, folder, metrics)
+
+    if stop in ("log", "best"):
+        patched.setattr(CaptionTask, "write", writing)
+        return
 
     def stopping(self, epoch, skip):
         calls.append(epoch)

@@ -16,6 +16,7 @@ import torch
 from conftest import REPO
 from PIL import Image
 from support.brute_force import brute_force
+from support.disks import resize
 from support.road import draw_set, run
 from support.small import META
 
@@ -291,6 +292,21 @@ def crowd():
     generator = np.random.default_rng(3)
     centres = generator.standard_normal((40, DIM))
     return (np.repeat(centres, 50, axis=0) + 0.5 * generator.standard_normal((2000, DIM))).astype(np.float16)
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf", "hnsw"])
+def test_an_index_that_does_not_fit_on_the_disk_says_so(kind, faiss, crowd, tmp_path, small_disk, capfd):
+    """At every size of the disk: what a library writes last, on closing its file, counts too."""
+    features = write(tmp_path / "f", crowd[:200])
+    build_index([features], IndexConfig(out=str(tmp_path / "index"), kind=kind))
+    pages = sum(-(-path.stat().st_size // 4096) for path in (tmp_path / "index").rglob("*") if path.is_file())
+    capfd.readouterr()
+    for size in range(1, pages):
+        out = resize(small_disk, size * 4096) / "index"
+        with pytest.raises(ClipcapError, match=r"index: cannot be written \(.*No space left on device"):
+            build_index([features], IndexConfig(out=str(out), kind=kind))
+        assert "close error" not in capfd.readouterr().err and not list(small_disk.iterdir())
+    build_index([features], IndexConfig(out=str(resize(small_disk, (pages + 9) * 4096) / "index"), kind=kind))
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])

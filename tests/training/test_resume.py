@@ -203,7 +203,8 @@ class TestTheBestCheckpointOfAnInterruptedRun:
         return tmp_path / "run"
 
     @pytest.mark.parametrize(
-        "name, length", [("model.safetensors", 64), ("model.safetensors", 0), ("config.json", 8)]
+        "name, length",
+        [("model.safetensors", 64), ("model.safetensors", 0), ("config.json", 8), ("tokenizer/tokenizer.json", 512)],
     )
     def test_must_not_be_damaged(self, data, lm_folder, stopped, name, length):
         os.truncate(stopped / "clipcap-best" / name, length)
@@ -222,6 +223,15 @@ class TestTheBestCheckpointOfAnInterruptedRun:
         shutil.rmtree(stopped / "clipcap-000")
         run(data, lm_folder, stopped, **settings(), resume=True)
         assert not (stopped / "clipcap-000").exists() and (stopped / "clipcap-002").is_dir()
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
+    def test_last_is_whole_again_though_no_epoch_is_left(self, data, lm_folder, tmp_path, messages, name):
+        last = run(data, lm_folder, tmp_path, **settings()) / "clipcap-last"
+        before = {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()}
+        os.truncate(last / name, 8)
+        run(data, lm_folder, tmp_path, **settings(), resume=True)
+        assert f"warning: {last / name}: missing or damaged: {last} is written again" in messages()
+        assert {path.relative_to(last): path.read_bytes() for path in last.rglob("*") if path.is_file()} == before
 
     def test_is_made_anew_by_the_epochs_to_come_where_it_is_gone(self, data, lm_folder, stopped):
         shutil.rmtree(stopped / "clipcap-best")

@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features, hashed
@@ -35,6 +34,7 @@ from clipcap.features.folder import (
 )
 from clipcap.features.stored_texts import MadeTexts, StoredTexts
 from clipcap.runtime.disk_arrays import blocks, cached_arrays, in_order, scratch, write_arrays
+from clipcap.runtime.safe_load.parquet import read_footer
 
 CACHE, INDEX = "cache", "captions.arrays"
 _READ_TOGETHER = 1 << 22  # bytes
@@ -132,7 +132,7 @@ def _ids(files: Sequence[Path], count: int) -> tuple[str | None, np.ndarray]:
 
 def _paths(files: Sequence[Path]) -> str | None:
     """The column that says where images lie, the best that any file has."""
-    there = {name for path in files for name in pq.read_schema(path).names}
+    there = {name for path in files for name in read_footer(path).schema.to_arrow_schema().names}
     return next((name for name in PATHS if name in there), None)
 
 
@@ -140,7 +140,7 @@ def _column(name: str, path: Path) -> pa.Array:
     """A column of a file; gaps, where it has none of this name."""
     metadata = read_metadata(path, (name,))
     if name not in metadata.column_names:
-        return pa.nulls(pq.read_metadata(path).num_rows, pa.large_string())
+        return pa.nulls(read_footer(path).num_rows, pa.large_string())
     return metadata[name].combine_chunks()
 
 

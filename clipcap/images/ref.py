@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -77,12 +78,11 @@ def _row_group(path: str, column: str, number: int) -> Any:
     import pyarrow.parquet
 
     metadata = pyarrow.parquet.read_metadata(path)
-    group = metadata.row_group(number)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    mine = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] == column]
-    words = [chunk.path_in_schema for chunk in mine]
+    leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    words = [leaf for leaf in leaves if leaf.partition(".")[0] == column]
     with pyarrow.parquet.ParquetFile(path, read_dictionary=words) as file:  # a repeated picture is stored once
-        size, packed = (sum(getattr(c, f"total_{k}_size") for c in mine) for k in ("uncompressed", "compressed"))
+        # Not of its column: damaged statistics of a column end the process when it is asked for.
+        size, packed = metadata.row_group(number).total_byte_size, os.path.getsize(path)
         if size > min(MAX_ROW_GROUP_BYTES, _MAX_GAIN * packed + 2**20):
             raise ValueError(f"row group {number + 1} holds {size:,} bytes in {packed:,}: write smaller row groups")
         return file.read_row_group(number, columns=[column]).column(column)

@@ -14,6 +14,7 @@ from pyarrow import compute
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.runtime.disk_arrays import blocks
+from clipcap.runtime.safe_load.parquet import DAMAGED
 
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 SCHEMA = pa.schema(
@@ -139,7 +140,7 @@ def map_entries(path: Path) -> pa.Table:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         if table.schema == SCHEMA:
             _check_offsets(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:200]
         raise ClipcapError(f"{path}: truncated or damaged ({reason}): copy or build the index again") from error
     if table.schema != SCHEMA:

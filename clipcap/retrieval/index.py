@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from clipcap.retrieval.exact import Hits, Vectors, gather_rows, nearest, unit
 from clipcap.retrieval.faiss_index import Foreign, Rescored, read_faiss
 from clipcap.retrieval.parts import AGAIN, open_part
 from clipcap.runtime.files import current_path
+from clipcap.runtime.safe_load.parquet import read_footer
 
 FORMAT_VERSION = 1
 CONFIG = "index.json"
@@ -200,7 +200,7 @@ def _open_foreign(place: Path, file: Path) -> Index:
     """A faiss index of clip-retrieval, with the metadata beside it."""
     index = read_faiss(file)
     tables = sorted((place / "metadata").glob("*.parquet"))  # the order of clip-retrieval
-    lines = sum(pq.read_metadata(table).num_rows for table in tables) if tables else index.ntotal
+    lines = sum(read_footer(table).num_rows for table in tables) if tables else index.ntotal
     if lines != index.ntotal:
         raise ClipcapError(f"{place}: has {lines:,} lines of metadata for {index.ntotal:,} embeddings: {AGAIN}")
     encoder = guess_encoder(index.d)

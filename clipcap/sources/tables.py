@@ -139,10 +139,9 @@ def _have_sentences(images: list) -> bool:
 
 
 def _read_parquet(path: TextPlace, _: Faults) -> Table:
-    import pyarrow
     import pyarrow.parquet
 
-    from clipcap.runtime.safe_load.parquet import read_batches
+    from clipcap.runtime.safe_load.parquet import DAMAGED, read_batches
 
     if not isinstance(path, Path):
         raise ClipcapError(f"{shown(path)}: Parquet inside a tar is not read: unpack the tar")
@@ -154,14 +153,14 @@ def _read_parquet(path: TextPlace, _: Faults) -> Table:
                 for row in batch.select(wanted).to_pylist():
                     number += 1
                     yield f"{shown(path)}: row {number}", [row[name] for name in wanted]
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+        except DAMAGED as error:
             raise ClipcapError(f"{shown(path)}: damaged Parquet file ({reason(error)})") from error
 
     try:
         schema = pyarrow.parquet.read_schema(path)
     except FileNotFoundError as error:
         raise ClipcapError(f"{shown(path)}: no such file") from error
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise ClipcapError(f"{shown(path)}: not a Parquet file ({reason(error)})") from error
     images = tuple(name for name in schema.names if _holds_images(schema.field(name).type))
     return Table(path, schema.names, read, images)

@@ -159,7 +159,7 @@ def material(tmp_path_factory, lm_folder, clip_file):
     made = [
         [*parse, "--out", folder / "p.pkl"],
         ["train-clip-gpt", *small_clip_gpt(folder, lm_folder), "--out_dir", folder / "clip_gpt"],
-        *(evaluation(folder) + ["--seed", seed, "--out", folder / f"scores{seed}"] for seed in range(2)),
+        *([*evaluation(folder), "--seed", seed, "--out", folder / f"scores{seed}"] for seed in range(2)),
     ]
     for words in made:
         child = in_a_child(lambda words=words: main(list(map(str, words))), folder / "log")
@@ -174,8 +174,8 @@ def small_clip_gpt(material: Path, lm: Path) -> list:
 
 def evaluation(material: Path) -> list:
     """An evaluation of the captioner, by samples."""
-    return ["evaluate", "--load_pt", material / "captioner", "--data", material / "p.pkl", "--no_beam", "--top_p", 0.9,
-            "--max_new_tokens", 6, "--no_java", "--no_clip_score", "--device", "cpu"]  # fmt: skip
+    return ["evaluate", "--load_pt", material / "captioner", "--data", material / "p.pkl", "--no_beam", "--top_p",
+            0.9, "--max_new_tokens", 6, "--no_java", "--no_clip_score", "--device", "cpu"]  # fmt: skip
 
 
 def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
@@ -201,7 +201,8 @@ def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
         "train-clip-gpt": ["train-clip-gpt", *small_clip_gpt(material, lm), "--out_dir", "OUT"],
         "evaluate": [*evaluation(material), "--seed", 0, "--out", "OUT"],
         "compare": ["compare", material / "scores0", material / "scores1", "--no_java", "--out", "OUT.html"],
-        "imagine": ["imagine", "a plate", "--load_pt", material / "clip_gpt", "--index", material / "p.pkl", "--out", "OUT.jsonl"],
+        "imagine": ["imagine", "a plate", "--load_pt", material / "clip_gpt", "--index", material / "p.pkl", "--out",
+                    "OUT.jsonl"],
     }  # fmt: skip
 
 

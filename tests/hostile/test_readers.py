@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REPO
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +145,8 @@ def tar(folder, pairs):
 def texts(folder, pairs):
     for number, (_, text) in enumerate(pairs):
         (folder / f"{number}.jpg").touch()
-        (folder / f"{number}.txt").write_bytes(text.replace("\n", " ").replace("\0", " ").encode())
+        one_line = text.translate(dict.fromkeys(map(ord, "\n\r\0"), " "))
+        (folder / f"{number}.txt").write_bytes(one_line.encode())
     return "custom", folder
 
 
@@ -304,3 +308,15 @@ def test_a_damaged_feature_file_is_features_or_one_line(file, tmp_path):
             assert "\n" not in str(error)
 
     check()
+
+
+def test_statistics_that_end_a_process_when_they_are_asked_for_are_one_line(tmp_path):
+    """pyarrow ends the process where it is asked for a column chunk whose statistics do not fit its schema."""
+    path = tmp_path / "t.parquet"
+    found = (REPO / "fuzz/corpus/readers/crash-parquet-levels").read_bytes()
+    path.write_bytes(found[1:])  # the first byte chooses the reader
+    command = [sys.executable, "-m", "clipcap", "parse", "custom", "--data_path", path, "--dry_run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"clipcap: error: {path}: damaged Parquet file")

@@ -87,6 +87,27 @@ def test_the_numbers_are_those_of_its_own_class(folder, numbers, tmp_path, spell
     assert ids_of(greedy, 12) == texts["greedy"]["tokens"]
 
 
+def test_the_gradients_are_those_of_its_own_class(folder, numbers):
+    """Of the adapter too, by the chain rule: it is merged, W + s·B·A, so that of B is s·G·Aᵀ and of A is s·Bᵀ·G."""
+    inputs, expected, _ = numbers
+    model = load_checkpoint(folder).model
+    matrix = model.lm.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
+    loss = model(given_of(folder, inputs), inputs["input_ids"], inputs["labels"]) / inputs["labels"].numel()
+    weight, bias, of_matrix = torch.autograd.grad(loss, [*model.mapper.projection.parameters(), matrix])
+    name = "language_model.base_model.model.model.layers.0.self_attn.q_proj.lora_{}.default.weight"
+    state = load_file(folder / "model.safetensors")
+    a, b, scale = state[name.format("A")], state[name.format("B")], 8 / 4
+    found = {
+        "projection.projection.weight": weight,
+        "projection.projection.bias": bias,
+        name.format("A"): scale * b.T @ of_matrix,
+        name.format("B"): scale * of_matrix @ a.T,
+    }
+    assert found.keys() == expected["grads"].keys()
+    for part, gradient in found.items():
+        assert (gradient - expected["grads"][part]).norm() <= 1e-4 * expected["grads"][part].norm()
+
+
 def test_beam_search_finds_what_its_own_finds(folder, numbers):
     inputs, _, texts = numbers
     loaded = load_checkpoint(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -459,6 +460,20 @@ def test_folders_of_clip_retrieval_are_searched_by_images_or_captions(theirs, tm
         build(folder, tmp_path / "image", tower="text", append=True)
     with pytest.raises(ClipcapError, match="leave out --tower"):
         Index.open(write(tmp_path / "f.pkl", images), tower="text")
+
+
+@pytest.mark.parametrize("beside", ["img_emb", "image.index"])
+def test_damaged_metadata_of_clip_retrieval_is_one_line(beside, faiss, theirs):
+    folder, images, _ = theirs
+    if beside == "image.index":
+        shutil.rmtree(folder / "img_emb"), shutil.rmtree(folder / "text_emb")
+        flat = faiss.IndexFlatIP(images.shape[1])
+        flat.add(images)
+        faiss.write_index(flat, str(folder / "image.index"))
+    table = folder / "metadata" / "metadata_1.parquet"
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(ClipcapError, match=r"metadata_1\.parquet: cannot be read"):
+        Index.open(folder)
 
 
 @pytest.mark.parametrize("recipe", ["Flat", "IVF4,Flat", "HNSW16"])

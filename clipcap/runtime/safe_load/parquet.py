@@ -10,6 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute
 
+from clipcap.errors import ClipcapError
+from clipcap.runtime.text import one_line
+
+# What pyarrow raises at damaged files; exceptions of its C++ libraries arrive as RuntimeError.
+DAMAGED = (pa.ArrowException, OSError, ValueError, RuntimeError)
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 TIMES = 200  # that a table may grow when it is read: captions that repeat compress well
 ALWAYS = 256 * 2**20  # bytes that any table may take
@@ -25,7 +30,7 @@ def read_batches(path: Path, columns: Sequence[str], rows: int = 2**16) -> Itera
 
     Raises:
         OversizedTable: it takes more than `TIMES` times its size; raised before it does.
-        ValueError, OSError, ArrowException: it is damaged.
+        ValueError, OSError, ArrowException, RuntimeError: it is damaged (`DAMAGED`).
     """
     most = max(ALWAYS, TIMES * path.stat().st_size)
     metadata = pq.read_metadata(path)
@@ -47,17 +52,35 @@ def read_batches(path: Path, columns: Sequence[str], rows: int = 2**16) -> Itera
             yield batch
 
 
+def read_footer(path: Path) -> pq.FileMetaData:
+    """How many rows a table has, and which columns.
+
+    Raises:
+        ClipcapError: it cannot be read.
+    """
+    try:
+        return pq.read_metadata(path)
+    except DAMAGED as error:
+        raise ClipcapError(f"{path}: cannot be read ({one_line(error)[:200]}): copy or make it again") from error
+
+
 def _most_repeated(path: Path, metadata: pq.FileMetaData, columns: Sequence[str], texts: Sequence[str]) -> int:
     """Bytes of the texts that are stored once and used often, at most: as if all were the longest of them."""
     total = 0
     with pq.ParquetFile(path, read_dictionary=list(texts)) as file:
         for group in range(metadata.num_row_groups):
-            chunks = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
             first = next(file.iter_batches(batch_size=1, row_groups=[group], columns=list(columns)), None)
             for name, array in zip(first.schema.names, first.columns) if first else ():
-                values = sum(c.num_values for c in chunks if f"{c.path_in_schema}.".startswith(f"{name}."))
+                # Damaged statistics of a chunk end the process when it is asked for; reading has proven these sound.
+                leaves = (n for n in range(metadata.num_columns) if _belongs(metadata.schema.column(n).path, name))
+                values = sum(metadata.row_group(group).column(n).num_values for n in leaves)
                 total += values * _longest_word(array)
     return total
+
+
+def _belongs(path: str, column: str) -> bool:
+    """Whether a leaf of the schema is (of) this column."""
+    return f"{path}.".startswith(f"{column}.")
 
 
 def _longest_word(array: pa.Array) -> int:

@@ -172,7 +172,7 @@ def test_nothing_of_a_run_killed_while_it_wrote_is_left_by_the_next(caption, pho
     other = photos[0].with_name(f".another.txt.{draft}")
     other.write_text("of another command, which may be running")
     assert caption("--img", *photos, "--sidecar")[0] == caption("--img", *photos, "--out", out)[0] == 0
-    assert [path for path in tmp_path.rglob(".*")] == [other]
+    assert list(tmp_path.rglob(".*")) == [other]
 
 
 def test_a_finished_file_or_one_of_another_command_is_replaced_and_named(caption, photos, tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from pathlib import Path
 from tests.faults.forked import die_before
 from tests.faults.outcome import RIGHT, SAID, Bench, Injection, last_line, remove
 
-
 FULL = os.strerror(errno.ENOSPC)
 CARD = "README.md"  # does not say how long it is: a cut one is a shorter one
 

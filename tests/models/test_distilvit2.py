@@ -92,7 +92,9 @@ def test_the_gradients_are_those_of_its_own_class(folder, numbers):
     inputs, expected, _ = numbers
     model = load_checkpoint(folder).model
     matrix = model.lm.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
-    loss = model(given_of(folder, inputs), inputs["input_ids"], inputs["labels"]) / inputs["labels"].numel()
+    found = given_of(folder, inputs)
+    given = Given(found.vectors.clone(), found.tokens.clone())  # those of inference have no gradients
+    loss = model(given, inputs["input_ids"], inputs["labels"]) / inputs["labels"].numel()
     weight, bias, of_matrix = torch.autograd.grad(loss, [*model.mapper.projection.parameters(), matrix])
     name = "language_model.base_model.model.model.layers.0.self_attn.q_proj.lora_{}.default.weight"
     state = load_file(folder / "model.safetensors")

@@ -49,12 +49,12 @@ class CachedDecoder:
         model: in evaluation mode.
         inputs_embeds: of the prefixes, [N, P, E].
         mask: bool [N, P], False for padding within them; None where there is none.
-        fixed: whether to fix the steps (default: on a GPU).
+        fixed: whether to fix the steps (default: on a GPU, for a size of batches that comes again).
     """
 
     def __init__(self, model: PrefixLM, inputs_embeds: Tensor, mask: Tensor | None = None, fixed: bool | None = None):
         self.model, self.mask, self.dtype = model, mask, inputs_embeds.dtype
-        self._fix = inputs_embeds.device.type == "cuda" if fixed is None else fixed
+        self._fix, self._at_once = inputs_embeds.device.type == "cuda" if fixed is None else fixed, bool(fixed)
         self._fixed: FixedStep | None = None
         # Since transformers 5.24 the cache is called `cache`; its old name warns, and will be gone.
         self.cache_name = "cache" if "cache" in signature(model.lm.forward).parameters else "past_key_values"
@@ -72,9 +72,9 @@ class CachedDecoder:
             room: tokens that follow at most.
             reorders: whether rows will continue others.
         """
-        if self._fix and fixed_steps.suit(self.model, self.cache, k, room):
-            self._fixed = fixed_steps.of(self, k, room, reorders)
-        else:
+        if self._fix:
+            self._fixed = fixed_steps.of(self, k, room, reorders, self._at_once)
+        if self._fixed is None:
             expand(self.cache, k, room)
             if self.mask is not None:
                 self.mask = self.mask.repeat_interleave(k, dim=0)  # [N, P] -> [N·K, P]

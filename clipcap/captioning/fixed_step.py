@@ -6,6 +6,8 @@ CUDA graph launches all at once.
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, ref
@@ -17,10 +19,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from clipcap.models.base import PrefixLM
+from clipcap.models.kernels.cuda_graph import free_bytes, record, watched
 from clipcap.models.kernels.shared_prefix import can_share_prefix, position_ids
 from clipcap.models.kernels.switch import fast
+from clipcap.runtime.messages import logger
+from clipcap.runtime.text import one_line
 
 MOST_BYTES = 2 << 30  # of keys and values: with more rows the work takes longer than its launches
+KEPT = 3  # steps of a model, for batches of several sizes
 WARM_UPS = 2  # before a graph is captured: libraries set up what they need at their first calls
 
 
@@ -86,20 +92,26 @@ class FixedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self) -> None:
-        """Record a step as a CUDA graph; states, mask and places are not to be used before the next `start`."""
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream())
+        """Record a step as a CUDA graph; states, mask and places are not to be used before the next `start`.
+
+        Raises:
+            RuntimeError: an operation cannot be recorded, or memory is short.
+        """
+        device, waits = self.states.device, False
         # Weights that autocast has converted before are not those of a later replay.
-        with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False):
+        autocast = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), False)
+        with torch.cuda.device(device), autocast:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     self.place.fill_(self.prefix)
-                    self._run()
+                    _, waits = watched(self._run)
             torch.cuda.current_stream().wait_stream(stream)
+            if waits:
+                raise RuntimeError("an operation of this language model waits for the GPU")
             self.place.fill_(self.prefix)
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run()
-        self.graph = graph
+            self.graph = record(self._run, device, stream)
 
     def start(self, prefix: Cache, mask: Tensor | None) -> None:
         """Begin with the prefixes of N images.
@@ -164,54 +176,118 @@ class Decoder(Protocol):
     dtype: torch.dtype  # of what the language model is given
 
 
+@dataclass
+class Kept:
+    """A step that may serve another batch."""
+
+    key: tuple
+    step: FixedStep
+    user: ref[Decoder]  # whose step it is while that lives
+
+
 class FixedSteps:
-    """The last step of each model, for its next batch of the same size: to capture one takes the time of several."""
+    """The last steps of each model, for its next batches of the same size.
+
+    To record one takes the time of several, so that on a GPU a size is recorded when it comes again.
+    """
 
     def __init__(self) -> None:
-        self._last: WeakKeyDictionary[PrefixLM, tuple[tuple, FixedStep, ref[Decoder]]] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[PrefixLM, list[Kept]] = WeakKeyDictionary()
+        self._asked: WeakKeyDictionary[PrefixLM, deque[tuple]] = WeakKeyDictionary()
         self._obeys: WeakKeyDictionary[PrefixLM, bool] = WeakKeyDictionary()
         self._lock = Lock()
 
-    def suit(self, model: PrefixLM, prefix: Cache, repeats: int, room: int) -> bool:
-        """Whether a model's steps can be fixed, and gain by it: layers all alike, masks obeyed, few rows."""
-        if not fast() or torch.is_grad_enabled() or any(type(layer) is not DynamicLayer for layer in prefix.layers):
-            return False  # such as sliding windows and recurrent states
-        states = _states(prefix)
-        shapes = {tensor.shape for pair in states for tensor in pair}
-        if len(shapes) != 1:
-            return False
-        [(images, heads, length, width)] = shapes
-        values = len(states) * 2 * images * repeats * heads * (length + room) * width
-        if values * states[0][0].element_size() > MOST_BYTES:
-            return False
-        if model not in self._obeys:
-            self._obeys[model] = can_share_prefix(model.lm)
-        return self._obeys[model]
+    def of(self, decoder: Decoder, repeats: int, room: int, reorders: bool, at_once: bool) -> FixedStep | None:
+        """A step for K rows of each of a decoder's images and so many tokens, the decoder's own while that lives.
 
-    def of(self, decoder: Decoder, repeats: int, room: int, reorders: bool) -> FixedStep:
-        """A step for K rows of each of a decoder's images and so many tokens, the decoder's own while that lives."""
+        Args:
+            decoder: holds the prefixes.
+            repeats: K.
+            room: tokens that follow at most.
+            reorders: rows will continue other rows.
+            at_once: even for a size that comes for the first time.
+        Returns:
+            None where the model's steps cannot be fixed, or nothing is gained.
+        """
+        if not self._suit(decoder, repeats, room):
+            return None
         model, keys = decoder.model, _states(decoder.cache)[0][0]
         autocast = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         numbers = keys.dtype, decoder.dtype, autocast, torch.is_inference_mode_enabled()
-        key = keys.shape, repeats, room, reorders, numbers, _weights(model)
+        key = keys.shape, keys.device, repeats, room, reorders, numbers, _state(model)
         with self._lock:
-            found, step, user = self._last.get(model, (None, None, None))
-            if step is None or found != key or user is None or user() is not None:
-                self._last.pop(model, None)  # its memory is free for the new one
-                step = FixedStep(
-                    model.lm, decoder.cache_name, decoder.cache, repeats, room, reorders, dtype=decoder.dtype
-                )
-                if keys.device.type == "cuda":
-                    step.capture()
-            self._last[model] = key, step, ref(decoder)
-        step.start(decoder.cache, decoder.mask)
-        return step
+            kept = self._kept.setdefault(model, [])
+            found = next((one for one in kept if one.key == key and one.user() is None), None)
+            if found is None:
+                asked = self._asked.setdefault(model, deque(maxlen=KEPT * 2))
+                if not at_once and key not in asked:
+                    asked.append(key)
+                    return None
+                kept[:] = [one for one in kept if one.key[-1] == key[-1]][1 - KEPT :]  # their memory is free now
+                if (step := self._made(decoder, repeats, room, reorders)) is None:
+                    return None
+                found = Kept(key, step, ref(decoder))
+                kept.append(found)
+            found.user = ref(decoder)
+        found.step.start(decoder.cache, decoder.mask)
+        return found.step
+
+    def forget(self, model: PrefixLM) -> None:
+        """Free what the steps of a model take of the GPU's memory."""
+        with self._lock:
+            self._kept.pop(model, None)
+
+    def _suit(self, decoder: Decoder, repeats: int, room: int) -> bool:
+        """Whether a model's steps can be fixed, and gain by it: layers all alike, masks obeyed, few rows."""
+        layers, model = decoder.cache.layers, decoder.model
+        if not fast() or torch.is_grad_enabled() or any(type(layer) is not DynamicLayer for layer in layers):
+            return False  # such as sliding windows and recurrent states
+        states = _states(decoder.cache)
+        shapes = {tensor.shape for pair in states for tensor in pair}
+        if len(shapes) != 1:
+            return False
+        [(images, heads, length, width)], keys = shapes, states[0][0]
+        taken = len(states) * 2 * images * repeats * heads * (length + room) * width * keys.element_size()
+        if taken > MOST_BYTES or (keys.device.type == "cuda" and 3 * taken > free_bytes(keys.device)):
+            return False
+        if model not in self._obeys:
+            with torch.autocast(keys.device.type, enabled=False):
+                self._obeys[model] = can_share_prefix(model.lm)
+        return self._obeys[model]
+
+    def _made(self, decoder: Decoder, repeats: int, room: int, reorders: bool) -> FixedStep | None:
+        """A new step; None where it cannot be recorded, which is not tried again."""
+        failed = ""
+        try:
+            step = FixedStep(
+                decoder.model.lm, decoder.cache_name, decoder.cache, repeats, room, reorders, dtype=decoder.dtype
+            )
+            if step.states.device.type == "cuda":
+                step.capture()
+            return step
+        except RuntimeError as error:
+            failed = one_line(error)[:200]
+        self._obeys[decoder.model] = False  # outside of the handler: the exception holds the step's memory
+        logger.info(f"decoding goes on without CUDA graphs: {failed}")
+        return None
 
 
 fixed_steps = FixedSteps()
 
 
-def _weights(model: PrefixLM) -> int:
-    """Changes where a graph would compute with other memory, or with copies of weights that are no more theirs."""
-    places = ((p.data_ptr(), 0 if p.requires_grad or p.is_inference() else p._version) for p in model.lm.parameters())
-    return hash(tuple(places))
+def _state(model: PrefixLM) -> int:
+    """Changes where a recorded step would compute something else, or with memory that is no more the model's."""
+    modules = list(model.lm.modules())
+    patched = [forward for module in modules if (forward := vars(module).get("forward")) is not None]
+    adapters = [
+        (str(getattr(module, "merged_adapters", "")), getattr(module, "disable_adapters", False))
+        for module in modules
+        if hasattr(module, "lora_A")
+    ]
+    weights = [
+        # Copies are made anew where weights change; weights themselves may change in their place.
+        (p.data_ptr(), 0 if p.is_inference() or (p.requires_grad and not patched) else p._version)
+        for p in model.lm.parameters()
+    ]
+    buffers = [buffer.data_ptr() for buffer in model.lm.buffers()]
+    return hash(str((model.lm.training, list(map(id, patched)), adapters, weights, buffers)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import cast
 
 import torch
@@ -32,6 +31,9 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         ClipcapError: the prefix does not fit the language model.
     """
 
+    text_before: Tensor  # int64, of the template
+    text_after: Tensor
+
     def __init__(self, config: ModelConfig, lm: PreTrainedModel, lm_dropout: bool = True):
         super().__init__(config, lm, lm_dropout)
         embed_dim = self.token_embeddings.embedding_dim  # OPT's differs from its hidden size
@@ -49,6 +51,9 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                     f"language model is not the one it was trained with"
                 )
         self.mapper = make_mapper(config, embed_dim)
+        for name in ("before", "after"):  # on the model's device: a CUDA graph cannot copy them there
+            ids = torch.tensor(getattr(config, name), dtype=torch.long)
+            self.register_buffer(f"text_{name}", ids, persistent=False)
 
     def prefix(self, given: Given | Tensor) -> Tensor:
         """Map CLIP embeddings to language-model inputs.
@@ -75,8 +80,7 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
             return mapped
         rows = mapped.shape[0]  # not len(), which would be fixed in a graph
         before, after = (
-            self.embed_tokens(_ids(tuple(ids), mapped.device)).expand(rows, -1, -1)
-            for ids in (self.config.before, self.config.after)
+            self.embed_tokens(ids).expand(rows, -1, -1) for ids in (self.text_before, self.text_after)
         )  # [B, before, E], [B, after, E]
         whole = torch.cat([before, mapped, *prompt, after], dim=1)
         order = self._padding_first(given)
@@ -230,13 +234,6 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
                 f"--prefix_length {self.config.prefix_length}: for long prefixes use --mapping_type transformer"
             )
         return "\n".join(lines)
-
-
-@lru_cache(maxsize=16)
-def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """The text around an image, int64, copied to a device once: a CUDA graph cannot copy it."""
-    with torch.inference_mode(False):
-        return torch.tensor(ids, dtype=torch.long, device=device)
 
 
 def token_layout(config: ModelConfig) -> TokenLayout | None:

@@ -42,6 +42,7 @@ class Batch:
     captions: np.ndarray  # [n] numbers of the captions
     row_of: np.ndarray  # [n] the row of each
     weights: Tensor | None = None  # [B, T] float32, of each label token's cross-entropy; None: 1
+    most_columns: int | None = None  # that the language model has positions for, where a row is a caption
 
     def inputs(self, device: torch.device) -> dict[str, Any]:
         """What the model's forward takes."""
@@ -52,7 +53,10 @@ class Batch:
     def rounded(self) -> Batch:
         """The same loss in one of few shapes: rows and columns that count nothing are added."""
         rows, columns = self.labels.shape
-        more = (0, -columns % COLUMNS, 0, -rows % ROWS)
+        wider = -columns % COLUMNS
+        if self.positions is None and self.most_columns is not None:  # elsewhere positions begin anew
+            wider = max(0, min(wider, self.most_columns - columns))
+        more = (0, wider, 0, -rows % ROWS)
         own = torch.arange(rows + more[3]) % rows  # added rows are of the first images
         weights = self.weights if self.weights is None else F.pad(self.weights, more)
         return replace(
@@ -176,6 +180,7 @@ class CaptionDataset:
         tokens = self.tokens[np.repeat(self.starts[captions], layout.lengths) + layout.position]
         given = self.features.given(self.features.caption_rows[captions[layout.first]])
         batch = layout.batch(given, tokens, captions)
+        batch.most_columns = self.max_tokens
         if self.reference:
             batch.labels[batch.input_ids == 0] = IGNORE
         return batch

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.batches import caption_batches, stored_embeddings
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import Caption
+from clipcap.captioning.fixed_step import fixed_steps
 from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
@@ -155,6 +156,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
         ):
             found += [(number, several[0].text) for number, several in zip(batch.numbers, captions)]
             found += [(number, "") for number in batch.bad]  # the model cannot caption what is not finite
+        fixed_steps.forget(self.model)  # training needs the memory
         self._written = captions = [text for _, text in sorted(gather_object(found))]
         return self.report(captions, [wanted for _, wanted in self._shown])
 

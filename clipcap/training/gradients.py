@@ -16,12 +16,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from clipcap.models.given import Given
+from clipcap.models.kernels.cuda_graph import free_bytes, record, watched
 from clipcap.models.kernels.switch import fast
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import one_line
 from clipcap.training.task import MicroBatch, RoundedBatch
 
 MOST_GRAPHS = 32  # shapes; batches of others are computed without
+ROOM = (
+    2.2  # times what a batch keeps for its backward pass: the graphs have it for good, other shapes and they need it
+)
 
 
 class Gradients:
@@ -62,6 +66,8 @@ class GraphedGradients(Gradients):
         self.seen: Counter[tuple] = Counter()
         self.graphs: dict[tuple, _Graph] = {}
         self.works = True
+        self.parameters: list[nn.Parameter] = []  # that have gradients
+        self.stream: torch.cuda.Stream | None = None  # on which all are recorded
 
     def add(self, batch: MicroBatch, factor: float, last: bool) -> Tensor:
         """As above. The first batch of a shape is computed without a graph, the second one captures it."""
@@ -73,14 +79,27 @@ class GraphedGradients(Gradients):
         graph = self.graphs.get(shape)
         if graph is None and self.seen[shape] > 1 and len(self.graphs) < MOST_GRAPHS:
             graph = self._capture(inputs, shape)
-        if graph is None:
-            loss = self._loss(_on(inputs, self.accelerator.device), torch.tensor(factor))
-            return loss.detach()
-        return graph(inputs, factor)
+        if graph is not None:
+            return graph(inputs, factor)
+        device, waits = self.accelerator.device, False
+        placed, scale = _on(inputs, device), torch.tensor(factor, device=device)
+        if device.type == "cuda" and self.seen[shape] == 1:
+            loss, waits = watched(lambda: self._loss(placed, scale))
+        else:
+            loss = self._loss(placed, scale)
+        if waits:
+            self._give_up("an operation of this model waits for the GPU")
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        return loss
 
     def clear(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients are zeroed in their place, where the graphs add to them."""
-        optimizer.zero_grad(set_to_none=False)
+        """Where there are graphs, gradients are zeroed in their place: the graphs add to them there."""
+        optimizer.zero_grad(set_to_none=not self.graphs)
+
+    def _give_up(self, why: str) -> None:
+        logger.info(f"steps are computed without CUDA graphs: {why}")
+        self.works = False
+        self.graphs.clear()
 
     def _loss(self, inputs: dict[str, Any], factor: Tensor) -> Tensor:
         loss = self.model(**inputs, everywhere=True)
@@ -88,17 +107,27 @@ class GraphedGradients(Gradients):
         return loss.detach()
 
     def _capture(self, inputs: dict[str, Any], shape: tuple) -> _Graph | None:
-        pool = next((graph.graph.pool() for graph in self.graphs.values()), None)
-        try:
-            graph = _Graph(self._loss, _on(inputs, self.accelerator.device), pool)
-        except RuntimeError as error:  # no memory, or an operation that cannot be captured
-            self.works = False
-            logger.info(f"steps are computed without CUDA graphs: {one_line(error)[:200]}")
-            self.graphs.clear()
-            torch.cuda.empty_cache()
+        device, failed = self.accelerator.device, ""
+        if device.type != "cuda":
+            self._give_up("only a CUDA GPU has them")
             return None
-        self.graphs[shape] = graph
-        return graph
+        for parameter in self.parameters:  # a graph adds to what is there when it is recorded
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        try:
+            kept = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+            if free_bytes(device) < ROOM * kept:
+                self._give_up("the GPU has not enough memory for them beside the batches")
+                return None
+            self.stream = self.stream or torch.cuda.Stream(device)
+            pool = next((graph.graph.pool() for graph in self.graphs.values()), None)
+            self.graphs[shape] = _Graph(self._loss, _on(inputs, device), self.stream, pool)
+        except RuntimeError as error:  # no memory, or an operation that cannot be recorded
+            failed = one_line(error)[:200]
+        if failed:  # outside of the handler: the exception holds the memory of the recording
+            self._give_up(failed)
+            torch.cuda.empty_cache()
+        return self.graphs.get(shape)
 
 
 class _Graph:
@@ -107,15 +136,20 @@ class _Graph:
     Args:
         compute: (inputs, factor) → loss; adds to the gradients, which exist already.
         inputs: on the GPU; overwritten by those of each batch.
+        stream: of all graphs.
         pool: memory that is shared with other graphs; None for the first.
     """
 
-    def __init__(self, compute: Any, inputs: dict[str, Any], pool: Any):
+    def __init__(self, compute: Any, inputs: dict[str, Any], stream: torch.cuda.Stream, pool: Any):
         self.inputs = inputs
-        self.factor = torch.zeros((), device=next(_tensors(inputs))[1].device)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+        device = next(_tensors(inputs))[1].device
+        self.factor = torch.zeros((), device=device)
+        self.loss = torch.empty(0)
+
+        def work() -> None:
             self.loss = compute(inputs, self.factor)
+
+        self.graph = record(work, device, stream, pool)
 
     def __call__(self, inputs: dict[str, Any], factor: float) -> Tensor:
         """The loss of these inputs, which are on the CPU."""

@@ -170,6 +170,7 @@ class RewardObjective:
         own = np.repeat(places, each)
         rows = given[torch.from_numpy(own[layout.first])]
         batch = layout.batch(rows, np.concatenate(written), self.first[images[own]])
+        batch.most_columns = self.steps.data.max_tokens
         of_token = np.repeat(np.array(weights, np.float32), layout.lengths)
         batch.weights = torch.from_numpy(layout.fill(of_token, 0))
         return batch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from support.language_models import language_model
 from clipcap.captioning.beam_search import beam_search
 from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.fixed_step import fixed_steps
 from clipcap.captioning.sampling import sample
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
+from clipcap.models.kernels.packed_linear import pack_for_rows
 
 BEAMS = DecodeConfig(beam=True, beam_size=3, num_captions=3, max_new_tokens=9)
 SAMPLES = DecodeConfig(num_captions=2, seed=3, max_new_tokens=9)
@@ -78,6 +82,25 @@ def test_a_step_serves_the_next_batch_of_the_same_size_but_no_two_at_once(model)
     assert one._fixed is not other._fixed
 
 
+def test_a_size_is_fixed_when_it_comes_again(model):
+    found = []
+    with torch.inference_mode():
+        for _ in range(3):
+            decoder = CachedDecoder(model, model.prefix(embeddings()))
+            found.append(fixed_steps.of(decoder, 2, 5, reorders=False, at_once=False))
+            del decoder
+    assert found[0] is None and found[1] is found[2] is not None
+
+
+def test_a_model_forgets_its_steps(model):
+    *_, decoder = write(model, BEAMS, embeddings(), fixed=True)
+    step = weakref.ref(decoder._fixed)
+    del decoder
+    fixed_steps.forget(model)
+    gc.collect()
+    assert step() is None
+
+
 def test_a_step_is_made_anew_where_frozen_weights_have_changed(model):
     write(model, BEAMS, embeddings(), fixed=True)
     before, _ = write(model, BEAMS, embeddings())
@@ -87,6 +110,31 @@ def test_a_step_is_made_anew_where_frozen_weights_have_changed(model):
     after, _ = write(model, BEAMS, embeddings())
     assert not torch.equal(before.tokens, after.tokens)
     assert torch.equal(write(model, BEAMS, embeddings(), fixed=True)[0].tokens, after.tokens)
+
+
+def merged(model):
+    for module in model.lm.modules():
+        if hasattr(module, "lora_A"):
+            module.merge()
+
+
+CHANGES = {
+    "training mode": lambda model: model.lm.train(),
+    "bfloat16": lambda model: pack_for_rows(model, torch.bfloat16),
+    "adapter merged": merged,
+    "weights moved": lambda model: model.lm.load_state_dict(copy.deepcopy(model.lm.state_dict()), assign=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_step_is_made_anew_where_the_model_computes_otherwise(change):
+    model = ClipCaptionModel(ModelConfig(clip_dim=16, prefix_length=4, tune="lora"), language_model("llama")).eval()
+    *_, before = write(model, BEAMS, embeddings(), fixed=True)
+    step = before._fixed
+    del before
+    CHANGES[change](model)
+    *_, after = write(model, BEAMS, embeddings(), fixed=True)
+    assert after._fixed is not step
 
 
 def test_under_autocast_a_prefix_and_a_token_may_come_in_different_numbers(model):

@@ -9,11 +9,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.language_models import language_model
 from support.road import run, save_captioner
 from support.towers_small import clip_of_transformers
 from transformers import BertTokenizerFast, LlamaConfig, LlamaForCausalLM
 
 from clipcap.captioning.captioner import Captioner
+from clipcap.deploy.graphs import export_mapper
 from clipcap.deploy.int8 import round_to_int8
 from clipcap.deploy.onnx_captioner import OnnxCaptioner, preprocess
 from clipcap.deploy.onnx_folder import plain_captioner, write_graphs
@@ -21,6 +23,8 @@ from clipcap.deploy.preprocessing import describe_preprocessing
 from clipcap.deploy.token_bytes import token_bytes
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
+from clipcap.models.caption_model import ClipCaptionModel
+from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.bundled import DEMO
 
@@ -188,3 +192,11 @@ def test_the_extra_is_named_before_any_work(capsys, tmp_path, monkeypatch):
 def test_the_facts_of_an_export_name_no_place_of_this_machine(exported):
     text = (exported / "captioner.json").read_text()
     assert "/" not in text and json.loads(text)["stop_ids"]
+
+
+def test_a_captioner_with_text_around_the_image_is_of_use_after_its_export():
+    config = ModelConfig(clip_dim=16, prefix_length=4, before=(3, 4), after=(5,))
+    model = ClipCaptionModel(config, language_model("gpt2")).eval()
+    export_mapper(model)
+    with torch.no_grad():
+        assert model.prefix(torch.randn(3, 16)).numpy().shape == (3, 7, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -70,6 +71,22 @@ def test_rounded_batches_keep_the_weights_of_their_tokens(batches, make_model):
     with torch.no_grad():
         loss = model(**batch.inputs(torch.device("cpu")))
         torch.testing.assert_close(model(**rounded.inputs(torch.device("cpu")), everywhere=True), loss)
+
+
+def test_columns_are_added_only_where_the_language_model_has_positions_for_them(tmp_path, tokenizer):
+    features = read_features(feature_file(tmp_path / "features.pkl", [("a plate " * 30,)] * 4))
+    data = CaptionDataset(features, tokenizer, 13, share_prefix=False)
+    assert data.batch(np.arange(3)).rounded().labels.shape == (4, 13)
+    data = CaptionDataset(features, tokenizer, 21, share_prefix=False)
+    assert data.batch(np.arange(3)).rounded().labels.shape == (4, 21)
+
+
+def test_gradients_are_kept_in_their_place_only_for_graphs(batches, make_model, accelerator):
+    model = make_model()
+    graphed, optimizer = GraphedGradients(model, accelerator), torch.optim.SGD(model.parameters(), lr=0.1)
+    graphed.add(batches[0], 1.0, last=True)
+    graphed.clear(optimizer)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_without_a_gpu_gradients_are_computed_as_ever(make_model, accelerator):

@@ -44,9 +44,8 @@ class PackedLinear:
     def __init__(
         self, weight: Tensor, bias: Tensor | None, activation: str = "none", dtype: torch.dtype = torch.float32
     ):
-        self.weight = weight.detach().to(dtype).contiguous()
-        self.on_cpu = weight.device.type == "cpu"
-        if self.on_cpu:
+        self.weight, self.device = weight.detach().to(dtype).contiguous(), weight.device
+        if self.device.type == "cpu":
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight)
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.activation, self.dtype = activation, dtype
@@ -54,7 +53,7 @@ class PackedLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[…, in] → […, out] in the dtype of the weights."""
         x = x.to(self.dtype)
-        if not self.on_cpu:
+        if self.device.type != "cpu":
             return GPU_ACTIVATIONS[self.activation](F.linear(x, self.weight, self.bias))
         kind = "tanh" if self.activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], kind)
@@ -77,13 +76,14 @@ def can_pack(dtype: torch.dtype = torch.float32) -> bool:
 def packable(module: nn.Module, dtype: torch.dtype = torch.float32) -> bool:
     """Whether a network is small enough for packed copies in `dtype`, and its weights of a kind to be packed."""
     weights = list(module.parameters())
-    small = sum(dtype.itemsize * w.numel() for w in weights) <= MOST_BYTES
-    if not small or any(w.dtype != torch.float32 for w in weights):
+    if any(w.dtype != torch.float32 for w in weights):
         return False
-    devices = {w.device.type for w in weights}
-    if devices == {"cuda"}:
-        return dtype == torch.bfloat16 and fast() and torch.cuda.is_bf16_supported()
-    return devices == {"cpu"} and can_pack(dtype)
+    devices = {w.device for w in weights}
+    if devices and all(device.type == "cuda" for device in devices):
+        native = all(torch.cuda.get_device_capability(device)[0] >= 8 for device in devices)  # older ones emulate it
+        return dtype == torch.bfloat16 and fast() and native
+    small = sum(dtype.itemsize * w.numel() for w in weights) <= MOST_BYTES
+    return small and all(device.type == "cpu" for device in devices) and can_pack(dtype)
 
 
 def pack_for_rows(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -130,12 +130,12 @@ class _ByRows:
         self._version = -1
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.packed()(x).to(x.dtype) if _pays(x, self.dtype) else self.plain(x)
+        return self.packed()(x).to(x.dtype) if _pays(x, self.weight, self.dtype) else self.plain(x)
 
     def packed(self) -> PackedLinear:
         """The product with the weights as they are now."""
         version = 0 if self.weight.is_inference() else self.weight._version  # torch counts what is written into it
-        if self._packed is None or self._version != version:
+        if self._packed is None or self._version != version or self._packed.device != self.weight.device:
             self._packed, self._version = self._pack(self.weight.T if self.transposed else self.weight), version
         return self._packed
 
@@ -158,7 +158,7 @@ class _CentredHead(_ByRows):
         return PackedLinear(weight.detach() - self._mean, None, dtype=self.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not _pays(x, self.dtype):
+        if not _pays(x, self.weight, self.dtype):
             return self.plain(x)
         centred = self.packed()(x).float()  # […, V]
         assert self._mean is not None, "packing sets it"
@@ -175,13 +175,13 @@ class _FeedForward:
         self.widen = _ByRows(net.c_fc, "gelu", dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not _pays(x, self.dtype):
+        if not _pays(x, self.widen.weight, self.dtype):
             return self.plain(x)
         return self.net.dropout(self.net.c_proj(self.widen.packed()(x)).to(x.dtype))
 
 
-def _pays(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a product of these rows [..., in] is one with packed weights."""
-    several = dtype == torch.bfloat16 or x.numel() > x.shape[-1]
-    known = x.dtype == torch.float32 or x.dtype == dtype
+def _pays(x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a product of these rows [..., in] is one with packed weights, if those are where the rows are."""
+    several = dtype == torch.bfloat16 or (x.numel() > x.shape[-1] and x.device.type == "cpu")
+    known = x.device == weight.device and (x.dtype == torch.float32 or x.dtype == dtype)
     return several and known and torch.is_inference_mode_enabled() and fast()

@@ -62,14 +62,23 @@ class Sizes:
     images: tuple[int, ...]  # decoded together
     tokens: int  # image tokens before LoRA's captions
     steps: int  # of each command that trains
+    captioned: int  # images whose features the commands read
     lm: GPT2Config | None  # a small one in place of the real
 
 
 ALL = ("transformer-40", "transformer-8", "transformer-five", "mlp-8", "mlp-40", "smollm2-five")
 FULL = Sizes(
-    ENCODERS, (40, 160), 256, (*((name, 0) for name in ALL), ("transformer-five", 160)), (1, 32, 256), 196, 60, None
+    ENCODERS,
+    (40, 160),
+    256,
+    (*((name, 0) for name in ALL), ("transformer-five", 160)),
+    (1, 32, 256),
+    196,
+    60,
+    400,
+    None,
 )
-TINY = Sizes(TINY_ENCODERS, (2, 4), 4, (("transformer-8", 4), ("mlp-8", 4)), (1, 2), 4, 2, TINY_LM)
+TINY = Sizes(TINY_ENCODERS, (2, 4), 4, (("transformer-8", 4), ("mlp-8", 4)), (1, 2), 4, 2, 30, TINY_LM)
 
 
 @dataclass
@@ -227,7 +236,7 @@ class GpuBench:
             with self.device:
                 GPT2LMHeadModel(lm).save_pretrained(folder / "lm")
             load_tokenizer("demo").save_pretrained(folder / "lm")
-            texts = [list(captions(scene))[:5] for scene in islice(scenes(), 400)]
+            texts = [list(captions(scene))[:5] for scene in islice(scenes(), self.sizes.captioned)]
             write_features(
                 folder / "f", embeddings=torch.randn(len(texts), 512).half().numpy(),
                 image_ids=[str(i) for i in range(len(texts))], image_paths=[""] * len(texts), captions=texts,
@@ -246,7 +255,7 @@ class GpuBench:
                 yield Row(f"`clipcap {title}`", 40 * _last_speed(out), "captions")
             words = ["predict", "--load_pt", folder / "run0", "--features", folder / "f", "--out", folder / "c.jsonl"]
             seconds = timed(lambda: self.clipcap(words), time.perf_counter)
-            title = "`clipcap predict --features`, 400 images, its start included"
+            title = f"`clipcap predict --features`, {len(texts)} images, its start included"
             yield Row(title, len(texts) / seconds, "captions")
 
 

@@ -109,13 +109,21 @@ def _notation(text: str) -> Any:
             found = None
     found = python_object(text) if found is None else found
     if (found is None or isinstance(found, set)) and ends[0] == "{" and text[1:2] == '"':  # a PostgreSQL array
-        found = next(csv.reader([text[1:-1]], escapechar="\\"), None)
+        found = _postgres_array(text)
     if isinstance(found, dict):
         return found if _has_caption(found) else None
     usable = (
         isinstance(found, (list, tuple)) and found and all(isinstance(p, (str, dict, list, tuple)) for p in found)
     )
     return found if usable else None
+
+
+def _postgres_array(text: str) -> list[str] | None:
+    """The parts of `{"one","two"}`; None where it is a text in braces."""
+    try:
+        return next(csv.reader([text[1:-1]], escapechar="\\"), None)
+    except csv.Error:  # a line end outside of quotes
+        return None
 
 
 def _has_caption(value: dict) -> bool:

@@ -22,6 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import read_predictions, read_references
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
+from clipcap.sources.cells import captions_in
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.readers import READERS
 
@@ -320,3 +321,8 @@ def test_statistics_that_end_a_process_when_they_are_asked_for_are_one_line(tmp_
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"clipcap: error: {path}: damaged Parquet file")
+
+
+@pytest.mark.parametrize("text", ['{"a"\rb}', '["a"\rb]'])
+def test_a_text_in_braces_with_a_line_end_is_a_text(text):
+    assert captions_in(text) == [text.strip()]

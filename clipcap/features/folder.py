@@ -28,7 +28,7 @@ from torch import Tensor
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features, Rows, looks_normalized
 from clipcap.runtime.disk_arrays import by_shard
-from clipcap.runtime.safe_load.parquet import DAMAGED, read_batches
+from clipcap.runtime.safe_load.parquet import DAMAGED, read_batches, unreadable
 
 pc: Any = compute  # pyarrow makes its functions when it is imported: a type checker sees none of them
 META = "clipcap.json"
@@ -249,8 +249,7 @@ def read_metadata(file: Path, columns: Collection[str] = ALL_COLUMNS) -> pa.Tabl
         kinds = [(name, lists if name == "captions" else pa.large_string()) for name in table.column_names]
         return table.cast(pa.schema(kinds))
     except DAMAGED as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ClipcapError(f"{file}: cannot be read ({reason}): copy or make it again") from error
+        raise unreadable(file, error) from error
 
 
 def _empty(file: Path, columns: Sequence[str]) -> pa.Schema | None:

@@ -23,9 +23,8 @@ from clipcap.runtime.text import one_line
 from clipcap.training.task import MicroBatch, RoundedBatch
 
 MOST_GRAPHS = 32  # shapes; batches of others are computed without
-ROOM = (
-    2.2  # times what a batch keeps for its backward pass: the graphs have it for good, other shapes and they need it
-)
+# Times what a batch keeps for its backward pass: the graphs hold it for good, and other shapes need it too.
+ROOM = 2.2
 
 
 class Gradients:
@@ -49,13 +48,16 @@ class Gradients:
             the loss, without the factor.
         """
         with nullcontext() if last else self.accelerator.no_sync(self.model):
-            loss = self.model(**batch.inputs(self.accelerator.device))
-            self.accelerator.backward(loss * factor)
-        return loss.detach()
+            return self._loss(batch.inputs(self.accelerator.device), factor)
 
     def clear(self, optimizer: torch.optim.Optimizer) -> None:
         """Forget all gradients, after a step."""
         optimizer.zero_grad()
+
+    def _loss(self, inputs: dict[str, Any], factor: float | Tensor, **how: bool) -> Tensor:
+        loss = self.model(**inputs, **how)
+        self.accelerator.backward(loss * factor)
+        return loss.detach()
 
 
 class GraphedGradients(Gradients):
@@ -84,9 +86,9 @@ class GraphedGradients(Gradients):
         device, waits = self.accelerator.device, False
         placed, scale = _on(inputs, device), torch.tensor(factor, device=device)
         if device.type == "cuda" and self.seen[shape] == 1:
-            loss, waits = watched(lambda: self._loss(placed, scale))
+            loss, waits = watched(lambda: self._everywhere(placed, scale))
         else:
-            loss = self._loss(placed, scale)
+            loss = self._everywhere(placed, scale)
         if waits:
             self._give_up("an operation of this model waits for the GPU")
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
@@ -101,10 +103,8 @@ class GraphedGradients(Gradients):
         self.works = False
         self.graphs.clear()
 
-    def _loss(self, inputs: dict[str, Any], factor: Tensor) -> Tensor:
-        loss = self.model(**inputs, everywhere=True)
-        self.accelerator.backward(loss * factor)
-        return loss.detach()
+    def _everywhere(self, inputs: dict[str, Any], factor: Tensor) -> Tensor:
+        return self._loss(inputs, factor, everywhere=True)
 
     def _capture(self, inputs: dict[str, Any], shape: tuple) -> _Graph | None:
         device, failed = self.accelerator.device, ""
@@ -121,7 +121,7 @@ class GraphedGradients(Gradients):
                 return None
             self.stream = self.stream or torch.cuda.Stream(device)
             pool = next((graph.graph.pool() for graph in self.graphs.values()), None)
-            self.graphs[shape] = _Graph(self._loss, _on(inputs, device), self.stream, pool)
+            self.graphs[shape] = _Graph(self._everywhere, _on(inputs, device), self.stream, pool)
         except RuntimeError as error:  # no memory, or an operation that cannot be recorded
             failed = one_line(error)[:200]
         if failed:  # outside of the handler: the exception holds the memory of the recording

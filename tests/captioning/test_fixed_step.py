@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from support.gpu import needs_gpu
 from support.language_models import language_model
 
 from clipcap.captioning.beam_search import beam_search
@@ -22,7 +23,6 @@ from clipcap.models.kernels.packed_linear import pack_for_rows
 BEAMS = DecodeConfig(beam=True, beam_size=3, num_captions=3, max_new_tokens=9)
 SAMPLES = DecodeConfig(num_captions=2, seed=3, max_new_tokens=9)
 STOP = list(range(5, 60))
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.fixture(params=["gpt2", "llama"])

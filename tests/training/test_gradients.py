@@ -10,14 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from conftest import CAPTIONS
+from support.gpu import needs_gpu
 from support.small import feature_file
 
 from clipcap.features.files import read_features
 from clipcap.models.base import IGNORE
 from clipcap.training.dataset import BatchShare, CaptionDataset
 from clipcap.training.gradients import Gradients, GraphedGradients, make_gradients
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.fixture(params=[True, False], ids=["shared prefix", "a row each"])

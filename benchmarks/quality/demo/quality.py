@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,9 +68,13 @@ def main() -> None:
 
 
 def written(checkpoint: str | Path, held_out: Features) -> list[str]:
-    captioner = Captioner.from_pretrained(checkpoint)
     rows = held_out.rows(np.arange(held_out.num_images))  # [N, D]
-    found = captioner.caption(list(rows), DecodeConfig(beam=True))
+    return in_order(Captioner.from_pretrained(checkpoint), list(rows), held_out)
+
+
+def in_order(captioner: Captioner, stored: list[Any], held_out: Features) -> list[str]:
+    """The best caption of what is stored of each plate, in the order of the plates."""
+    found = captioner.caption(stored, DecodeConfig(beam=True))
     by_image = {str(i): several[0].text for i, several in zip(held_out.image_ids, found)}
     return [by_image[str(i)] for i in range(VAL_PICTURES)]
 

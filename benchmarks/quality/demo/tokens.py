@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import machine
-from benchmarks.quality.demo.quality import report
+from benchmarks.quality.demo.quality import in_order, report
 from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import DecodeConfig
 from clipcap.cli.main import main as clipcap
 from clipcap.demo.facts import table
 from clipcap.demo.plates import scenes
@@ -44,8 +43,10 @@ def main() -> None:
     drawn = list(islice(scenes("val", VAL_SEED), VAL_PICTURES))
     for layer in args.layers:
         training, held_out = (parsed(args.demo, split, layer or 1) for split in ("train", "val"))
+        features = read_features(str(held_out))
+        references = captions_by_image(features)
+        order = [references[str(i)] for i in range(VAL_PICTURES)]
         for seed in args.seeds:
-            features = read_features(str(held_out))
             out = args.demo / "tokens" / f"checkpoints_{layer}_{seed}"
             if not out.exists():
                 words = [*MAPPER, "--epochs", str(args.epochs), "--seed", str(seed)]
@@ -54,9 +55,7 @@ def main() -> None:
                     raise SystemExit("training failed, see above")
             captioner = Captioner.from_pretrained(out)
             for name, given in inputs(features, layer).items():
-                found = captions(captioner, features, given)
-                references = captions_by_image(features)
-                order = [references[str(i)] for i in range(VAL_PICTURES)]
+                found = in_order(captioner, [given[[row]] for row in range(len(given))], features)
                 title = f"tokens of layer -{layer}" if layer else "vector, the same mapper"
                 report(f"{title}, seed {seed}{name}", score(found, order, with_java=False), table(found, drawn))
 
@@ -81,13 +80,6 @@ def inputs(features: Features, layer: int) -> dict[str, Given]:
     other = own[torch.arange(len(own)).roll(1)]
     mean = own.tokens.float().mean(dim=1, keepdim=True).expand_as(own.tokens).to(own.tokens.dtype)
     return {"": own, ", of another plate": other, ", their mean": Given(own.vectors, mean)}
-
-
-def captions(captioner: Captioner, features: Features, given: Given) -> list[str]:
-    """The best caption of each plate, in the order of the plates."""
-    found = captioner.caption([given[[row]] for row in range(len(given))], DecodeConfig(beam=True))
-    by_image = {str(i): several[0].text for i, several in zip(features.image_ids, found, strict=True)}
-    return [by_image[str(i)] for i in range(VAL_PICTURES)]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ from transformers.pytorch_utils import Conv1D
 from clipcap.models.kernels.switch import fast
 
 MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
-
-
 GPU_ACTIVATIONS = {"none": lambda x: x, "swish": F.silu, "gelu": partial(F.gelu, approximate="tanh")}
 
 

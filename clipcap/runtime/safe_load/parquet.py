@@ -61,7 +61,12 @@ def read_footer(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except DAMAGED as error:
-        raise ClipcapError(f"{path}: cannot be read ({one_line(error)[:200]}): copy or make it again") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> ClipcapError:
+    """What a user is to know of a table that pyarrow cannot read."""
+    return ClipcapError(f"{path}: cannot be read ({one_line(error)[:200]}): copy or make it again")
 
 
 def _most_repeated(path: Path, metadata: pq.FileMetaData, columns: Sequence[str], texts: Sequence[str]) -> int:

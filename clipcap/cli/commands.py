@@ -193,7 +193,7 @@ FEATURE_TOOLS = (
         "clipcap.features.project:project",
         arguments=(
             PATH, OUT,
-            argument("--clip_model_type", dest="encoder", metavar="FOLDER", required=True, group="model",
+            argument("--clip_model_type", dest="encoder", metavar="NAME", required=True, group="model",
                      help="a checkpoint of `clipcap contrastive features`"),
         ),
     ),

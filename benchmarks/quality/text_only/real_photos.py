@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which")
-    parser.add_argument("--steps", type=int, default=800, help="of 40 captions, the same for all runs")
+    parser.add_argument("--steps", type=int, default=400, help="of 40 captions, the same for all runs")
     parser.add_argument("--out", type=Path, default=Path("runs/text_only"))
     args = parser.parse_args()
     if not STORED.is_dir():
@@ -66,9 +66,12 @@ def main() -> None:
         for run in args.runs:
             trained = "auto" if run == "memory" else run
             folder = out / f"{trained}_{args.steps}_{seed}"
-            if not (folder / "clipcap-last").is_dir():
+            note = folder / f"captions_{run}.json"
+            if not note.exists():
                 train(run_config(out, trained, auto, folder, seed, args.steps))
-            scores = score(captions_of(folder, held_out, out / "texts", run), order, with_java=False)
+                captions = captions_of(folder, held_out, out / "texts" if run == "memory" else None)
+                note.write_text(json.dumps(captions, indent=1), encoding="utf-8")
+            scores = score(json.loads(note.read_text(encoding="utf-8")), order, with_java=False)
             found.setdefault(run, []).append(scores)
             low, high = scores.interval("CIDEr-D")
             print(f"{run:8} seed {seed}: CIDEr-D {scores.corpus['CIDEr-D']:.3f} [{low:.3f}, {high:.3f}]", flush=True)
@@ -83,13 +86,9 @@ def dual_encoder(out: Path) -> str:
             features = read_features(str(STORED / f"flickr8k_{stored}_efficientnet_lite0.pkl"))
             meta = replace(features.meta, encoder="import:efficientnet-lite0", encoder_guessed=False)
             write(path, replace(features, meta=meta))
-    if not (folder / "clip-best").is_dir():
-        train_locked_image(
-            LockedImageConfig.of(
-                data=str(out / "photos_train.pkl"), val="0.05", out_dir=str(folder), epochs=24, patience=4
-            )
-        )
-    return str(folder / "clip-best")
+    options = {"data": str(out / "photos_train.pkl"), "val": "0.05", "epochs": 8}
+    resume = (folder / "clip-last").is_dir()  # a finished run is not trained on
+    return str(train_locked_image(LockedImageConfig.of(**options, out_dir=str(folder), resume=resume)))
 
 
 def write(path: Path, features: Features) -> None:
@@ -137,21 +136,18 @@ def run_config(out: Path, run: str, auto: float, folder: Path, seed: int, steps:
     }
     shape = {"lm": str(out / "language_model"), "tune": "full", "prefix_length": 5, "normalize_prefix": True}
     loop = {"epochs": 100, "max_steps": steps, "bs": 40, "lr": 2e-3, "lm_lr": 1e-3, "seed": seed}
-    return TrainConfig.of(**shape, **loop, **own[run], out_dir=str(folder))
+    resume = (folder / "clipcap-last").is_dir()
+    return TrainConfig.of(**shape, **loop, **own[run], out_dir=str(folder), resume=resume)
 
 
-def captions_of(folder: Path, held_out: Features, texts: Path, run: str) -> list[str]:
+def captions_of(folder: Path, held_out: Features, texts: Path | None) -> list[str]:
     """Captions of the held-out photos by beam search, with a memory of texts or without."""
-    note = folder / f"captions_{run}.json"
-    if not note.exists():
-        captioner = Captioner.from_pretrained(folder / "clipcap-last")
-        if run == "memory":
-            scale = captioner.encoder.logit_scale
-            captioner.memory = TextMemory.open(texts, captioner.model.config, scale)
-        rows = held_out.rows(slice(None))  # [N, D]
-        found = captioner.caption(list(rows), DecodeConfig(beam=True))
-        note.write_text(json.dumps([several[0].text for several in found], indent=1), encoding="utf-8")
-    return json.loads(note.read_text(encoding="utf-8"))
+    captioner = Captioner.from_pretrained(folder / "clipcap-last")
+    if texts:
+        captioner.memory = TextMemory.open(texts, captioner.model.config, captioner.encoder.logit_scale)
+    rows = held_out.rows(slice(None))  # [N, D]
+    found = captioner.caption(list(rows), DecodeConfig(beam=True))
+    return [several[0].text for several in found]
 
 
 def report(found: dict[str, list[Scores]]) -> None:

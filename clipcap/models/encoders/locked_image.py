@@ -186,4 +186,5 @@ class LockedImageEncoder(FrozenEncoder):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """B texts → [B, D]."""
         tokens = clip_tokens(texts, self.network.positional_embedding.shape[0])  # [B, T]
-        return self._run(self.network.encode_text, tokens.to(self.device))
+        longest = int(tokens.argmax(dim=1).max()) + 1  # padding costs time and changes nothing
+        return self._run(self.network.encode_text, tokens[:, :longest].to(self.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from support.small import metrics
 from support.towers_small import vision_tower
 from torch.nn import functional as F
 
-from clipcap.contrastive.config import LockedImageConfig
+from clipcap.contrastive.config import LockedImageConfig, TowersConfig
 from clipcap.contrastive.locked_image import LockedImageTask, train_locked_image
 from clipcap.contrastive.towers.locked_image import locked_image_towers
+from clipcap.contrastive.towers.make import make_towers
+from clipcap.deploy.graphs import export_tower
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
@@ -145,6 +148,25 @@ def test_photos_go_through_the_image_network_it_names(tmp_path, capsys):
     save_file({name: tensor * 1.5 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
     with pytest.raises(ClipcapError, match=r"put the old ones back, or train anew"):
         load_encoder(str(best)).encode_images(pixels)
+
+
+def test_its_photos_are_exported_with_the_image_network(tmp_path, capsys):
+    photos, vectors = draw_set(tmp_path / "set", 4, 2), tmp_path / "vectors.pkl"
+    network = f"hf:{vision_tower(tmp_path / 'tower', 'resnet')}"
+    words = ("parse", "custom", "--data_path", photos, "--clip_model_type", network, "--out", vectors)
+    assert run(capsys, *words)[0] == 0
+    onnxruntime = pytest.importorskip("onnxruntime")
+    encoder = load_encoder(str(train_locked_image(config(vectors, tmp_path / "out", epochs=1))), "cpu")
+    pixels = torch.stack([encoder.preprocess(picture(i)) for i in range(2)])
+    graph = export_tower(cast(LockedImageEncoder, encoder), pixels)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    [found] = session.run(None, {"pixels": pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), encoder.encode_images(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_it_is_not_trained_on_pictures(trained):
+    with pytest.raises(ClipcapError, match="train it on with `clipcap contrastive features --weights_dir"):
+        make_towers(TowersConfig(clip_model_type=str(trained)))
 
 
 def test_photos_of_imported_features_are_refused_and_texts_are_not(trained):

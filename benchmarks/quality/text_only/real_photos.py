@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which")
-    parser.add_argument("--steps", type=int, default=400, help="of 40 captions, the same for all runs")
+    parser.add_argument("--steps", type=int, default=300, help="of 40 captions, the same for all runs")
     parser.add_argument("--out", type=Path, default=Path("runs/text_only"))
     args = parser.parse_args()
     if not STORED.is_dir():
@@ -125,7 +125,7 @@ def recall_of(held_out: Features, encoder: str) -> str:
 
 
 def run_config(out: Path, run: str, auto: float, folder: Path, seed: int, steps: int) -> TrainConfig:
-    """A mapper before the small language model, which is tuned along."""
+    """A mapper before the small language model, which stays as it is."""
     photos, few, texts = str(out / "common_train.pkl"), str(out / "few.pkl"), str(out / "texts")
     own = {
         "paired": {"data": photos},
@@ -134,8 +134,8 @@ def run_config(out: Path, run: str, auto: float, folder: Path, seed: int, steps:
         "few": {"data": few},
         "mixed": {"objective": "text", "data": (few, texts), "noise": str(auto)},
     }
-    shape = {"lm": str(out / "language_model"), "tune": "full", "prefix_length": 5, "normalize_prefix": True}
-    loop = {"epochs": 100, "max_steps": steps, "bs": 40, "lr": 2e-3, "lm_lr": 1e-3, "seed": seed}
+    shape = {"lm": str(out / "language_model"), "only_prefix": True, "prefix_length": 5, "normalize_prefix": True}
+    loop = {"epochs": 100, "max_steps": steps, "bs": 40, "lr": 4e-3, "seed": seed}
     resume = (folder / "clipcap-last").is_dir()
     return TrainConfig.of(**shape, **loop, **own[run], out_dir=str(folder), resume=resume)
 

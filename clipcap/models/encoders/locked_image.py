@@ -171,6 +171,11 @@ class LockedImageEncoder(FrozenEncoder):
             return self.image_encoder.preprocess
         raise AttributeError(f"{type(self).__name__} has no attribute {name}")
 
+    @property
+    def image_modules(self) -> nn.Module:
+        """What `embed_pixels` computes with."""
+        return nn.ModuleList([self.network, self.image_encoder.image_modules])
+
     def project(self, vectors: Tensor) -> Tensor:
         """Vectors of the image network [B, W] → clip_embedding float32 [B, D]."""
         return self._run(self.network.encode_vectors, vectors.to(self.device))

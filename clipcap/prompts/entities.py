@@ -46,19 +46,39 @@ class Entities:
         return cls(list(dict.fromkeys(words)))
 
     @cached_property
-    def _pattern(self) -> re.Pattern:
-        """Longer words win; a plural in s or es is the word's own."""
-        longest = sorted(self.words, key=len, reverse=True)
-        return re.compile(rf"\b({'|'.join(map(re.escape, longest))})(?:e?s)?\b", re.IGNORECASE)
+    def _by_form(self) -> dict[str, str]:
+        """The word of each of its forms in lower case; a form that is a word of the list itself is that word's."""
+        plurals = {
+            form.lower(): word for word in reversed(self.words) for form in (word + "s", word + "es", plural(word))
+        }
+        return plurals | {word.lower(): word for word in self.words}
 
     @cached_property
-    def _by_name(self) -> dict[str, str]:
-        return {word.lower(): word for word in self.words}
+    def _pattern(self) -> re.Pattern:
+        """Any form of any word, longer ones first, with the article before it."""
+        longest = sorted(self._by_form, key=len, reverse=True)
+        return re.compile(rf"(?:\b(an?)(\s+))?\b({'|'.join(map(re.escape, longest))})\b", re.IGNORECASE)
 
     def named_in(self, captions: Sequence[str]) -> list[str]:
         """The words that captions name, each once, in their order."""
-        found = (self._by_name[match.lower()] for caption in captions for match in self._pattern.findall(caption))
-        return list(dict.fromkeys(found))
+        matches = (match for caption in captions for match in self._pattern.finditer(caption))
+        return list(dict.fromkeys(self._by_form[match[3].lower()] for match in matches))
+
+    def renamed(self, text: str, word: str, other: str) -> str:
+        """The text with one of its words exchanged for another, in the number and with the article that it needs."""
+
+        def exchange(match: re.Match) -> str:
+            article, space, form = match.groups()
+            if self._by_form[form.lower()] != word:
+                return match[0]
+            new = other if form.lower() == word.lower() else plural(other)
+            if form[0].isupper() and not word[0].isupper():
+                new = new[0].upper() + new[1:]
+            if article is None:
+                return new
+            return f"{article[0]}{'n' if new[0].lower() in 'aeiou' else ''}{space}{new}"
+
+        return self._pattern.sub(exchange, text)
 
     def encoded(self, encoder: Encoder) -> Tensor:
         """The embeddings of the words, of unit length, [W, D].
@@ -68,6 +88,13 @@ class Entities:
         """
         parts = [encoder.encode_texts(self.words[i : i + TOGETHER]) for i in range(0, len(self.words), TOGETHER)]
         return F.normalize(torch.cat(parts).float(), dim=1).cpu()
+
+
+def plural(word: str) -> str:
+    """The plural of an English noun that has a regular one."""
+    if re.search("[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return word + ("es" if re.search("(s|x|z|ch|sh|tomato|potato)$", word) else "s")
 
 
 def fitting(images: Tensor, words: Tensor, scale: float, most: int) -> list[list[tuple[int, float]]]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.image_inputs import embed_pictures
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features, PromptTokens
+from clipcap.models.base import IGNORE
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.prompts.config import PromptConfig
@@ -29,6 +30,7 @@ from clipcap.training.objective import first_caption_numbers
 GATE = 5  # percentile of the cosines of the nearest in training, below which an image has no prompt
 NAMED = 0.6  # share of the words of a caption that its prompt names (ViECap, section 4.1)
 PICTURES = 64  # encoded at once
+LOOKED_AT = 1000  # captions, for words of a list
 
 
 class Source(Protocol):
@@ -107,6 +109,44 @@ class NamedWords:
 
 
 @dataclass(frozen=True)
+class Renaming:
+    """Exchanges a word that a caption and its prompt name for another of the list, in both.
+
+    What the picture shows then has the name that the prompt gives it, so that names are taken from the prompt: also
+    those that no caption of the training has.
+
+    Args:
+        entities: the list.
+        share: of the examples.
+    """
+
+    entities: Entities
+    share: float
+
+    def drawn(
+        self, captions: list[str], prompt: list[str], rng: np.random.Generator
+    ) -> tuple[list[str], list[str]] | None:
+        """Captions of one image and the texts of its prompt, for one step; None where they stay as they are."""
+        if rng.random() >= self.share:
+            return None
+        shown, read = self.entities.named_in(captions), self.entities.named_in(prompt)
+        both, taken = [word for word in shown if word in read], {*shown, *read}
+        words = self.entities.words
+        if not both or len(taken) >= len(words):
+            return None
+        word = both[rng.integers(len(both))]
+        others = rng.choice(len(words), len(taken) + 1, replace=False)
+        other = next(words[i] for i in others if words[i] not in taken)
+        captions = [self.entities.renamed(caption, word, other) for caption in captions]
+        return captions, [self.entities.renamed(text, word, other) for text in prompt]
+
+    def identity(self) -> dict[str, Any]:
+        """By name, what decides the weights."""
+        words = hashlib.blake2b("\n".join(self.entities.words).encode(), digest_size=8).hexdigest()
+        return {"renaming": self.share, "words": words} if self.share else {}
+
+
+@dataclass(frozen=True)
 class Prompting:
     """How the prompts of a run are made.
 
@@ -117,6 +157,7 @@ class Prompting:
         samples: texts of the kind that prompts are made of.
         fields: what the checkpoint stores of them, besides their length.
         note: a line for the start of the run.
+        renaming: of words in training, or None.
     """
 
     config: PromptConfig
@@ -125,6 +166,7 @@ class Prompting:
     samples: Sequence[str]
     fields: dict[str, Any]
     note: str
+    renaming: Renaming | None = None
 
     def of_model(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What a checkpoint stores of its prompts, before a language model with this tokenizer."""
@@ -148,7 +190,8 @@ class Prompting:
         names = ("prompts", "prompt_captions", "prompt_dropout", "retrieve_with")
         of_source = {name: self.fields[name] for name in ("datastore_id",) if name in self.fields}
         samples = hashlib.blake2b("\n".join(self.samples).encode(), digest_size=8).hexdigest()
-        return {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
+        own = {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
+        return own | (self.renaming.identity() if self.renaming else {})
 
 
 class DrawnPrompts:
@@ -169,11 +212,20 @@ class DrawnPrompts:
         first = first_caption_numbers(batch)  # [B]
         leaders = self.data.order.leaders(first)
         rows = self.data.features.caption_rows[first]
-        texts = []
-        for row, leader in zip(rows.tolist(), leaders.tolist()):
+        texts, reworded = [], dict[int, str]()
+        for number, (row, leader) in enumerate(zip(rows.tolist(), leaders.tolist())):
             rng = np.random.default_rng((self.seed, step, leader))
             dropped = rng.random() < self.prompting.config.prompt_dropout
             texts.append([] if dropped else self.prompting.training.drawn(row, rng))
+            renaming = self.prompting.renaming
+            if texts[-1] and renaming is not None:
+                places = np.flatnonzero(batch.row_of == number).tolist()
+                captions = [self.data.features.captions[batch.captions[place]] for place in places]
+                if found := renaming.drawn(captions, texts[-1], rng):
+                    reworded |= dict(zip(places, found[0]))
+                    texts[-1] = found[1]
+        if reworded and (batch.labels != IGNORE).any():  # but not of a batch that counts nothing
+            batch = self.data.reworded(batch, reworded)
         ids, mask = padded(self.text.prompts(texts))
         return replace(batch, given=replace(batch.given, prompt_ids=ids, prompt_mask=mask))
 
@@ -220,27 +272,43 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
         f"prompts: {config.prompt_captions} captions of similar images of {place}, none for "
         f"{config.prompt_dropout:.0%} of the examples; median cosine of the nearest {middle:.3f}"
     )
-    return Prompting(config, source, training, store.some_captions(), fields, note)
+    samples = store.some_captions()
+    if config.entities is None:
+        return Prompting(config, source, training, samples, fields, note)
+    entities, _ = _entities_named(config.entities, features)
+    renaming = Renaming(entities, config.renamed)
+    return Prompting(config, source, training, samples, fields, note, renaming)
 
 
 def _entities(config: PromptConfig, features: Features, device: str) -> Prompting:
     if features.meta.encoder is None:
         raise ClipcapError(f"{features.path}: does not say its encoder: name it with --clip_model_type")
-    entities = Entities.read(str(config.entities))
+    entities, share = _entities_named(str(config.entities), features)
     encoder = load_encoder(features.meta.encoder, device)
 
     def source(rows: Features) -> NamedWords:
         return NamedWords(rows, entities, encoder)
 
-    named = sum(bool(entities.named_in([caption])) for caption in features.captions[:1000])
+    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
+    fields = {"prompts": "entities"}
+    renaming = Renaming(entities, config.renamed)
+    return Prompting(config, source, source(features), entities.words, fields, note, renaming)
+
+
+def _entities_named(path: str, features: Features) -> tuple[Entities, float]:
+    """The list, and the share of the first captions that name a word of it.
+
+    Raises:
+        ClipcapError: it cannot be read, or none of them does.
+    """
+    entities, first = Entities.read(path), features.captions[:LOOKED_AT]
+    named = sum(bool(entities.named_in([caption])) for caption in first)
     if not named:
         raise ClipcapError(
-            f"--entities {config.entities}: the first {min(1000, len(features.captions))} captions name none of its "
-            f"{len(entities.words)} words: nothing is learnt from such a list"
+            f"--entities {path}: the first {len(first)} captions name none of its {len(entities.words)} words: "
+            f"nothing is learnt from such a list"
         )
-    share = named / min(1000, len(features.captions))
-    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
-    return Prompting(config, source, source(features), entities.words, {"prompts": "entities"}, note)
+    return entities, named / len(first)
 
 
 def _pictures(features: Features, encoder: Encoder) -> torch.Tensor:

@@ -1,0 +1,165 @@
+"""A food that training has not shown: named from a datastore, or from a list, without training.
+
+python -m benchmarks.quality.prompts.unseen_food --demo demo_out [--foods apple] [--renaming 0 0.3]
+
+All plates of one food are left out of training. Fifty of them, with their captions, then join the datastore of the
+prediction; or the food's name joins the list. Held-out plates are captioned before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import machine
+from clipcap.captioning.captioner import load_captioner
+from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.cli.main import main as clipcap
+from clipcap.demo.facts import fact_shares
+from clipcap.demo.grammar import parse
+from clipcap.demo.plates import scenes, write_set
+from clipcap.demo.run import TRAIN_PICTURES, TRAIN_SEED, TRAINING, VAL_SEED
+from clipcap.demo.scene import FOODS, Scene
+from clipcap.features.feature_set import Features
+from clipcap.features.files import read_features, write_features
+from clipcap.runtime.bundled import DEMO
+
+HELD_OUT, IN_DATASTORE = 1000, 50
+BEAMS = DecodeConfig(beam=True, max_new_tokens=67)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Plates with one food left out of training.
+
+    Args:
+        out: folder of everything that is made.
+        food: left out.
+    """
+
+    out: Path
+    food: str
+
+    def shows(self, scene: Scene) -> bool:
+        """Whether a plate has the food."""
+        return self.food in [food for food, _ in scene.facts.foods]
+
+    def write(self, training: Features) -> None:
+        """Features without the food, those with fifty plates of it besides, those fifty alone, and both lists."""
+        drawn = list(islice(scenes("train", TRAIN_SEED), TRAIN_PICTURES))
+        shown = np.array([self.shows(drawn[int(image)]) for image in training.image_ids])
+        fifty = np.random.default_rng(0).permutation(np.flatnonzero(shown))[:IN_DATASTORE]
+        without = np.flatnonzero(~shown)
+        for name, rows in (("without", without), ("with", [*without, *fifty]), ("only", fifty)):
+            if not self.features(name).exists():
+                _write(self.features(name), training, sorted(map(int, rows)))
+        self.words(True).write_text("\n".join(FOODS) + "\n")
+        self.words(False).write_text("\n".join(food for food in FOODS if food != self.food) + "\n")
+
+    def features(self, name: str) -> Path:
+        """A file of features: without the food, with fifty plates of it, or those only."""
+        return self.out / f"{self.food}_{name}.pkl"
+
+    def words(self, all_foods: bool) -> Path:
+        """A list of foods: all, or all but this one."""
+        return self.out / f"{self.food}_{'all' if all_foods else 'other'}.txt"
+
+    def checkpoint(self, kind: str, renaming: float, seed: int, epochs: int) -> Path:
+        """The captioner of these options, trained if it is not there."""
+        folder = self.out / f"{self.food}_{kind}_{renaming:g}_{epochs}_{seed}"
+        if folder.exists():
+            return folder
+        words = ["train", "--data", self.features("without"), "--out_dir", folder, *TRAINING, "--epochs", epochs,
+                 "--seed", seed, "--prompts", kind, "--entities", self.words(False)]  # fmt: skip
+        words += ["--renaming", renaming]
+        words += ["--datastore", self.features("without")] if kind == "captions" else []
+        if clipcap([str(word) for word in words]):
+            raise SystemExit("training failed, see above")
+        return folder
+
+
+def _write(path: Path, features: Features, rows: Sequence[int]) -> None:
+    paths = features.image_paths
+    write_features(
+        path,
+        embeddings=features.rows(np.array(rows)),
+        image_ids=[str(features.image_ids[row]) for row in rows],
+        image_paths=[paths[row] for row in rows],
+        captions=[features.captions_of(row) for row in rows],
+        meta=features.meta,
+    )
+
+
+def report(
+    name: str, setting: Setting, checkpoint: Path, load: dict[str, str], held_out: Features, drawn: Sequence[Scene]
+) -> None:
+    """Caption all held-out plates with these prompts, and print the shares that are right."""
+    captioner = load_captioner(LoadConfig(load_pt=str(checkpoint), **load))
+    found = [several[0] for several in captioner.caption(list(held_out.rows(slice(None))), BEAMS)]
+    texts = [caption.text for caption in found]
+    shown = np.array([setting.shows(scene) for scene in drawn])
+    single = np.array([len(scene.facts.foods) == 1 for scene in drawn])
+    cells = []
+    for chosen in (shown & single, shown & ~single, ~shown):
+        rows = np.flatnonzero(chosen).tolist()
+        shares = fact_shares([texts[i] for i in rows], [drawn[i] for i in rows])
+        cells.append(f"{shares['food']:.0%} / {shares['all']:.0%} of {len(rows)}")
+    rows = np.flatnonzero(shown).tolist()
+    prompted = np.mean([setting.food in _named(caption.retrieved or ()) for caption in np.array(found)[rows]])
+    said = np.mean([setting.food in [food for food, _ in parse(texts[i]).foods] for i in rows])
+    both = fact_shares([texts[i] for i in rows], [drawn[i] for i in rows])
+    print(f"| {name} | {prompted:.0%} | {said:.0%} | {both['all']:.0%} | {' | '.join(cells)} |", flush=True)
+    for i in rows[:5]:
+        print(f"    {[one.caption for one in found[i].retrieved or ()]} -> {texts[i]}")
+
+
+def _named(retrieved: Sequence) -> set[str]:
+    return {food for one in retrieved for food, _ in parse(one.caption).foods} | {one.caption for one in retrieved}
+
+
+def main() -> None:
+    """Print a row for each captioner, with and without the food in its datastore or list."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
+    parser.add_argument("--foods", nargs="+", default=["apple"], choices=FOODS)
+    parser.add_argument("--kinds", nargs="+", default=["captions", "entities"])
+    parser.add_argument("--renaming", type=float, nargs="+", default=[0, 0.3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--epochs", type=int, default=4)
+    args = parser.parse_args()
+    print(machine(), flush=True)
+    out = args.demo / "unseen_food"
+    out.mkdir(exist_ok=True)
+    plates = out / "held_out"
+    if not (out / "held_out.pkl").exists():
+        write_set(plates, HELD_OUT, VAL_SEED, split="val", workers=1)
+        words = ["parse", "food", "--data_path", plates, "--clip_model_type", DEMO, "--out", out / "held_out.pkl"]
+        if clipcap([str(word) for word in words]):
+            raise SystemExit("parsing failed, see above")
+    held_out = read_features(str(out / "held_out.pkl"))
+    drawn = list(islice(scenes("val", VAL_SEED), HELD_OUT))
+    drawn = [drawn[int(image)] for image in held_out.image_ids]
+    for food in args.foods:
+        setting = Setting(out, food)
+        setting.write(read_features(str(args.demo / "plates_train.pkl")))
+        for kind in args.kinds:
+            for renaming in args.renaming:
+                for seed in args.seeds:
+                    checkpoint = setting.checkpoint(kind, renaming, seed, args.epochs)
+                    given = (
+                        {n: {"datastore": str(setting.features(n))} for n in ("without", "with", "only")}
+                        if kind == "captions"
+                        else {n: {"entities": str(setting.words(n == "with"))} for n in ("without", "with")}
+                    )
+                    for name, load in given.items():
+                        title = f"{food}, {kind}, renaming {renaming:g}, seed {seed}, {name}"
+                        report(title, setting, checkpoint, load, held_out, drawn)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,7 @@ from clipcap.prompts.template import MOST_WORDS, PromptText, padded
 from clipcap.runtime.hub import absolute
 from clipcap.training.dataset import Batch, CaptionDataset
 from clipcap.training.objective import first_caption_numbers
+from clipcap.training.renaming import Renaming, strange_words
 
 GATE = 5  # percentile of the cosines of the nearest in training, below which an image has no prompt
 NAMED = 0.6  # share of the words of a caption that its prompt names (ViECap, section 4.1)
@@ -109,44 +110,6 @@ class NamedWords:
 
 
 @dataclass(frozen=True)
-class Renaming:
-    """Exchanges a word that a caption and its prompt name for another of the list, in both.
-
-    What the picture shows then has the name that the prompt gives it, so that names are taken from the prompt: also
-    those that no caption of the training has.
-
-    Args:
-        entities: the list.
-        share: of the examples.
-    """
-
-    entities: Entities
-    share: float
-
-    def drawn(
-        self, captions: list[str], prompt: list[str], rng: np.random.Generator
-    ) -> tuple[list[str], list[str]] | None:
-        """Captions of one image and the texts of its prompt, for one step; None where they stay as they are."""
-        if rng.random() >= self.share:
-            return None
-        shown, read = self.entities.named_in(captions), self.entities.named_in(prompt)
-        both, taken = [word for word in shown if word in read], {*shown, *read}
-        words = self.entities.words
-        if not both or len(taken) >= len(words):
-            return None
-        word = both[rng.integers(len(both))]
-        others = rng.choice(len(words), len(taken) + 1, replace=False)
-        other = next(words[i] for i in others if words[i] not in taken)
-        captions = [self.entities.renamed(caption, word, other) for caption in captions]
-        return captions, [self.entities.renamed(text, word, other) for text in prompt]
-
-    def identity(self) -> dict[str, Any]:
-        """By name, what decides the weights."""
-        words = hashlib.blake2b("\n".join(self.entities.words).encode(), digest_size=8).hexdigest()
-        return {"renaming": self.share, "words": words} if self.share else {}
-
-
-@dataclass(frozen=True)
 class Prompting:
     """How the prompts of a run are made.
 
@@ -157,7 +120,7 @@ class Prompting:
         samples: texts of the kind that prompts are made of.
         fields: what the checkpoint stores of them, besides their length.
         note: a line for the start of the run.
-        renaming: of words in training, or None.
+        entities: whose words are exchanged in training, or None.
     """
 
     config: PromptConfig
@@ -166,7 +129,7 @@ class Prompting:
     samples: Sequence[str]
     fields: dict[str, Any]
     note: str
-    renaming: Renaming | None = None
+    entities: Entities | None = None
 
     def of_model(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What a checkpoint stores of its prompts, before a language model with this tokenizer."""
@@ -191,7 +154,10 @@ class Prompting:
         of_source = {name: self.fields[name] for name in ("datastore_id",) if name in self.fields}
         samples = hashlib.blake2b("\n".join(self.samples).encode(), digest_size=8).hexdigest()
         own = {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
-        return own | (self.renaming.identity() if self.renaming else {})
+        if self.entities is None or not self.config.renamed:
+            return own
+        words = hashlib.blake2b("\n".join(self.entities.words).encode(), digest_size=8).hexdigest()
+        return {**own, "renaming": self.config.renamed, "words": words}
 
 
 class DrawnPrompts:
@@ -206,6 +172,10 @@ class DrawnPrompts:
 
     def __init__(self, prompting: Prompting, data: CaptionDataset, text: PromptText, seed: int):
         self.prompting, self.data, self.text, self.seed = prompting, data, text, seed
+        self.renaming: Renaming | None = None
+        if prompting.entities is not None and prompting.config.renamed:
+            strange = strange_words(text.tokenizer, data.features.captions)
+            self.renaming = Renaming(prompting.entities, strange, prompting.config.renamed)
 
     def added(self, batch: Batch, step: int) -> Batch:
         """The batch with a prompt before the captions of each row, but for the share that has none."""
@@ -217,11 +187,10 @@ class DrawnPrompts:
             rng = np.random.default_rng((self.seed, step, leader))
             dropped = rng.random() < self.prompting.config.prompt_dropout
             texts.append([] if dropped else self.prompting.training.drawn(row, rng))
-            renaming = self.prompting.renaming
-            if texts[-1] and renaming is not None:
+            if texts[-1] and self.renaming is not None:
                 places = np.flatnonzero(batch.row_of == number).tolist()
                 captions = [self.data.features.captions[batch.captions[place]] for place in places]
-                if found := renaming.drawn(captions, texts[-1], rng):
+                if found := self.renaming.drawn(captions, texts[-1], rng):
                     reworded |= dict(zip(places, found[0]))
                     texts[-1] = found[1]
         if reworded and (batch.labels != IGNORE).any():  # but not of a batch that counts nothing
@@ -276,8 +245,7 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
     if config.entities is None:
         return Prompting(config, source, training, samples, fields, note)
     entities, _ = _entities_named(config.entities, features)
-    renaming = Renaming(entities, config.renamed)
-    return Prompting(config, source, training, samples, fields, note, renaming)
+    return Prompting(config, source, training, samples, fields, note, entities)
 
 
 def _entities(config: PromptConfig, features: Features, device: str) -> Prompting:
@@ -291,8 +259,7 @@ def _entities(config: PromptConfig, features: Features, device: str) -> Promptin
 
     note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
     fields = {"prompts": "entities"}
-    renaming = Renaming(entities, config.renamed)
-    return Prompting(config, source, source(features), entities.words, fields, note, renaming)
+    return Prompting(config, source, source(features), entities.words, fields, note, entities)
 
 
 def _entities_named(path: str, features: Features) -> tuple[Entities, float]:

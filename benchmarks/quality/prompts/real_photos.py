@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.measure import machine
-from benchmarks.quality.real_photos.pretrained import ENCODER, EfficientNetLite
+from benchmarks.quality.real_photos.pretrained import ENCODER, EfficientNetLite, install
 from benchmarks.speed.train.bench import SHARED
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
@@ -134,6 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     print(machine(), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
+    install(args.out / "packages")
     train, dev = stored(args.out, "train", args.photos), stored(args.out, "val", 500)
     training, held_out = read_features(str(train)), read_features(str(dev))
     vectors, references = list(held_out.rows(slice(None))), held_out.captions_by_row()

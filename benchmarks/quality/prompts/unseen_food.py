@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features, write_features
 from clipcap.runtime.bundled import DEMO
 
-HELD_OUT, IN_DATASTORE = 1000, 50
+HELD_OUT, IN_DATASTORE, PROMPT_CAPTIONS = 1000, 50, 2  # the bundled language model has 128 positions
 BEAMS = DecodeConfig(beam=True, max_new_tokens=67)
 
 
@@ -69,6 +70,14 @@ class Setting:
         """A list of foods: all, or all but this one."""
         return self.out / f"{self.food}_{'all' if all_foods else 'other'}.txt"
 
+    def prompts(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Where a prediction finds its prompts, without the food and with it."""
+        if kind == "entities":
+            return {name: {"entities": str(self.words(name == "with"))} for name in ("without", "with")}
+        stores = {name: {"datastore": str(self.features(name))} for name in ("without", "with", "only")}
+        stores["only"] |= {"prompt_gate": -1.0}
+        return stores
+
     def checkpoint(self, kind: str, renaming: float, seed: int, epochs: int) -> Path:
         """The captioner of these options, trained if it is not there."""
         folder = self.out / f"{self.food}_{kind}_{renaming:g}_{epochs}_{seed}"
@@ -77,7 +86,8 @@ class Setting:
         words = ["train", "--data", self.features("without"), "--out_dir", folder, *TRAINING, "--epochs", epochs,
                  "--seed", seed, "--prompts", kind, "--entities", self.words(False)]  # fmt: skip
         words += ["--renaming", renaming]
-        words += ["--datastore", self.features("without")] if kind == "captions" else []
+        reading = ["--datastore", self.features("without"), "--prompt_captions", PROMPT_CAPTIONS]
+        words += reading if kind == "captions" else []
         if clipcap([str(word) for word in words]):
             raise SystemExit("training failed, see above")
         return folder
@@ -96,30 +106,28 @@ def _write(path: Path, features: Features, rows: Sequence[int]) -> None:
 
 
 def report(
-    name: str, setting: Setting, checkpoint: Path, load: dict[str, str], held_out: Features, drawn: Sequence[Scene]
+    name: str, setting: Setting, checkpoint: Path, load: dict[str, Any], held_out: Features, drawn: Sequence[Scene]
 ) -> None:
-    """Caption all held-out plates with these prompts, and print the shares that are right."""
+    """Caption all held-out plates with these prompts, and print what is right of those with the food and without."""
     captioner = load_captioner(LoadConfig(load_pt=str(checkpoint), **load))
     found = [several[0] for several in captioner.caption(list(held_out.rows(slice(None))), BEAMS)]
-    texts = [caption.text for caption in found]
     shown = np.array([setting.shows(scene) for scene in drawn])
     single = np.array([len(scene.facts.foods) == 1 for scene in drawn])
-    cells = []
-    for chosen in (shown & single, shown & ~single, ~shown):
-        rows = np.flatnonzero(chosen).tolist()
-        shares = fact_shares([texts[i] for i in rows], [drawn[i] for i in rows])
-        cells.append(f"{shares['food']:.0%} / {shares['all']:.0%} of {len(rows)}")
-    rows = np.flatnonzero(shown).tolist()
-    prompted = np.mean([setting.food in _named(caption.retrieved or ()) for caption in np.array(found)[rows]])
-    said = np.mean([setting.food in [food for food, _ in parse(texts[i]).foods] for i in rows])
-    both = fact_shares([texts[i] for i in rows], [drawn[i] for i in rows])
-    print(f"| {name} | {prompted:.0%} | {said:.0%} | {both['all']:.0%} | {' | '.join(cells)} |", flush=True)
-    for i in rows[:5]:
-        print(f"    {[one.caption for one in found[i].retrieved or ()]} -> {texts[i]}")
+    rows = np.flatnonzero(shown)
+    read = [_foods([one.caption for one in found[i].retrieved or ()]) for i in rows]
+    prompted = np.mean([setting.food in foods for foods in read])
+    said = np.mean([setting.food in _foods([found[i].text]) for i in rows])
+    cells = [f"{prompted:.0%}", f"{said:.0%}"]
+    for chosen in (shown, shown & single, shown & ~single, ~shown):
+        rows = np.flatnonzero(chosen)
+        right = fact_shares([found[i].text for i in rows], [drawn[i] for i in rows])["all"]
+        cells.append(f"{right:.1%} of {len(rows)}")
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def _named(retrieved: Sequence) -> set[str]:
-    return {food for one in retrieved for food, _ in parse(one.caption).foods} | {one.caption for one in retrieved}
+def _foods(texts: Sequence[str]) -> set[str]:
+    """The foods that captions name; a word of a list is a caption, too."""
+    return {food for text in texts for food, _ in parse(text).foods}
 
 
 def main() -> None:
@@ -151,12 +159,7 @@ def main() -> None:
             for renaming in args.renaming:
                 for seed in args.seeds:
                     checkpoint = setting.checkpoint(kind, renaming, seed, args.epochs)
-                    given = (
-                        {n: {"datastore": str(setting.features(n))} for n in ("without", "with", "only")}
-                        if kind == "captions"
-                        else {n: {"entities": str(setting.words(n == "with"))} for n in ("without", "with")}
-                    )
-                    for name, load in given.items():
+                    for name, load in setting.prompts(kind).items():
                         title = f"{food}, {kind}, renaming {renaming:g}, seed {seed}, {name}"
                         report(title, setting, checkpoint, load, held_out, drawn)
 

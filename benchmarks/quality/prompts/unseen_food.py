@@ -31,7 +31,7 @@ from clipcap.features.files import read_features, write_features
 from clipcap.runtime.bundled import DEMO
 
 HELD_OUT, IN_DATASTORE, PROMPT_CAPTIONS = 1000, 50, 2  # the bundled language model has 128 positions
-BEAMS = DecodeConfig(beam=True, max_new_tokens=45)
+BEAMS = DecodeConfig(beam=True, max_new_tokens=40)
 
 
 @dataclass(frozen=True)

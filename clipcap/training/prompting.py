@@ -189,7 +189,7 @@ class DrawnPrompts:
             texts.append([] if dropped else self.prompting.training.drawn(row, rng))
             if texts[-1] and self.renaming is not None:
                 places = np.flatnonzero(batch.row_of == number).tolist()
-                captions = [self.data.features.captions[batch.captions[place]] for place in places]
+                captions = [self.data.features.captions[int(batch.captions[place])] for place in places]
                 if found := self.renaming.drawn(captions, texts[-1], rng):
                     reworded |= dict(zip(places, found[0]))
                     texts[-1] = found[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -44,10 +45,11 @@ class Renaming:
         if not both:
             return None
         names = self.strange if self.strange and rng.random() < STRANGE else self.entities.words
-        drawn = rng.choice(len(names), min(len(names), len(taken) + 1), replace=False)
-        word, other = both[rng.integers(len(both))], next((names[i] for i in drawn if names[i] not in taken), None)
-        if other is None:
+        drawn: np.ndarray = rng.choice(len(names), min(len(names), len(taken) + 1), replace=False)
+        others = [names[int(number)] for number in drawn if names[int(number)] not in taken]
+        if not others:
             return None
+        word, other = both[int(rng.integers(len(both)))], others[0]
         captions = [self.entities.renamed(caption, word, other) for caption in captions]
         return captions, [self.entities.renamed(text, word, other) for text in prompt]
 
@@ -55,5 +57,5 @@ class Renaming:
 def strange_words(tokenizer: Tokenizer, captions: Sequence[str]) -> list[str]:
     """Words of a language model's vocabulary, one token each, that captions do not have."""
     known = {word for caption in captions[:LOOKED_THROUGH] for word in re.findall("[a-z]+", caption.lower())}
-    tokens = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    tokens = cast(list[str], tokenizer.batch_decode([[number] for number in range(len(tokenizer))]))
     return [token[1:] for token in tokens if re.fullmatch(" [a-z]{3,}", token) and token[1:] not in known]

@@ -3,7 +3,8 @@
 python -m benchmarks.quality.prompts.unseen_food --demo demo_out [--foods apple] [--renaming 0 0.3]
 
 All plates of one food are left out of training. Fifty of them, with their captions, then join the datastore of the
-prediction; or the food's name joins the list. Held-out plates are captioned before and after.
+prediction; or the food's name joins the list. Held-out plates are captioned before and after. With --known the list of
+the training has the name already, though no plate and no caption of it.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ class Setting:
     Args:
         out: folder of everything that is made.
         food: left out.
+        known: whether the list of the training has its name.
     """
 
     out: Path
     food: str
+    known: bool
 
     def shows(self, scene: Scene) -> bool:
         """Whether a plate has the food."""
@@ -80,11 +83,11 @@ class Setting:
 
     def checkpoint(self, kind: str, renaming: float, seed: int, epochs: int) -> Path:
         """The captioner of these options, trained if it is not there."""
-        folder = self.out / f"{self.food}_{kind}_{renaming:g}_{epochs}_{seed}"
+        folder = self.out / f"{self.food}{'_known' * self.known}_{kind}_{renaming:g}_{epochs}_{seed}"
         if folder.exists():
             return folder
         words = ["train", "--data", self.features("without"), "--out_dir", folder, *TRAINING, "--epochs", epochs,
-                 "--seed", seed, "--prompts", kind, "--entities", self.words(False)]  # fmt: skip
+                 "--seed", seed, "--prompts", kind, "--entities", self.words(self.known)]  # fmt: skip
         words += ["--renaming", renaming]
         reading = ["--datastore", self.features("without"), "--prompt_captions", PROMPT_CAPTIONS]
         words += reading if kind == "captions" else []
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("--foods", nargs="+", default=["apple"], choices=FOODS)
     parser.add_argument("--kinds", nargs="+", default=["captions", "entities"])
     parser.add_argument("--renaming", type=float, nargs="+", default=[0, 0.3])
+    parser.add_argument("--known", action="store_true", help="the list of the training has the food's name")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
@@ -153,7 +157,7 @@ def main() -> None:
     drawn = list(islice(scenes("val", VAL_SEED), HELD_OUT))
     drawn = [drawn[int(image)] for image in held_out.image_ids]
     for food in args.foods:
-        setting = Setting(out, food)
+        setting = Setting(out, food, args.known)
         setting.write(read_features(str(args.demo / "plates_train.pkl")))
         for kind in args.kinds:
             for renaming in args.renaming:

@@ -3,8 +3,8 @@
 python -m benchmarks.quality.prompts.unseen_food --demo demo_out [--foods apple] [--renaming 0 0.3]
 
 All plates of one food are left out of training. Fifty of them, with their captions, then join the datastore of the
-prediction; or the food's name joins the list. Held-out plates are captioned before and after. With --known the list of
-the training has the name already, though no plate and no caption of it.
+prediction; or the food's name joins the list. Held-out plates are captioned before and after. With --known the list
+of the training has the name already, though no plate and no caption of it.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ FEW = 500  # captioned photos of mixed training
 RUNS = ("paired", "auto", "0", "memory", "few", "mixed")
 AGAINST = {"paired": "auto", "0": "auto", "memory": "auto", "few": "mixed"}  # a run → the one it is compared with
 LANGUAGE_EPOCHS = 4  # of the language model, over the captions alone
+LONGEST = 40  # tokens of a caption; the language model takes 64 positions
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def captions_of(folder: Path, held_out: Features, texts: Path | None) -> list[st
     if texts:
         captioner.memory = TextMemory.open(texts, captioner.model.config, captioner.encoder.logit_scale)
     rows = held_out.rows(slice(None))  # [N, D]
-    found = captioner.caption(list(rows), DecodeConfig(beam=True))
+    found = captioner.caption(list(rows), DecodeConfig(beam=True, max_new_tokens=LONGEST))
     return [several[0].text for several in found]
 
 

@@ -51,7 +51,7 @@ class PromptConfig(Options, group="data"):
         if self.datastore is not None and self.prompts != "captions":
             raise ClipcapError("--datastore belongs to --prompts captions: add that, or leave it out")
         if self.entities is not None and self.prompts == "none":
-            raise ClipcapError("--entities belongs to --prompts entities: add that, or leave it out")
+            raise ClipcapError("--entities belongs to --prompts entities or captions: add one, or leave it out")
         if self.retrieve_with and self.prompts != "captions":
             raise ClipcapError("--retrieve_with belongs to --prompts captions: add that, or leave it out")
 

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from clipcap.captioning.captioner import Captioner, load_captioner
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.consensus import check_datastore
+from clipcap.captioning.prompting import check_datastore
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import (
     captions_by_image,

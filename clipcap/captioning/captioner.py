@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
+from clipcap.captioning.config import BEAMS, DecodeConfig, decoding
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.image_inputs import (
     ImageLike,
@@ -38,13 +38,11 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
-from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
-from clipcap.runtime.bundled import DEMO
-from clipcap.runtime.messages import logger
-from clipcap.runtime.text import one_line, printable
+from clipcap.runtime.text import one_line
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -473,37 +471,3 @@ class Captioner:
             [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
-
-
-def load_captioner(config: LoadConfig, decode_only: bool = False) -> Captioner:
-    """Load the captioner that the options name, and log what was read; `decode_only` as in `from_pretrained`."""
-    if config.load_pt is None:
-        logger.info(
-            "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that `clipcap train` wrote, or a .pt of the original ClipCap"
-        )
-    captioner = Captioner.from_pretrained(
-        config.load_pt or DEMO,
-        lm=config.lm,
-        clip_model_type=config.clip_model_type,
-        normalize_prefix=config.normalize_prefix,
-        num_heads=config.num_heads,
-        device=config.device,
-        dtype=config.dtype,
-        datastore=config.datastore,
-        entities=config.entities,
-        prompt_gate=config.prompt_gate,
-        tokenizer=config.tokenizer,
-        decode_only=decode_only,
-    )
-    if config.memory is not None and captioner.model.token_layout:
-        raise ClipcapError(
-            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
-        )
-    if config.memory is not None:
-        captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
-    if config.dtype in ("auto", "bfloat16"):
-        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    if config.load_pt is not None:
-        logger.info(printable(captioner.summary))
-    return captioner

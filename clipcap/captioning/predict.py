@@ -19,9 +19,10 @@ from clipcap.captioning.addresses import (
     read_standard_input,
 )
 from clipcap.captioning.batches import stored_embeddings
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
 from clipcap.captioning.decode import Caption
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.captioning.outputs import open_destination
 from clipcap.captioning.prompting import check_datastore
 from clipcap.captioning.text_files import TextFiles
@@ -100,11 +101,15 @@ def predict(
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
     _note_run(command, config, img)
     found.report(len(paths))
+    _report_prompts(captioner)
+    return found.failed
+
+
+def _report_prompts(captioner: Captioner) -> None:
     if captioner.prompter is not None:
         from clipcap.prompts.prompter import report_prompts
 
         report_prompts(captioner.prompter.counts)
-    return found.failed
 
 
 def _note_run(command: str, config: CaptionConfig, img: Sequence[str]) -> None:

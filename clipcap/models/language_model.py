@@ -300,7 +300,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return cast(PreTrainedModel, get_peft_model(lm, config).get_base_model())
+            return cast("PreTrainedModel", get_peft_model(lm, config).get_base_model())
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

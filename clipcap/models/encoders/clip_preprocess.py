@@ -26,7 +26,8 @@ class ClipPreprocess:
         size = self.resolution
         image = crop_extreme_aspect(image)
         shorter = min(image.size)
-        resized = tuple(size if side == shorter else int(size * side / shorter) for side in image.size)
+        width, height = (size if side == shorter else int(size * side / shorter) for side in image.size)
+        resized = width, height
         if resized != image.size:
             image = image.resize(resized, Image.Resampling.BICUBIC)
         left, top = (round((side - size) / 2) for side in image.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +47,12 @@ class FeedForward(nn.Module):
         return self.c_proj(self.act(self.c_fc(x)))
 
 
-def is_conv1d(layer: nn.Module) -> bool:
+def is_conv1d(layer: nn.Module) -> TypeGuard[Conv1D]:
     """Whether a layer is a linear one that stores its matrix as [in, out]."""
     return type(layer) is Conv1D or type(layer) is _of_transformers("pytorch_utils", "Conv1D")
 
 
-def is_feed_forward(net: nn.Module | None) -> bool:
+def is_feed_forward(net: nn.Module | None) -> TypeGuard[FeedForward]:
     """Whether a network is the feed-forward net of a GPT-2."""
     return type(net) is FeedForward or type(net) is _of_transformers("models.gpt2.modeling_gpt2", "GPT2MLP")
 

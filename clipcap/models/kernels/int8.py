@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ def quantised(lm: PreTrainedModel) -> PreTrainedModel:
     for module in list(lm.modules()):
         for name, child in list(module.named_children()):
             if is_conv1d(child):  # GPT-2's, which torch does not know
-                setattr(module, name, _linear(cast(Conv1D, child)))
+                setattr(module, name, _linear(child))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao announces its move to another package
         kinds = qconfig.per_channel_dynamic_qconfig

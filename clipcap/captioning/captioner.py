@@ -110,9 +110,7 @@ class Captioner:
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
         """
-        decode_only = (
-            decode_only and pick_device(device).type == "cpu"
-        )  # a GPU's fixed steps know transformers' alone
+        decode_only = decode_only and pick_device(device).type == "cpu"  # a GPU's fixed steps need transformers'
         loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type, decode_only)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
         captioner._decode_only = decode_only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from clipcap.images.photos import Photos
 from clipcap.images.read import is_image_file
 from clipcap.runtime.text import shown
 from clipcap.sources import coco, tars
-from clipcap.sources.columns import choose_columns
+from clipcap.sources.columns import choose_columns, holds_image
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
 from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
@@ -120,7 +120,13 @@ def _candidates(names: list[str], folders: list[str]) -> list[str]:
         name for name in names if name.lower().endswith(TABLE_SUFFIXES) and not _NO_CAPTIONS.fullmatch(name.lower())
     ]
     tables = [name for name in tables if not name.lower().endswith((".txt", ".token")) or _is_text_table(name)]
-    return [name for name in tables if os.path.splitext(name)[0].lower() not in stems]
+    return [name for name in tables if not _is_of_one(name.lower(), stems)]
+
+
+def _is_of_one(name: str, stems: Container[str]) -> bool:
+    """Whether a name is that of a photo, a tar or a folder with more behind it: `1.json`, `1.jpg.metadata.json`."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in stems for count in range(1, len(parts)))
 
 
 def _is_text_table(name: str) -> bool:
@@ -155,8 +161,8 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
 def _names_photos(table: Table, column: str) -> bool:
     """Whether some of the first rows name an image, or an existing photo: any object maps words to words."""
     photos = Photos(photo_folders(Path(str(table.path)).parent, PHOTO_FOLDERS, None), anywhere=True)
-    first = [str(cells[0]) for _, cells in itertools.islice(table.rows(column), 20)]
-    return any(is_image_name(name) or photos.knows(name) for name in first)
+    first = (cells[0] for _, cells in itertools.islice(table.rows(column), 20))
+    return any(holds_image(cell, photos.knows) for cell in first)
 
 
 def _holds_photos(folder: Path) -> bool:

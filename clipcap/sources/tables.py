@@ -13,7 +13,7 @@ from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.delimited import find_layout, read_rows, wrong_width
 from clipcap.sources.faults import Faults
-from clipcap.sources.json_tables import read_json_values, table_rows
+from clipcap.sources.json_tables import holds_json, read_json_values, table_rows
 from clipcap.sources.textfiles import TextPlace
 
 Row = tuple[str, list]  # its place ("x.csv: line 7"), and the cells asked for
@@ -79,7 +79,9 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     return table
 
 
-def _read_csv(path: TextPlace, _: Faults) -> Table:
+def _read_csv(path: TextPlace, faults: Faults) -> Table:
+    if holds_json(path):
+        return _read_json_lines(path, faults)
     layout = find_layout(path)
 
     def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:

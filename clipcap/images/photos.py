@@ -107,6 +107,10 @@ class Photos:
             notes.append(f"{counted(self._several, 'name')} fit several photos: write their folder too")
         return notes
 
+    def any_there(self) -> bool:
+        """Whether there is any photo in or below the folders."""
+        return bool(self._index[0])
+
     def unnamed(self) -> int:
         """Photos in the folders where some were found that no name meant."""
         return sum(sum(map(is_image_name, self._names(folder) - found)) for folder, found in self._found.items())
@@ -266,9 +270,7 @@ def _liberties(
 ) -> list[str]:
     """What was done to a name to find its photo, for the note."""
     pairs = list(zip(reversed(parts), reversed(theirs)))
-    if way and is_image_name(parts[-1]):
-        ways = [*ways, way]
-    elif way in (NUMBER, SIGNS):
+    if way and (is_image_name(parts[-1]) or way != SUFFIX):
         ways = [*ways, way]
     if way:  # the last parts differ by more than their spelling
         pairs[0] = (_stem(pairs[0][0]), _stem(pairs[0][1])) if way == SUFFIX else ("", "")

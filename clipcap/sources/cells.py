@@ -28,7 +28,8 @@ _IMAGE_MARK = re.compile(r"<img>.*?</img>|<image>|</?img>|<\|[\w ]*image[\w ]*\|
 _IMG_PATH = re.compile(r"<img>(.+?)</img>", re.IGNORECASE | re.DOTALL)
 # Keys of an object that is an image, as they are compared; the first one with something in it counts.
 _IMAGE_KEYS = (
-    "bytes path filename image imageurl url uri fileuri src base64 source filedata inlinedata image64 imagebase64 data"
+    "bytes path filename image imageurl url uri fileuri src base64 source filedata inlinedata image64 "
+    "imagebase64 data"
 ).split()
 _IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a message
 _IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)

@@ -174,7 +174,7 @@ def _separators(table: Table, columns: list[str]) -> dict[str, str]:
 
 
 def _sentences(table: Table, columns: list[str]) -> list[str]:
-    """The one column that holds sentences, whatever it is called in whatever language; none where there are several."""
+    """The one column that holds sentences, whatever it is called in any language; none where there are several."""
     sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
     found = [name for i, name in enumerate(columns) if _mostly([cells[i] for cells in sample], _is_sentence)]
     return found if len(found) == 1 else []

@@ -91,7 +91,7 @@ def find_layout(path: TextPlace) -> Layout:
 
 
 def _below_titles(number: int, head: str, sample: list[tuple[int, str]]) -> tuple[int, str, list[tuple[int, str]]]:
-    """(number of the header line, header, lines after it), without titles and remarks that a spreadsheet has above."""
+    """(number of the header line, header, lines after it), without the titles that a spreadsheet has above."""
     lines = [(number, head), *sample]
     for i, (_, line) in enumerate(lines[:_MOST_TITLES]):
         names = [{plain(name.strip(' "')) for name in line.split(sign)} - {""} for sign in DELIMITERS]

@@ -18,6 +18,8 @@ from clipcap.sources.textfiles import TextPlace, parse_json, read_lines
 MAX_REPR_CHARACTERS = 2**20  # of a Python object in a line; its parser takes much more memory than JSON's
 _WRAPPERS = ("data", "annotations", "rows", "samples", "items", "examples", "records", "entries", "images", "dataset")
 
+_DEEPEST = 6  # objects around a table
+
 Numbered = Iterator[tuple[str, Any]]  # (unit and number, value): ("entry 3", {...})
 
 
@@ -168,7 +170,7 @@ def _from_arrays(values: list[list], wheres: list[str]) -> list[tuple[str, Any]]
     return [(where, dict(zip(names, row)) if len(row) == len(names) else row) for where, row in rows]
 
 
-def _from_object(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
+def _from_object(value: dict, path: TextPlace, depth: int = 0) -> list[tuple[str, Any]] | None:
     """The rows in an object; None where it is of no known shape."""
     value = via_images(value) or value
     if not value:
@@ -195,19 +197,22 @@ def _from_object(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
             for where, row in table_rows(part, path)
         ]
     for key in _WRAPPERS:
-        if _is_list_of_objects(inner := value.get(key)):
+        inner = value.get(key)
+        if isinstance(inner, list) and _is_list_of_objects(inner):
             return _from_list(inner, [f"{key} entry {i}" for i in range(1, len(inner) + 1)])
-    return _by_image(value) or _inside(value, path)
+    return _by_image(value) or _inside(value, path, depth + 1)
 
 
-def _inside(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
+def _inside(value: dict, path: TextPlace, depth: int) -> list[tuple[str, Any]] | None:
     """The rows of the one part of an object that is a table, whatever it is called; None where there are several."""
+    if depth > _DEEPEST:
+        return None
     found = []
     for key, part in value.items():
         named = {str(name) for row in part[:20] for name in row} if _is_list_of_objects(part) else set()
         if any(map(_names_images, named)) and any(map(_names_captions, named)):
             found.append([(f"'{shown(key)}', {where}", row) for where, row in table_rows(part, path)])
-        elif isinstance(part, dict) and part and (rows := _from_object(part, path)):
+        elif isinstance(part, dict) and part and (rows := _from_object(part, path, depth)):
             found.append([(f"'{shown(key)}', {where}", row) for where, row in rows])
     return found[0] if len(found) == 1 else None
 

@@ -24,7 +24,7 @@ _SAVE_AS = {
     **dict.fromkeys(
         (".arrow", ".feather"), "an Arrow file: write it as Parquet (Dataset.to_parquet, pandas.to_parquet)"
     ),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
+    **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
     **dict.fromkeys((".pkl", ".pickle"), "a pickle: write it as CSV or Parquet (pandas.to_parquet)"),
 }
 
@@ -69,7 +69,7 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     suffix = os.path.splitext(str(path))[1].lower()
     reader = _READERS.get(suffix)
     if reader is None:
-        hint = _SAVE_AS.get(suffix)
+        hint = how_to_save(str(path))
         kinds = f"not a table that can be read ({', '.join(_READERS)})"
         raise ClipcapError(f"{shown(path)}: {kinds}{f'; it is {hint}' if hint else ''}")
     table = reader(path, Faults() if faults is None else faults)
@@ -77,6 +77,11 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
         if name and name in table.columns[:i]:
             raise ClipcapError(f"{shown(path)}: two columns are called '{shown(name)}': rename one")
     return table
+
+
+def how_to_save(name: str) -> str:
+    """What a file is that could be a table, and how to make one of it; empty for other names."""
+    return _SAVE_AS.get(os.path.splitext(name)[1].lower(), "")
 
 
 def _read_csv(path: TextPlace, faults: Faults) -> Table:
@@ -192,3 +197,4 @@ _READERS: dict[str, Callable[[TextPlace, Faults], Table]] = {
 }
 TABLE_SUFFIXES = tuple(_READERS)
 PACKED_SUFFIXES = tuple(_SAVE_AS)
+PHOTO_ARCHIVES = (".zip", ".7z", ".rar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -49,6 +49,8 @@ _NOTHING = (
 _LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
 _DEEPEST = 20  # lists within lists
 _WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]{64}")
+_OBJECT = re.compile(r"<[\w.]*(?:PIL|Image|object)\b.*(?:size=|at 0x).*>", re.DOTALL)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
 
 
@@ -215,7 +217,7 @@ def image_in(value: Any) -> str | bytes | None:
         text = value.strip()
         if text.startswith(("[", "{")) and (inner := _image_notation(text)) is not None:
             return image_in(inner)
-        return _from_base64(text) or text or None
+        return _from_base64(text) or _from_python(text) or _from_hexadecimal(text) or text or None
     if isinstance(value, dict):
         return _image_in_object(value)
     if isinstance(value, (list, tuple)):
@@ -272,6 +274,34 @@ def _from_base64(text: str) -> bytes | None:
         if data:
             raise RowError("a data address that is not base64", "an image that is not base64") from error
         return None
+
+
+def _from_python(text: str) -> bytes | None:
+    """The image that a text is Python's notation of, as pandas writes bytes into a CSV.
+
+    Raises:
+        RowError: it is cut short, or says that there was an object and no more.
+    """
+    if _OBJECT.fullmatch(text):
+        why = "is the name of an object in place of a picture: save the pictures, and write their file names"
+        raise RowError(f"'{shown(text[:60])}' {why}", "a name of an object in place of a picture")
+    if text[:2] not in ("b'", 'b"'):
+        return None
+    found = python_object(text)
+    if not isinstance(found, bytes):
+        raise RowError("bytes that are cut short, or no image", "bytes that are not an image")
+    return found
+
+
+def _from_hexadecimal(text: str) -> bytes | None:
+    """The image that a text is the hexadecimal digits of, as databases print it."""
+    digits = text.removeprefix("\\x").removeprefix("0x")
+    if len(digits) < 64 or not _HEXADECIMAL.fullmatch(digits[:64]):
+        return None
+    try:
+        return bytes.fromhex(digits) if image_suffix(bytes.fromhex(digits[:64])) else None
+    except ValueError as error:
+        raise RowError("hexadecimal digits that are cut short", "bytes that are not an image") from error
 
 
 def image_in_conversation(value: Any) -> str | bytes | None:

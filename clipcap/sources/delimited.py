@@ -22,6 +22,8 @@ _RARE_DELIMITERS = ("^", "~", "\x01", "::", "=>", "->", " - ", " \u2013 ", " \u2
 MAX_ROW_LINES = 1000  # beyond that many lines an open quote is taken for a sign
 REPEATED = "header lines between the rows, left out"
 _SAMPLE_ROWS = 50
+_FEWEST_ALIKE = 3
+_DIGITS = re.compile(r"[0-9]+")
 _MOST_TITLES = 10  # lines above the header
 _NAMES_OF_IMAGES, _NAMES_OF_CAPTIONS = {*IMAGE_NAMES, *ID_NAMES}, {*CAPTION_NAMES}
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
@@ -82,12 +84,21 @@ def find_layout(path: TextPlace) -> Layout:
         delimiter = _delimiter(path, head)
     quote = _guess_quote([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)
-    if is_data(cells):
+    if is_data(cells) or _like_rows(cells, [_split(line, delimiter, quote) for _, line in sample]):
         return _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample])
     columns = [name.strip().strip("\ufeff") for name in cells]
     if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
         columns = ["", *columns]
     return Layout(delimiter, columns, number + 1, quote, wrapped)
+
+
+def _like_rows(cells: Sequence[str], rows: list[list[str]]) -> bool:
+    """Whether a first line is a row as all that follow: a cell is theirs but for its number, as in `ROCO_00001`."""
+    patterns = [[_DIGITS.sub("#", cell.strip()) for cell in row] for row in (cells, *rows)]
+    width = min(map(len, patterns))
+    return len(rows) >= _FEWEST_ALIKE and any(
+        "#" in patterns[0][i] and len({row[i] for row in patterns}) == 1 for i in range(width)
+    )
 
 
 def _below_titles(number: int, head: str, sample: list[tuple[int, str]]) -> tuple[int, str, list[tuple[int, str]]]:

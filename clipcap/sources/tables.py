@@ -121,7 +121,10 @@ def _table_of_values(path: TextPlace, document: Any) -> Table:
         and _have_sentences(document["images"])
     ):
         return Table(path, [], lambda *_: iter(()), document=document)
-    rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
+    try:
+        rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
+    except RecursionError as error:
+        raise ClipcapError(f"{shown(path)}: nested too deeply to be a list of captions") from error
     if not rows:
         raise ClipcapError(f"{shown(path)}: the file is empty")
     objects = [row for _, row in rows if isinstance(row, dict)]

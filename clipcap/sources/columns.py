@@ -28,7 +28,7 @@ from clipcap.sources.tables import Table
 _SAMPLE_ROWS = 100
 _SENTENCE_WORDS = 3
 _SEPARATORS = ("|||", "||", "|", "<sep>", "[SEP]", "###", " // ", ";")
-_FEWEST_LISTS, _USUAL = 3, 0.8  # cells with a separator, and their share
+_FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
 
 @dataclass(frozen=True)

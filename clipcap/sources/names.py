@@ -18,7 +18,8 @@ CAPTION_NAMES = (
     "titles raw comment comments txt imagecaption imagedescription imgcaption photodescription alttext alt "
     "shortcaption longcaption detailedcaption generatedcaption blipcaption recaption summary utterance annotation "
     "annotations "
-    "paragraph phrase phrases findings report response output answer completion suffix target referencestrs content "
+    "prediction predicted predict generatedtext hypothesis paragraph phrase phrases findings report response output "
+    "answer completion suffix target referencestrs content "
     "conversations conversation messages dialog contents fileattributes regions prompt label tags tag"
 ).split()
 TAGS = ("label", "tags", "tag")  # the last of them, which are seldom sentences

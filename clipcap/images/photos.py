@@ -109,7 +109,7 @@ class Photos:
 
     def any_there(self) -> bool:
         """Whether there is any photo in or below the folders."""
-        return bool(self._index[0])
+        return any(True for base in self.folders for _ in self._below(str(base)))
 
     def unnamed(self) -> int:
         """Photos in the folders where some were found that no name meant."""

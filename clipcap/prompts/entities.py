@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from clipcap.models.encoders.base import Encoder
 
 LEAST = 0.2  # probability from which a word is named
 TOGETHER = 256  # words encoded at once
+PART = r"\w+"  # of a word, between which anything else may stand
 
 
 class Entities:
@@ -46,19 +47,50 @@ class Entities:
         return cls(list(dict.fromkeys(words)))
 
     @cached_property
-    def _pattern(self) -> re.Pattern:
-        """Longer words win; a plural in s or es is the word's own."""
-        longest = sorted(self.words, key=len, reverse=True)
-        return re.compile(rf"\b({'|'.join(map(re.escape, longest))})(?:e?s)?\b", re.IGNORECASE)
+    def _by_form(self) -> dict[str, str]:
+        """The word of each of its forms in lower case; a form that is a word of the list itself is that word's."""
+        plurals = {
+            form.lower(): word for word in reversed(self.words) for form in (word + "s", word + "es", plural(word))
+        }
+        return plurals | {word.lower(): word for word in self.words}
 
     @cached_property
-    def _by_name(self) -> dict[str, str]:
-        return {word.lower(): word for word in self.words}
+    def _most(self) -> int:
+        """Parts of the longest word: tea cup has two."""
+        return max(len(re.findall(PART, form)) for form in self._by_form)
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where a text has any form of a word, and the word; the longest one where several begin."""
+        parts, number = list(re.finditer(PART, text)), 0
+        while number < len(parts):
+            start = parts[number].start()
+            for count in range(min(self._most, len(parts) - number), 0, -1):
+                end = parts[number + count - 1].end()
+                word = self._by_form.get(text[start:end].lower())
+                if word is not None:
+                    yield start, end, word
+                    number += count - 1
+                    break
+            number += 1
 
     def named_in(self, captions: Sequence[str]) -> list[str]:
         """The words that captions name, each once, in their order."""
-        found = (self._by_name[match.lower()] for caption in captions for match in self._pattern.findall(caption))
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(word for caption in captions for _, _, word in self._found(caption)))
+
+    def renamed(self, text: str, word: str, other: str) -> str:
+        """The text with one of its words exchanged for another, in the number and with the article that it needs."""
+        pieces, done = [], 0
+        for start, end, found in self._found(text):
+            if found != word:
+                continue
+            form, before = text[start:end], text[done:start]
+            new = other if form.lower() == word.lower() else plural(other)
+            if form[0].isupper() and not word[0].isupper():
+                new = new[0].upper() + new[1:]
+            article = "an" if new[0].lower() in "aeiou" else "a"
+            pieces += [re.sub(r"\b(a)n?(\s+)$", rf"\1{article[1:]}\2", before, flags=re.IGNORECASE), new]
+            done = end
+        return "".join([*pieces, text[done:]])
 
     def encoded(self, encoder: Encoder) -> Tensor:
         """The embeddings of the words, of unit length, [W, D].
@@ -68,6 +100,13 @@ class Entities:
         """
         parts = [encoder.encode_texts(self.words[i : i + TOGETHER]) for i in range(0, len(self.words), TOGETHER)]
         return F.normalize(torch.cat(parts).float(), dim=1).cpu()
+
+
+def plural(word: str) -> str:
+    """The plural of an English noun that has a regular one."""
+    if re.search("[^aeiou]y$", word):
+        return f"{word[:-1]}ies"
+    return word + ("es" if re.search("(s|x|z|ch|sh|tomato|potato)$", word) else "s")
 
 
 def fitting(images: Tensor, words: Tensor, scale: float, most: int) -> list[list[tuple[int, float]]]:

@@ -185,6 +185,17 @@ class CaptionDataset:
             batch.labels[batch.input_ids == 0] = IGNORE
         return batch
 
+    def reworded(self, batch: Batch, texts: dict[int, str]) -> Batch:
+        """The batch with other texts in place of some of its captions, by their place in the batch."""
+        tokens = [self.tokens[self.starts[number] : self.starts[number + 1]] for number in batch.captions]
+        recipe = TokenRecipe(self.tokenizer, self.max_tokens, self.reference)
+        for place, ids in zip(texts, recipe.ids(list(texts.values()))):
+            tokens[place] = np.array(ids[: self.max_tokens], tokens[place].dtype)
+        layout = Layout(np.diff(batch.row_of, prepend=-1) != 0, np.array([len(ids) for ids in tokens]))
+        found = layout.batch(batch.given, np.concatenate(tokens), batch.captions)
+        found.most_columns = batch.most_columns
+        return found
+
     def layout(self, captions: np.ndarray) -> Layout:
         """Where the captions of these numbers stand in their batch."""
         return Layout(self.order.begins_row(captions), self.order.lengths(captions))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.captioning.image_inputs import embed_pictures
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features, PromptTokens
+from clipcap.models.base import IGNORE
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.prompts.config import PromptConfig
@@ -25,10 +26,12 @@ from clipcap.prompts.template import MOST_WORDS, PromptText, padded
 from clipcap.runtime.hub import absolute
 from clipcap.training.dataset import Batch, CaptionDataset
 from clipcap.training.objective import first_caption_numbers
+from clipcap.training.renaming import Renaming, strange_words
 
 GATE = 5  # percentile of the cosines of the nearest in training, below which an image has no prompt
 NAMED = 0.6  # share of the words of a caption that its prompt names (ViECap, section 4.1)
 PICTURES = 64  # encoded at once
+LOOKED_AT = 1000  # captions, for words of a list
 
 
 class Source(Protocol):
@@ -117,6 +120,7 @@ class Prompting:
         samples: texts of the kind that prompts are made of.
         fields: what the checkpoint stores of them, besides their length.
         note: a line for the start of the run.
+        entities: whose words are exchanged in training, or None.
     """
 
     config: PromptConfig
@@ -125,6 +129,7 @@ class Prompting:
     samples: Sequence[str]
     fields: dict[str, Any]
     note: str
+    entities: Entities | None = None
 
     def of_model(self, tokenizer: Tokenizer) -> dict[str, Any]:
         """What a checkpoint stores of its prompts, before a language model with this tokenizer."""
@@ -148,7 +153,11 @@ class Prompting:
         names = ("prompts", "prompt_captions", "prompt_dropout", "retrieve_with")
         of_source = {name: self.fields[name] for name in ("datastore_id",) if name in self.fields}
         samples = hashlib.blake2b("\n".join(self.samples).encode(), digest_size=8).hexdigest()
-        return {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
+        own = {**{name: getattr(self.config, name) for name in names}, **of_source, "texts of prompts": samples}
+        if self.entities is None or not self.config.renamed:
+            return own
+        words = hashlib.blake2b("\n".join(self.entities.words).encode(), digest_size=8).hexdigest()
+        return {**own, "renaming": self.config.renamed, "words": words}
 
 
 class DrawnPrompts:
@@ -163,17 +172,29 @@ class DrawnPrompts:
 
     def __init__(self, prompting: Prompting, data: CaptionDataset, text: PromptText, seed: int):
         self.prompting, self.data, self.text, self.seed = prompting, data, text, seed
+        self.renaming: Renaming | None = None
+        if prompting.entities is not None and prompting.config.renamed:
+            strange = strange_words(text.tokenizer, data.features.captions)
+            self.renaming = Renaming(prompting.entities, strange, prompting.config.renamed)
 
     def added(self, batch: Batch, step: int) -> Batch:
         """The batch with a prompt before the captions of each row, but for the share that has none."""
         first = first_caption_numbers(batch)  # [B]
         leaders = self.data.order.leaders(first)
         rows = self.data.features.caption_rows[first]
-        texts = []
-        for row, leader in zip(rows.tolist(), leaders.tolist()):
+        texts, reworded = [], dict[int, str]()
+        for number, (row, leader) in enumerate(zip(rows.tolist(), leaders.tolist())):
             rng = np.random.default_rng((self.seed, step, leader))
             dropped = rng.random() < self.prompting.config.prompt_dropout
             texts.append([] if dropped else self.prompting.training.drawn(row, rng))
+            if texts[-1] and self.renaming is not None:
+                places = np.flatnonzero(batch.row_of == number).tolist()
+                captions = [self.data.features.captions[int(batch.captions[place])] for place in places]
+                if found := self.renaming.drawn(captions, texts[-1], rng):
+                    reworded |= dict(zip(places, found[0]))
+                    texts[-1] = found[1]
+        if reworded and (batch.labels != IGNORE).any():  # but not of a batch that counts nothing
+            batch = self.data.reworded(batch, reworded)
         ids, mask = padded(self.text.prompts(texts))
         return replace(batch, given=replace(batch.given, prompt_ids=ids, prompt_mask=mask))
 
@@ -220,27 +241,41 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
         f"prompts: {config.prompt_captions} captions of similar images of {place}, none for "
         f"{config.prompt_dropout:.0%} of the examples; median cosine of the nearest {middle:.3f}"
     )
-    return Prompting(config, source, training, store.some_captions(), fields, note)
+    samples = store.some_captions()
+    if config.entities is None:
+        return Prompting(config, source, training, samples, fields, note)
+    entities, _ = _entities_named(config.entities, features)
+    return Prompting(config, source, training, samples, fields, note, entities)
 
 
 def _entities(config: PromptConfig, features: Features, device: str) -> Prompting:
     if features.meta.encoder is None:
         raise ClipcapError(f"{features.path}: does not say its encoder: name it with --clip_model_type")
-    entities = Entities.read(str(config.entities))
+    entities, share = _entities_named(str(config.entities), features)
     encoder = load_encoder(features.meta.encoder, device)
 
     def source(rows: Features) -> NamedWords:
         return NamedWords(rows, entities, encoder)
 
-    named = sum(bool(entities.named_in([caption])) for caption in features.captions[:1000])
+    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
+    fields = {"prompts": "entities"}
+    return Prompting(config, source, source(features), entities.words, fields, note, entities)
+
+
+def _entities_named(path: str, features: Features) -> tuple[Entities, float]:
+    """The list, and the share of the first captions that name a word of it.
+
+    Raises:
+        ClipcapError: it cannot be read, or none of them does.
+    """
+    entities, first = Entities.read(path), features.captions[:LOOKED_AT]
+    named = sum(bool(entities.named_in([caption])) for caption in first)
     if not named:
         raise ClipcapError(
-            f"--entities {config.entities}: the first {min(1000, len(features.captions))} captions name none of its "
-            f"{len(entities.words)} words: nothing is learnt from such a list"
+            f"--entities {path}: the first {len(first)} captions name none of its {len(entities.words)} words: "
+            f"nothing is learnt from such a list"
         )
-    share = named / min(1000, len(features.captions))
-    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
-    return Prompting(config, source, source(features), entities.words, {"prompts": "entities"}, note)
+    return entities, named / len(first)
 
 
 def _pictures(features: Features, encoder: Encoder) -> torch.Tensor:

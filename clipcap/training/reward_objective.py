@@ -74,7 +74,7 @@ class RewardObjective:
         self.how = resolve(how, model)
         self.stop = stop_token_ids(tokenizer, self.how)
         self.seconds = {"sampling": 0.0, "waiting for scores": 0.0}
-        self._began = time.perf_counter()
+        self._began, self._rewards = time.perf_counter(), list[float]()
 
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch: each image once."""
@@ -84,6 +84,7 @@ class RewardObjective:
         """The micro-batches of this process, a list per optimiser step, from step `skip` on."""
         images = np.random.default_rng((self.steps.seed, epoch)).permutation(len(self.first))
         self._began, self.seconds = time.perf_counter(), dict.fromkeys(self.seconds, 0.0)
+        self._rewards.clear()
         for step in range(skip, self.steps_per_epoch()):
             of_step = images[step * self.per_step : (step + 1) * self.per_step]
             yield self._window(of_step, step_number(self, epoch, step))
@@ -109,6 +110,7 @@ class RewardObjective:
                 continue
             chosen, tokens, samples, future = started
             rewards = self.scoring.finish(samples, future, given.vectors).view(len(chosen), -1)  # [n, samples]
+            self._rewards.append(rewards.mean().item())
             batches.append(self._batch(images, chosen, given, tokens, advantages(rewards), step))
         self.seconds["waiting for scores"] += time.perf_counter() - sampled
         return batches
@@ -206,12 +208,13 @@ class RewardObjective:
     def scores(
         self, captions: Sequence[str], references: Sequence[Sequence[str]], clip_embedding: Tensor
     ) -> dict[str, float]:
-        """The reward of captions of held-out images beside what shows a reward that is gamed."""
+        """Rewards of held-out captions and of the epoch's samples, beside what shows a reward that is gamed."""
         total = max(time.perf_counter() - self._began, 1e-9)
         shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in self.seconds.items())
         logger.info(f"of the time of the epoch: {shares}")
         return {
             "reward": self.scoring.held_out(captions, references, clip_embedding),
+            "sample_reward": float(np.mean(self._rewards)) if self._rewards else 0.0,
             "bad_endings": bad_endings(captions),
             "length": mean_length(captions),
         }

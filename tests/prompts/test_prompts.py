@@ -144,6 +144,29 @@ def test_captions_name_the_longest_words_of_the_list_in_any_number(tmp_path):
     assert entities.named_in(["eggplant"]) == []
 
 
+def test_plurals_that_change_the_end_of_a_word_are_found():
+    entities = Entities(["cherry", "dish", "box", "key", "tomato", "egg", "eggs"])
+    assert entities.named_in(["three cherries in dishes and boxes", "keys, tomatoes"]) == [
+        "cherry", "dish", "box", "key", "tomato",
+    ]  # fmt: skip
+    assert entities.named_in(["two eggs"]) == ["eggs"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "other", "renamed"),
+    [
+        ("An apple and two apples beside a cherry", "apple", "cherry", "A cherry and two cherries beside a cherry"),
+        ("Cherries on a plate, a cherry", "cherry", "apple", "Apples on a plate, an apple"),
+        ("a fresh egg", "egg", "sushi roll", "a fresh sushi roll"),
+        ("a fried egg, an egg", "egg", "tea", "a fried egg, a tea"),
+        ("an eggplant", "egg", "tea", "an eggplant"),
+    ],
+)
+def test_a_word_is_renamed_in_its_number_and_with_its_article(text, word, other, renamed):
+    entities = Entities(["egg", "apple", "cherry", "fried egg", "sushi roll", "tea"])
+    assert entities.renamed(text, word, other) == renamed
+
+
 @pytest.mark.parametrize("content", [b"\n# none\n", b"\xff\xfe\x00", None])
 def test_a_list_without_words_is_refused_in_a_line(tmp_path, content):
     if content is not None:

@@ -23,7 +23,7 @@ from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.export import export
 from clipcap.prompts.config import PromptConfig
-from clipcap.prompts.entities import Entities
+from clipcap.prompts.entities import Entities, plural
 from clipcap.prompts.template import PromptText
 from clipcap.training.dataset import CaptionDataset
 from clipcap.training.prompting import DrawnPrompts, NamedWords, open_prompting
@@ -46,6 +46,79 @@ def drawn_of(data, tokenizer, dropout=0.3):
     text = PromptText(tokenizer, "captions", 2, prompting.of_model(tokenizer)["prompt_tokens"])
     dataset = CaptionDataset(features, tokenizer, 40, share_prefix=True)
     return DrawnPrompts(prompting, dataset, text, seed=4)
+
+
+def renaming_of(tmp_path, tokenizer, kind, share=1.0, shares=True):
+    groups = [(f"{word} on a plate", f"a plate of {word}s") for word in ("apple", "egg", "banana") for _ in range(4)]
+    data = feature_file(tmp_path / "named.pkl", groups, meta=FeatureMeta(encoder="demo"), dim=128)
+    (tmp_path / "words.txt").write_text("apple\negg\nbanana\ncherry\n")
+    chosen = {"datastore": str(data), "prompt_captions": 3} if kind == "captions" else {}
+    config = PromptConfig(
+        prompts=kind, entities=str(tmp_path / "words.txt"), renaming=share, prompt_dropout=0, **chosen
+    )
+    features = read_features(data)
+    prompting = open_prompting(config, features, "cpu")
+    text = PromptText(tokenizer, kind, 3, prompting.of_model(tokenizer)["prompt_tokens"])
+    return DrawnPrompts(prompting, CaptionDataset(features, tokenizer, 40, share_prefix=shares), text, seed=4)
+
+
+def captions_in(batch, tokenizer):
+    """The captions of each row, read back from its label tokens."""
+    rows = [tokenizer.decode(labels[labels != -100]) for labels in batch.labels]
+    return [[one for one in row.split("<|endoftext|>") if one] for row in rows]
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("kind", ["captions", "entities"])
+def test_a_renamed_word_has_its_new_name_in_caption_and_prompt_alike(tmp_path, tokenizer, kind, shares):
+    prompts = renaming_of(tmp_path, tokenizer, kind, shares=shares)
+    plain = prompts.data.batch(np.arange(len(prompts.data)))
+    seen = set()
+    for step in range(6):
+        batch = prompts.added(plain, step)
+        assert (batch.captions == plain.captions).all() and (batch.row_of == plain.row_of).all()
+        rows = zip(captions_in(batch, tokenizer), captions_in(plain, tokenizer), strict=True)
+        for row, (new, old) in enumerate(rows):
+            prompt = tokenizer.decode(batch.given.prompt_ids[row][batch.given.prompt_mask[row]])
+            if not old[0].endswith(" on a plate"):
+                continue  # the other caption of the image
+            before, after = (texts[0].removesuffix(" on a plate") for texts in (old, new))
+            seen.add(after)
+            assert new == [f"{after} on a plate", f"a plate of {plural(after)}"][: len(old)]
+            assert before not in prompt  # or there was nothing to exchange
+            assert after == before or after in prompt or plural(after) in prompt
+    assert {"apple", "egg", "banana", "cherry"} <= seen and len(seen) > 8  # of the list, and words of the vocabulary
+    assert not {"plate", "on"} & seen
+
+
+@pytest.mark.parametrize("kind", ["captions", "entities"])
+def test_without_renaming_a_batch_keeps_its_captions(tmp_path, tokenizer, kind):
+    prompts = renaming_of(tmp_path, tokenizer, kind, share=0)
+    plain = prompts.data.batch(np.arange(len(prompts.data)))
+    batch = prompts.added(plain, 1)
+    assert torch.equal(batch.input_ids, plain.input_ids) and torch.equal(batch.labels, plain.labels)
+    assert torch.equal(batch.positions, plain.positions)
+
+
+def test_a_batch_that_counts_nothing_stays_so_when_words_are_renamed(tmp_path, tokenizer):
+    prompts = renaming_of(tmp_path, tokenizer, "entities")
+    idle = prompts.data.batch(np.arange(3))
+    idle.labels.fill_(-100)
+    assert all((prompts.added(idle, step).labels == -100).all() for step in range(4))
+
+
+def test_a_resumed_run_that_renames_has_the_weights_of_an_unbroken_one(data, lm_folder, tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("apple\negg\ncake\nplate\ntable\n")
+    chosen = {**CHOSEN, "datastore": str(data), "entities": str(tmp_path / "words.txt"), "renaming": 1.0}
+    whole = run(data, lm_folder, tmp_path / "whole", **chosen)
+    plain = run(data, lm_folder, tmp_path / "plain", **{**chosen, "renaming": 0.0})
+    assert not same(weights(whole / "clipcap-last"), weights(plain / "clipcap-last"))
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, lm_folder, tmp_path / "broken", **chosen)
+    monkeypatch.undo()
+    broken = run(data, lm_folder, tmp_path / "broken", **chosen, resume=True)
+    assert same(weights(whole / "clipcap-last"), weights(broken / "clipcap-last"))
 
 
 def test_a_row_reads_captions_of_other_images_drawn_anew_each_step(data, tokenizer):
@@ -207,6 +280,8 @@ def test_samples_of_reward_training_are_written_behind_prompts(trained, lm_folde
         ({"prompts": "captions"}, "needs --datastore"),
         ({"prompts": "entities"}, "needs --entities"),
         ({"datastore": "x"}, "belongs to --prompts captions"),
+        ({"entities": "x"}, "belongs to --prompts entities"),
+        ({"renaming": 0.5}, "add that list"),
         ({"prompts": "captions", "datastore": "x", "recipe": "reference"}, "does not go with --recipe reference"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_resumed_run_equals_an_unbroken_one(data, started, lm_folder, tmp_path
 def test_the_scores_that_show_a_gamed_reward_stand_side_by_side(data, started, lm_folder, tmp_path):
     out = run(data, lm_folder, tmp_path / "out", **chosen(data, started))
     for line in metrics(out):
-        assert {"reward", "cider", "distinct", "bad_endings", "length"} <= line.keys()
+        assert {"reward", "sample_reward", "cider", "distinct", "bad_endings", "length"} <= line.keys()
 
 
 def test_two_processes_train_as_one(data, started, lm_folder, tmp_path):

@@ -34,7 +34,7 @@ _IMAGE_KEYS = (
 _IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a message
 _IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)
 _ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
-_SAID = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
+_CONTENT_KEYS = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
 _NOTHING = (
     "nan",
@@ -183,7 +183,7 @@ def _answer(turns: Sequence[dict], counts: Counter[str]) -> Any:
     answers = []
     for turn in turns:
         who = turn.get("from", turn.get("role"))
-        key = next((key for key in _SAID if key in turn), None)
+        key = next((key for key in _CONTENT_KEYS if key in turn), None)
         if isinstance(who, str) and key:
             if who.lower() in _ANSWERERS:
                 answers.append(turn[key])
@@ -309,7 +309,7 @@ def image_in_conversation(value: Any) -> str | bytes | None:
     for turn in value if isinstance(value, (list, tuple)) else ():
         if not isinstance(turn, dict):
             return None
-        content = next((turn[key] for key in _SAID if key in turn), None)
+        content = next((turn[key] for key in _CONTENT_KEYS if key in turn), None)
         if isinstance(content, str) and (match := _IMG_PATH.search(content)):
             return match[1].strip()
         for part in content if isinstance(content, (list, tuple)) else ():

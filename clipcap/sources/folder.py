@@ -22,7 +22,7 @@ from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_
 from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 
 MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
-_USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
+_USUAL_NAMES = ("captions", "metadata", "annotations")  # distinguished from other tables in the same folder
 _TEXT_TABLES = re.compile(r"(?:captions?|metadata|annotations?|results(_\w+)?|.*\.token)\.txt|.*\.token")
 # What Kaggle, the hub, img2dataset and this program leave beside captions.
 _NO_CAPTIONS = re.compile(
@@ -135,10 +135,12 @@ def _candidates(folder: Path) -> list[str]:
     ]
     tables = [name for name in tables if not _is_of_one(name.lower(), stems)]
     texts = [name for name in tables if name.lower().endswith((".txt", ".token"))]
-    told = [name for name in texts if _is_text_table(name)]
-    if not told and len(texts) == len(tables) and len(texts) <= _MOST_TEXTS:  # any name: look whether it names images
-        told = [name for name in texts if holds_captions(folder / name)]
-    return [name for name in tables if name not in texts or name in told]
+    named = [name for name in texts if _is_text_table(name)]
+    if (
+        not named and len(texts) == len(tables) and len(texts) <= _MOST_TEXTS
+    ):  # any name: look whether it names images
+        named = [name for name in texts if holds_captions(folder / name)]
+    return [name for name in tables if name not in texts or name in named]
 
 
 def _is_of_one(name: str, stems: Container[str]) -> bool:

@@ -179,7 +179,7 @@ def test_one_part_means_all_parts_and_a_missing_one_is_named(state, lm_folder, t
     ],
     ids=["FSDP", "ZeRO"],
 )
-def test_weights_that_processes_share_are_told_with_what_joins_them(names, said, tmp_path):
+def test_weights_that_processes_share_are_named_with_what_joins_them(names, said, tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")

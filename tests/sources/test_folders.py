@@ -82,7 +82,7 @@ def test_a_table_beside_a_tar_names_its_members(tmp_path, archive):
     assert captions(read(tmp_path)) == ONE_EACH
 
 
-def test_photos_in_an_archive_and_captions_in_a_spreadsheet_are_told_with_what_to_do(tmp_path):
+def test_photos_in_an_archive_and_captions_in_a_spreadsheet_are_named_with_what_to_do(tmp_path):
     put(tmp_path / "a" / "images.zip", b"PK")
     put(tmp_path / "a" / "captions.csv", "image,caption\n1.jpg,a red kite\n")
     assert "no photos here; unpack or convert first: images.zip" in read(tmp_path / "a").notes

@@ -20,8 +20,9 @@ from torch import Tensor
 from benchmarks.measure import machine
 from benchmarks.quality.real_photos.pretrained import ENCODER, EfficientNetLite, install
 from benchmarks.speed.train.bench import SHARED
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.cli.main import main as clipcap
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import FeatureMeta
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--lm", required=True, help="language model, tuned along")
     parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
     parser.add_argument("--photos", type=int, default=5999, help="to train on")
+    parser.add_argument("--dev", type=int, default=500, help="photos held out")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
@@ -135,7 +137,7 @@ def main() -> None:
     print(machine(), flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     install(args.out / "packages")
-    train, dev = stored(args.out, "train", args.photos), stored(args.out, "val", 500)
+    train, dev = stored(args.out, "train", args.photos), stored(args.out, "val", args.dev)
     training, held_out = read_features(str(train)), read_features(str(dev))
     vectors, references = list(held_out.rows(slice(None))), held_out.captions_by_row()
     world = plates(args.out, args.demo)

@@ -29,6 +29,7 @@ from clipcap.models.gpt2_tokenizer import load_gpt2_tokenizer
 from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
+from clipcap.models.weight_files import weights_in
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
 from clipcap.runtime.bundled import CAPTIONER, LM, bundled
 from clipcap.runtime.files import best_checkpoint_in, current_path, folders_in, replaced_folder, writing
@@ -142,20 +143,19 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder that `clipcap trai
         return path
     if (path / ADAPTER).is_file():
         raise ClipcapError(f"{path}: {describe_wrong_folder(path)}")
-    for alone in (WEIGHTS, *(f"{stem}.index.json" for stem in (WEIGHTS, "pytorch_model.bin")), "pytorch_model.bin"):
-        if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
-            return path / alone
+    if weights := weights_in(path):  # of the original, or of another project, in a container of a framework
+        return weights
     if not path.is_dir():
         raise ClipcapError(f"{path}: no such checkpoint ({wanted}){_beside(path)}")
     found = best_checkpoint_in(path, _is_checkpoint)
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
         raise ClipcapError(f"{path}: {describe_wrong_folder(path) or nothing}")
-    return found
+    return found if found.is_file() or (found / CONFIG).is_file() else weights_in(found) or found
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / CONFIG).is_file()
+    return path.suffix in SUFFIXES or (path / CONFIG).is_file() or (path.is_dir() and weights_in(path) is not None)
 
 
 def _beside(path: Path) -> str:

@@ -23,6 +23,7 @@ from clipcap.models.encoders.pooling import OFFSET_POSITIONS, PAIR
 from clipcap.models.without_memory import without_memory
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.hub import is_local, load_pretrained, require_hub
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.safe_load.flax_msgpack import MsgpackError, read_parameters
 from clipcap.runtime.text import one_line
 
@@ -199,6 +200,7 @@ def hybrid_tokenizer(folder: Path, tokenizer: str | None) -> Tokenizer | None:
     return None
 
 
+@writes_to("out")
 def convert(folder: str, out: str, tokenizer: str | None = None) -> Path:
     """Write a hybrid CLIP of flax as a folder that `AutoModel` of transformers reads: `clipcap convert`.
 

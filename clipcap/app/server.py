@@ -27,8 +27,9 @@ from clipcap.app.log import SafeStream, hide_cancelled_requests
 from clipcap.app.page import SCRIPT, STYLE, build_page, theme
 from clipcap.app.post_caption import add_caption_route, is_connected
 from clipcap.app.service import CaptionService, PictureSearch, text_search
-from clipcap.captioning.captioner import Captioner, load_captioner
-from clipcap.captioning.consensus import check_datastore
+from clipcap.captioning.captioner import Captioner
+from clipcap.captioning.load_captioner import load_captioner
+from clipcap.captioning.prompting import check_datastore
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError

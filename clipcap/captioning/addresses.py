@@ -6,8 +6,6 @@ import io
 import sys
 from typing import TypeGuard
 
-from huggingface_hub import constants
-
 from clipcap.images.read import ImageError
 from clipcap.sources.http_client import GoneError, UnavailableError, WebClient
 
@@ -38,6 +36,8 @@ def fetch_photo(address: str) -> NamedPhoto:
     Raises:
         ImageError: it is not to be had, or HF_HUB_OFFLINE forbids the network.
     """
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
         raise ImageError(address, "is on the web, and HF_HUB_OFFLINE is set: unset it, or save the photo first")
     try:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.fixed_step import FixedStep, fixed_steps
 from clipcap.captioning.kv_cache import expand, reorder
 from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import padded
+
+if TYPE_CHECKING:  # imports transformers, which takes seconds
+    from clipcap.captioning.fixed_step import FixedStep
 
 
 @dataclass
@@ -73,6 +75,8 @@ class CachedDecoder:
             reorders: whether rows will continue others.
         """
         if self._fix:
+            from clipcap.captioning.fixed_step import fixed_steps
+
             self._fixed = fixed_steps.of(self, k, room, reorders, self._at_once)
         if self._fixed is None:
             expand(self.cache, k, room)

@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, LoadConfig, decoding
-from clipcap.captioning.consensus import Consensus, consensus_of
+from clipcap.captioning.config import BEAMS, DecodeConfig, decoding
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.image_inputs import (
     ImageLike,
@@ -41,14 +38,17 @@ from clipcap.models.encoders.base import Encoder, pick_device
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.given import Given
-from clipcap.models.kernels.bfloat16 import pick_cpu_dtype, why
+from clipcap.models.kernels.bfloat16 import pick_cpu_dtype
 from clipcap.models.kernels.int8 import quantised
 from clipcap.models.kernels.packed_linear import pack_for_rows, packable
 from clipcap.options import at_least
-from clipcap.prompts.prompter import Prompter
-from clipcap.runtime.bundled import DEMO
-from clipcap.runtime.messages import logger
-from clipcap.runtime.text import one_line, printable
+from clipcap.runtime.text import one_line
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from clipcap.captioning.consensus import Consensus
+    from clipcap.prompts.prompter import Prompter
 
 
 class Captioner:
@@ -75,7 +75,7 @@ class Captioner:
         self._encoder = encoder
         self.encoder_tokenizer: str | None = None  # of an hf: encoder whose folder has none
         self._judges: dict[str, Encoder] = {}
-        self._rounded = False
+        self._rounded = self._decode_only = False
         self.dtype = torch.float32  # of the products of model and encoder
         self.memory: TextMemory | None = None  # images are projected on, where there is one
         self.prompter: Prompter | None = None  # finds the prompts that the model reads, where it does
@@ -97,19 +97,23 @@ class Captioner:
         entities: str | Path | None = None,
         prompt_gate: float | None = None,
         tokenizer: str | None = None,
+        decode_only: bool = False,
     ) -> Captioner:
         """Load a checkpoint: a native folder, a `.pt` of the original, a folder holding one, or a hub name.
 
         `dtype` bfloat16 lets model and encoder multiply in bfloat16, auto does so on a CPU where the processor is
         faster in it, and int8, on a CPU, rounds the language model's matrices to eight bits. What a captioner reads
         before it writes comes from its own datastore, or from `datastore` with another gate; or from the file
-        `entities`. `tokenizer` is that of an `hf:` encoder whose folder has none.
+        `entities`. `tokenizer` is that of an `hf:` encoder whose folder has none. `decode_only` gives a captioner
+        that cannot be saved: a GPT-2 on a CPU loads without transformers then, two seconds sooner.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it.
         """
-        loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type)
+        decode_only = decode_only and pick_device(device).type == "cpu"  # a GPU's fixed steps need transformers'
+        loaded = load_checkpoint(path, lm, num_heads, normalize_prefix, clip_model_type, decode_only)
         captioner = cls(loaded.model, loaded.tokenizer, device=device)
+        captioner._decode_only = decode_only
         captioner.encoder_tokenizer = tokenizer
         captioner.summary = loaded.summary
         captioner._card = read_card(loaded.path)
@@ -159,8 +163,10 @@ class Captioner:
         """Write a native checkpoint folder.
 
         Raises:
-            ClipcapError: its language model was rounded to int8.
+            ClipcapError: its language model was rounded to int8, or it was loaded to decode alone.
         """
+        if self._decode_only:
+            raise ClipcapError("a captioner loaded with decode_only cannot be saved: load it without")
         if self._rounded:
             raise ClipcapError("a captioner rounded to int8 cannot be saved: load it in float32")
         return save_checkpoint(cast(ClipCaptionModel, self.model), self.tokenizer, Path(folder))  # others override it
@@ -173,6 +179,8 @@ class Captioner:
         Raises:
             ClipcapError: offline, no such account, or no right to write there.
         """
+        from huggingface_hub import HfApi
+
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             draft = self.save_pretrained(Path(folder) / "checkpoint")
@@ -392,6 +400,8 @@ class Captioner:
         if tidied:
             found = [[replace(c, text=tidy(c.text)) for c in captions] for captions in found]
         if config.rerank == "consensus":
+            from clipcap.captioning.consensus import consensus_of
+
             return [captions[:wanted] for captions in consensus_of(self.consensus).order(given.vectors, found)]
         if reranked:
             judge, seen = self._seen_by_judge(given.vectors, pictures, config)
@@ -459,36 +469,3 @@ class Captioner:
             [(str(self.tokenizer.decode([t])), c) for t, c in zip(tokens, cosines)]
             for tokens, cosines in zip(token.tolist(), cosine.tolist())
         ]
-
-
-def load_captioner(config: LoadConfig) -> Captioner:
-    """Load the captioner that the options name, and log what was read."""
-    if config.load_pt is None:
-        logger.info(
-            "no --load_pt: the bundled demo model knows drawn plates of food alone; for real photos pass --load_pt "
-            "with a folder that `clipcap train` wrote, or a .pt of the original ClipCap"
-        )
-    captioner = Captioner.from_pretrained(
-        config.load_pt or DEMO,
-        lm=config.lm,
-        clip_model_type=config.clip_model_type,
-        normalize_prefix=config.normalize_prefix,
-        num_heads=config.num_heads,
-        device=config.device,
-        dtype=config.dtype,
-        datastore=config.datastore,
-        entities=config.entities,
-        prompt_gate=config.prompt_gate,
-        tokenizer=config.tokenizer,
-    )
-    if config.memory is not None and captioner.model.token_layout:
-        raise ClipcapError(
-            f"--memory {config.memory}: this captioner reads tokens of images, which no text has: leave it out"
-        )
-    if config.memory is not None:
-        captioner.memory = TextMemory.open(config.memory, captioner.model.config, captioner.encoder.logit_scale)
-    if config.dtype in ("auto", "bfloat16"):
-        logger.info(f"numbers: {why(config.dtype, captioner.dtype)}")
-    if config.load_pt is not None:
-        logger.info(printable(captioner.summary))
-    return captioner

@@ -65,16 +65,3 @@ def consensus_of(found: Consensus | None) -> Consensus:
             "them by --datastore"
         )
     return found
-
-
-def check_datastore(rerank: str, datastore: str | None, prompts: str) -> None:
-    """Refuse captions that nothing reads.
-
-    Raises:
-        ClipcapError: names the flag.
-    """
-    if datastore is not None and rerank != "consensus" and prompts != "captions":
-        raise ClipcapError(
-            "--datastore is read by captioners of --prompts captions and by --rerank consensus: add that, or leave "
-            "it out"
-        )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.beam_search import beam_search
 from clipcap.captioning.cached_decoder import CachedDecoder, Hypotheses
@@ -22,7 +22,11 @@ from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.given import Given
 from clipcap.models.language_model import end_of_text, max_positions, token_ids
-from clipcap.prompts.datastore import Retrieved
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from clipcap.prompts.datastore import Retrieved
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
-from clipcap.features.files import read_features
 from clipcap.models.config import ModelConfig, PrefixConfig
 
 LARGEST = 500_000  # texts, as in the paper: more are thinned out evenly
@@ -39,6 +38,8 @@ class TextMemory:
             ClipcapError: no texts there, or those of another encoder; a captioner that learnt from photos, or from
                 texts moved to the mean of photos, where a memory of texts would lead away from them.
         """
+        from clipcap.features.files import read_features
+
         features = read_features(path, tower="text")
         check_same_encoder(
             features.meta, features.dim, config.encoder, config.encoder_weights_id, config.clip_dim, path,

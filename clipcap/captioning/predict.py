@@ -19,21 +19,20 @@ from clipcap.captioning.addresses import (
     read_standard_input,
 )
 from clipcap.captioning.batches import stored_embeddings
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import CaptionConfig, LoadConfig, LoadOptions, OutputConfig
-from clipcap.captioning.consensus import check_datastore
 from clipcap.captioning.decode import Caption
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.captioning.outputs import open_destination
+from clipcap.captioning.prompting import check_datastore
 from clipcap.captioning.text_files import TextFiles
 from clipcap.captioning.tidy import collapsed
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder, for_model
 from clipcap.features.feature_set import Features
-from clipcap.features.files import read_features
 from clipcap.images.read import ImageError, find_images
 from clipcap.images.workers import at_once
 from clipcap.models.encoders.encode_images import EncodedImages, encode_images
-from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
@@ -71,7 +70,7 @@ def predict(
     paths, failed = _photos(img, texts, output.limit)
     if img and not paths:
         return failed
-    captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()))
+    captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()), decode_only=True)
     if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
     own = captioner.model.config
@@ -102,9 +101,15 @@ def predict(
                 found.watch(batch.embeddings, [image_captions[0].text for image_captions in captions])
     _note_run(command, config, img)
     found.report(len(paths))
-    if captioner.prompter is not None:
-        report_prompts(captioner.prompter.counts)
+    _report_prompts(captioner)
     return found.failed
+
+
+def _report_prompts(captioner: Captioner) -> None:
+    if captioner.prompter is not None:
+        from clipcap.prompts.prompter import report_prompts
+
+        report_prompts(captioner.prompter.counts)
 
 
 def _note_run(command: str, config: CaptionConfig, img: Sequence[str]) -> None:
@@ -207,6 +212,8 @@ def _photo_batches(
 
 def _checked_features(captioner: Captioner, load: LoadOptions, path: str) -> Features:
     """A feature file of the captioner's encoder."""
+    from clipcap.features.files import read_features
+
     features = read_features(path, encoder=load.clip_model_type)
     if features.encoder_note:
         logger.info(printable(features.encoder_note))

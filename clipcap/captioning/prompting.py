@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from clipcap.captioning.consensus import Consensus
 from clipcap.captioning.decode import Caption
+from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.models.given import Given
-from clipcap.prompts.datastore import Retrieved
-from clipcap.prompts.prompter import Prompter, caption_prompter, check_prompts, entity_prompter, open_store
 from clipcap.prompts.template import PromptText, padded
+
+if TYPE_CHECKING:  # take long to import, and few captioners need them
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from clipcap.captioning.consensus import Consensus
+    from clipcap.prompts.datastore import Retrieved
+    from clipcap.prompts.prompter import Prompter
 
 
 def open_prompter(
@@ -42,11 +47,39 @@ def open_prompter(
     check_prompts(config, entities)
     if config.prompts == "none":
         return None
+    from clipcap.prompts.prompter import caption_prompter, entity_prompter
+
     text = PromptText(tokenizer, config.prompts, config.prompt_captions, config.prompt_tokens)
     if config.prompts == "entities":
         return entity_prompter(text, entities, encoder(None))
     retrieving = encoder(config.retrieve_with) if config.retrieve_with else None
     return caption_prompter(config, text, None if datastore is None else str(datastore), gate, retrieving)
+
+
+def check_prompts(config: ModelConfig, entities: str | Path | None) -> None:
+    """Refuse a list of words for a captioner that has not learnt to read any.
+
+    Raises:
+        ClipcapError: names the flag.
+    """
+    if entities is not None and config.prompts != "entities":
+        raise ClipcapError(
+            f"--entities is for captioners that were trained with --prompts entities, and this one has "
+            f"--prompts {config.prompts}: leave it out, or train one"
+        )
+
+
+def check_datastore(rerank: str, datastore: str | None, prompts: str) -> None:
+    """Refuse captions that nothing reads.
+
+    Raises:
+        ClipcapError: names the flag.
+    """
+    if datastore is not None and rerank != "consensus" and prompts != "captions":
+        raise ClipcapError(
+            "--datastore is read by captioners of --prompts captions and by --rerank consensus: add that, or leave "
+            "it out"
+        )
 
 
 def open_consensus(config: ModelConfig, datastore: str | Path | None) -> Consensus | None:
@@ -57,6 +90,9 @@ def open_consensus(config: ModelConfig, datastore: str | Path | None) -> Consens
     """
     if datastore is None or config.retrieve_with:
         return None
+    from clipcap.captioning.consensus import Consensus
+    from clipcap.prompts.prompter import open_store
+
     return Consensus(open_store(str(datastore), config, None, "the checkpoint"))
 
 

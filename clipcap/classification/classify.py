@@ -27,11 +27,13 @@ from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import as_cell, in_short, printable
 from clipcap.sources.textfiles import read_lines
 
 FLAGGED, UNREAD = 3, 1  # exit status
 THRESHOLD = 0.5
+_PLACES = ("out", "report", "list", "move")  # options that name what is written
 SHOWN = 50  # photos in the terminal
 
 
@@ -96,6 +98,7 @@ class Result:
         return FLAGGED if self.flagged else UNREAD if self.unread else 0
 
 
+@writes_to(lambda called: next(filter(None, (getattr(called["config"], name) for name in _PLACES)), None))
 def run_classify(
     photos: Sequence[str], templates: Sequence[str], thresholds: Sequence[str], config: ClassifyConfig
 ) -> Result:

@@ -18,10 +18,10 @@ from typing import Any
 import clipcap
 from clipcap.cli.commands import COMMANDS, Command
 from clipcap.cli.console import messages_on_stderr
-from clipcap.cli.heavy_imports import heavy_imports
 from clipcap.errors import ClipcapError
 from clipcap.options import FlagParser, HelpGroups, Options, add_flags, flags_of, from_flags
 from clipcap.runtime import processes
+from clipcap.runtime.heavy_imports import heavy_imports
 from clipcap.runtime.messages import logger
 from clipcap.runtime.streams import ensure_streams, report_shrunk_files
 from clipcap.runtime.text import printable
@@ -126,7 +126,7 @@ def _function(command: Command, args: argparse.Namespace) -> Any:
     arguments = {name: getattr(args, name) for name in args.arguments}
     module, name = command.run.split(":")
     let_threads_sleep()
-    with heavy_imports():
+    with heavy_imports(command=True):
         function = getattr(import_module(module), name)
     return function(**config, **arguments, **command.constants)
 

@@ -55,8 +55,11 @@ class ClipGptCaptioner(Captioner):
         entities: str | Path | None = None,
         prompt_gate: float | None = None,
         tokenizer: str | None = None,
+        decode_only: bool = False,
     ) -> ClipGptCaptioner:
         """Load a checkpoint, a folder holding one, a hub name, or a folder in General-GPT's layout.
+
+        `decode_only` changes nothing: CLIP-GPT has no faster way to load.
 
         Raises:
             ClipcapError: it cannot be loaded; the message says how to fix it. Or an option of a `Captioner` is given

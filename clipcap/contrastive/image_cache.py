@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from clipcap.images.read import ImageError, open_image
 from clipcap.images.workers import decoders, report_lost_workers
-from clipcap.models.encoders.base import crop_extreme_aspect
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.runtime.progress import no_bar
 from clipcap.sources.record import Record
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from clipcap.deploy.onnx_captioner import preprocess
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD, Encoder
+from clipcap.models.encoders.base import Encoder
+from clipcap.models.encoders.clip_preprocess import CLIP_MEAN, CLIP_STD, ClipPreprocess
 from clipcap.models.encoders.transformers_clip import HFPreprocess
 
 LEVELS = 2.5  # grey levels of 255 by which two ways to resize may differ (torchvision's own and Pillow's: one)
@@ -24,14 +25,21 @@ def describe_preprocessing(encoder: Encoder) -> How:
     Raises:
         ClipcapError: its preprocessing is of another kind.
     """
-    how = _of_processor(encoder.preprocess.processor) if isinstance(encoder.preprocess, HFPreprocess) else None
-    how = how or _of_transforms(getattr(encoder.preprocess, "transforms", ()))
+    own = encoder.preprocess
+    how = _of_processor(own.processor) if isinstance(own, HFPreprocess) else None
+    how = _of_clip(own.resolution) if isinstance(own, ClipPreprocess) else how
+    how = how or _of_transforms(getattr(own, "transforms", ()))
     if how is None or any(_away(encoder, how, probe) > LEVELS for probe in _probes(how)):
         raise ClipcapError(
             f"{encoder.name}: its preprocessing is not one of resizing, cutting out the middle and scaling, which an "
             f"export can describe"
         )
     return how
+
+
+def _of_clip(resolution: int) -> How:
+    crop = {"crop": [resolution] * 2, "mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+    return _resized(resolution, "bicubic") | crop
 
 
 def _of_transforms(steps: Any) -> How | None:

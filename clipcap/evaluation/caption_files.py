@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -13,11 +13,18 @@ from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.runtime.text import from_cell, in_short
+from clipcap.sources.cells import captions_in, image_in
 from clipcap.sources.columns import choose_columns
-from clipcap.sources.faults import Faults
+from clipcap.sources.faults import Faults, RowError
+from clipcap.sources.names import plain
 from clipcap.sources.tables import read_table
 
 _IMAGE_KEYS = ("image_id", "image", "id")
+# Columns of predictions, as they are compared, which come before those of captions.
+_PREDICTIONS = (
+    "prediction", "predictions", "predicted", "predict", "predictedcaption", "generatedcaption", "generatedtext",
+    "hypothesis", "candidate",
+)  # fmt: skip
 
 
 def read_predictions(path: str | Path) -> dict[str, str]:
@@ -31,7 +38,7 @@ def read_predictions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path).expanduser()
     captions: dict[str, str] = {}
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(_rows(path, predictions=True)):
         image, caption = _pair(row, path, number)
         if image in captions:
             raise ClipcapError(f"{path}: image {image} has two captions: leave one per image")
@@ -53,14 +60,19 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     path = Path(path).expanduser()
     if path.is_dir() or path.suffix == ".pkl":
         return captions_by_image(read_features(str(path)))
-    content = _json(path) if path.suffix.lower() == ".json" else None
+    content = None
+    if path.suffix.lower() == ".json":
+        with suppress(ClipcapError):  # `_rows` says why, if it is of no other kind either
+            content = _json(path)
+    by_other_key = None
     if isinstance(content, dict) and "annotations" not in content:
         by_image = {str(image): [texts] if isinstance(texts, str) else texts for image, texts in content.items()}
         if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in by_image.values()):
             return {image: list(texts) for image, texts in by_image.items() if texts}
-        raise ClipcapError(f"{path}: expected {{image: [captions]}}, or COCO annotations with a list `annotations`")
+        wanted = f"{path}: expected {{image: [captions]}}, or COCO annotations with a list `annotations`"
+        by_other_key = _or_table(path, ClipcapError(wanted), predictions=False)
     references: dict[str, list[str]] = {}
-    for number, row in enumerate(_rows(path)):
+    for number, row in enumerate(_rows(path, predictions=False) if by_other_key is None else by_other_key):
         image, caption = _pair(row, path, number)
         references.setdefault(image, []).append(caption)
     if not references:
@@ -102,7 +114,7 @@ def match_images(
 
 
 def _names(image: str) -> Iterator[str]:
-    path = PurePath(image)
+    path = PurePath(image.removesuffix(".0") if re.fullmatch(r"\d+\.0", image) else image)
     yield from (image, path.name, path.stem)
     if number := re.search(r"_0*(\d+)$", path.stem):
         yield number[1]
@@ -117,20 +129,41 @@ def _number(image: str) -> int | str:
     return int(image) if image.isascii() and image.isdigit() and str(int(image)) == image else image
 
 
-def _rows(path: Path) -> Iterable[Any]:
+def _rows(path: Path, predictions: bool) -> Iterable[Any]:
+    """The rows of a file; `predictions` says which of several columns with captions is meant."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".tab", ".psv", ".txt", ".parquet"):
-        return _table_rows(path)
-    if suffix in (".jsonl", ".ndjson"):
-        with _opened(path) as file:
-            return [_loads(line, path) for line in file if line.strip()]
+        return _table_rows(path, predictions)
+    try:
+        rows = _lines(path) if suffix in (".jsonl", ".ndjson") else _entries(path)
+        for number, row in enumerate(rows):
+            _pair(row, path, number)
+    except ClipcapError as error:
+        return _or_table(path, error, predictions)
+    return rows
+
+
+def _lines(path: Path) -> list[Any]:
+    with _opened(path) as file:
+        return [_loads(line, path) for line in file if line.strip()]
+
+
+def _entries(path: Path) -> list[Any]:
     content = _json(path)
     if isinstance(content, dict) and "annotations" not in content:
-        return _by_image(content, path)
+        return list(_by_image(content, path))
     content = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(content, list):
         raise ClipcapError(f"{path}: expected a list of objects with image_id and caption (COCO results)")
     return content
+
+
+def _or_table(path: Path, error: ClipcapError, predictions: bool) -> list[dict[str, str]]:
+    """The rows of a file in any other shape that `clipcap parse custom` reads; where it is of none, the error."""
+    try:
+        return _table_rows(path, predictions)
+    except ClipcapError:
+        raise error from None
 
 
 def _by_image(content: dict, path: Path) -> Iterator[dict[str, str]]:
@@ -145,21 +178,36 @@ def _by_image(content: dict, path: Path) -> Iterator[dict[str, str]]:
         yield {"image": image, "caption": caption}
 
 
-def _table_rows(path: Path) -> list[dict[str, str]]:
+def _table_rows(path: Path, predictions: bool) -> list[dict[str, str]]:
     """The rows of a table in any dialect; a broken row is an error, because scores need all images."""
     faults = Faults()
     table = read_table(path, faults)
-    columns = choose_columns(table, None, None)
+    predicted = next((name for name in table.columns if plain(name) in _PREDICTIONS), None) if predictions else None
+    columns = choose_columns(table, None, predicted)
     if columns.image is None:
         raise ClipcapError(f"{path}: no column names the images: add a column image")
-    rows = [
-        {"image": from_cell(str(cells[0] or "")), "caption": from_cell(str(caption))}
-        for _, cells in table.rows(columns.image, *columns.captions, faults=faults)
-        for caption in cells[1:]
-    ]
+    rows = []
+    for where, cells in table.rows(columns.image, *columns.captions, faults=faults):
+        try:
+            image = image_in(cells[0])
+            captions = [text for cell in cells[1:] for text in _captions(cell)]
+        except RowError as error:
+            faults.add(where, error)
+            continue
+        rows += [{"image": from_cell(str(image or "")), "caption": from_cell(text)} for text in captions]
     if len(faults):
         raise ClipcapError("; ".join(faults.notes()))
     return rows
+
+
+def _captions(cell: Any) -> list[str]:
+    """A caption as it is written, however odd; those in a list."""
+    if isinstance(cell, str):
+        return [cell]
+    found = captions_in(cell)
+    if not all(map(str.strip, found)):
+        raise RowError("no caption")
+    return found
 
 
 def _pair(row: Any, path: Path, number: int) -> tuple[str, str]:

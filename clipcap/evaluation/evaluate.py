@@ -12,9 +12,10 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.consensus import check_datastore
+from clipcap.captioning.load_captioner import load_captioner
+from clipcap.captioning.prompting import check_datastore
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import (
     captions_by_image,

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.fit.config import FitConfig
 from clipcap.fit.probe import Measured, measure
 from clipcap.fit.recipe import Plan, make_plan
+from clipcap.fit.record import damaged_files, still_damaged, write_record
 from clipcap.fit.sample import Sample, write_sample
 from clipcap.models.config import ModelConfig
 from clipcap.models.language_model import load_lm
@@ -34,6 +36,7 @@ from clipcap.sources.record import Record
 
 PLAN = "fit.json"
 FEWEST_VAL, VAL_SHARE = 5, 0.1
+STEPS = ("parse", "train", "evaluate")
 NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it continues
 
 
@@ -182,20 +185,49 @@ class _Steps:
         self.command = command
         self.features, self.checkpoints, self.evaluation = out / "data", out / "checkpoints", out / "evaluation"
 
-    def finished(self, step: str) -> bool:
-        """Whether a step was done before."""
-        return (self.out / f".{step}_done").exists()
+    def _mark(self, step: str) -> Path:
+        """The file that says that a step is done, and what it has written."""
+        return self.out / f".{step}_done"
 
-    def _run(self, step: str, *words: object) -> None:
+    @cached_property
+    def _damaged(self) -> dict[str, dict[Path, str]]:
+        """The damaged files of each step that was done; empty where there are none."""
+        marks = {step: self._mark(step) for step in STEPS}
+        damaged = {step: damaged_files(mark) if mark.exists() else {} for step, mark in marks.items()}
+        for step, files in damaged.items():
+            if files:
+                more = f" and {len(files) - 1} more" * (len(files) > 1)
+                logger.warning(
+                    f"{next(iter(files))}{more}: cut, changed or gone since the {step} step was done, which is done "
+                    f"again with what follows it"
+                )
+        return damaged
+
+    def finished(self, step: str) -> bool:
+        """Whether a step was done before, and its files and those of the steps before it are whole."""
+        needed = STEPS[: STEPS.index(step) + 1]
+        return self._mark(step).exists() and not any(self._damaged[each] for each in needed)
+
+    def _run(self, step: str, folder: Path, *words: object) -> None:
         if self.finished(step):
             return
         argv = [str(word) for word in words]
         logger.info(f"\n$ clipcap {shlex.join(argv)}")
-        if self.command(argv):
+        for later in STEPS[STEPS.index(step) + 1 :]:
+            self._mark(later).unlink(missing_ok=True)
+        damaged = self._damaged[step]
+        anew = f"; to do it anew, delete {folder}" if damaged else ""
+        try:
+            failed = self.command(argv)
+        except ClipcapError as error:
+            raise ClipcapError(f"{error}{anew}") from error
+        if failed:
             raise ClipcapError(
-                f"the {step} step failed, see above: the same `clipcap fit` continues after it is put right"
+                f"the {step} step failed, see above: the same `clipcap fit` continues after it is put right{anew}"
             )
-        (self.out / f".{step}_done").touch()
+        if left := still_damaged(damaged):
+            raise ClipcapError(f"{left[0]}: changed since the {step} step wrote it, and not written again{anew}")
+        write_record(self._mark(step), folder)
 
     def parse(self) -> None:
         """Encode the photos."""
@@ -203,8 +235,8 @@ class _Steps:
             ("--train_size", f"{self.found.train_size}", "--seed", self.config.seed) if self.found.train_size else ()
         )
         self._run(
-            "parse", "parse", "custom", "--data_path", self.data, "--clip_model_type", self.config.clip_model_type,
-            "--out", self.features / "photos.pkl", *split,
+            "parse", self.features, "parse", "custom", "--data_path", self.data, "--clip_model_type",
+            self.config.clip_model_type, "--out", self.features / "photos.pkl", *split,
         )  # fmt: skip
 
     def _file(self, split: str) -> Path:
@@ -284,14 +316,14 @@ class _Steps:
         words = self._training({split: self._file(split) for split in self.found.records})
         if self.checkpoints.exists():  # of an epoch without a `last` it makes another
             words.append("--resume")
-        self._run("train", *words, "--out_dir", self.checkpoints)
+        self._run("train", self.checkpoints, *words, "--out_dir", self.checkpoints)
 
     def evaluate(self) -> None:
         """Score captions of the images held out."""
         if self.finished("evaluate") and not (self.evaluation / METRICS).exists():
             (self.out / ".evaluate_done").unlink()
         self._run(
-            "evaluate", "evaluate", "--load_pt", self.checkpoints, "--data",
+            "evaluate", self.evaluation, "evaluate", "--load_pt", self.checkpoints, "--data",
             self._file(self.found.val), "--train_data", self._file("train"),
             "--out", self.evaluation, *(["--no_java"] * (not self.config.java)),
         )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 # Supported kinds, by Pillow's name, with their suffixes. Pillow reads more, but some of its readers start other
 # programs (EPS runs Ghostscript), and some kinds are not photos or drawings (weather data, icons of a cursor).
 SUFFIXES = {
@@ -37,8 +39,12 @@ _RAW_HINT = "a camera's raw file is not read: " + _CONVERT
 HINTS = {
     **dict.fromkeys(SUFFIXES["HEIF"], HEIF_HINT),
     **dict.fromkeys(
-        (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".crw"), _RAW_HINT
+        ".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .crw .nrw .sr2 .srf .3fr .iiq .x3f .kdc .dcr .rwl".split(),
+        _RAW_HINT,
     ),
+    **dict.fromkeys((".dcm", ".dicom"), "a DICOM file is not read: " + _CONVERT),
+    **dict.fromkeys((".jxr", ".wdp", ".hdp"), "JPEG XR is not read: " + _CONVERT),
+    ".xcf": "a GIMP file is not read: " + _CONVERT,
     ".jxl": "JPEG XL is not read: " + _CONVERT,
     ".svg": "a drawing in SVG is not read: " + _CONVERT,
     ".eps": "PostScript is not read, as reading it would run it: " + _CONVERT,
@@ -97,6 +103,14 @@ def why_heif_unread(name: str) -> str:
     )
 
 
+def _decoded(head: bytes) -> bytes:
+    """What the first bytes of a text are the base64 of; nothing if they are not."""
+    try:
+        return base64.b64decode(head.rpartition(b",")[2].strip()[:40], validate=True)
+    except ValueError:
+        return b""
+
+
 def why_unread(name: str, head: bytes, kinds: str) -> str:
     """Why Pillow does not know a file, and what to do, from its first bytes and its name."""
     stem = name.rpartition(".")[0] or name
@@ -108,6 +122,12 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
         return "not an image but a page of HTML: the download of it failed"
     if b"<svg" in text:
         return HINTS[".svg"].format(name=name, stem=stem)
+    if text.startswith((b"<?xml", b'{"', b"[{")):
+        return (
+            f"not an image but {'XML' if text[:1] == b'<' else 'JSON'}, most likely a server's answer: fetch it again"
+        )
+    if image_suffix(_decoded(head)):
+        return "the base64 of a picture, not the picture: decode it, with base64 -d for example"
     if head[4:8] == b"ftyp" and head[8:12] in _VIDEO:
         return "a video, not an image: take a frame out of it"
     found = image_suffix(head)
@@ -119,4 +139,6 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
             return HINTS[suffix].format(name=name, stem=stem)
     if found == ".tif":
         return "a TIFF of a kind that is not read: " + _CONVERT.format(name=name, stem=stem)
+    if not head.strip(b"\0"):
+        return "not an image but zeros: a copy or a download that was cut off: fetch it again"
     return f"not an image (clipcap reads {kinds})"

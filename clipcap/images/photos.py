@@ -19,6 +19,7 @@ from clipcap.runtime.text import counted, in_short
 
 MAX_DEPTH = 5  # folders below the set's own that are searched for a photo not where its name says
 MAX_FOLDERS = 20_000
+SHORTEST_IN_LINK = 5  # of the end of a link that has no suffix, for it to be a photo's name
 
 _LINK = re.compile(r"(?:[a-z][a-z0-9+.-]+:)?//[^/\\]+[/\\]|www\.", re.IGNORECASE)
 _FILE_LINK = re.compile(r"file:(?://(?:localhost)?)?(?=[/\\])", re.IGNORECASE)
@@ -27,11 +28,13 @@ _DRIVE = re.compile(r"[a-zA-Z]:(?=[/\\])")
 _NUMBER = re.compile(r"0*([0-9]{1,18})(?:\.0)?")
 # Of files: a number alone, or one padded with zeros behind other signs, as in COCO_val2014_000000000042.
 _FILE_NUMBER = re.compile(r"0*([0-9]{1,18})|.*[^0-9](?=[0-9]{6,18}$)0+([1-9][0-9]*)")
+_SIGNS = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _CAPTION_NUMBER = re.compile(r"#[0-9]+$")
 
 BACKSLASHES, ESCAPES, END = "with backslashes read as slashes", "after percent-decoding", "by the end of their path"
 CASE, UNICODE = "without regard to case", "after Unicode normalisation"
 SUFFIX, NUMBER, BELOW = "with another suffix", "by their number", "in a folder further down"
+SIGNS = "with other signs between their words"
 
 
 class PhotoNameError(ClipcapError):
@@ -104,6 +107,10 @@ class Photos:
             notes.append(f"{counted(self._several, 'name')} fit several photos: write their folder too")
         return notes
 
+    def any_there(self) -> bool:
+        """Whether there is any photo in or below the folders."""
+        return any(True for base in self.folders for _ in self._below(str(base)))
+
     def unnamed(self) -> int:
         """Photos in the folders where some were found that no name meant."""
         return sum(sum(map(is_image_name, self._names(folder) - found)) for folder, found in self._found.items())
@@ -159,7 +166,11 @@ class Photos:
         if not parts or "\0" in name:
             return None
         folded = tuple(map(_fold, parts))
+        if is_link(name) and not is_image_name(folded[-1]) and len(folded[-1]) < SHORTEST_IN_LINK:
+            return None  # https://example.org/7 need not be the picture 7.jpg
         for way, candidates in self._candidates(folded[-1]):
+            if way == NUMBER and is_link(name):
+                return None
             fits = self._fitting(folded, candidates)
             if len(fits) > 1:
                 self._several += count
@@ -169,7 +180,7 @@ class Photos:
                 theirs = relative.replace("\\", "/").split("/")
                 dropped = folded[: max(0, len(folded) - _common(folded, tuple(map(_fold, theirs))))]
                 found = os.path.join(base, relative)
-                if self._means.setdefault(found, dropped) != dropped:
+                if count and self._means.setdefault(found, dropped) != dropped:
                     return None  # two folders of the table would be one here: cats/1.jpg and dogs/1.jpg
                 if count:
                     self._ways[" and ".join(_liberties(parts, theirs, ways, way, bool(dropped))) or BELOW] += 1
@@ -178,10 +189,11 @@ class Photos:
 
     def _candidates(self, leaf: str) -> Iterator[tuple[str | None, list[tuple[str, str]]]]:
         """(liberty taken, photos) for ever wider readings of the last part of a name."""
-        by_name, by_stem, by_number = self._index
+        by_name, by_stem, by_number, by_words = self._index
         stem = _stem(leaf)
         yield None, by_name.get(leaf, [])
         yield SUFFIX, by_stem.get(stem, [])
+        yield SIGNS, by_words.get(_words(stem), [])
         if match := _NUMBER.fullmatch(stem):
             yield NUMBER, by_number.get(match[1], [])
 
@@ -208,11 +220,12 @@ class Photos:
         return {str(folder) for folder in self.folders} | (holding if len(holding) == 1 else set())
 
     @cached_property
-    def _index(self) -> tuple[dict[str, list], dict[str, list], dict[str, list]]:
-        """Every photo below the folders, by its name, its stem and its number, without regard to case."""
+    def _index(self) -> tuple[dict[str, list], dict[str, list], dict[str, list], dict[str, list]]:
+        """Every photo below the folders, by its name, its stem, its number and its words, without regard to case."""
         by_name: dict[str, list] = {}
         by_stem: dict[str, list] = {}
         by_number: dict[str, list] = {}
+        by_words: dict[str, list] = {}
         seen: set[str] = set()
         for base in map(str, self.folders):
             for relative in self._below(base):
@@ -224,9 +237,10 @@ class Photos:
                 stem = _stem(leaf)
                 by_name.setdefault(leaf, []).append((base, relative))
                 by_stem.setdefault(stem, []).append((base, relative))
+                by_words.setdefault(_words(stem), []).append((base, relative))
                 if match := _FILE_NUMBER.fullmatch(stem):
                     by_number.setdefault(match[1] or match[2], []).append((base, relative))
-        return by_name, by_stem, by_number
+        return by_name, by_stem, by_number, by_words
 
 
 def is_link(name: str) -> bool:
@@ -256,10 +270,8 @@ def _liberties(
 ) -> list[str]:
     """What was done to a name to find its photo, for the note."""
     pairs = list(zip(reversed(parts), reversed(theirs)))
-    if way and is_image_name(parts[-1]):
+    if way and (is_image_name(parts[-1]) or way != SUFFIX):
         ways = [*ways, way]
-    elif way == NUMBER:
-        ways = [*ways, NUMBER]
     if way:  # the last parts differ by more than their spelling
         pairs[0] = (_stem(pairs[0][0]), _stem(pairs[0][1])) if way == SUFFIX else ("", "")
     pairs = [pair for pair in pairs if _fold(pair[0]) == _fold(pair[1])]
@@ -299,6 +311,11 @@ def _images_below(base: str) -> Iterator[str]:
 
 def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _words(stem: str) -> str:
+    """A stem with one sign for blanks and for what drives and browsers put in place of signs: `a (1)`, `a_1_`."""
+    return _SIGNS.sub("_", stem)
 
 
 def _stem(name: str) -> str:

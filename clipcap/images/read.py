@@ -43,7 +43,7 @@ ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")  # further pages of a TIFF or MPO ar
 REMARK = "clipcap_remark"  # key of `Image.info` in what `open_image` returns
 
 _VISIBLE = 16  # a picture whose brightest point is darker than 1/16 of white is taken for one of another range
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # first bytes
 _PIL = r"PIL\."
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -196,7 +196,12 @@ def _identified(stream: BinaryIO, where: str) -> Image.Image:
     """
     try:
         stream.seek(0)
-        if stream.read(8) == _PNG:
+        head = stream.read(8)
+        stream.seek(0)
+        if head.startswith(_JPEG):  # the others' readers need not be imported
+            Image.preinit()
+            return Image.open(stream, formats=["JPEG"])
+        if head == _PNG:
             stream = without_png_metadata(stream)
         stream.seek(0)
         own = [kind for kind in NO_SIGNATURE if where.lower().endswith(SUFFIXES[kind])]

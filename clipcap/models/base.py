@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, Self
+from typing import TYPE_CHECKING, Generic, Self
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from typing_extensions import TypeVar
 
 from clipcap.errors import ClipcapError
@@ -15,6 +14,9 @@ from clipcap.models.encoders.token_spec import TokenLayout
 from clipcap.models.given import Given
 from clipcap.models.kernels.fused_activation import fuse_activations
 from clipcap.models.language_model import add_lora, head_is_plain, output_head, token_embeddings
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 IGNORE = -100  # label of positions that count for nothing, as in torch
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from clipcap.errors import ClipcapError
 from clipcap.models.base import IGNORE, PrefixLM
@@ -19,6 +18,9 @@ from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import packing, padded
 from clipcap.models.language_model import max_positions
 from clipcap.models.mapper import make_mapper
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 
 class ClipCaptionModel(PrefixLM[ModelConfig]):

@@ -7,36 +7,41 @@ its weights where it was tuned. Writing is atomic: a reader finds the old checkp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, PretrainedConfig
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
 from clipcap.errors import ClipcapError
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.distilvit2 import load_distilvit2
-from clipcap.models.encoders.distilvit2_tower import is_distilvit2
+from clipcap.models.encoders.distilvit2_folder import is_distilvit2
+from clipcap.models.gpt2 import GPT2, gpt2_of, load_gpt2
+from clipcap.models.gpt2_tokenizer import load_gpt2_tokenizer
 from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
+from clipcap.models.weight_files import weights_in
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
-from clipcap.runtime.bundled import CAPTIONER, bundled
+from clipcap.runtime.bundled import CAPTIONER, LM, bundled
 from clipcap.runtime.files import best_checkpoint_in, current_path, folders_in, replaced_folder, writing
-from clipcap.runtime.hub import absolute, fetch_repository, is_local
+from clipcap.runtime.heavy_imports import transformers_package
+from clipcap.runtime.hub import absolute, cached_folder, fetch_repository, is_local
 from clipcap.runtime.json_text import to_json
 from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite
 from clipcap.runtime.text import in_short, one_line
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 FORMAT_VERSION = 1
 CONFIG, WEIGHTS, CARD, TOKENIZER = "config.json", "model.safetensors", "README.md", "tokenizer"
@@ -57,7 +62,9 @@ class Loaded:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Of the language model; loaded when it is first asked for, since an export can do without."""
-        return load_tokenizer(self.tokenizer_name)
+        folder = cached_folder(bundled(self.tokenizer_name, LM)) if isinstance(self.model.lm, GPT2) else None
+        own = None if folder is None else load_gpt2_tokenizer(folder)
+        return load_tokenizer(self.tokenizer_name) if own is None else cast("Tokenizer", own)
 
 
 def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> Path:
@@ -100,7 +107,7 @@ def write_files(folder: Path, model: PrefixLM, key: str, state: Mapping[str, tor
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it
     content = {"format_version": FORMAT_VERSION, "clipcap_version": clipcap.__version__}
-    content |= {"torch_version": torch.__version__, "transformers_version": transformers.__version__}
+    content |= {"torch_version": torch.__version__, "transformers_version": transformers_package().__version__}
     content |= {key: asdict(model.config)}
     if model.config.stores_lm:
         content["lm_config"] = model.lm.config.to_dict()
@@ -136,20 +143,19 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder that `clipcap trai
         return path
     if (path / ADAPTER).is_file():
         raise ClipcapError(f"{path}: {describe_wrong_folder(path)}")
-    for alone in (WEIGHTS, *(f"{stem}.index.json" for stem in (WEIGHTS, "pytorch_model.bin")), "pytorch_model.bin"):
-        if (path / alone).is_file():  # of the original, or of another project, in a container of transformers
-            return path / alone
+    if weights := weights_in(path):  # of the original, or of another project, in a container of a framework
+        return weights
     if not path.is_dir():
         raise ClipcapError(f"{path}: no such checkpoint ({wanted}){_beside(path)}")
     found = best_checkpoint_in(path, _is_checkpoint)
     if found is None:
         nothing = f"neither a checkpoint ({CONFIG}, {WEIGHTS}) nor a folder holding one or a .pt"
         raise ClipcapError(f"{path}: {describe_wrong_folder(path) or nothing}")
-    return found
+    return found if found.is_file() or (found / CONFIG).is_file() else weights_in(found) or found
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / CONFIG).is_file()
+    return path.suffix in SUFFIXES or (path / CONFIG).is_file() or (path.is_dir() and weights_in(path) is not None)
 
 
 def _beside(path: Path) -> str:
@@ -169,6 +175,7 @@ def load_checkpoint(
     num_heads: int | None = None,
     normalize_prefix: bool | None = None,
     encoder: str | None = None,
+    decode_only: bool = False,
 ) -> Loaded:
     """Load a native or a reference checkpoint, whichever `path` is.
 
@@ -178,6 +185,7 @@ def load_checkpoint(
         num_heads: of a `.pt`'s transformer mapper (default: 8).
         normalize_prefix: whether a `.pt` was trained on normalised embeddings.
         encoder: encoder of its features (default: as stored, or guessed from the width).
+        decode_only: load what only decodes on a CPU: a GPT-2 without transformers, which starts sooner.
 
     Raises:
         ClipcapError: it is not there, damaged, or does not fit, or an argument contradicts what it stores; the
@@ -187,10 +195,12 @@ def load_checkpoint(
     if is_distilvit2(path):
         if given := [name for name, value in (("lm", lm), ("num_heads", num_heads)) if value is not None]:
             raise ClipcapError(f"{path}: is a folder of distilvit2, which says it all: leave out --{given[0]}")
+        from clipcap.models.distilvit2 import load_distilvit2
+
         model, summary = load_distilvit2(path)
         return Loaded(model, str(path), path, summary)
     if path.is_dir():
-        return _load_native(path, lm, num_heads, normalize_prefix, encoder)
+        return _load_native(path, lm, num_heads, normalize_prefix, encoder, decode_only)
     lm = absolute(lm or "gpt2")
     model, summary = load_reference(path, lm, num_heads or HEADS, bool(normalize_prefix), encoder)
     return Loaded(model, lm, path, summary)
@@ -203,21 +213,36 @@ def read_config(folder: Path) -> tuple[ModelConfig, PretrainedConfig | None]:
         ClipcapError: it is damaged, edited, or of a newer clipcap.
     """
     path = folder / CONFIG
+    with _reading(path):
+        options, lm_config = _read_options(folder)
+        if lm_config is not None:
+            lm_config = checked_lm_config(transformers_package().AutoConfig.for_model(**lm_config), str(path))
+    return options, lm_config
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if other := describe_wrong_config(content, folder):
-            raise ClipcapError(f"{folder}: {other}")
-        version, options, lm_config = content["format_version"], content["model"], content.get("lm_config")
-        newer, options = version > FORMAT_VERSION, dict(options)
-        if not newer and lm_config is not None:
-            lm_config = checked_lm_config(AutoConfig.for_model(**lm_config), str(path))
+        yield
     except ClipcapError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ClipcapError(f"{path}: not the configuration of a clipcap checkpoint: {one_line(error)}") from error
-    if newer:
-        raise ClipcapError(f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}")
-    return checked_options(ModelConfig, options, path), lm_config
+
+
+def _read_options(folder: Path) -> tuple[ModelConfig, Any]:
+    """The model's configuration and, where stored, that of its language model as it is in the file."""
+    path = folder / CONFIG
+    with _reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if other := describe_wrong_config(content, folder):
+            raise ClipcapError(f"{folder}: {other}")
+        version, options = content["format_version"], dict(content["model"])
+        if version > FORMAT_VERSION:
+            raise ClipcapError(
+                f"{path}: written in format {version} by a newer clipcap; this one reads {FORMAT_VERSION}"
+            )
+    return checked_options(ModelConfig, options, path), content.get("lm_config")
 
 
 def checked_options(config_class: type[Config], options: dict[str, Any], path: Path) -> Config:
@@ -248,9 +273,14 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _load_native(
-    path: Path, lm: str | None, num_heads: int | None, normalize_prefix: bool | None, encoder: str | None
+    path: Path,
+    lm: str | None,
+    num_heads: int | None,
+    normalize_prefix: bool | None,
+    encoder: str | None,
+    decode_only: bool,
 ) -> Loaded:
-    config, lm_config = read_config(path)
+    config, lm_config = _read_options(path) if decode_only else read_config(path)
     asked: dict[str, bool | int | None] = {"normalize_prefix": normalize_prefix}
     if config.mapping_type == "transformer":
         asked["num_heads"] = num_heads
@@ -268,13 +298,28 @@ def _load_native(
     config = replace(config, lm=absolute(lm) if lm else config.lm, encoder=encoder or config.encoder)
     state = read_weights(path)
     check_sizes(config, state, path / CONFIG)
-    base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG, state.values())
+    base = _decoding_lm(config, lm_config, state) if decode_only else None
+    if base is None:
+        lm_config = read_config(path)[1]
+        base = load_lm(config.lm) if lm_config is None else lm_of(lm_config, path / CONFIG, state.values())
     check_mapper_sizes(config, token_embeddings(base).weight.shape[1], state, MAPPER, path)
     model = ClipCaptionModel(config, base.float())
     load_state(model, state, path)
     tokenizer = str(path / TOKENIZER) if (path / TOKENIZER).is_dir() else config.lm
     summary = f"{path}: {config.mapping_type} mapper, prefix {config.prefix_length}, language model {config.lm}"
     return Loaded(model.eval(), tokenizer, path, summary)
+
+
+def _decoding_lm(config: ModelConfig, lm_config: Any, state: dict[str, torch.Tensor]) -> PreTrainedModel | None:
+    """A GPT-2 without transformers, where the checkpoint's is one that reads no prompts and has no adapter."""
+    if config.tune == "lora" or config.prompts != "none":
+        return None
+    if lm_config is not None:
+        found = gpt2_of(lm_config, state, "lm.")
+    else:
+        folder = cached_folder(bundled(config.lm, LM))
+        found = None if folder is None else load_gpt2(folder)
+    return cast("PreTrainedModel | None", found)  # of which it does what decoding asks for
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

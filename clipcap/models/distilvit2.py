@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
-from clipcap.models.encoders.distilvit2_tower import CONFIG, network_of, read_distilvit2
+from clipcap.models.encoders.distilvit2_folder import CONFIG, read_distilvit2
+from clipcap.models.encoders.distilvit2_tower import network_of
 from clipcap.models.limits import check_network_size
+from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.hub import absolute
 
 LM, PROJECTION = "language_model.", "projection.projection."
@@ -43,7 +44,7 @@ def load_distilvit2(folder: Path) -> tuple[ClipCaptionModel, str]:
         )
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise ClipcapError(f"{folder / CONFIG}: its vision_config is damaged: copy the folder again") from error
-    lm = network_of(content["text_config"], AutoModelForCausalLM, str(folder / CONFIG))
+    lm = network_of(content["text_config"], transformers_package().AutoModelForCausalLM, str(folder / CONFIG))
     check_network_size(lm.config, state.values(), folder / CONFIG)
     merged = merged_weights(
         {name.removeprefix(LM): tensor for name, tensor in state.items() if name.startswith(LM)},

@@ -8,28 +8,26 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging as transformers_logging
 
 from clipcap.errors import ClipcapError
 from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
 from clipcap.runtime.bundled import LM, bundled
+from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.hub import cached_folder, load_pretrained
 from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
 
-ADAPTER = "adapter_config.json"  # of peft
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
+ADAPTER = "adapter_config.json"  # of peft
 
 
 def load_lm(name: str) -> PreTrainedModel:
@@ -46,8 +44,8 @@ def load_lm(name: str) -> PreTrainedModel:
     if (stored := _stored_parameters(bundled(name, LM))) is not None:
         check_parameter_count(config, stored, f"--lm {name}")
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    loader: Any = AutoModelForCausalLM  # its own annotations are at odds with each other
-    model, info = load_pretrained(loader, bundled(name, LM), "language model", "--lm", **options)
+    auto = transformers_package().AutoModelForCausalLM
+    model, info = load_pretrained(auto, bundled(name, LM), "language model", "--lm", **options)
     _check_lm(model, info["missing_keys"], name)
     return model
 
@@ -88,10 +86,11 @@ def _gguf_part(loader: Any, name: str, what: str, **options: Any) -> Any:
 def _load_gguf(name: str) -> PreTrainedModel:
     """The language model of a GGUF file, built anew: as transformers loads it, it cannot be saved."""
     options = {"dtype": torch.float32, "output_loading_info": True}
-    read, info = _gguf_part(AutoModelForCausalLM, name, "language model", **options)
+    auto = transformers_package().AutoModelForCausalLM
+    read, info = _gguf_part(auto, name, "language model", **options)
     checked_lm_config(read.config, f"--lm {name}")
     read.config.__dict__.pop("quantization_config", None)  # saved with it, the model would count as quantised still
-    model = AutoModelForCausalLM.from_config(read.config)
+    model = auto.from_config(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     _check_lm(model, info["missing_keys"], name)
@@ -147,9 +146,10 @@ def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
-    config = load_pretrained(AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
+    transformers = transformers_package()
+    config = load_pretrained(transformers.AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
-    decoder_only = not config.is_encoder_decoder and type(config) in AutoModelForCausalLM._model_mapping
+    decoder_only = not config.is_encoder_decoder and type(config) in transformers.AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but without `is_decoder` they look at the words to come.
     encoder_only = hasattr(config, "is_decoder") and not config.is_decoder and config.model_type in _ENCODERS
     if not decoder_only or encoder_only:
@@ -170,7 +170,7 @@ def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> Pre
     """
     check_network_size(config, stored, path)
     try:
-        return AutoModelForCausalLM.from_config(config)
+        return transformers_package().AutoModelForCausalLM.from_config(config)
     except Exception as error:  # of nonsense transformers lets through almost anything
         raise ClipcapError(f"{path}: its lm_config is damaged: {one_line(error)}") from error
 
@@ -190,10 +190,11 @@ def load_tokenizer(name: str) -> Tokenizer:
     """
     if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
         name = base
+    auto = transformers_package().AutoTokenizer
     if is_gguf(name):
-        tokenizer = _gguf_part(AutoTokenizer, name, "tokenizer")
+        tokenizer = _gguf_part(auto, name, "tokenizer")
     else:
-        tokenizer = load_pretrained(AutoTokenizer, bundled(name, LM), "tokenizer", "--lm")
+        tokenizer = load_pretrained(auto, bundled(name, LM), "tokenizer", "--lm")
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"
@@ -260,6 +261,8 @@ def checkpoint_layers(lm: PreTrainedModel) -> None:
     Raises:
         ClipcapError: the model does not say what its layers are.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ClipcapError(f"--gradient_checkpointing is not possible with {lm.config.model_type} models: drop it")
@@ -297,7 +300,7 @@ def add_lora(lm: PreTrainedModel, rank: int) -> PreTrainedModel:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute on its way out
-            return cast(PreTrainedModel, get_peft_model(lm, config).get_base_model())
+            return cast("PreTrainedModel", get_peft_model(lm, config).get_base_model())
     except ValueError as error:
         raise ClipcapError(
             f"--tune lora: peft does not know {lm.config.model_type} models: use --tune full"

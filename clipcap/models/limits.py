@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
 from clipcap.models.mapper import make_mapper
+from clipcap.models.without_memory import without_memory
+from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.text import one_line
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PretrainedConfig
 
 _SMALL = 1_000_000  # parameters that may be made anew beside the stored ones
 _MOST_BESIDE = 2**29  # bytes of masks and tables that a network makes by itself
@@ -58,7 +62,7 @@ def check_mapper_sizes(
         ClipcapError: names the tensor, and both sizes.
     """
     try:
-        with torch.device("meta"):
+        with without_memory():
             wanted = make_mapper(config, embed_dim).state_dict()
     except RuntimeError as error:  # beyond what torch can count
         raise ClipcapError(f"{path}: its mapper is of a size that no model has ({one_line(error)[:100]})") from error
@@ -90,9 +94,10 @@ def check_network_size(config: PretrainedConfig, stored: Iterable[Tensor], where
 
 def check_parameter_count(config: PretrainedConfig, stored: int, where: object) -> None:
     """As `check_network_size`, by the number of stored parameters."""
+    auto = transformers_package().AutoModelForCausalLM
     try:
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
+        with without_memory():
+            network = auto.from_config(config)
     except Exception as error:  # of nonsense transformers lets through almost anything
         raise ClipcapError(f"{where}: its configuration is damaged: {one_line(error)}") from error
     needed = sum(parameter.numel() for parameter in network.parameters())

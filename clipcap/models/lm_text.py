@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedModel
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from typing import TYPE_CHECKING, Any
 
 from clipcap.errors import ClipcapError
 from clipcap.models.config import Template
 from clipcap.models.language_model import token_embeddings, token_ids
 from clipcap.runtime.text import one_line
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 REQUEST = "Describe this picture in one sentence."
 _IMAGE, _CAPTION = "[[picture]]", "[[caption]]"  # where they stand in the rendered template

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from clipcap.errors import ClipcapError
 from clipcap.models.caption_model import ClipCaptionModel
@@ -21,8 +20,12 @@ from clipcap.models.language_model import load_lm, load_lm_config, token_embeddi
 from clipcap.models.limits import check_mapper_sizes, check_network_size
 from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensors
 from clipcap.runtime.files import replaced_file, writing
+from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.safe_load.weights import StoredWeights, read_weights_file
 from clipcap.runtime.text import one_line
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import GPT2Config, PreTrainedModel
 
 StateDict = dict[str, Tensor]
 
@@ -99,7 +102,8 @@ def load_reference(
     lm_config = infer_gpt2(gpt, lm, path)
     check_network_size(lm_config, gpt.values(), path)
     config = _config(mapper, lm_config.n_embd, path, lm, num_heads, normalize_prefix, encoder, lm_stored=True)
-    model = ClipCaptionModel(config, AutoModelForCausalLM.from_config(lm_config, dtype=torch.float32))
+    lm_class = transformers_package().AutoModelForCausalLM
+    model = ClipCaptionModel(config, lm_class.from_config(lm_config, dtype=torch.float32))
     gpt.setdefault("lm_head.weight", gpt[WORDS])  # tied: some files hold it once
     _load_strictly(model.mapper, mapper, path, MAPPER)
     _load_strictly(model.lm, gpt, path, LM)
@@ -165,15 +169,16 @@ def infer_gpt2(gpt: StateDict, lm: str, path: Path) -> GPT2Config:
         named = load_lm_config(lm)
     except ClipcapError:
         named = None
-    if isinstance(named, GPT2Config) and named.n_embd == width:
-        named.update(sizes)
-        return named
+    if named is not None and named.model_type == "gpt2" and named.n_embd == width:
+        gpt2 = cast("GPT2Config", named)
+        gpt2.update(sizes)
+        return gpt2
     if width % GPT2_HEAD_WIDTH:
         raise ClipcapError(
             f"{path}: its GPT-2 is {width} wide, not of OpenAI's family, and --lm {lm} is not of that width: "
             f"pass --lm FOLDER of the GPT-2 it was trained from (for its head count and tokenizer)"
         )
-    return GPT2Config(**sizes, n_head=width // GPT2_HEAD_WIDTH)
+    return transformers_package().GPT2Config(**sizes, n_head=width // GPT2_HEAD_WIDTH)
 
 
 def infer_mapper(mapper: StateDict, embed_dim: int, path: Path) -> dict:

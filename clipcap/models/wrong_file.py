@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipcap.models.weight_files import how_to_join
 from clipcap.runtime.safe_load.torchscript import is_scripted
 from clipcap.runtime.safe_load.weights import SUFFIXES
 
@@ -47,7 +48,9 @@ def describe_wrong_folder(path: Path) -> str | None:
     """What a folder without a checkpoint is; None where that is not known."""
     if (path / "adapter_config.json").is_file():
         return f"is a peft adapter of a language model, not a captioner: pass it as --lm {path}"
-    return _features(path) if (path / "img_emb").is_dir() else None
+    if (path / "img_emb").is_dir():
+        return _features(path)
+    return how_to_join(path) if path.is_dir() else None
 
 
 def describe_wrong_config(content: Mapping[str, Any], folder: Path) -> str | None:

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.prompts.datastore import Datastore, Retrieved
@@ -148,19 +147,6 @@ def entity_prompter(text: PromptText, path: str | Path | None, encoder: Encoder)
         return None
     entities = Entities.read(path)
     return EntityPrompter(entities, entities.encoded(encoder), encoder.logit_scale, text)
-
-
-def check_prompts(config: ModelConfig, entities: str | Path | None) -> None:
-    """Refuse a list of words for a captioner that has not learnt to read any.
-
-    Raises:
-        ClipcapError: names the flag.
-    """
-    if entities is not None and config.prompts != "entities":
-        raise ClipcapError(
-            f"--entities is for captioners that were trained with --prompts entities, and this one has "
-            f"--prompts {config.prompts}: leave it out, or train one"
-        )
 
 
 def report_prompts(counts: Counts) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
@@ -50,6 +48,8 @@ def cached_folder(name: str) -> Path | None:
     """Where the files of a hub name or local folder lie on this machine; None where they do not."""
     if is_local(name):
         return Path(name).expanduser()
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (OSError, ValueError):  # not in the cache, or no name the hub could have
@@ -87,6 +87,8 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
         raise ClipcapError(f"{flag} {name}: is a file: pass the folder of the {what}'s files, or a name on the hub")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ClipcapError(f"{flag} {name}: there is no such folder")
+    from huggingface_hub import snapshot_download
+
     try:  # by its folder in the cache: given the name, transformers asks the hub for optional files even so
         return loader.from_pretrained(snapshot_download(name, local_files_only=True), **kwargs)
     except _LOAD_ERRORS:
@@ -107,6 +109,8 @@ def fetch_repository(name: str, what: str, flag: str) -> str:
     mistyped = path.parent.exists() or path.suffix == ".pt" or name.startswith((".", "~"))
     if path.exists() or name.count("/") != 1 or mistyped:
         return name
+    from huggingface_hub import snapshot_download
+
     try:
         return snapshot_download(name, local_files_only=True)
     except (OSError, ValueError):  # not in the cache, or no name the hub could have
@@ -123,6 +127,9 @@ def require_hub(name: str, what: str, flag: str) -> None:
     Raises:
         ClipcapError: offline, with the way to bring the files by hand.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
     if not reason:
         try:
@@ -147,6 +154,8 @@ def check_login(name: str) -> None:
     """
     if name.count("/") != 1 or not all(name.split("/")):
         raise ClipcapError(f"--push_to_hub {name}: must be USER/NAME")
+    from huggingface_hub import HfApi
+
     try:
         HfApi().whoami()
     except Exception as error:  # the hub client's exception types differ between its releases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,12 @@ CAPTION_SUFFIXES = (".caption", ".captions", ".cap", ".txt", ".text", ".json", "
 MAX_TEXT_BYTES = 16 * 2**20  # a caption file beyond this is a mistake or an attack
 UNREADABLE_TEXT = "with a caption file that cannot be read"
 _POST_NUMBER = re.compile(r"_\d{1,2}$")
+_OF_TEXTS = re.compile(
+    r"^(?:captions?|texts?|desc|descriptions?|prompts?)[_ -]+|[_ -]+(?:captions?|texts?|desc|descriptions?|prompts?)$"
+)
+_OF_PHOTOS = re.compile(r"^(?:images?|img|photos?|pictures?|pic)[_ -]+|[_ -]+(?:images?|img|photos?|pictures?|pic)$")
+_BOXES = re.compile(r"\s*\d+(?:\s+-?\d*\.?\d+){4,}\s*")  # a line of a detector's labels: class, box, outline
+NUMBERS = "caption file unusable: of numbers, as detectors are trained on"
 
 
 @dataclass
@@ -52,22 +59,28 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in texts:
         by_stem[_stem(name)].append(name)
-        if _stem(name).lower() != _stem(name):
-            by_stem[_stem(name).lower()].append(name)
+        if (folded := _folded(_stem(name))) != _stem(name):
+            by_stem[folded].append(name)
     pairs = Pairs({})
-    stems = Counter(_stem(photo).lower() for photo in photos)
+    stems = Counter(_folded(_stem(photo)) for photo in photos)
     by_leaf = _by_leaf(texts)
     by_key, photos_of_key = _by_first_dot(texts), Counter(_first_dot(photo) for photo in photos)
+    by_bare, photos_of_bare = _by_bare(texts), Counter(_bare(photo, _OF_PHOTOS) for photo in photos)
     for photo in photos:
         stem = _stem(photo)
-        found = by_stem.get(stem) or by_stem.get(stem.lower()) or by_stem.get(photo) or by_stem.get(photo.lower())
+        keys = (stem, _folded(stem), photo, _folded(photo))
+        found = next((by_stem[key] for key in keys if key in by_stem), None)
         if not found and photos_of_key[_first_dot(photo)] == 1:
             found = by_key.get(_first_dot(photo))
-        if not found and not stems[_POST_NUMBER.sub("", stem).lower()]:  # several photos of one post
+        if not found and not stems[_folded(_POST_NUMBER.sub("", stem))]:  # several photos of one post
             found = by_stem.get(_POST_NUMBER.sub("", stem))
         if not found:
             found = _in_other_folder(photo, by_leaf, stems)
             pairs.elsewhere += bool(found)
+        if not found and photos_of_bare[_bare(photo, _OF_PHOTOS)] == 1:
+            found = [text for text in by_bare.get(_bare(photo, _OF_PHOTOS), ()) if not stems[_folded(_stem(text))]]
+            found = found if len(found) == 1 else []
+            pairs.elsewhere += any(posixpath.dirname(text) != posixpath.dirname(photo) for text in found)
         pairs.texts[photo] = sorted(set(found or ()), key=_rank)
     used = {text for found in pairs.texts.values() for text in found}
     pairs.unused = [name for name in texts if name not in used]
@@ -80,16 +93,19 @@ def add_pairs(
     """Add each photo with what its texts say; photos without a caption are counted."""
     splits = {photo: split_from_folder(photo) for photo in pairs.texts}
     own = {split for photo, split in splits.items() if pairs.texts[photo]}
-    lonely, unreadable, others = 0, 0, Counter()
+    lonely, unreadable, boxes, others = 0, 0, 0, Counter()
     for photo, texts in pairs.texts.items():
         try:
-            captions, which = _first_captions(texts, text)
+            captions, which = _first_captions(photo, texts, text)
         except ClipcapError as error:
             collector.faults.add("caption file", error, "a caption file that cannot be read")
             unreadable += 1
             continue
         if not captions:
             lonely += 1
+            continue
+        if all(map(_BOXES.fullmatch, captions)):
+            boxes += 1
             continue
         others.update(posixpath.splitext(name)[1].lower() for name in texts[texts.index(which) + 1 :])
         collector.add(
@@ -98,6 +114,7 @@ def add_pairs(
     kinds = ", ".join(CAPTION_SUFFIXES[:5])
     collector.leave_out(lonely, "photo", f"no caption file of the same name ({kinds}, ...)")
     collector.leave_out(unreadable, "photo", "caption file unreadable", UNREADABLE_TEXT)
+    collector.leave_out(boxes, "photo", NUMBERS)
     del others[".json"]  # of img2dataset and the like: what is known of the picture
     if others:
         listed = ", ".join(f"{suffix} {count:,}" for suffix, count in others.items())
@@ -109,11 +126,14 @@ def add_pairs(
     collector.note_count(len(pairs.unused), "caption file", f"without a photo ({counted_suffixes(pairs.unused)})")
 
 
-def _first_captions(texts: list[str], place: Callable[[str], TextPlace]) -> tuple[list[str], str]:
-    """(captions in the first of the texts that holds some, that text)."""
+def _first_captions(photo: str, texts: list[str], place: Callable[[str], TextPlace]) -> tuple[list[str], str]:
+    """(captions in the first of the texts that holds some, that text); the name of the photo's file is none."""
     empty: tuple[list[str], str] = ([], "")
+    leaf = _folded(posixpath.basename(photo))
     for name in texts:
         found = read_caption_file(place(name), name)
+        if name.lower().endswith(".json"):  # Google calls that its title
+            found = [caption for caption in found if _folded(caption.strip()) not in (leaf, _stem(leaf))]
         if any(map(str.strip, found)):
             return found, name
         if found and not empty[1]:
@@ -145,8 +165,8 @@ def split_from_folder(name: str) -> str | None:
 
 def _in_other_folder(photo: str, by_leaf: dict[str, list[str]], stems: Counter[str]) -> list[str]:
     """The texts of a photo's name in a folder that holds no such photo, where that is only one folder."""
-    leaf = posixpath.basename(_stem(photo)).lower()
-    found = [text for text in by_leaf.get(leaf, []) if not stems[_stem(text).lower()]]
+    leaf = posixpath.basename(_folded(_stem(photo)))
+    found = [text for text in by_leaf.get(leaf, []) if not stems[_folded(_stem(text))]]
     folders = {posixpath.dirname(text) for text in found}
     if len(folders) > 1:  # images/train/1.jpg, captions/train/1.txt, captions/val/1.txt
         mine = photo.lower().split("/")[1:-1]
@@ -157,8 +177,21 @@ def _in_other_folder(photo: str, by_leaf: dict[str, list[str]], stems: Counter[s
 def _by_leaf(texts: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for name in texts:
-        found[posixpath.basename(_stem(name)).lower()].append(name)
+        found[posixpath.basename(_folded(_stem(name)))].append(name)
     return found
+
+
+def _by_bare(texts: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in texts:
+        found[_bare(name, _OF_TEXTS)].append(name)
+    return found
+
+
+def _bare(name: str, words: re.Pattern[str]) -> str:
+    """The last part of a path without suffixes, and without a word for what it is: `caption_7`, `7_caption`, `7`."""
+    leaf = posixpath.basename(_first_dot(name))
+    return words.sub("", leaf) or leaf
 
 
 def _by_first_dot(texts: list[str]) -> dict[str, list[str]]:
@@ -169,8 +202,13 @@ def _by_first_dot(texts: list[str]) -> dict[str, list[str]]:
 
 
 def _first_dot(name: str) -> str:
-    folder, leaf = posixpath.split(name)
-    return posixpath.join(folder, leaf.partition(".")[0]).lower()
+    folder, leaf = posixpath.split(_folded(name))
+    return posixpath.join(folder, leaf.partition(".")[0])
+
+
+def _folded(name: str) -> str:
+    """A path as it is compared: whatever its capitals and Unicode form, and with slashes."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).lower()
 
 
 def _stem(name: str) -> str:

@@ -15,7 +15,7 @@ from clipcap.images.kinds import SIGNATURE_BYTES, image_suffix
 from clipcap.runtime.text import shown
 from clipcap.sources.faults import RowError
 from clipcap.sources.json_tables import python_object
-from clipcap.sources.names import CAPTION_NAMES, caption_family, plain
+from clipcap.sources.names import CAPTION_NAMES, TAGS, caption_family, plain
 from clipcap.sources.textfiles import parse_json
 
 WORDS = "captions that are lists of single words, joined"
@@ -26,10 +26,31 @@ _NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s+)+(?:'[^']*'|"[^"]*")
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 _IMAGE_MARK = re.compile(r"<img>.*?</img>|<image>|</?img>|<\|[\w ]*image[\w ]*\|>", re.IGNORECASE | re.DOTALL)
 _IMG_PATH = re.compile(r"<img>(.+?)</img>", re.IGNORECASE | re.DOTALL)
+# Keys of an object that is an image, as they are compared; the first one with something in it counts.
+_IMAGE_KEYS = (
+    "bytes path filename image imageurl url uri fileuri src base64 source filedata inlinedata image64 "
+    "imagebase64 data"
+).split()
+_IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a message
+_IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)
 _ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
+_CONTENT_KEYS = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
+_NOTHING = (
+    "nan",
+    "null",
+    "none",
+    "n/a",
+    "#n/a",
+    "<na>",
+    "\\n",
+)  # what programs write for a caption that is not there
+# Keys of an object of captions that are no names of columns, and that come before those of tags.
+_LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
 _DEEPEST = 20  # lists within lists
 _WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]{64}")
+_OBJECT = re.compile(r"<[\w.]*(?:PIL|Image|object)\b.*(?:size=|at 0x).*>", re.DOTALL)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
 
 
@@ -53,6 +74,8 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
                 "a caption is a text or a list of texts, here it is bytes", "a caption of bytes"
             ) from error
     if isinstance(value, str):
+        if value.strip().lower() in _NOTHING:
+            return [""]
         inner = _notation(value.strip())
         return [_ENTITY.sub(r"\1", value)] if inner is None else captions_in(inner, counts)
     if isinstance(value, dict):
@@ -138,7 +161,8 @@ def _caption_in_object(value: dict) -> Any:
         RowError: it holds none.
     """
     by_name = {plain(str(key)): inner for key, inner in value.items()}
-    for name in CAPTION_NAMES:
+    first, last = [name for name in CAPTION_NAMES if name not in TAGS], TAGS
+    for name in (*first, *_LENGTHS, *last):
         if isinstance(by_name.get(name), (str, list, tuple, dict)) and by_name[name]:
             return by_name[name]
     family = caption_family(str(key) for key in value)
@@ -159,9 +183,10 @@ def _answer(turns: Sequence[dict], counts: Counter[str]) -> Any:
     answers = []
     for turn in turns:
         who = turn.get("from", turn.get("role"))
-        if isinstance(who, str) and ("value" in turn or "content" in turn):
+        key = next((key for key in _CONTENT_KEYS if key in turn), None)
+        if isinstance(who, str) and key:
             if who.lower() in _ANSWERERS:
-                answers.append(turn.get("value", turn.get("content")))
+                answers.append(turn[key])
         elif isinstance(turn.get("assistant"), str):  # {"human": ..., "assistant": ...}
             answers.append(turn["assistant"])
         else:
@@ -192,7 +217,7 @@ def image_in(value: Any) -> str | bytes | None:
         text = value.strip()
         if text.startswith(("[", "{")) and (inner := _image_notation(text)) is not None:
             return image_in(inner)
-        return _from_base64(text) or text or None
+        return _from_base64(text) or _from_python(text) or _from_hexadecimal(text) or text or None
     if isinstance(value, dict):
         return _image_in_object(value)
     if isinstance(value, (list, tuple)):
@@ -205,8 +230,9 @@ def image_in(value: Any) -> str | bytes | None:
 
 
 def _image_in_object(value: dict) -> str | bytes | None:
-    for key in ("bytes", "path", "file_name", "filename", "image", "image_url", "url", "src", "base64", "data"):
-        inner = value.get(key)
+    by_name = {plain(str(key)): inner for key, inner in value.items()}
+    for key in _IMAGE_KEYS:
+        inner = by_name.get(key)
         if inner not in (None, "", b""):
             found = image_in(inner)
             if key == "bytes" and isinstance(found, str):
@@ -214,9 +240,12 @@ def _image_in_object(value: dict) -> str | bytes | None:
                     "the image column holds a dict whose bytes are not an image", "bytes that are not an image"
                 )
             return found
-    keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
     if any(key in value for key in ("bytes", "path")):
         return None
+    marked = [inner for key, inner in value.items() if _IMAGE_MARKED.fullmatch(str(key))]
+    if marked and len(marked) == len(value):  # {"<image_00>": "1.jpg"}
+        return image_in(marked)
+    keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
     raise RowError(f"the image column holds a dict with the keys {keys}, not a file name", "an image that is a dict")
 
 
@@ -247,17 +276,46 @@ def _from_base64(text: str) -> bytes | None:
         return None
 
 
+def _from_python(text: str) -> bytes | None:
+    """The image that a text is Python's notation of, as pandas writes bytes into a CSV.
+
+    Raises:
+        RowError: it is cut short, or says that there was an object and no more.
+    """
+    if _OBJECT.fullmatch(text):
+        why = "is the name of an object in place of a picture: save the pictures, and write their file names"
+        raise RowError(f"'{shown(text[:60])}' {why}", "a name of an object in place of a picture")
+    if text[:2] not in ("b'", 'b"'):
+        return None
+    found = python_object(text)
+    if not isinstance(found, bytes):
+        raise RowError("bytes that are cut short, or no image", "bytes that are not an image")
+    return found
+
+
+def _from_hexadecimal(text: str) -> bytes | None:
+    """The image that a text is the hexadecimal digits of, as databases print it."""
+    digits = text.removeprefix("\\x").removeprefix("0x")
+    if len(digits) < 64 or not _HEXADECIMAL.fullmatch(digits[:64]):
+        return None
+    try:
+        return bytes.fromhex(digits) if image_suffix(bytes.fromhex(digits[:64])) else None
+    except ValueError as error:
+        raise RowError("hexadecimal digits that are cut short", "bytes that are not an image") from error
+
+
 def image_in_conversation(value: Any) -> str | bytes | None:
     """The image that a message of a conversation holds, as TRL's, axolotl's and Qwen's do; None where none does."""
     for turn in value if isinstance(value, (list, tuple)) else ():
         if not isinstance(turn, dict):
             return None
-        content = turn.get("content", turn.get("value"))
+        content = next((turn[key] for key in _CONTENT_KEYS if key in turn), None)
         if isinstance(content, str) and (match := _IMG_PATH.search(content)):
             return match[1].strip()
         for part in content if isinstance(content, (list, tuple)) else ():
-            if isinstance(part, dict) and (part.get("type") in ("image", "image_url") or "image" in part):
-                found = {key: inner for key, inner in part.items() if key != "type" and inner}
-                if found:
-                    return _image_in_object(found)
+            if not isinstance(part, dict):
+                continue
+            found = {key: inner for key, inner in part.items() if key != "type" and inner}
+            if found and (part.get("type") in _IMAGE_PARTS or any(plain(key) in _IMAGE_KEYS for key in found)):
+                return _image_in_object(found)
     return None

@@ -89,7 +89,8 @@ def _names_files(entry: Any) -> bool:
 
 def is_coco(document: Any) -> bool:
     """Whether a JSON document is of COCO's official format or of Karpathy's."""
-    return isinstance(document, dict) and "images" in document
+    images = document.get("images") if isinstance(document, dict) else None
+    return images is not None and not (isinstance(images, list) and images and isinstance(images[0], str))
 
 
 def add_document(collector: Collector, path: Path, data: dict, photos: Photos, part: Part) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipcap.errors import ClipcapError
+from clipcap.images.photos import is_link
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import image_in, image_in_conversation
 from clipcap.sources.delimited import is_data
@@ -25,6 +26,9 @@ from clipcap.sources.names import (
 from clipcap.sources.tables import Table
 
 _SAMPLE_ROWS = 100
+_SENTENCE_WORDS = 3
+_SEPARATORS = ("|||", "||", "|", "<sep>", "[SEP]", "###", " // ", ";")
+_FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Columns:
     unusable: list[str]  # flags of captions that are not to be used
     status: str | None  # of img2dataset: success, or why there is no image
     note: str | None
+    separators: dict[str, str]  # between the captions in a cell, of caption columns that have one
 
     @property
     def wanted(self) -> list[str]:
@@ -63,7 +68,9 @@ def choose_columns(
     image = image or _image_column(table, captions, is_photo)
     if not captions and image:
         rest = [name for name in table.columns if name != image]
-        captions = rest if len(rest) == 1 else _longest_texts(table, rest) if table.headless else []
+        captions = (
+            rest if len(rest) == 1 else _longest_texts(table, rest) if table.headless else _sentences(table, rest)
+        )
     talk = [name for name in captions if plain(name) in CONVERSATIONS]
     for flag, column in (("image", image or bool(talk)), ("caption", captions)):
         if not column:
@@ -80,6 +87,7 @@ def choose_columns(
         [name for name in table.columns if plain(name) in UNUSABLE_FLAGS],
         "status" if {"status", "key"} <= set(table.columns) else None,
         f"{note} (guessed; {flags} to change)" if guessed else None,
+        _separators(table, captions),
     )
 
 
@@ -99,39 +107,47 @@ def _caption_columns(table: Table, image: str | None) -> list[str]:
 
 
 def _image_column(table: Table, captions: list[str], is_photo: Callable[[str], bool]) -> str | None:
-    """The column that names or holds images: by its type, by its name and content, by its name, by its content."""
+    """The column that names or holds images: by its type, by its name and content, by its content, by its name.
+
+    One that names files, or links whose pictures are here, comes before one of links.
+    """
     columns = [name for name in table.columns if name not in captions]
     by_name = {plain(name): name for name in reversed(columns)}
     named = [by_name[name] for name in IMAGE_NAMES if name in by_name]
+    ids = [by_name[name] for name in ID_NAMES if name in by_name]
     stored = [name for name in table.image_columns if name in columns]
     if stored:
         return next((name for name in named if name in stored), stored[0])
     light = [name for name in columns if name not in table.image_columns]
     sample = [cells for _, cells in itertools.islice(table.rows(*light), _SAMPLE_ROWS)]
-    holding = [name for i, name in enumerate(light) if _holds_images([cells[i] for cells in sample], is_photo)]
-    for name in [*named, *(by_name[name] for name in ID_NAMES if name in by_name)]:
-        if name in holding:
-            return name
+    cells_of = {name: [cells[i] for cells in sample] for i, name in enumerate(light)}
+    files = [name for name in light if _mostly(cells_of[name], lambda cell: holds_image(cell, is_photo, False))]
+    links = [name for name in light if _mostly(cells_of[name], lambda cell: holds_image(cell, is_photo))]
+    for holding in (files, links):
+        for name in [*named, *ids, *holding]:
+            if name in holding:
+                return name
     if any(plain(name) in CONVERSATIONS for name in captions) and not named:
         talk = table.rows(*captions)
         if any(image_in_conversation(cells[0]) for _, cells in itertools.islice(talk, _SAMPLE_ROWS)):
             return None
-    ids = [by_name[name] for name in ID_NAMES if name in by_name]
-    return next(iter([*named, *holding, *ids]), None)
+    return next(iter([*named, *ids]), None)
 
 
-def _holds_images(cells: list, is_photo: Callable[[str], bool]) -> bool:
-    """Whether most cells are images, or names of some."""
+def holds_image(cell: object, is_photo: Callable[[str], bool], links: bool = True) -> bool:
+    """Whether a cell is an image, or names one; a link to one counts if `links`, else where its picture is here."""
+    try:
+        found = image_in(cell)
+    except RowError:
+        return False
+    if not isinstance(found, str):
+        return isinstance(found, bytes)
+    return (is_data([found]) and (links or not is_link(found))) or is_photo(found)
 
-    def is_image(cell: object) -> bool:
-        try:
-            found = image_in(cell)
-        except RowError:
-            return False
-        return isinstance(found, bytes) or (isinstance(found, str) and (is_data([found]) or is_photo(found)))
 
+def _mostly(cells: list, test: Callable[[object], bool]) -> bool:
     filled = [cell for cell in cells if cell not in (None, "")]
-    return sum(map(is_image, filled)) * 2 > len(filled)
+    return sum(map(test, filled)) * 2 > len(filled)
 
 
 def _longest_texts(table: Table, columns: list[str]) -> list[str]:
@@ -139,6 +155,33 @@ def _longest_texts(table: Table, columns: list[str]) -> list[str]:
     sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
     lengths = [sum(len(str(cells[i])) for cells in sample) for i in range(len(columns))]
     return [columns[lengths.index(max(lengths))]] if columns else []
+
+
+def _separators(table: Table, columns: list[str]) -> dict[str, str]:
+    """The sign between captions, of the columns where nearly every cell has one, with a few words on each side."""
+    found = {}
+    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+    for i, name in enumerate(columns):
+        texts = [cells[i] for cells in sample if isinstance(cells[i], str) and cells[i].strip()]
+        several = plain(name).removesuffix("s") in CAPTION_NAMES and name.lower().endswith("s")
+        for sign in (*_SEPARATORS, *["\n"] * several):
+            lists = [[part.split() for part in text.split(sign) if part.strip()] for text in texts if sign in text]
+            usual = len(lists) >= max(_FEWEST_LISTS, _USUAL * len(texts))
+            if usual and all(len(parts) > 1 and all(1 < len(words) <= 40 for words in parts) for parts in lists):
+                found[name] = sign
+                break
+    return found
+
+
+def _sentences(table: Table, columns: list[str]) -> list[str]:
+    """The one column that holds sentences, whatever it is called in any language; none where there are several."""
+    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+    found = [name for i, name in enumerate(columns) if _mostly([cells[i] for cells in sample], _is_sentence)]
+    return found if len(found) == 1 else []
+
+
+def _is_sentence(cell: object) -> bool:
+    return isinstance(cell, str) and len(cell.split()) >= _SENTENCE_WORDS
 
 
 def _split_column(table: Table) -> str | None:

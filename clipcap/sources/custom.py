@@ -17,7 +17,7 @@ from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
 from clipcap.sources.rows import Part, add_table
-from clipcap.sources.tables import read_table
+from clipcap.sources.tables import PHOTO_ARCHIVES, how_to_save, read_table
 
 
 def read(config: SourceConfig) -> Source:
@@ -39,6 +39,8 @@ def _add_folder(collector: Collector, root: Path, config: SourceConfig) -> None:
     names = list_folder(inner)[1]
     tables = folder.tables_at_top(inner)
     shards = [inner / name for name in names if tars.is_tar_pattern(name)]
+    if shards and not tables and not tars.hold_captions(shards[0]):
+        tables = folder.tables_called_like(inner, shards)
     if tables:
         _add_tables(collector, tables, inner, config)
     elif shards:
@@ -67,6 +69,9 @@ def _add_photos(collector: Collector, root: Path, config: SourceConfig) -> None:
     texts = {name for found in pairs.texts.values() for name in found} | set(pairs.unused)
     if others := folder.other_files([name for name in files if name not in pairs.texts and name not in texts]):
         collector.note(f"other files, not read: {others}")
+    unread = [(name, how_to_save(name)) for name in files] if not captioned else []
+    for name, how in [(name, how) for name, how in unread if how][:3]:
+        collector.note(f"{shown(name)} is {how}")
 
 
 def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, config: SourceConfig) -> None:
@@ -78,7 +83,8 @@ def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, co
         found = photo_folders(one.path.parent, PHOTO_FOLDERS, config.images)
         if not config.images and root != one.path.parent:
             found += photo_folders(root, PHOTO_FOLDERS, None)
-        photos = places.setdefault(tuple(found), Photos(found, anywhere=True))
+        photos = places.get(tuple(found)) or _photos(collector, one.path.parent, found)
+        places[tuple(found)] = photos
         table = read_table(one.path, collector.faults)
         part = Part(one.prefix, one.split)
         if coco.is_coco(table.document):
@@ -87,3 +93,15 @@ def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, co
             add_table(collector, table, photos, config.image_column, config.caption_column, part)
     for photos in places.values():
         collector.note_photos(photos)
+
+
+def _photos(collector: Collector, beside: Path, folders: list[Path]) -> Photos:
+    """The photos of a table: in folders, else in the tars beside it; what has to be unpacked first is noted."""
+    photos = Photos(folders, anywhere=True)
+    names = list_folder(beside)[1]
+    if not photos.any_there():
+        if shards := [beside / name for name in names if name.lower().endswith(".tar")]:
+            return tars.photos_in_tars(shards)
+        if hint := folder.packed_hint([name for name in names if name.lower().endswith(PHOTO_ARCHIVES)]):
+            collector.note(f"no photos here{hint}")
+    return photos

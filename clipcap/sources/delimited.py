@@ -13,14 +13,22 @@ from clipcap.errors import ClipcapError
 from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.faults import Faults
+from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, plain
 from clipcap.sources.textfiles import TextPlace, read_lines
 
 DELIMITERS = ",\t;|"
+# Looked for where none of these is in the first line; of several signs they split at once, and nothing is quoted.
+_RARE_DELIMITERS = ("^", "~", "\x01", "::", "=>", "->", " - ", " \u2013 ", " \u2014 ", ": ", ":")
 MAX_ROW_LINES = 1000  # beyond that many lines an open quote is taken for a sign
 REPEATED = "header lines between the rows, left out"
 _SAMPLE_ROWS = 50
+_FEWEST_ALIKE = 3
+_DIGITS = re.compile(r"[0-9]+")
+_MOST_TITLES = 10  # lines above the header
+_NAMES_OF_IMAGES, _NAMES_OF_CAPTIONS = {*IMAGE_NAMES, *ID_NAMES}, {*CAPTION_NAMES}
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
 _RULE = re.compile(r"[\s|+:=-]*-[\s|+:=-]*")  # the line under the head of a table in Markdown or of psql
+_LINK = re.compile(r"https?://\S+", re.IGNORECASE)
 _CAPTION_NUMBER = re.compile(r"#[0-9]+$")
 _ESCAPED = {"doublequote": False, "escapechar": "\\"}
 _WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True}, _ESCAPED)
@@ -30,7 +38,7 @@ _WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True}, _ESCAPED)
 class Layout:
     """How a table is written."""
 
-    delimiter: str  # a blank: an image name, white space, the rest
+    delimiter: str  # a blank: an image name, white space, the rest; see also `_RARE_DELIMITERS`
     columns: list[str]
     first: int  # number of the first line with a row
     quote: str = '"'
@@ -39,8 +47,9 @@ class Layout:
 
 
 def is_data(cells: Sequence[str]) -> bool:
-    """Whether a first line is a row: one of its cells names an image."""
-    return any(is_image_name(_CAPTION_NUMBER.sub("", cell.strip().strip("\"'"))) for cell in cells)
+    """Whether a first line is a row: one of its cells names an image, or is a link."""
+    texts = [cell.strip().strip("\"'") for cell in cells]
+    return any(is_image_name(_CAPTION_NUMBER.sub("", text)) or _LINK.fullmatch(text) for text in texts)
 
 
 def find_layout(path: TextPlace) -> Layout:
@@ -65,6 +74,8 @@ def find_layout(path: TextPlace) -> Layout:
         raise ClipcapError(f"{shown(path)}: the file is empty")
     head = head.removeprefix("#").lstrip(" ") if not is_data([head]) else head
     sample = list(itertools.islice(lines, _SAMPLE_ROWS))
+    if delimiter is None:
+        number, head, sample = _below_titles(number, head, sample)
     wrapped = False
     if delimiter is None:
         inner = _quoted(head, ",", '"', {})
@@ -73,12 +84,31 @@ def find_layout(path: TextPlace) -> Layout:
         delimiter = _delimiter(path, head)
     quote = _guess_quote([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)
-    if is_data(cells):
+    if is_data(cells) or _like_rows(cells, [_split(line, delimiter, quote) for _, line in sample]):
         return _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample])
     columns = [name.strip().strip("\ufeff") for name in cells]
     if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
         columns = ["", *columns]
     return Layout(delimiter, columns, number + 1, quote, wrapped)
+
+
+def _like_rows(cells: Sequence[str], rows: list[list[str]]) -> bool:
+    """Whether a first line is a row as all that follow: a cell is theirs but for its number, as in `ROCO_00001`."""
+    patterns = [[_DIGITS.sub("#", cell.strip()) for cell in row] for row in (cells, *rows)]
+    width = min(map(len, patterns))
+    return len(rows) >= _FEWEST_ALIKE and any(
+        "#" in patterns[0][i] and len({row[i] for row in patterns}) == 1 for i in range(width)
+    )
+
+
+def _below_titles(number: int, head: str, sample: list[tuple[int, str]]) -> tuple[int, str, list[tuple[int, str]]]:
+    """(number of the header line, header, lines after it), without the titles that a spreadsheet has above."""
+    lines = [(number, head), *sample]
+    for i, (_, line) in enumerate(lines[:_MOST_TITLES]):
+        names = [{plain(name.strip(' "')) for name in line.split(sign)} - {""} for sign in DELIMITERS]
+        if any(len(found) > 1 and found & _NAMES_OF_IMAGES and found & _NAMES_OF_CAPTIONS for found in names):
+            return *lines[i], lines[i + 1 :]
+    return number, head, sample
 
 
 def _headless(delimiter: str, cells: list[str], number: int, quote: str, wrapped: bool, sample: list[str]) -> Layout:
@@ -128,7 +158,7 @@ def _row(
 ) -> list[str]:
     """The cells of the row that begins with this line; further lines of it are taken from `lines` and `source`."""
     delimiter, quote, width = layout.delimiter, layout.quote, len(layout.columns)
-    if delimiter == " ":
+    if delimiter == " " or len(delimiter) > 1:
         return _split(text, delimiter, quote)
     if quote not in text:
         cells = text.split(delimiter)
@@ -219,7 +249,7 @@ def _quoted(text: str, delimiter: str, quote: str, how: dict) -> list[str] | Non
 def _split(text: str, delimiter: str, quote: str = '"') -> list[str]:
     if delimiter == " ":
         return text.split(None, 1)
-    if quote not in text:
+    if quote not in text or len(delimiter) > 1:
         return text.split(delimiter)
     readings = (_quoted(text, delimiter, quote, how) for how in _WAYS_TO_QUOTE)
     return next((cells for cells in readings if cells), text.split(delimiter))
@@ -235,12 +265,17 @@ def _delimiter(path: TextPlace, head: str) -> str:
         cells = _split(head, sign)
         if len(cells) > 1 and (is_data(cells[:1]) or is_data(cells[-1:])):
             return sign
+    for sign in _RARE_DELIMITERS:
+        first, *rest = head.split(sign, 1)
+        if rest and is_data([first]) and len(first.split()) == 1:
+            return sign
     if is_data(head.split(None, 1)[:1]) and not _has_delimiter(head.split(None, 1)[0]):
         return " "
     outside = re.sub(r'"[^"]*"', "", head)
     if str(path).lower().endswith((".tsv", ".tab")) and "\t" in outside:
         return "\t"
-    return max(DELIMITERS, key=outside.count)
+    best = max(DELIMITERS, key=outside.count)
+    return best if best in outside else next((sign for sign in _RARE_DELIMITERS if sign in outside), best)
 
 
 def _guess_quote(sample: list[str], delimiter: str) -> str:

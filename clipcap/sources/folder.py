@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +16,20 @@ from clipcap.images.photos import Photos
 from clipcap.images.read import is_image_file
 from clipcap.runtime.text import shown
 from clipcap.sources import coco, tars
-from clipcap.sources.columns import choose_columns
+from clipcap.sources.columns import choose_columns, holds_image
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
 from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
 
 MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
-_USUAL_NAMES = ("captions", "metadata", "annotations")  # told apart from other tables in the same folder
+_USUAL_NAMES = ("captions", "metadata", "annotations")  # distinguished from other tables in the same folder
 _TEXT_TABLES = re.compile(r"(?:captions?|metadata|annotations?|results(_\w+)?|.*\.token)\.txt|.*\.token")
 # What Kaggle, the hub, img2dataset and this program leave beside captions.
 _NO_CAPTIONS = re.compile(
     r"dataset-metadata\.json|dataset_infos?\.json|dataset_dict\.json|state\.json|.*_stats\.json|croissant.*\.json|"
     r"readme\..*|licen[sc]e.*|download_errors\.csv|.*_errors\.csv|package\.json|config\.json|kaggle\.json"
 )
+_MOST_TEXTS = 20  # texts in a folder that are looked into
 _SHARD = re.compile(r".*-\d+-of-\d+.*|\d+|.*(?:part|shard|chunk)[-_.]?\d+.*|.*\d{5,}.*")
 
 
@@ -47,8 +48,7 @@ def tables_at_top(folder: Path) -> list[CaptionTable]:
     Raises:
         ClipcapError: there are several that do not belong together.
     """
-    folders, names = list_folder(folder)
-    candidates = _candidates(names, folders)
+    candidates = _candidates(folder)
     if len(candidates) > 1 and not _belong_together(candidates):
         usual = [name for name in candidates if os.path.splitext(name)[0].lower() in _USUAL_NAMES]
         candidates = usual if len(usual) == 1 else [n for n in candidates if holds_captions(folder / n)] or candidates
@@ -61,6 +61,20 @@ def tables_at_top(folder: Path) -> list[CaptionTable]:
     several = len(set(splits.values())) > 1
     prefixes = {name: f"{os.path.splitext(name)[0]}/" if len(candidates) > 1 else "" for name in candidates}
     return [CaptionTable(folder / n, prefixes[n], splits[n] if several else None) for n in candidates]
+
+
+def tables_called_like(folder: Path, tars: list[Path]) -> list[CaptionTable]:
+    """The tables of captions beside tars that have their names, as `train.jsonl` beside `train.tar`."""
+    stems = {tar.stem.lower() for tar in tars}
+    names = [name for name in list_folder(folder)[1] if os.path.splitext(name)[0].lower() in stems]
+    tables = [
+        folder / name for name in names if name.lower().endswith(TABLE_SUFFIXES) and holds_captions(folder / name)
+    ]
+    several = len({split_in(table.stem) for table in tables}) > 1
+    return [
+        CaptionTable(table, f"{table.stem}/" * (len(tables) > 1), split_in(table.stem) if several else None)
+        for table in tables
+    ]
 
 
 def _known(name: str) -> bool:
@@ -78,8 +92,7 @@ def tables_below(folder: Path) -> list[CaptionTable]:
     for below in _folders_below(folder):
         relative = below.relative_to(folder).as_posix()
         split = next((SPLIT_WORDS[p.lower()] for p in relative.split("/") if p.lower() in SPLIT_WORDS), None)
-        folders, names = list_folder(below)
-        for name in _candidates(names, folders):
+        for name in _candidates(below):
             if holds_captions(below / name):
                 found.append(CaptionTable(below / name, f"{relative}/", split or split_in(name)))
     places = {table.path.parent for table in found}
@@ -112,15 +125,28 @@ def _folders_below(folder: Path) -> Iterator[Path]:
             pending += [(here / name, depth + 1) for name in list_folder(here)[0]]
 
 
-def _candidates(names: list[str], folders: list[str]) -> list[str]:
+def _candidates(folder: Path) -> list[str]:
     """Files that may be tables of captions. Those called like a photo, a tar or a folder say what is in it."""
+    folders, names = list_folder(folder)
     stems = {os.path.splitext(name)[0].lower() for name in names if is_image_name(name) or tars.is_tar_pattern(name)}
     stems |= {name.lower() for name in names if is_image_name(name)} | {f for f in folders if f.isdigit()}
     tables = [
         name for name in names if name.lower().endswith(TABLE_SUFFIXES) and not _NO_CAPTIONS.fullmatch(name.lower())
     ]
-    tables = [name for name in tables if not name.lower().endswith((".txt", ".token")) or _is_text_table(name)]
-    return [name for name in tables if os.path.splitext(name)[0].lower() not in stems]
+    tables = [name for name in tables if not _is_of_one(name.lower(), stems)]
+    texts = [name for name in tables if name.lower().endswith((".txt", ".token"))]
+    named = [name for name in texts if _is_text_table(name)]
+    if (
+        not named and len(texts) == len(tables) and len(texts) <= _MOST_TEXTS
+    ):  # any name: look whether it names images
+        named = [name for name in texts if holds_captions(folder / name)]
+    return [name for name in tables if name not in texts or name in named]
+
+
+def _is_of_one(name: str, stems: Container[str]) -> bool:
+    """Whether a name is that of a photo, a tar or a folder with more behind it: `1.json`, `1.jpg.metadata.json`."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in stems for count in range(1, len(parts)))
 
 
 def _is_text_table(name: str) -> bool:
@@ -155,8 +181,8 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
 def _names_photos(table: Table, column: str) -> bool:
     """Whether some of the first rows name an image, or an existing photo: any object maps words to words."""
     photos = Photos(photo_folders(Path(str(table.path)).parent, PHOTO_FOLDERS, None), anywhere=True)
-    first = [str(cells[0]) for _, cells in itertools.islice(table.rows(column), 20)]
-    return any(is_image_name(name) or photos.knows(name) for name in first)
+    first = (cells[0] for _, cells in itertools.islice(table.rows(column), 20))
+    return any(holds_image(cell, photos.knows) for cell in first)
 
 
 def _holds_photos(folder: Path) -> bool:

@@ -10,12 +10,15 @@ from typing import Any
 from clipcap.errors import ClipcapError
 from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import in_short, shown
+from clipcap.sources.annotation_tools import flat_rows, via_images
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, SPLIT_WORDS, caption_family, plain
 from clipcap.sources.textfiles import TextPlace, parse_json, read_lines
 
 MAX_REPR_CHARACTERS = 2**20  # of a Python object in a line; its parser takes much more memory than JSON's
 _WRAPPERS = ("data", "annotations", "rows", "samples", "items", "examples", "records", "entries", "images", "dataset")
+
+_DEEPEST = 6  # objects around a table
 
 Numbered = Iterator[tuple[str, Any]]  # (unit and number, value): ("entry 3", {...})
 
@@ -31,6 +34,8 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
         try:
             return parse_json(text, shown(path))
         except ClipcapError as error:
+            if text.lstrip()[:1] in ("[", "{") and (value := python_object(text)) is not None:
+                return value
             if "Extra data" not in str(error) and not text.lstrip().startswith("{'"):
                 raise
             values = _one_after_another(text, path, faults)
@@ -39,14 +44,31 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
             return Lines(values)
     first = next((line for line in read_lines(path) if line.strip()), "")
     if first.lstrip().startswith("[") or first.strip() == "{":  # a whole document under the name of lines
+        text = "".join(read_lines(path))
         try:
-            return parse_json("".join(read_lines(path)), shown(path))
+            return parse_json(text, shown(path))
         except ClipcapError as error:
+            if (value := python_object(text)) is not None:
+                return value
             if "Extra data" not in str(error):
                 raise
             if first.strip() == "{":
                 return Lines(_one_after_another("".join(read_lines(path)), path, faults))
-    return Lines(list(_lines(path, faults)))
+    values = list(_lines(path, faults))
+    if len(values) == 1 and isinstance(values[0][1], dict) and not any(map(_names_images, values[0][1])):
+        return values[0][1]  # a whole document on one line
+    return Lines(values)
+
+
+def holds_json(path: TextPlace) -> bool:
+    """Whether a text begins with an object or a list, on one line or over several."""
+    first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    if first[:1] not in ("{", "["):
+        return False
+    try:
+        return first in ("{", "[", "[{") or _value(first, "") is not None
+    except ClipcapError:
+        return python_object(first) is not None
 
 
 class Lines(list):
@@ -128,6 +150,7 @@ def table_rows(value: Any, path: TextPlace) -> list[tuple[str, Any]]:
 def _from_list(values: list, wheres: list[str]) -> list[tuple[str, Any]]:
     if values and all(isinstance(value, dict) and isinstance(value.get("row"), dict) for value in values):
         values = [value["row"] for value in values]  # the hub's server of rows
+    values = flat_rows(values) or values
     if values and all(isinstance(value, list) and value for value in values) and _flat(values[0]):
         return _from_arrays(values, wheres)
     return list(zip(wheres, values))
@@ -147,8 +170,9 @@ def _from_arrays(values: list[list], wheres: list[str]) -> list[tuple[str, Any]]
     return [(where, dict(zip(names, row)) if len(row) == len(names) else row) for where, row in rows]
 
 
-def _from_object(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
+def _from_object(value: dict, path: TextPlace, depth: int = 0) -> list[tuple[str, Any]] | None:
     """The rows in an object; None where it is of no known shape."""
+    value = via_images(value) or value
     if not value:
         return []
     keys = list(value)
@@ -174,9 +198,27 @@ def _from_object(value: dict, path: TextPlace) -> list[tuple[str, Any]] | None:
         ]
     for key in _WRAPPERS:
         inner = value.get(key)
-        if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner[:20]):
+        if isinstance(inner, list) and _is_list_of_objects(inner):
             return _from_list(inner, [f"{key} entry {i}" for i in range(1, len(inner) + 1)])
-    return _by_image(value)
+    return _by_image(value) or _inside(value, path, depth + 1)
+
+
+def _inside(value: dict, path: TextPlace, depth: int) -> list[tuple[str, Any]] | None:
+    """The rows of the one part of an object that is a table, whatever it is called; None where there are several."""
+    if depth > _DEEPEST:
+        return None
+    found = []
+    for key, part in value.items():
+        named = {str(name) for row in part[:20] for name in row} if _is_list_of_objects(part) else set()
+        if any(map(_names_images, named)) and any(map(_names_captions, named)):
+            found.append([(f"'{shown(key)}', {where}", row) for where, row in table_rows(part, path)])
+        elif isinstance(part, dict) and part and (rows := _from_object(part, path, depth)):
+            found.append([(f"'{shown(key)}', {where}", row) for where, row in rows])
+    return found[0] if len(found) == 1 else None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value[:20])
 
 
 def _by_image(value: dict) -> list[tuple[str, Any]] | None:
@@ -189,6 +231,10 @@ def _by_image(value: dict) -> list[tuple[str, Any]] | None:
         if not any(map(_names_captions, keys)):
             return None
         rows = ({"image": name, **cell} for name, cell in value.items())
+    elif all(map(_is_list_of_objects, cells)) and any(map(_names_images, {key for row in cells[0] for key in row})):
+        return [  # by some other key: each row names its image itself
+            (f"entry '{shown(str(key)[:80])}'", row) for key, rows in value.items() for row in rows
+        ]
     elif all(cell is None or isinstance(cell, (str, list)) for cell in cells):
         if any(isinstance(part, dict) for cell in cells if isinstance(cell, list) for part in cell[:3]) and not all(
             _names_captions(key)

@@ -9,17 +9,21 @@ from collections.abc import Iterable
 IMAGE_NAMES = (
     "image file filename imagepath imagefile imagefilename imagename filepath path imagefilepath imagefilepath img "
     "imgpath imgname imgfile imgfilename images photo photopath photoname photofile picture pic jpg png webp jpeg "
-    "imagelink imageurl imageurls url urls link imgurl photourl fname relpath relativepath imagelocalpath"
+    "imagelink imageurl imageurls url urls link imgurl photourl fname relpath relativepath imagelocalpath "
+    "localpath localfile localfilename"
 ).split()
 ID_NAMES = ("imageid", "imgid", "photoid", "key", "id", "index", "uid", "uniqid", "name", "asset", "assetid")
 CAPTION_NAMES = (
     "caption captions text texts captiontext captionstr captiontxt description descriptions sentence sentences title "
     "titles raw comment comments txt imagecaption imagedescription imgcaption photodescription alttext alt "
     "shortcaption longcaption detailedcaption generatedcaption blipcaption recaption summary utterance annotation "
-    "response output answer completion target referencestrs conversations conversation messages dialog prompt label "
-    "tags tag"
+    "annotations "
+    "prediction predicted predict generatedtext hypothesis paragraph phrase phrases findings report response output "
+    "answer completion suffix target referencestrs content "
+    "conversations conversation messages dialog contents fileattributes regions prompt label tags tag"
 ).split()
-CONVERSATIONS = ("conversations", "conversation", "messages", "dialog")
+TAGS = ("label", "tags", "tag")  # the last of them, which are seldom sentences
+CONVERSATIONS = ("conversations", "conversation", "messages", "dialog", "contents")
 # Folders of photos beside a table of captions.
 PHOTO_FOLDERS = (
     "images image imgs img photos photo pictures pics pic dataset data gifs files jpg jpeg train2014 val2014 "

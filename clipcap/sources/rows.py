@@ -116,13 +116,22 @@ class _RowReader:
             self.nameless += 1
             return
         image_id, ref = self._place(number, image)
-        captions = [text for name in columns.captions for text in captions_in(row[name], collector.remarks)]
+        captions = [text for name in columns.captions for text in self._captions(name, row[name])]
         split = self._split(row)
         mark = next((name for name in columns.unusable if is_true(row[name])), None)
         if mark:
             collector.unusable[mark] += sum(map(bool, captions))
             captions = []
         collector.add(self._part.prefix + image_id, ref, captions, split)
+
+    def _captions(self, column: str, cell: Any) -> list[str]:
+        remarks, sign = self._collector.remarks, self._columns.separators.get(column)
+        if sign is None or not isinstance(cell, str) or sign not in cell:
+            return captions_in(cell, remarks)
+        parts = [part for part in cell.split(sign) if part.strip()]
+        where = "line ends" if sign == "\n" else f"'{sign}'"
+        remarks[f"cells with several captions, split at {where}"] += 1
+        return [text for part in parts for text in captions_in(part, remarks)]
 
     def _image(self, row: dict[str, Any]) -> str | bytes | None:
         if self._columns.image:
@@ -154,6 +163,8 @@ def is_true(value: Any) -> bool:
 
 
 def _how_to_fetch(table: Table, columns: Columns, links: int) -> str:
+    if columns.image is None:
+        return f"{links:,} links in the messages: fetch their pictures, and write their names in place of the links"
     name = str(table.path)
     kind = _INPUT_FORMATS.get(Path(name).suffix.lower(), "csv")
     caption = columns.captions[0]
@@ -161,4 +172,6 @@ def _how_to_fetch(table: Table, columns: Columns, links: int) -> str:
         f"{links:,} links in column '{shown(columns.image)}': img2dataset fetches their pictures, --url_list "
         f"'{shown(name)}' --input_format {kind} --url_col '{shown(columns.image)}' --caption_col '{shown(caption)}' "
         f"--output_format webdataset --output_folder pictures; then parse that folder"
+        + "; it wants a header line, which this table lacks"
+        * table.headless
     )

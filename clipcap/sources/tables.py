@@ -13,7 +13,7 @@ from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import reason, shown
 from clipcap.sources.delimited import find_layout, read_rows, wrong_width
 from clipcap.sources.faults import Faults
-from clipcap.sources.json_tables import read_json_values, table_rows
+from clipcap.sources.json_tables import holds_json, read_json_values, table_rows
 from clipcap.sources.textfiles import TextPlace
 
 Row = tuple[str, list]  # its place ("x.csv: line 7"), and the cells asked for
@@ -24,7 +24,7 @@ _SAVE_AS = {
     **dict.fromkeys(
         (".arrow", ".feather"), "an Arrow file: write it as Parquet (Dataset.to_parquet, pandas.to_parquet)"
     ),
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
+    **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
     **dict.fromkeys((".pkl", ".pickle"), "a pickle: write it as CSV or Parquet (pandas.to_parquet)"),
 }
 
@@ -69,7 +69,7 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     suffix = os.path.splitext(str(path))[1].lower()
     reader = _READERS.get(suffix)
     if reader is None:
-        hint = _SAVE_AS.get(suffix)
+        hint = how_to_save(str(path))
         kinds = f"not a table that can be read ({', '.join(_READERS)})"
         raise ClipcapError(f"{shown(path)}: {kinds}{f'; it is {hint}' if hint else ''}")
     table = reader(path, Faults() if faults is None else faults)
@@ -79,7 +79,14 @@ def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     return table
 
 
-def _read_csv(path: TextPlace, _: Faults) -> Table:
+def how_to_save(name: str) -> str:
+    """What a file is that could be a table, and how to make one of it; empty for other names."""
+    return _SAVE_AS.get(os.path.splitext(name)[1].lower(), "")
+
+
+def _read_csv(path: TextPlace, faults: Faults) -> Table:
+    if holds_json(path):
+        return _read_json_lines(path, faults)
     layout = find_layout(path)
 
     def read(wanted: list[str], faults: Faults, notes: dict[str, int]) -> Iterator[Row]:
@@ -114,7 +121,10 @@ def _table_of_values(path: TextPlace, document: Any) -> Table:
         and _have_sentences(document["images"])
     ):
         return Table(path, [], lambda *_: iter(()), document=document)
-    rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
+    try:
+        rows = [(f"{shown(path)}: {where}", value) for where, value in table_rows(document, path)]
+    except RecursionError as error:
+        raise ClipcapError(f"{shown(path)}: nested too deeply to be a list of captions") from error
     if not rows:
         raise ClipcapError(f"{shown(path)}: the file is empty")
     objects = [row for _, row in rows if isinstance(row, dict)]
@@ -190,3 +200,4 @@ _READERS: dict[str, Callable[[TextPlace, Faults], Table]] = {
 }
 TABLE_SUFFIXES = tuple(_READERS)
 PACKED_SUFFIXES = tuple(_SAVE_AS)
+PHOTO_ARCHIVES = (".zip", ".7z", ".rar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -122,6 +122,23 @@ def _add_tar(collector: Collector, tar: Path, part: Part, others: Counter[str]) 
     add_pairs(collector, pairs, lambda key: members[by_key[key]], members.__getitem__, part)
 
 
+def photos_in_tars(tars: list[Path]) -> MemberPhotos:
+    """The photos in tars, for a table beside them that names them."""
+    members: dict[str, ImageRef] = {}
+    for tar in tars:
+        for member in _members(tar):
+            name = member.name.removeprefix("./")
+            if is_image_name(name) and not posixpath.basename(name).startswith("."):
+                place = ImageRef(tar, member.name, member.offset_data, member.size)
+                members.setdefault(name if name not in members else f"{tar.stem}/{name}", place)
+    return MemberPhotos(members, set(members), "")
+
+
+def hold_captions(tar: Path) -> bool:
+    """Whether a tar has texts among its members."""
+    return any(member.name.lower().endswith(CAPTION_SUFFIXES) for member in _members(tar))
+
+
 def _key(name: str) -> str:
     """The id of an image: its name without the suffix."""
     return posixpath.splitext(name)[0] if is_image_name(name) else name
@@ -176,6 +193,9 @@ class MemberPhotos(Photos):
         if found not in self._members:
             raise RowError(f"'{shown(name)}' is not a member of the tar", "an image that is not a member of the tar")
         return self._members[found]
+
+    def __len__(self) -> int:
+        return len(self._photos)
 
     def _names(self, folder: str) -> frozenset[str]:
         folder = posixpath.normpath(folder) if folder else ""

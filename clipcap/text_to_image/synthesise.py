@@ -25,6 +25,7 @@ from clipcap.images.write import write_picture
 from clipcap.models.encoders.load import load_encoder
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.messages import logger
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.progress import no_bar
 from clipcap.text_to_image.captions import read_captions
 from clipcap.text_to_image.config import SynthesiseConfig
@@ -48,6 +49,7 @@ class Pair:
     seed: int
 
 
+@writes_to("config.out")
 def synthesise(captions: str, config: SynthesiseConfig) -> Path:
     """Write a set of generated pairs, whole or not at all; the same options give the same bytes.
 

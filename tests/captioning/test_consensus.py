@@ -8,8 +8,9 @@ from support.small import META, feature_file
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.consensus import NEIGHBOURS, Consensus, check_datastore
+from clipcap.captioning.consensus import NEIGHBOURS, Consensus
 from clipcap.captioning.decode import Caption
+from clipcap.captioning.prompting import check_datastore
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features, write_features
 from clipcap.prompts.datastore import Datastore

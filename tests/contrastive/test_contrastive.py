@@ -30,7 +30,7 @@ from clipcap.contrastive.train import train_contrastive
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features
 from clipcap.images.ref import ImageRef
-from clipcap.models.encoders.base import clip_preprocess
+from clipcap.models.encoders.clip_preprocess import ClipPreprocess
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai_weights import read_openai_weights
 from clipcap.sources.config import SourceConfig
@@ -177,7 +177,7 @@ def test_squares_are_what_clip_sees(size):
     pixels = crops(
         torch.from_numpy(square(photo, crops.side)[None].copy()), crops.boxes(np.zeros((1, 4), np.float32))
     )
-    torch.testing.assert_close(pixels[0], clip_preprocess(32)(photo), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pixels[0], ClipPreprocess(32)(photo), atol=1e-5, rtol=1e-5)
 
 
 def test_crops_lie_within_the_picture_and_keep_the_asked_share():

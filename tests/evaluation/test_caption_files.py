@@ -21,6 +21,12 @@ PREDICTIONS = {
     "lines.jsonl": "\n".join(map(json.dumps, ROWS)),
     "table.csv": "image,caption\n" + "".join(f"{i},{text}\n" for i, text in TEXTS.items()),
     "excel.csv": "\ufeffsep=;\r\nimage;caption\r\n" + "".join(f"{i};{text}\r\n" for i, text in TEXTS.items()),
+    "wrapped.json": json.dumps({"predictions": ROWS}),
+    "lines.json": "\n".join(map(json.dumps, ROWS)),
+    "utf16.json": json.dumps(TEXTS).encode("utf-16"),
+    "answers.jsonl": "\n".join(json.dumps({"image": i, "prompt": "Tell.", "text": t}) for i, t in TEXTS.items()),
+    "files.json": json.dumps([{"file_name": i, "caption": [t]} for i, t in TEXTS.items()]),
+    "pairs.json": json.dumps([["image", "caption"], *map(list, TEXTS.items())]),
     "table.tsv": "image_id\tcaption\n" + "".join(f"{i}\t{text}\n" for i, text in TEXTS.items()),
 }
 
@@ -29,8 +35,16 @@ PREDICTIONS = {
 def test_predictions_are_read_in_every_form(tmp_path, name):
     path = put(tmp_path / name, PREDICTIONS[name])
     assert read_predictions(path) == TEXTS
-    if "pycoco" not in name:
-        assert read_references(path) == {image: [text] for image, text in TEXTS.items()}
+    assert read_references(path) == {image: [text] for image, text in TEXTS.items()}
+
+
+def test_of_predictions_beside_human_captions_the_predictions_are_read(tmp_path):
+    rows = [
+        {"images": [f"{i}.jpg"], "predict": text, "label": "x", "caption": "a human's"} for i, text in TEXTS.items()
+    ]
+    path = put(tmp_path / "generated.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_predictions(path) == {f"{i}.jpg": text for i, text in TEXTS.items()}
+    assert set(read_references(path)["1.jpg"]) == {"a human's"}
 
 
 def test_candidates_by_image_are_matched_with_references_by_file(tmp_path):
@@ -42,7 +56,7 @@ def test_candidates_by_image_are_matched_with_references_by_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.json", {"1": ["a", "b"]}, "expected .image: caption., one caption for .1."),
+        ("p.json", {"1": ["a", "b"]}, "image 1 has two captions: leave one per image"),
         ("p.json", {"1": 3}, "expected .image: caption."),
         ("p.csv", "image,n,caption\n1,0,x\n2,y\n", "1 row left out: .*line 3: 2 fields"),
         ("p.csv", "a,b,c\n1,2,3\n", "cannot tell the image column"),

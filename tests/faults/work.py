@@ -109,7 +109,7 @@ WORKS = {
         ),
         Work("contrastive", contrastive_words, "run", ("--resume",)),
         Work("train-clip-gpt", clip_gpt_words, "run", ("--resume",)),
-        Work("fit", fit_words, "fitted", varying=("metrics.json", "report.html", "README.md")),
+        Work("fit", fit_words, "fitted", varying=("metrics.json", "report.html", "README.md", "_done")),
         Work("predict", predict_words, "captions.jsonl"),
     )
 }

@@ -82,6 +82,61 @@ def test_an_interrupted_run_continues_to_the_same_weights(fit, tmp_path, monkeyp
     assert fit()[2].count("") == 0  # all is done: no command runs again
 
 
+DAMAGED = {
+    "data/photos_train.pkl": ["parse", "train", "evaluate"],
+    "checkpoints/clipcap-last/tokenizer/tokenizer.json": ["train", "evaluate"],
+    "checkpoints/metrics.jsonl": ["train", "evaluate"],
+    "evaluation/report.html": ["evaluate"],
+    "evaluation/scores.npz": ["evaluate"],
+}
+
+
+def test_a_rerun_does_the_steps_again_whose_files_are_cut_and_those_after_them(fit, tmp_path):
+    assert fit()[0] == 0
+    for name, steps in DAMAGED.items():
+        path = tmp_path / "run" / name
+        whole = path.read_bytes()
+        os.truncate(path, len(whole) // 2)
+        status, _, err = fit()
+        assert status == 0 and any(f"{path}: cut, changed or gone since the {steps[0]} step" in line for line in err)
+        assert [line.split()[2] for line in err if line.startswith("$ clipcap ")] == steps
+        assert path.read_bytes() == whole or name.endswith(("report.html", "scores.npz"))
+        assert path.stat().st_size > len(whole) // 2
+    assert not any(line.startswith("$ clipcap ") for line in fit()[2])
+
+
+def test_a_best_checkpoint_that_was_changed_is_refused_until_it_is_deleted(fit, tmp_path):
+    assert fit()[0] == 0
+    best = tmp_path / "run" / "checkpoints" / "clipcap-best" / "model.safetensors"
+    whole = best.read_bytes()
+    best.write_bytes(whole[:-4] + bytes(4))  # still a sound file
+    for _ in range(2):
+        status, _, err = fit()
+        assert status == 1 and f"{best}: changed since the train step wrote it" in err[-1]
+        assert err[-1].endswith(f"to do it anew, delete {tmp_path / 'run' / 'checkpoints'}")
+    os.truncate(best, 100)
+    status, _, err = fit()
+    assert (
+        status == 1 and "the best checkpoint of this run is lost" in err[-1] and "to do it anew, delete " in err[-1]
+    )
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert fit()[0] == 0 and best.read_bytes() == whole
+
+
+def test_a_run_of_an_earlier_version_and_an_edited_card_are_left_as_they_are(fit, tmp_path):
+    assert fit()[0] == 0
+    card = tmp_path / "run" / "checkpoints" / "clipcap-best" / "README.md"
+    card.write_text("of our canteen\n")
+    assert not any(line.startswith("$ clipcap ") for line in fit()[2])
+    for step in ("parse", "train", "evaluate"):
+        (tmp_path / "run" / f".{step}_done").write_bytes(b"")  # without a record
+    status, _, err = fit()
+    assert status == 0 and not any(line.startswith("$ clipcap ") for line in err)
+    (tmp_path / "run" / ".evaluate_done").write_text("{cut")
+    assert [line.split()[2] for line in fit()[2] if line.startswith("$ clipcap ")] == ["evaluate"]
+    assert card.read_text() == "of our canteen\n"
+
+
 def interrupt_at(patched, stop):
     def interrupt(*args, **options):
         raise KeyboardInterrupt

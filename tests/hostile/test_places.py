@@ -10,14 +10,18 @@ import sys
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.road import draw_set, run, save_captioner
+import torch
+from support.road import draw_photos, draw_set, run, save_captioner
 from support.small import feature_file, flags, options
+from support.small_generator import write_small_generator
 
 from clipcap.cli.main import main
 from clipcap.errors import ClipcapError
 from clipcap.runtime.files import recover, replaced_file, replaced_folder
 from clipcap.runtime.places import sole_writer, writes_to
+from clipcap.text_to_image.mapping import MappingFacts, TextMapping, save_mapping
 
 PAIRS = int(os.environ.get("CLIPCAP_PAIRS", "1"))  # 20 by hand
 
@@ -156,6 +160,7 @@ def material(tmp_path_factory, lm_folder, clip_file):
     draw_set(folder / "photos", 4, 2)
     save_captioner(folder / "captioner", lm_folder, clip_file, tune="none")
     parse = ["parse", "custom", "--data_path", folder / "photos", "--clip_model_type", clip_file, "--device", "cpu"]
+    write_texts_and_drawings(folder, lm_folder)
     made = [
         [*parse, "--out", folder / "p.pkl"],
         ["train-clip-gpt", *small_clip_gpt(folder, lm_folder), "--out_dir", folder / "clip_gpt"],
@@ -165,6 +170,22 @@ def material(tmp_path_factory, lm_folder, clip_file):
         child = in_a_child(lambda words=words: main(list(map(str, words))), folder / "log")
         assert status_of(child) == 0, (folder / "log").read_text()
     return folder
+
+
+def write_texts_and_drawings(folder: Path, lm: Path) -> None:
+    """What fit, draw, synthesise, slideshow, parse texts and features import are given."""
+    photos = draw_photos(folder / "many", 12)
+    rows = [f"{photo.name},a plate with {number} things\n" for number, photo in enumerate(photos)]
+    (folder / "many" / "captions.csv").write_text("image,caption\n" + "".join(rows))
+    draw_photos(folder / "slides", 2)
+    generator = write_small_generator(folder / "generator")
+    facts = MappingFacts(str(lm), str(generator), 12, True)
+    torch.manual_seed(0)
+    save_mapping(TextMapping(torch.randn(4, 64) / 8, torch.randn(4), facts), folder / "mapping")
+    foods = ("two apples on a plate", "one banana", "cherries on a table", "a donut", "an empty plate")
+    (folder / "captions.txt").write_text("\n".join(foods))
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
+    (folder / "x.csv").write_text("id,caption\n" + "".join(f"{n},a sound of {n}\n" for n in range(4)))
 
 
 def small_clip_gpt(material: Path, lm: Path) -> list:
@@ -203,21 +224,36 @@ def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
         "compare": ["compare", material / "scores0", material / "scores1", "--no_java", "--out", "OUT.html"],
         "imagine": ["imagine", "a plate", "--load_pt", material / "clip_gpt", "--index", material / "p.pkl", "--out",
                     "OUT.jsonl"],
+        "import": ["features", "import", material / "x.npy", "--captions", material / "x.csv", "--encoder", "clap",
+                   "--out", "OUT"],
+        "parse texts": ["parse", "texts", "--data_path", material / "captions.txt", "--clip_model_type", clip,
+                        "--device", "cpu", "--out", "OUT"],
+        "classify": ["classify", "--img", photos, "--labels", "apple,egg", "--clip_model_type", clip, "--device",
+                     "cpu", "--out", "OUT.jsonl"],
+        "draw": ["draw", "two apples", "--load_pt", material / "mapping", "--device", "cpu", "--out", "OUT.gif"],
+        "train-draw": ["train-draw", material / "captions.txt", "--generator", material / "generator", "--text_model",
+                       lm, "--device", "cpu", "--out_dir", "OUT"],
+        "synthesise": ["synthesise", material / "captions.txt", "--load_pt", material / "mapping", "--count", 8,
+                       "--device", "cpu", "--out", "OUT"],
+        "slideshow": ["slideshow", material / "slides", "--text", "two plates", "--out", "OUT.gif"],
+        "fit": ["fit", material / "many", "--clip_model_type", clip, "--lm", lm, "--no_java", "--epochs", 1,
+                "--bs", 4, "--out", "OUT"],
     }  # fmt: skip
 
 
 NAMES = (
     "parse", "parse to a folder", "train", "convert", "merge", "split", "index", "export", "predict", "search",
-    "contrastive", "train-clip-gpt", "evaluate", "compare", "imagine",
+    "contrastive", "train-clip-gpt", "evaluate", "compare", "imagine", "import", "parse texts", "classify", "draw",
+    "train-draw", "synthesise", "slideshow", *["fit"] * (PAIRS > 1),
 )  # fmt: skip
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files that a command wrote, but for those with times in them."""
+    """All files that a command wrote, but for those with times in them, or digests of such."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log0", "log1", "steps.jsonl")
+        if path.is_file() and path.name not in ("log0", "log1", "steps.jsonl", ".train_done")
     }
 
 

@@ -112,6 +112,87 @@ def test_in_every_container(suffix, state, lm_folder, tmp_path):
     assert same(load_checkpoint(tmp_path, lm=str(lm_folder)).model, state)
 
 
+def parts_of(state, folder, name):
+    """The tensors in two files of a folder, under a name with {}."""
+    names = sorted(name for name in state if name != "gpt.lm_head.weight")
+    for number, own in enumerate((names[::2], names[1::2]), 1):
+        save_file({one: state[one].contiguous() for one in own}, folder / name.format(number))
+    return {one: name.format(2 - place % 2) for place, one in enumerate(names, 1)}
+
+
+def deepspeed(state, folder):
+    (folder / "global_step10").mkdir()
+    (folder / "global_step8").mkdir()
+    (folder / "latest").write_text("global_step10\n")
+    torch.save({"module": {}, "ds_version": "0.12"}, folder / "global_step8" / "mp_rank_00_model_states.pt")
+    torch.save({"module": state, "ds_version": "0.12"}, folder / "global_step10" / "mp_rank_00_model_states.pt")
+
+
+def accelerate(state, folder):
+    (folder / "pytorch_model").mkdir()
+    torch.save({"module": state}, folder / "pytorch_model" / "mp_rank_00_model_states.pt")
+    (folder / "random_states_0.pkl").write_bytes(b"x")
+
+
+def trainer(state, folder):
+    for number in (500, 1000):
+        (folder / f"checkpoint-{number}").mkdir()
+    torch.save(under("module.", state), folder / "checkpoint-1000" / "pytorch_model.bin")
+    torch.save({}, folder / "checkpoint-500" / "pytorch_model.bin")
+
+
+def an_index_of_another_name(state, folder):
+    places = parts_of(state, folder, "model-0000{}-of-00002.safetensors")
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+FOLDERS = {
+    "DeepSpeed": deepspeed,
+    "accelerate with DeepSpeed": accelerate,
+    "transformers' trainer": trainer,
+    "an index of another name": an_index_of_another_name,
+    "parts without an index": lambda state, folder: parts_of(state, folder, "model-0000{}-of-00002.safetensors"),
+    "a tuple in a file": lambda state, folder: torch.save((state, {"epoch": 3}), folder / "last.pth"),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_the_weights_in_a_folder_of_a_training_framework_are_found(kind, state, lm_folder, tmp_path):
+    FOLDERS[kind](state, tmp_path)
+    assert same(load_checkpoint(tmp_path, lm=str(lm_folder)).model, state)
+
+
+def test_one_part_means_all_parts_and_a_missing_one_is_named(state, lm_folder, tmp_path):
+    parts_of(state, tmp_path, "model-0000{}-of-00002.safetensors")
+    first, second = (tmp_path / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    assert same(load_checkpoint(second, lm=str(lm_folder)).model, state)
+    second.unlink()
+    with pytest.raises(ClipcapError, match=r"model-00002-of-00002\.safetensors is not beside it: copy all files"):
+        load_checkpoint(first, lm=str(lm_folder))
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["pytorch_model_fsdp_0/.metadata", "pytorch_model_fsdp_0/__0_0.distcp"], "format_utils dcp_to_torch"),
+        (["global_step10/zero_pp_rank_0_mp_rank_00_model_states.pt", "latest"], "python zero_to_fp32.py"),
+    ],
+    ids=["FSDP", "ZeRO"],
+)
+def test_weights_that_processes_share_are_named_with_what_joins_them(names, said, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ClipcapError, match=said):
+        load_checkpoint(tmp_path)
+
+
+def test_of_several_networks_in_a_file_one_has_to_be_saved_alone(state, tmp_path):
+    torch.save({"student": state, "teacher": state}, tmp_path / "c.pt")
+    with pytest.raises(ClipcapError, match=r"holds .* several networks \(student, teacher\)"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
 def test_an_index_names_no_files_elsewhere(state, tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     for name in ("../a.bin", "/etc/passwd", 7, "model.safetensors.index.json"):

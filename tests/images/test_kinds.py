@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import subprocess
 import sys
@@ -149,6 +150,14 @@ UNREAD = {
     "d.jpg": (b"\0\0\0\x18ftypmp42" + bytes(99), "a video, not an image"),
     "e.jpg": (b"%PDF-1.4" + bytes(99), "a PDF, not an image"),
     "f.png": (b"PK\x03\x04" + bytes(99), "a zip, not an image"),
+    "h.jpg": (b'{"error": "not found"}' + bytes(99), "not an image but JSON, most likely a server's answer"),
+    "i.jpg": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "not an image but XML"),
+    "j.jpg": (bytes(99), "not an image but zeros: a copy or a download that was cut off"),
+    "k.jpg": (
+        base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(99)),
+        "the base64 of a picture, not the picture: decode it",
+    ),
+    "a.dcm": (bytes(128) + b"DICM", "a DICOM file is not read: convert it"),
     "g.png": (b"no picture at all" + bytes(99), "not an image .clipcap reads JPEG"),
 }
 

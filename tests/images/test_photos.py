@@ -47,6 +47,36 @@ def test_what_is_there_as_it_stands_takes_no_liberty(tmp_path):
     assert photos.notes() == []
 
 
+@pytest.mark.parametrize(
+    "name", ["my photo 1.jpg", "my+photo+1.jpg", "my-photo-1.jpg", "My_Photo 1.png", "my:photo?1.jpg"]
+)
+def test_signs_between_words_make_no_difference_where_one_photo_fits(tmp_path, name):
+    draw(tmp_path / "my_photo_1.jpg", tmp_path / "my_photo_2.jpg", tmp_path / "my_photo_11.jpg")
+    photos = Photos([tmp_path])
+    assert photos.find(name) == tmp_path / "my_photo_1.jpg"
+    assert "with other signs between their words" in photos.notes()[0]
+    draw(tmp_path / "my photo-1.jpg")
+    assert photos.find("my+photo+3.jpg") == tmp_path / "my+photo+3.jpg"
+    assert not Photos([tmp_path]).knows("my+photo+1.jpg")  # two would fit
+
+
+def test_the_end_of_a_link_is_a_photo_only_where_it_is_more_than_a_number(tmp_path):
+    draw(tmp_path / "7.jpg", tmp_path / "000000008.jpg", tmp_path / "a1b2c3.jpg", tmp_path / "9.jpg")
+    photos = Photos([tmp_path])
+    for link in ("https://example.org/7", "https://example.org/8?id=3", "https://example.org/view.php"):
+        with pytest.raises(PhotoLinkError):
+            photos.find(link)
+    assert photos.find("https://example.org/a1b2c3").name == "a1b2c3.jpg"
+    assert photos.find("https://example.org/9.jpg").name == "9.jpg"
+
+
+def test_looking_whether_photos_are_known_takes_none_from_a_later_name(tmp_path):
+    draw(tmp_path / "train_images" / "1.jpg")
+    photos = Photos([tmp_path])
+    assert photos.knows("1")
+    assert photos.find("train/1.jpg") == tmp_path / "train_images" / "1.jpg"
+
+
 def test_unicode_forms_make_no_difference(tmp_path):
     stored, written = (unicodedata.normalize(form, "crêpe.jpg") for form in ("NFD", "NFC"))
     draw(tmp_path / stored)

@@ -27,6 +27,13 @@ BESIDE = {
     ".json": ("{}.json", lambda text: json.dumps({"caption": text, "width": 40})),
     ".json with a list": ("{}.json", lambda text: json.dumps([text])),
     ".json of a downloader": ("{}.jpg.json", lambda text: json.dumps({"title": "", "description": text, "id": 7})),
+    ".json of Google's archive": (
+        "{}.jpg.supplemental-metadata.json",
+        lambda text: json.dumps({"description": text}),
+    ),
+    ".json of gallery-dl": ("{}.jpg.json", lambda text: json.dumps({"category": "x", "content": text})),
+    "a word behind": ("{}_caption.txt", str),
+    "a word before": ("caption_{}.txt", str),
     "behind the name": ("{}.jpg.txt", str),
     "UTF-16": ("{}.txt", lambda text: text.encode("utf-16")),
 }
@@ -39,6 +46,56 @@ def test_a_caption_beside_its_photo_is_found_whatever_it_is_called(tmp_path, kin
     name, written = BESIDE[kind]
     for i, text in enumerate(TEXTS, 1):
         put(tmp_path / place / name.format(i), written(text))
+    assert captions(read(tmp_path)) == ONE_EACH
+
+
+def test_unicode_forms_and_slashes_of_windows_make_no_difference_to_a_caption_beside_its_photo(tmp_path):
+    for i, text in enumerate(TEXTS, 1):
+        put(tmp_path / f"fotos\\fl\u00fcgel{i}.jpg", encoded(i))
+        put(tmp_path / f"texte\\flu\u0308gel{i}.txt", text)
+    assert captions(read(tmp_path)) == ONE_EACH
+
+
+def test_words_for_photo_and_caption_in_their_names_make_no_difference(tmp_path):
+    for i, text in enumerate(TEXTS, 1):
+        put(tmp_path / "images" / f"image_{i}.jpg", encoded(i))
+        put(tmp_path / "captions" / f"caption_{i}.txt", text)
+    assert captions(read(tmp_path)) == ONE_EACH
+
+
+def test_boxes_of_a_detector_and_the_name_of_the_photo_are_no_captions(tmp_path):
+    album(tmp_path)
+    put(tmp_path / "1.txt", "0 0.5 0.5 0.1 0.2\n12 0.1 .3 1 0.02\n")
+    put(tmp_path / "2.jpg.json", {"title": "2.jpg", "description": ""})
+    put(tmp_path / "3.txt", "3 dogs on 2 chairs")
+    put(tmp_path / "4.txt", "12")
+    source = read(tmp_path)
+    assert [record.image_id for record in source.records] == ["3.jpg", "4.jpg"]
+    assert "1 photo left out: caption file unusable: of numbers, as detectors are trained on" in source.notes
+    assert source.seen == 4
+
+
+@pytest.mark.parametrize("archive", ["images.tar", "captions.tar"])
+def test_a_table_beside_a_tar_names_its_members(tmp_path, archive):
+    tar_of(tmp_path / archive, {f"photos/{i}.jpg": encoded(i) for i in range(1, 5)})
+    put(tmp_path / "captions.csv", "image,caption\n" + "".join(f"{i}.jpg,{t}\n" for i, t in enumerate(TEXTS, 1)))
+    assert captions(read(tmp_path)) == ONE_EACH
+
+
+def test_photos_in_an_archive_and_captions_in_a_spreadsheet_are_named_with_what_to_do(tmp_path):
+    put(tmp_path / "a" / "images.zip", b"PK")
+    put(tmp_path / "a" / "captions.csv", "image,caption\n1.jpg,a red kite\n")
+    assert "no photos here; unpack or convert first: images.zip" in read(tmp_path / "a").notes
+    album(tmp_path / "b")
+    put(tmp_path / "b" / "captions.xlsx", b"PK")
+    with pytest.raises(ClipcapError, match=r"captions\.xlsx is a spreadsheet: save it as CSV"):
+        read(tmp_path / "b")
+
+
+def test_a_table_of_any_name_that_names_photos_is_found(tmp_path):
+    album(tmp_path / "images")
+    put(tmp_path / "Flickr8k.arabic.full.txt", "".join(f"{i}.jpg#0\t{t}\n" for i, t in enumerate(TEXTS, 1)))
+    put(tmp_path / "notes.txt", "taken in May\n")
     assert captions(read(tmp_path)) == ONE_EACH
 
 

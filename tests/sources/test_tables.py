@@ -61,8 +61,25 @@ WRITINGS = {
     + "".join(f'"{i}","{a}","{b}"\n' for i, (a, b) in enumerate(PAIRS, 1)),
     "empty cells at the end": "image,caption,note\n" + "".join(f"{a},{b}\n" for a, b in PAIRS),
     "delimiters at the end": "image,caption\n" + "".join(f"{a},{b},,\n" for a, b in PAIRS),
+    "a title above": "Our trip\n\n" + rows(),
+    "titles above, of a spreadsheet": "Our trip;;\n;;\nimage;caption;note\n"
+    + "".join(f"{a};{b};\n" for a, b in PAIRS),
+    "a header in another language": "Datei;Beschreibung;Punkte\n" + "".join(f"{a};{b};0,5\n" for a, b in PAIRS),
+    "no header, links": "".join(f"{b}\thttp://example.org/a/{a}?w=3\n" for a, b in PAIRS),
+    "no header, stems": "".join(f"{a[:-4]}\t{b}\n" for a, b in PAIRS),
+    "a print of a dict": str(dict(PAIRS)),
+    "lines of JSON": "\n".join(json.dumps({"image": a, "caption": b}) for a, b in PAIRS),
     "a table in Markdown": "| image | caption |\n| --- | --- |\n" + "".join(f"| {a} | {b} |\n" for a, b in PAIRS),
 }
+
+
+SIGNS = ["^", "~", "||", "::", " ||| ", " => ", "->", "\t\t", "\x01", ":", ": ", " - ", " \u2014 "]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_table_is_read_whatever_sign_is_between_its_columns(photos, sign):
+    assert captions(read(put(photos / "caps.csv", rows(sign)))) == ONE_EACH
+    assert captions(read(put(photos / "caps.txt", rows(sign, head="")))) == ONE_EACH
 
 
 @pytest.mark.parametrize("writing", WRITINGS)
@@ -230,6 +247,127 @@ SHAPES = {
         for a, b in PAIRS
     ],
 }  # fmt: skip
+
+
+EXPORTS = {
+    "Label Studio": [
+        {
+            "id": i,
+            "annotations": [
+                {"result": [{"type": "textarea", "value": {"text": ["no"]}}], "was_cancelled": True},
+                {"result": [{"type": "textarea", "value": {"text": [b]}}, {"type": "choices", "value": {}}]},
+            ],
+            "data": {"image": f"/data/upload/1/{a}", "caption": "of a machine"},
+        }
+        for i, (a, b) in enumerate(PAIRS)
+    ],
+    "the VGG Image Annotator": {
+        "_via_settings": {"core": {}},
+        "_via_img_metadata": {
+            f"{a}99": {"filename": a, "size": 99, "regions": [], "file_attributes": {"caption": b}} for a, b in PAIRS
+        },
+        "_via_attributes": {"file": {"caption": {"type": "text"}}},
+    },
+    "Labelbox": [
+        {
+            "data_row": {"id": "x", "external_id": a, "row_data": f"https://example.org/{a}"},
+            "projects": {"p": {"labels": [{"annotations": {"classifications": [{"text_answer": {"content": b}}]}}]}},
+        }
+        for a, b in PAIRS
+    ],
+    "Datumaro": {
+        "categories": {},
+        "items": [
+            {"id": a[:-4], "annotations": [{"type": "caption", "caption": b}], "image": {"path": a}} for a, b in PAIRS
+        ],
+    },
+    "Gemini": [
+        {
+            "contents": [
+                {"role": "user", "parts": [{"fileData": {"fileUri": f"gs://bucket/{a}"}}, {"text": "Tell."}]},
+                {"role": "model", "parts": [{"text": b}]},
+            ]
+        }
+        for a, b in PAIRS
+    ],
+    "MiniCPM": [
+        {
+            "id": str(i),
+            "image": {"<image_00>": f"images/{a}"},
+            "conversations": [{"role": "user", "content": "<image_00>"}, {"role": "assistant", "content": b}],
+        }
+        for i, (a, b) in enumerate(PAIRS)
+    ],
+    "PaliGemma": [{"image": a, "prefix": "caption en", "suffix": b} for a, b in PAIRS],
+    "regions of Visual Genome": [
+        {"id": i, "regions": [{"image_id": i, "phrase": b}]} for i, (_, b) in enumerate(PAIRS, 1)
+    ],
+    "paragraphs": [{"url": f"https://example.org/VG_100K/{a}", "image_id": a[:-4], "paragraph": b} for a, b in PAIRS],
+    "columns called images and captions": {"images": [a for a, _ in PAIRS], "captions": [b for _, b in PAIRS]},
+    "a table somewhere inside": {"version": 1, "result": {"mine": [{"image": a, "caption": b} for a, b in PAIRS]}},
+    "by another key": {str(i): [{"caption": b, "image": a}] for i, (a, b) in enumerate(PAIRS)},
+    "captions of several lengths": {a: {"captions": {"short": b, "tags": "day"}} for a, b in PAIRS},
+    "a link beside the file's name": [
+        {"url": f"https://example.org/{i}?id=3", "caption": b, "local_path": a} for i, (a, b) in enumerate(PAIRS)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_exports_of_annotation_and_training_tools_are_read(photos, tool):
+    assert captions(read(put(photos / "caps.json", EXPORTS[tool]))) == ONE_EACH
+
+
+@pytest.mark.parametrize(
+    ("header", "sign"),
+    [("caption", ";"), ("caption", "|"), ("captions", " ||| "), ("captions", "\n"), ("text", "<sep>")],
+)
+def test_several_captions_in_a_cell_are_split_where_nearly_every_cell_has_the_sign(photos, header, sign):
+    two = [f'{a},"{b}{sign}{b} again"\n' for a, b in PAIRS[:-1]]
+    source = read(put(photos / "caps.csv", f"image,{header}\n" + "".join([*two, ",".join(PAIRS[-1])])))
+    assert captions(source) == [*((b, f"{b} again") for b in TEXTS[:-1]), (TEXTS[-1],)]
+    assert any(
+        note.startswith("cells with several captions, split at ") and note.endswith(": 3") for note in source.notes
+    )
+
+
+def test_signs_within_captions_split_none(photos):
+    texts = ["a red kite; it flies", "two cups", "snow on a bench; a tree", "a tram | late"]
+    table = "image,caption\n" + "".join(f"{i}.jpg,{text}\n" for i, text in enumerate(texts, 1))
+    assert captions(read(put(photos / "caps.csv", table))) == [(text,) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "written", [repr, bytes.hex, lambda data: f"\\x{data.hex()}", lambda data: str({"bytes": data})]
+)
+def test_pictures_as_python_and_databases_print_their_bytes_are_read(tmp_path, written):
+    frame = pd.DataFrame({"image": [written(encoded(i)) for i in range(4)], "caption": TEXTS})
+    frame.to_csv(tmp_path / "caps.csv", index=False)
+    assert sorted(captions(read(tmp_path / "caps.csv"))) == sorted(ONE_EACH)
+
+
+def test_words_for_nothing_and_names_of_objects_are_no_captions_and_no_photos(photos):
+    cells = ["nan", "NULL", "None", "a tram at a stop"]
+    source = read(
+        put(photos / "caps.csv", "image,caption\n" + "".join(f"{i}.jpg,{c}\n" for i, c in enumerate(cells, 1)))
+    )
+    assert captions(source) == [("a tram at a stop",)] and source.left_out == {"without a caption": 3}
+    lost = "<PIL.JpegImagePlugin.JpegImageFile image mode=RGB size=40x30 at 0x7F>"
+    source = read(put(photos / "caps.csv", f"image,caption\n{lost},a kite\n1.jpg,two cups\nb'cut,snow on it\n"))
+    assert captions(source) == [("two cups",)] and source.rows_left_out == 2
+
+
+@pytest.mark.parametrize("text", ["[{},\n{},\n]", "[{}, {}, ]"], ids=["a line each", "one line"])
+def test_a_comma_too_many_and_single_quotes_are_read(photos, text):
+    rows = [{"image": a, "caption": b} for a, b in PAIRS[:2]]
+    for write in (json.dumps, str):
+        assert captions(read(put(photos / "caps.json", text.format(*map(write, rows))))) == ONE_EACH[:2]
+
+
+def test_json_that_is_too_deep_for_a_table_is_one_line(tmp_path):
+    for key in ("a", "train"):
+        with pytest.raises(ClipcapError, match=r"nested too deeply|expected a list of objects"):
+            read(put(tmp_path / "caps.json", f'{{"{key}":' * 700 + "[]" + "}" * 700))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

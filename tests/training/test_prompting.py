@@ -11,9 +11,10 @@ from conftest import CAPTIONS
 from support.road import draw_photos
 from support.small import feature_file, interrupt_after, run, same, weights
 
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig, PredictConfig
 from clipcap.captioning.image_inputs import embed_pictures
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.captioning.predict import predict
 from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError

@@ -20,8 +20,9 @@ from torch import Tensor
 from benchmarks.measure import machine
 from benchmarks.quality.real_photos.pretrained import ENCODER, EfficientNetLite, install
 from benchmarks.speed.train.bench import SHARED
-from clipcap.captioning.captioner import Captioner, load_captioner
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.cli.main import main as clipcap
 from clipcap.evaluation.metrics.score import Scores, score
 from clipcap.features.feature_set import FeatureMeta

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import machine
-from clipcap.captioning.captioner import load_captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
+from clipcap.captioning.load_captioner import load_captioner
 from clipcap.cli.main import main as clipcap
 from clipcap.demo.facts import fact_shares
 from clipcap.demo.grammar import parse

@@ -24,7 +24,7 @@ from clipcap.demo.drawing.draw import draw
 from clipcap.demo.plates import scenes
 from clipcap.images.read import open_image
 from clipcap.models.config import ModelConfig
-from clipcap.models.encoders.base import clip_preprocess
+from clipcap.models.encoders.clip_preprocess import ClipPreprocess
 
 SETS = {"CC3M": 3.3e6, "CC12M": 12.4e6, "LAION-400M": 413e6}  # one caption an image
 WORLDS = {"1 GPU": 1, "8 × 8 GPUs": 64}
@@ -83,7 +83,7 @@ def measure() -> Measured:
     """On one thread."""
     torch.set_num_threads(1)
     files = photos()
-    preprocess = clip_preprocess(224)
+    preprocess = ClipPreprocess(224)
     pixels = torch.randn(8, 3, 224, 224)
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(patch_size=32)).eval()
     with torch.no_grad():

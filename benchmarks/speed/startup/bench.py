@@ -1,6 +1,6 @@
 """Start-up: the command's help, and one photo captioned, beside the bare imports that they cannot do without.
 
-python -m benchmarks.speed.startup.bench [--turns 5] [--cpu_time] [--profile]
+python -m benchmarks.speed.startup.bench [--turns 5] [--cpu_time] [--profile] [--before FOLDER]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import REPO, Clock, Comparison, children_time, machine, peak_gib, table
@@ -36,14 +37,17 @@ def done(*words: str) -> int:
     return 1
 
 
-def compare(title: str, target: str, bare: str, words: Sequence[str], turns: int, clock: Clock) -> Comparison:
-    """A command beside some bare imports, in turn; the seconds of both stand in the notes."""
+def compare(
+    title: str, target: str, bare: str | Sequence[str], words: Sequence[str], turns: int, clock: Clock
+) -> Comparison:
+    """A command beside some bare imports, or the words of another command, in turn; the notes have the seconds."""
     result = Comparison(title, target)
-    plain, ours = partial(done, "-c", bare), partial(done, *words)
+    plain, ours = partial(done, *(("-c", bare) if isinstance(bare, str) else bare)), partial(done, *words)
     plain(), ours()  # bytecode is written, files are in the cache
     for _ in range(turns):
         result.turn(plain, ours, clock)
-    result.notes.append(f"`{bare}` {median(result.plain):.2f} s, ours {median(result.ours):.2f} s")
+    named = bare if isinstance(bare, str) else "before"
+    result.notes.append(f"`{named}` {median(result.plain):.2f} s, ours {median(result.ours):.2f} s")
     return result
 
 
@@ -56,6 +60,19 @@ def comparisons(turns: int, clock: Clock) -> list[Comparison]:
         ("the same, beside the language model's import", "near 1", LANGUAGE_MODEL, ONE_PHOTO),
     )
     return [compare(*kind, turns, clock) for kind in kinds]
+
+
+def beside(folder: Path, turns: int, clock: Clock) -> list[Comparison]:
+    """The commands of another checkout, in `folder`, beside those of this one."""
+    older, photo = str(folder / "predict.py"), ("--img", PHOTO)
+    kinds = (
+        ("one photo", photo),
+        ("one photo, beam search", ("--beam", *photo)),
+        ("one photo, `--dtype int8`", ("--dtype", "int8", *photo)),
+        ("one photo, `--dtype bfloat16`", ("--dtype", "bfloat16", *photo)),
+        ("`--help`", ("--help",)),
+    )
+    return [compare(title, "> 1", (older, *words), ("predict.py", *words), turns, clock) for title, words in kinds]
 
 
 def profile() -> str:
@@ -78,9 +95,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--cpu_time", action="store_true", help="CPU seconds, for a busy machine")
     parser.add_argument("--profile", action="store_true", help="also seconds of import by package")
+    parser.add_argument("--before", type=Path, default=None, help="another checkout, to compare with")
     args = parser.parse_args()
+    clock = children_time if args.cpu_time else time.perf_counter
     print(machine(), flush=True)
-    print(table(comparisons(args.turns, children_time if args.cpu_time else time.perf_counter)))
+    print(table(comparisons(args.turns, clock)))
+    if args.before:
+        print(table(beside(args.before.resolve(), args.turns, clock)), flush=True)
     print(f"peak memory of one photo: {peak_gib('clipcap', 'predict', '--img', PHOTO):.2f} GiB", flush=True)
     if args.profile:
         print(profile())

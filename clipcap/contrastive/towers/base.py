@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
+from clipcap.models.encoders.clip_preprocess import CLIP_MEAN, CLIP_STD
 
 Part = Literal["head", "image", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)

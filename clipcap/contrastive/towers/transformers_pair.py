@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
+from clipcap.models.encoders.clip_preprocess import CLIP_MEAN, CLIP_STD
 from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_tokenizer, load_hybrid
 from clipcap.models.encoders.pooling import PAIR, image_features, max_text_tokens, text_features
 from clipcap.runtime.hub import load_pretrained

@@ -10,15 +10,12 @@ from typing import Any, Protocol, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.names import WIDTHS
 from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.runtime.hub import absolute
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-RIBBON = 32  # images longer than this many times their width are cut
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Result = TypeVar("Result")
 Preprocess = Callable[[Image.Image], Tensor]
@@ -103,34 +100,6 @@ def weights_id(module: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(sample.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def clip_preprocess(resolution: int) -> Preprocess:
-    """CLIP's own preprocessing: shorter side to `resolution` (bicubic), centre crop, scale, normalise."""
-    return transforms.Compose(
-        [
-            crop_extreme_aspect,
-            transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(resolution),
-            transforms.PILToTensor(),
-            transforms.ToDtype(torch.float32, scale=True),
-            transforms.Normalize(CLIP_MEAN, CLIP_STD),
-        ]
-    )
-
-
-def crop_extreme_aspect(image: Image.Image) -> Image.Image:
-    """The middle of an image far longer than wide; others as they are.
-
-    Preprocessing keeps the middle alone, but enlarges all of the image before: one of 1 x 100,000 pixels would
-    take 15 GB.
-    """
-    width, height = image.size
-    longest = RIBBON * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-    return image.crop((left, top, width - left, height - top))
 
 
 class FrozenEncoder(ABC):

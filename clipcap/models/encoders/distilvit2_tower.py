@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import Preprocess, crop_extreme_aspect
+from clipcap.models.encoders.base import Preprocess
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
+from clipcap.models.encoders.distilvit2_folder import CONFIG, read_distilvit2
 from clipcap.models.encoders.image_only import HFImageEncoder
 from clipcap.models.limits import checked_lm_config
-from clipcap.runtime.safe_load.weights import check_finite
 from clipcap.runtime.text import one_line
-
-MODEL_TYPE = "prefix_conditioning_vlm"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-def is_distilvit2(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of distilvit2."""
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
-
-
-def read_distilvit2(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Its configuration and its tensors, without the prefix that training on several GPUs leaves.
-
-    Raises:
-        ClipcapError: they are missing, damaged, or not finite.
-    """
-    path = folder / WEIGHTS
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        state = {name.removeprefix("module."): tensor.float() for name, tensor in load_file(path).items()}
-    except (OSError, ValueError, SafetensorError, RecursionError) as error:
-        raise ClipcapError(f"{path}: missing or damaged ({one_line(error)}): copy the folder again") from error
-    if not all(isinstance(content.get(f"{part}_config"), dict) for part in ("vision", "text")):
-        raise ClipcapError(f"{folder / CONFIG}: lacks its vision_config or text_config: copy the folder again")
-    check_finite(state, path)
-    return content, state
 
 
 def network_of(config: dict[str, Any], auto: Any, where: str) -> Any:

@@ -18,10 +18,12 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import CLIP_MEAN, CLIP_STD
+from clipcap.models.encoders.clip_preprocess import CLIP_MEAN, CLIP_STD
 from clipcap.models.encoders.pooling import OFFSET_POSITIONS, PAIR
+from clipcap.models.without_memory import without_memory
 from clipcap.runtime.files import replaced_folder, writing
 from clipcap.runtime.hub import is_local, load_pretrained, require_hub
+from clipcap.runtime.places import writes_to
 from clipcap.runtime.safe_load.flax_msgpack import MsgpackError, read_parameters
 from clipcap.runtime.text import one_line
 
@@ -87,7 +89,7 @@ def load_hybrid(folder: Path) -> VisionTextDualEncoderModel:
     state = _shifted(_state(folder), config)
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with torch.device("meta"):  # shapes alone: a configuration cannot take more memory than the file has numbers
+        with without_memory():  # shapes alone: a configuration cannot take more memory than the file has numbers
             wanted = sum(parameter.numel() for parameter in VisionTextDualEncoderModel(config).parameters())
         there = sum(tensor.numel() for tensor in state.values())
         if wanted > 1.1 * there + 1e6:
@@ -198,6 +200,7 @@ def hybrid_tokenizer(folder: Path, tokenizer: str | None) -> Tokenizer | None:
     return None
 
 
+@writes_to("out")
 def convert(folder: str, out: str, tokenizer: str | None = None) -> Path:
     """Write a hybrid CLIP of flax as a folder that `AutoModel` of transformers reads: `clipcap convert`.
 

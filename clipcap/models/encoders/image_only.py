@@ -13,7 +13,8 @@ from torchvision.transforms import v2 as transforms
 from transformers import PretrainedConfig
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import FrozenEncoder, Preprocess, crop_extreme_aspect
+from clipcap.models.encoders.base import FrozenEncoder, Preprocess
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.layer_outputs import trunk_map
 from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part, hidden_map

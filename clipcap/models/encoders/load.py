@@ -10,14 +10,17 @@ import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
+<<<<<<< HEAD
 from clipcap.models.encoders.distilvit2_tower import DistilVit2Tower, is_distilvit2
 from clipcap.models.encoders.flax_hybrid import hybrid_folder
 from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
 from clipcap.models.encoders.locked_image import LockedImageEncoder, locked_image_folder
+=======
+from clipcap.models.encoders.distilvit2_folder import is_distilvit2
+>>>>>>> main
 from clipcap.models.encoders.names import IMPORTED
-from clipcap.models.encoders.open_clip import OpenClipEncoder
 from clipcap.models.encoders.openai import OpenAIEncoder
-from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
+from clipcap.runtime.heavy_imports import heavy_imports, transformers_package
 
 
 def load_encoder(name: str, device: str = "auto", dtype: str | None = None, tokenizer: str | None = None) -> Encoder:
@@ -46,8 +49,12 @@ def load_encoder(name: str, device: str = "auto", dtype: str | None = None, toke
     if name.startswith("hf:"):
         return _load_hf(name, place, number, tokenizer)
     if name.startswith("timm:"):
+        with heavy_imports():
+            from clipcap.models.encoders.image_only import TimmEncoder
         return TimmEncoder(name, place, number)
     if name.startswith("open_clip:"):
+        with heavy_imports():
+            from clipcap.models.encoders.open_clip import OpenClipEncoder
         return OpenClipEncoder(name, place, number)
     if folder := locked_image_folder(name):
         load = partial(load_encoder, device=device, dtype=dtype)
@@ -57,10 +64,14 @@ def load_encoder(name: str, device: str = "auto", dtype: str | None = None, toke
 
 def _load_hf(name: str, device: torch.device, dtype: torch.dtype, tokenizer: str | None) -> Encoder:
     """A dual encoder of transformers, or an image network, whichever the configuration is of."""
-    from transformers import AutoConfig
-
+    config_class = transformers_package().AutoConfig
+    with heavy_imports():
+        from clipcap.models.encoders.distilvit2_tower import DistilVit2Tower
+        from clipcap.models.encoders.flax_hybrid import hybrid_folder
+        from clipcap.models.encoders.image_only import HFImageEncoder, is_image_only
+        from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
     if is_distilvit2(Path(name.removeprefix("hf:")).expanduser()):
         return DistilVit2Tower(name, device, dtype)
-    if hybrid_folder(name.removeprefix("hf:")) is None and is_image_only(hf_part(AutoConfig, name, "encoder")):
+    if hybrid_folder(name.removeprefix("hf:")) is None and is_image_only(hf_part(config_class, name, "encoder")):
         return HFImageEncoder(name, device, dtype)
     return HFEncoder(name, device, dtype, tokenizer)

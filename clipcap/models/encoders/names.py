@@ -5,20 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import read_openai_weights
+from clipcap.models.encoders.openai_weights import WIDTHS, read_openai_weights
 from clipcap.runtime.bundled import DEMO
-
-WIDTHS = {  # of the published CLIPs of OpenAI
-    "RN50": 1024,
-    "RN101": 512,
-    "RN50x4": 640,
-    "RN50x16": 768,
-    "RN50x64": 1024,
-    "ViT-B/32": 512,
-    "ViT-B/16": 512,
-    "ViT-L/14": 768,
-    "ViT-L/14@336px": 768,
-}
 
 IMPORTED = "import:"  # before the name of an encoder whose embeddings were made elsewhere
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2 as transforms
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.base import FrozenEncoder
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.layer_outputs import clip_layers, clip_map, trunk_map
 from clipcap.models.encoders.openai_weights import within_reach
 from clipcap.models.encoders.token_spec import ImageMap

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import FrozenEncoder, clip_preprocess
+from clipcap.models.encoders.base import FrozenEncoder
+from clipcap.models.encoders.clip_preprocess import ClipPreprocess
 from clipcap.models.encoders.fast_image_tower import FastVisionTransformer, fast_image_tower
 from clipcap.models.encoders.layer_outputs import clip_layers, clip_map
-from clipcap.models.encoders.openai_weights import clip_package, clip_tokens, load_openai_clip
+from clipcap.models.encoders.openai_weights import clip_tokens, load_openai_clip
 from clipcap.models.encoders.token_spec import ImageMap, image_map
-
-clip_package()  # with the other imports of a command, and not amid its work
 
 
 class OpenAIEncoder(FrozenEncoder):
@@ -25,7 +24,7 @@ class OpenAIEncoder(FrozenEncoder):
         network: Any = load_openai_clip(name)  # a class of OpenAI's package, which has no types
         super().__init__(name, network, device, dtype)
         self.dim = network.text_projection.shape[1]
-        self.preprocess = clip_preprocess(network.visual.input_resolution)
+        self.preprocess = ClipPreprocess(network.visual.input_resolution)
         if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
             network.visual = fast_image_tower(network.visual, dtype)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from clipcap.errors import ClipcapError
+from clipcap.models.without_memory import without_memory
 from clipcap.runtime.bundled import CLIP, bundled
 from clipcap.runtime.files import best_checkpoint_in
+from clipcap.runtime.heavy_imports import heavy_imports
 from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
 from clipcap.runtime.safe_load.unpickle import UnreadablePickle
@@ -29,6 +33,17 @@ from clipcap.runtime.text import one_line
 
 # expanduser of os, since that of pathlib raises where there is no home
 CACHE = Path(os.path.expanduser(os.environ.get("CLIP_CACHE", "~/.cache/clip")))
+WIDTHS = {  # of the published CLIPs of OpenAI
+    "RN50": 1024,
+    "RN101": 512,
+    "RN50x4": 640,
+    "RN50x16": 768,
+    "RN50x64": 1024,
+    "ViT-B/32": 512,
+    "ViT-B/16": 512,
+    "ViT-L/14": 768,
+    "ViT-L/14@336px": 768,
+}
 WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
 LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
@@ -45,7 +60,7 @@ def clip_package() -> Any:
         ClipcapError: it cannot be imported.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), heavy_imports():
             warnings.simplefilter("ignore")  # clip-anytorch imports pkg_resources, which announces its own end
             import clip
             import clip.model
@@ -57,19 +72,36 @@ def clip_package() -> Any:
     return clip
 
 
+@cache
+def clip_networks() -> Any:
+    """The module of `clip` that holds its networks, without the package around it, which brings torchvision.
+
+    Raises:
+        ClipcapError: there is no such package.
+    """
+    package = None if "clip" in sys.modules else find_spec("clip")
+    file = None if package is None or package.origin is None else Path(package.origin).with_name("model.py")
+    spec = spec_from_file_location("clip_networks", file) if file is not None and file.is_file() else None
+    if spec is None or spec.loader is None:
+        return clip_package().model
+    networks = module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    return networks
+
+
 def load_openai_clip(name: str) -> nn.Module:
     """Build a CLIP of OpenAI in float32 on the CPU.
 
     Args:
-        name: one of `clip.available_models()`, or the path of a checkpoint in OpenAI's format (a state dict or a
+        name: one of `WIDTHS`, or the path of a checkpoint in OpenAI's format (a state dict or a
             TorchScript archive), or of a folder that holds it as `clip.pt`, or of the folder of a run of `clipcap
             contrastive`, whose `best` is taken; `demo` is the bundled one.
 
     Raises:
         ClipcapError: unknown name, weights missing and no network, a damaged or foreign file.
     """
-    path, published = Path(bundled(name, CLIP)).expanduser(), clip_package().available_models()
-    if name in published:
+    path = Path(bundled(name, CLIP)).expanduser()
+    if name in WIDTHS:
         path = _named_weights(name)
     elif path.is_dir() and (folder := _weights_folder(path)):
         path = folder / WEIGHTS
@@ -80,7 +112,7 @@ def load_openai_clip(name: str) -> nn.Module:
     elif not path.is_file():
         raise ClipcapError(
             f"--clip_model_type {name}: neither a file nor a name of OpenAI's CLIP "
-            f"({', '.join(published)}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH, "
+            f"({', '.join(WIDTHS)}); other encoders: open_clip:NAME/PRETRAINED, hf:NAME_OR_PATH, "
             f"timm:NAME"
         )
     return build(read_openai_weights(path), path)
@@ -161,9 +193,9 @@ def _content(found: dict[str, Tensor]) -> str:
 def build(state: dict[str, Tensor], path: Path) -> nn.Module:
     """The network of a state dict, sizes read off its tensors, float32, the numbers unrounded."""
     try:
-        with warnings.catch_warnings(), torch.device("meta"):  # compares all sizes before anything is allocated
+        with warnings.catch_warnings(), without_memory():  # compares all sizes before anything is allocated
             warnings.simplefilter("ignore")
-            network = clip_package().model.build_model(dict(state))
+            network = clip_networks().build_model(dict(state))
         if network.context_length > _LONGEST_CONTEXT:
             raise ValueError(f"a text tower of {network.context_length:,} positions")
         network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.base import FrozenEncoder, crop_extreme_aspect
+from clipcap.models.encoders.base import FrozenEncoder
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_processor, hybrid_tokenizer, load_hybrid
 from clipcap.models.encoders.layer_outputs import with_output_of
 from clipcap.models.encoders.pooling import image_features, max_text_tokens, text_features

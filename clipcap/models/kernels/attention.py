@@ -6,17 +6,16 @@ batches of small matrices are far faster; long sequences go to the fused operati
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from clipcap.models.kernels.switch import fast
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 LONGEST = 256  # positions; the scores of longer sequences would take more memory than all else of a layer
 NAME = "clipcap_short"  # by which language models of transformers know it
@@ -34,6 +33,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
 
 def write_out_attention(lm: PreTrainedModel) -> None:
     """Let a language model's attention be written out where that is faster, in place; others stay as they are."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     if lm.config._attn_implementation != "sdpa":
         return
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attention_of_lm)
@@ -55,6 +57,8 @@ def _attention_of_lm(
     """As transformers calls it: [B, heads, N, w] and masks [B, 1, N, M] → [B, N, heads, w]."""
     kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
     if not _written_out(query, key) or kwargs.get("position_bias") is not None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # pyright: ignore
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.activations import NewGELUActivation
+from typing import TYPE_CHECKING
 
+from torch import nn
+
+from clipcap.models.kernels.gpt2_layers import is_new_gelu
 from clipcap.models.kernels.switch import fast
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 
 def fuse_activations(lm: PreTrainedModel) -> None:
@@ -16,5 +20,5 @@ def fuse_activations(lm: PreTrainedModel) -> None:
         return
     for module in list(lm.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
+            if is_new_gelu(child):
                 setattr(module, name, nn.GELU(approximate="tanh"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.ao.quantization import qconfig
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+
+from clipcap.models.kernels.gpt2_layers import Conv1D, is_conv1d
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 
 def quantised(lm: PreTrainedModel) -> PreTrainedModel:
@@ -19,7 +23,7 @@ def quantised(lm: PreTrainedModel) -> PreTrainedModel:
     """
     for module in list(lm.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, Conv1D):  # GPT-2's, which torch does not know
+            if is_conv1d(child):  # GPT-2's, which torch does not know
                 setattr(module, name, _linear(child))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao announces its move to another package

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Block
 
+from clipcap.models.kernels.gpt2_layers import is_feed_forward
 from clipcap.models.kernels.switch import fast
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -28,8 +31,8 @@ def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
         first: of the positions read.
     """
     layers = getattr(lm.base_model, "h", None)
-    block = layers[-1] if isinstance(layers, nn.ModuleList) else None
-    if not isinstance(block, GPT2Block) or "forward" in vars(block) or not isinstance(block.mlp, GPT2MLP):
+    block: Any = layers[-1] if isinstance(layers, nn.ModuleList) else None
+    if block is None or not is_feed_forward(getattr(block, "mlp", None)) or "forward" in vars(block):
         yield
         return
     if not fast() or not first or lm.training or torch.compiler.is_compiling():
@@ -37,10 +40,10 @@ def read_from(lm: PreTrainedModel, first: int) -> Iterator[None]:
         return
     thread = get_ident()  # others may be calling the same model
 
-    def leave_out(net: GPT2MLP, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+    def leave_out(net: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         return (inputs[0][:, first:].contiguous(),) if get_ident() == thread else None
 
-    def put_back(net: GPT2MLP, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+    def put_back(net: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         """[B, L - first, E] → [B, L, E], zero before `first`."""
         return F.pad(output, (0, 0, first, 0)) if get_ident() == thread else None
 

@@ -18,10 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
-from transformers.pytorch_utils import Conv1D
 
+from clipcap.models.kernels.gpt2_layers import Conv1D, FeedForward, is_conv1d, is_feed_forward
 from clipcap.models.kernels.switch import fast
 
 MOST_BYTES = 1 << 30  # the copies of a larger network would take more than they are worth
@@ -105,16 +103,16 @@ def pack_for_rows(module: nn.Module, dtype: torch.dtype = torch.float32) -> None
             setattr(layer, "forward", layer.forward.plain)  # noqa: B010 - as below
         if type(layer) is nn.Linear and any(layer is head for head in heads):
             setattr(layer, "forward", _CentredHead(layer, dtype))  # noqa: B010 - as below
-        elif type(layer) is nn.Linear or type(layer) is Conv1D:
+        elif type(layer) is nn.Linear or is_conv1d(layer):
             setattr(layer, "forward", _ByRows(layer, dtype=dtype))  # noqa: B010 - as below
-        elif type(layer) is GPT2MLP and type(layer.act) is nn.GELU and layer.act.approximate == "tanh":
+        elif is_feed_forward(layer) and type(layer.act) is nn.GELU and layer.act.approximate == "tanh":
             setattr(layer, "forward", _FeedForward(layer, dtype))  # noqa: B010 - a method, not an attribute
 
 
 def _heads(module: nn.Module) -> list[nn.Linear]:
     """The heads of the language models in a network."""
-    models = (part for part in module.modules() if isinstance(part, PreTrainedModel))
-    return [head for model in models if type(head := model.get_output_embeddings()) is nn.Linear]
+    found = (getattr(part, "get_output_embeddings", None) for part in module.modules())
+    return [head for output in found if output is not None and type(head := output()) is nn.Linear]
 
 
 class _ByRows:
@@ -122,7 +120,7 @@ class _ByRows:
 
     def __init__(self, layer: nn.Linear | Conv1D, activation: str = "none", dtype: torch.dtype = torch.float32):
         self.plain, self.weight, self.bias = layer.forward, layer.weight, layer.bias
-        self.transposed = type(layer) is Conv1D  # GPT-2's; stores [in, out]
+        self.transposed = is_conv1d(layer)  # GPT-2's; stores [in, out]
         self.activation, self.dtype = activation, dtype
         self._packed: PackedLinear | None = None
         self._version = -1
@@ -167,7 +165,7 @@ class _CentredHead(_ByRows):
 class _FeedForward:
     """The forward of GPT-2's feed-forward net, whose activation is part of the packed product before it."""
 
-    def __init__(self, net: GPT2MLP, dtype: torch.dtype = torch.float32):
+    def __init__(self, net: FeedForward, dtype: torch.dtype = torch.float32):
         self.net, self.dtype = net, dtype
         self.plain: Any = net.forward  # annotated as of a tuple, by mistake
         self.widen = _ByRows(net.c_fc, "gelu", dtype)

@@ -8,12 +8,14 @@ The language model reads an image's prefix once instead of once per caption; los
 from __future__ import annotations
 
 from inspect import signature
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
 
 # By these names configurations limit how far back attention reaches, counted in places of the row.
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")

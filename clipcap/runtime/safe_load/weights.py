@@ -20,7 +20,7 @@ from clipcap.runtime.text import one_line, shown
 
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
-_INDEX = ".index.json"  # of weights in several files, as transformers writes them
+INDEX = ".index.json"  # of weights in several files, as transformers writes them
 # Where training scripts and frameworks (Lightning, DeepSpeed, open_clip, timm, fairseq) put weights, the best first.
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params",
@@ -28,6 +28,8 @@ _WRAPPERS = (
 )  # fmt: skip
 # Parts of a name that torch.compile, FSDP and activation checkpointing set between others.
 _BETWEEN = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+_SHARD = re.compile(r"(.+)-(\d{3,6})-of-(\d{3,6})(\.\w+)")
+_MOST_SHARDS = 10_000
 _DEEPEST = 4  # wrappers within wrappers
 
 
@@ -94,20 +96,38 @@ def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    if path.name.endswith(_INDEX):
-        return _read_shards(path)
+    if path.name.endswith(INDEX):
+        return _read_shards(path, _named_by(path))
+    if parts := shard_of(path.name):
+        return _read_shards(path, parts)
+    return _read_one(path)
+
+
+def shard_of(name: str) -> list[str] | None:
+    """The names of all parts of the weights that a file is one part of; None where it is all of them."""
+    match = _SHARD.fullmatch(name)
+    if not match or not 1 <= int(match[3]) <= _MOST_SHARDS:
+        return None
+    stem, width, end = match[1], len(match[2]), match[4]
+    return [f"{stem}-{number:0{width}d}-of-{match[3]}{end}" for number in range(1, int(match[3]) + 1)]
+
+
+def _read_one(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     return load_tensors(path)
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    """The tensors of the files that an index names, which lie beside it."""
+def _named_by(index: Path) -> list[str]:
+    """The files that an index names."""
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted(set(files))
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is not an index of weights: copy it again") from error
+        raise ClipcapError(f"{index}: is not an index of weights: copy it again") from error
+
+
+def _read_shards(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """The tensors of the named files, which lie beside a path."""
     tensors: dict[str, Tensor] = {}
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(SUFFIXES):
@@ -116,7 +136,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         if not file.is_file():
             raise ClipcapError(f"{path}: {shown(name)} is not beside it: copy all files of the weights")
         try:
-            part = _read(file)
+            part = _read_one(file)
         except SafetensorError as error:
             raise ClipcapError(f"{file}: damaged ({one_line(error)}): copy it again") from error
         tensors |= part if isinstance(part, dict) else {}
@@ -129,6 +149,8 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     for _ in range(_DEEPEST):
         if isinstance(content, PickledObject):
             return named_tensors(content) or {}, left_out
+        if isinstance(content, (list, tuple)):
+            content = {str(number): part for number, part in enumerate(content)}
         if not isinstance(content, dict):
             return {}, left_out
         tensors = {
@@ -183,4 +205,7 @@ def _content(found: object) -> str:
         return f"an object of {shown(found.name)[:60]}"
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
+    networks = [shown(name)[:40] for name, value in found.items() if isinstance(name, str) and _holds_weights(value)]
+    if len(networks) > 1:
+        return f"several networks ({', '.join(networks[:5])}): save one of them alone"
     return f"a dictionary with the keys {', '.join(shown(key)[:40] for key in list(found)[:5]) or '(none)'}"

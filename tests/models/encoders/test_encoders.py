@@ -22,7 +22,7 @@ from clipcap.demo.tiny import END_OF_TEXT, make_clip, make_tokenizer
 from clipcap.errors import ClipcapError
 from clipcap.images.read import open_image
 from clipcap.models.encoders import openai_weights
-from clipcap.models.encoders.base import crop_extreme_aspect
+from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.names import is_resnet
 from clipcap.models.encoders.openai_weights import clip_package, clip_tokens, within_reach

@@ -11,7 +11,7 @@ from transformers.activations import NewGELUActivation
 from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.kv_cache import PreallocatedLayer
+from clipcap.captioning.preallocated_layer import PreallocatedLayer
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.kernels.packed_linear import can_pack
 from clipcap.models.kernels.switch import VARIABLE, fast, plain
@@ -106,8 +106,8 @@ def test_the_cache_is_transformers_own_without_them(make_model):
         embeds = model.prefix(torch.randn(2, model.config.clip_dim))
         decoder = CachedDecoder(model, embeds)
         decoder.expand(3, 4)
-        assert all(type(layer) is PreallocatedLayer for layer in decoder.cache.layers)
+        assert all(isinstance(layer, PreallocatedLayer) for layer in decoder.cache.layers)
         with plain():
             decoder = CachedDecoder(model, embeds)
             decoder.expand(3, 4)
-        assert not any(type(layer) is PreallocatedLayer for layer in decoder.cache.layers)
+        assert not any(isinstance(layer, PreallocatedLayer) for layer in decoder.cache.layers)

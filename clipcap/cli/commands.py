@@ -153,6 +153,13 @@ TEXTS = Command(
     required={"data_path": "a file of texts, a feature file, or with --source a set"},
 )  # fmt: skip
 
+LOCKED_IMAGE = Command(
+    "features", "stored features of an image network that stays as it is, and their captions",
+    "clipcap.contrastive.locked_image:train_locked_image", "contrastive:LockedImageConfig",
+    description="Train a text tower for stored features of an image network, which stays as it is.",
+    prints="encoder: {}",
+)  # fmt: skip
+
 FEATURE_TOOLS = (
     Command(
         "info", "what a feature file is and holds", "clipcap.features.tools:info", prints="{}",
@@ -179,6 +186,15 @@ FEATURE_TOOLS = (
             PATH, OUT,
             argument("--train_size", type=float, default=0.9, help="share of the images (default: 0.9)"),
             argument("--seed", type=int, default=42, help="seed of the split (default: 42)"),
+        ),
+    ),
+    Command(
+        "project", "features of an image network → those of the text tower trained for it",
+        "clipcap.features.project:project",
+        arguments=(
+            PATH, OUT,
+            argument("--clip_model_type", dest="encoder", metavar="NAME", required=True, group="model",
+                     help="a checkpoint of `clipcap contrastive features`"),
         ),
     ),
     Command(
@@ -240,7 +256,7 @@ COMMANDS = (
     ),
     Command(
         "contrastive", "images and captions → a CLIP of your own", group="train", metavar="SOURCE",
-        below=tuple(_contrastive(*source) for source in SOURCES.items() if source[0] != "photos"),
+        below=(*(_contrastive(*source) for source in SOURCES.items() if source[0] != "photos"), LOCKED_IMAGE),
     ),
     Command(
         "predict", "photos or features → captions", "clipcap.captioning.predict:predict",

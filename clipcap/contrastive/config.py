@@ -8,7 +8,7 @@ from typing import Literal
 from clipcap.errors import ClipcapError
 from clipcap.options import Options, at_least, option, part, within
 from clipcap.sources.config import SourceConfig
-from clipcap.training.config import LoopConfig
+from clipcap.training.config import FeaturesConfig, LoopConfig
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,49 @@ class ContrastiveConfig(Options, group="training"):
         at_least("cache_mb", self.cache_mb, 0)
         if not 0 <= self.extra_share < 1:
             raise ClipcapError(f"--extra_share is a share below 1, got {self.extra_share}")
+
+
+@dataclass(frozen=True)
+class TextTowerConfig(Options, group="model"):
+    """The text tower and the common space of a locked-image dual encoder."""
+
+    weights_dir: str | None = option(None, "warm start: a checkpoint of this command, of the same sizes")
+    embed_dim: int = option(256, "width of the common embedding")
+    text_width: int = option(128, "width of the text tower")
+    text_layers: int = option(2, "layers of the text tower")
+    max_seq_length: int = option(77, "cut captions to this many tokens")
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "text_layers"):
+            at_least(name, getattr(self, name), 1)
+        at_least("max_seq_length", self.max_seq_length, 3)
+        if self.text_width < 64 or self.text_width % 64:
+            raise ClipcapError(f"--text_width must be a multiple of 64, got {self.text_width}")
+
+
+@dataclass(frozen=True)
+class LockedImageConfig(Options, group="training"):
+    """A training run of a text tower for stored features of an image network that stays as it is."""
+
+    loop: ContrastiveLoopConfig = part(ContrastiveLoopConfig)
+    features: FeaturesConfig = part(FeaturesConfig)
+    towers: TextTowerConfig = part(TextTowerConfig)
+    head_lr: float = option(1e-3, "learning rate of projections and temperature")
+    text_lr: float = option(1e-3, "of the text tower")
+    bs: int = option(512, "images per batch and process: each is compared with all others of its batch",
+                     aliases=("batch_size",))  # fmt: skip
+    dropout: float = option(0.2, "of the features and of the embedded words")
+
+    def __post_init__(self) -> None:
+        at_least("bs", self.bs, 1)
+        for name in ("head_lr", "text_lr"):
+            at_least(name, getattr(self, name), 0)
+        if not 0 <= self.dropout < 1:
+            raise ClipcapError(f"--dropout is a share below 1, got {self.dropout}")
+
+    def as_pairs(self) -> ContrastiveConfig:
+        """These options as those of training on pictures."""
+        return ContrastiveConfig(
+            loop=self.loop, source=SourceConfig(data_path=self.features.data), head_lr=self.head_lr,
+            text_lr=self.text_lr, bs=self.bs, crop=1.0,
+        )  # fmt: skip

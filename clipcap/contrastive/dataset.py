@@ -6,16 +6,44 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
-from clipcap.contrastive.towers.base import Towers
+from clipcap.contrastive.image_cache import NO_IMAGE
+from clipcap.contrastive.towers.base import Towers, normalised
 from clipcap.sources.record import Record
 from clipcap.training.dataset import BatchShare
+
+
+class Pictures(Protocol):
+    """What is looked at of records, by number: pictures, or the vectors that stand for them."""
+
+    records: Sequence[Record]
+    bad: dict[int, str]  # those that cannot be read, and why
+
+    def fill(self, quiet: bool) -> None:
+        """Read all into memory, if they may be kept there."""
+        ...
+
+    def load(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """Those of each batch in turn: pictures uint8 [B, S, S, 3], or vectors [B, W]."""
+        ...
+
+
+class Views(Protocol):
+    """How what is looked at becomes what the image tower takes."""
+
+    def boxes(self, uniform: np.ndarray) -> Tensor:
+        """Where to look in training, from uniform random numbers [B, 4]."""
+        ...
+
+    def __call__(self, pictures: Tensor, boxes: Tensor) -> Tensor:
+        """A batch as training sees it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,30 +87,24 @@ class Crops:
         return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
-def normalised(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B, S, S, 3] → float32 [B, 3, S, S] with the model's mean and deviation."""
-    shift, scale = (torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255 for values in (mean, std))
-    return (pictures.permute(0, 3, 1, 2).float() - shift) / scale
-
-
 @dataclass(frozen=True)
 class ImageTextBatch:
     """Images with a caption each: one micro-batch of one process."""
 
-    pictures: Tensor  # uint8 [B, S, S, 3]
+    pictures: Tensor  # uint8 [B, S, S, 3], or vectors [B, W]
     boxes: Tensor  # [B, 2, 3]
     input_ids: Tensor  # [B, T]
     attention_mask: Tensor  # [B, T]
     rows: np.ndarray  # int64 [B], the images; NO_IMAGE for none
     keys: Tensor  # int64 [B], a number for each different caption; NO_IMAGE for a missing picture
-    crops: Crops
+    views: Views
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
         """What the model's forward takes."""
         names = ("input_ids", "attention_mask", "keys")
         inputs = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         pictures = self.pictures.to(device, non_blocking=True)
-        return {"pixels": self.crops(pictures, self.boxes.to(device)), **inputs}
+        return {"pixels": self.views(pictures, self.boxes.to(device)), **inputs}
 
 
 class Captions:
@@ -131,12 +153,12 @@ class ImageTextDataset:
         self,
         records: Sequence[Record],
         towers: Towers,
-        pictures: ImageCache,
-        crops: Crops,
+        pictures: Pictures,
+        views: Views,
         seed: int,
         extra: Extra = Extra(),
     ):
-        self.pictures, self.crops, self.seed, self.extra = pictures, crops, seed, extra
+        self.pictures, self.views, self.seed, self.extra = pictures, views, seed, extra
         self.captions = Captions(records, towers)
         self.real = len(self.captions) - extra.count  # images of the set itself, which an epoch goes through
 
@@ -184,8 +206,8 @@ class ImageTextDataset:
         keys = self.captions.keys[first + (draws[some, 4] * (end - first)).astype(np.int64)]
         input_ids, attention_mask = self.captions.padded(keys)
         keys[absent] = NO_IMAGE
-        boxes = self.crops.boxes(draws[some, :4])
-        return ImageTextBatch(pictures, boxes, input_ids, attention_mask, rows, torch.from_numpy(keys), self.crops)
+        boxes = self.views.boxes(draws[some, :4])
+        return ImageTextBatch(pictures, boxes, input_ids, attention_mask, rows, torch.from_numpy(keys), self.views)
 
 
 def _share(rows: np.ndarray, parts: BatchShare) -> np.ndarray:

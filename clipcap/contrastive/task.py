@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from clipcap.contrastive.config import ContrastiveConfig
-from clipcap.contrastive.dataset import Crops, Extra, ImageTextBatch, ImageTextDataset
+from clipcap.contrastive.dataset import Crops, Extra, ImageTextBatch, ImageTextDataset, Pictures, Views
 from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
 from clipcap.contrastive.loss import ContrastiveModel
 from clipcap.contrastive.towers.base import PARTS, Towers
@@ -42,6 +42,8 @@ class ContrastiveTask:
         extra: further records to train on, `config.extra_share` of every batch.
     """
 
+    hold_out = "--train_size 0.9"  # the flag that makes validation images
+
     def __init__(
         self,
         config: ContrastiveConfig,
@@ -62,15 +64,14 @@ class ContrastiveTask:
             )
         if config.bs * accelerator.num_processes < 2:
             raise ClipcapError("--bs 1 leaves no other image to compare with: set it to 2, or better many")
-        crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
-        pictures = self._pictures(train, crops.side)
+        pictures, views = self._training_pictures(train)
         mixed = Extra(len(extra), config.extra_share if extra else 0.0)
-        self.pairs = ImageTextDataset(train, towers, pictures, crops, config.loop.seed, mixed)
+        self.pairs = ImageTextDataset(train, towers, pictures, views, config.loop.seed, mixed)
         if len(self.pairs.captions.tokens) < 2:
             raise ClipcapError(
                 f"{config.source.data_path}: all captions are the same: there is nothing to tell images by"
             )
-        self.held_out = RecallValidation(val, towers, self._pictures(val, towers.resolution), accelerator, config.bs)
+        self.held_out = RecallValidation(val, towers, self._held_out_pictures(val), accelerator, config.bs)
         self.parts = BatchShare(accelerator.process_index, accelerator.num_processes, config.bs)
         self.step_size = config.bs * accelerator.num_processes * config.loop.grad_accum
         self.model: ContrastiveModel = ContrastiveModel(towers, None if config.freeze == "none" else config.freeze)
@@ -79,7 +80,17 @@ class ContrastiveTask:
         self.model.to(accelerator.device)
         self._told: set[str] = set()
 
-    def _pictures(self, records: Sequence[Record], side: int) -> ImageCache:
+    def _training_pictures(self, records: Sequence[Record]) -> tuple[Pictures, Views]:
+        """Those of the records, and how training looks at them."""
+        towers, config = self.towers, self.config
+        crops = Crops(towers.resolution, config.crop, config.flip, towers.mean, towers.std)
+        return self._cache(records, crops.side), crops
+
+    def _held_out_pictures(self, records: Sequence[Record]) -> Pictures:
+        """Those of the records, as large as the towers take them."""
+        return self._cache(records, self.towers.resolution)
+
+    def _cache(self, records: Sequence[Record], side: int) -> ImageCache:
         config = self.config
         return ImageCache(
             records, side, config.source.frame, config.source.workers, config.cache_mb, self.accelerator.device
@@ -87,16 +98,17 @@ class ContrastiveTask:
 
     def describe(self) -> str:
         """What is trained on what, in three lines."""
-        sizes = ", ".join(f"{part} {_millions(self.towers.tower(part))}" for part in PARTS)
+        towers = {part: self.towers.tower(part) for part in PARTS}
+        sizes = ", ".join(f"{part} {_millions(own)}" for part, own in towers.items() if own)
         trained = _millions([p for p in self.model.parameters() if p.requires_grad])
         steps = self.steps_per_epoch()
         if len(self.held_out):
             chance = ", ".join(f"{name} {share:.4f}" for name, share in self.held_out.chance().items())
             validation = f"validating on {len(self.held_out)} images; by chance {chance}"
         else:
-            validation = "no validation images: hold some out with --train_size 0.9"
+            validation = f"no validation images: hold some out with {self.hold_out}"
         return (
-            f"{self.towers.resolution} pixels, {self.towers.max_tokens} tokens; {sizes}; {trained} trained\n"
+            f"{self.towers.looks_at}, {self.towers.max_tokens} tokens; {sizes}; {trained} trained\n"
             f"training on {self.pairs.real} images{self._extra_note()} "
             f"with {len(self.pairs.captions.keys)} captions, "
             f"{steps} step{'s' * (steps > 1)} of up to {self.step_size} images an epoch\n{validation}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import set_seed
 
@@ -49,10 +51,23 @@ def train_contrastive(source_name: str, config: ContrastiveConfig) -> Path:
     task = ContrastiveTask(config, make_towers(config.towers), source.records, accelerator, read_extra(config))
     logger.info(task.describe())
     task.decode()
-    if accelerator.is_main_process:
-        write_run_file(Path(config.loop.out_dir), f"contrastive {source_name}", config.flat())
-    loop = Loop(task, config.loop, accelerator)
+    return run(task, f"contrastive {source_name}", config.flat())
+
+
+def run(task: ContrastiveTask, command: str, options: Mapping[str, Any]) -> Path:
+    """Train, and draw the curves.
+
+    Args:
+        task: ready to be trained.
+        command: that the run is of.
+        options: of it, by name.
+    Returns:
+        the folder of the `best` checkpoint.
+    """
+    if task.accelerator.is_main_process:
+        write_run_file(Path(task.config.loop.out_dir), command, options)
+    loop = Loop(task, task.config.loop, task.accelerator)
     best = loop.fit()
-    if accelerator.is_main_process:
+    if task.accelerator.is_main_process:
         write_curves(loop.out_dir, task.held_out.chance())
     return best

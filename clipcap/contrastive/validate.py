@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from clipcap.contrastive.dataset import Captions, normalised
-from clipcap.contrastive.image_cache import NO_IMAGE, ImageCache
+from clipcap.contrastive.dataset import Captions, Pictures
+from clipcap.contrastive.image_cache import NO_IMAGE
 from clipcap.contrastive.towers.base import Towers
 from clipcap.evaluation.metrics.recall import recall
 from clipcap.sources.record import Record
@@ -30,7 +30,7 @@ class RecallValidation:
     """
 
     def __init__(
-        self, records: Sequence[Record], towers: Towers, pictures: ImageCache, accelerator: Accelerator, batch: int
+        self, records: Sequence[Record], towers: Towers, pictures: Pictures, accelerator: Accelerator, batch: int
     ):
         self.towers, self.pictures, self.accelerator, self.batch = towers, pictures, accelerator, batch
         self.captions = Captions(records, towers)
@@ -59,8 +59,7 @@ class RecallValidation:
 
     def _images(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         for pictures in self.pictures.load(batches):
-            pixels = normalised(pictures.to(self.accelerator.device), self.towers.mean, self.towers.std)
-            yield self.towers.encode_images(pixels)
+            yield self.towers.encode_images(self.towers.whole(pictures.to(self.accelerator.device)))
 
     def _texts(self, batches: Sequence[np.ndarray]) -> Iterator[Tensor]:
         for numbers in batches:

@@ -44,7 +44,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, encoder: FrozenEncoder):
         super().__init__()
-        self.network, self._embed = encoder.network, encoder.embed_pixels
+        self.networks, self._embed = encoder.image_modules, encoder.embed_pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → clip_embedding [B, D]."""

@@ -157,7 +157,7 @@ def convert(path: str | Path, out: str | Path, dtype: Dtype | None, encoder: str
     parts = read_parts(path, encoder)
     seen = survey(path, parts)
     dtype = dtype or seen.dtype
-    write_parts(out, _contents(parts, dtype), replace(seen.meta, dtype=dtype))
+    write_parts(out, contents(parts, dtype), replace(seen.meta, dtype=dtype))
     logger.info(seen.written(Path(out)))
 
 
@@ -176,7 +176,7 @@ def split(path: str | Path, train_size: float, seed: int, out: str | Path) -> No
     in_val = rows_held_out(seen.images, share, seed, seen.path)
     in_train = np.logical_not(in_val, out=scratch(len(in_val), bool))
     for place, chosen in ((places["train"], in_train), (places["val"], in_val)):
-        write_parts(place, _contents(_chosen(parts, chosen), seen.dtype), replace(seen.meta, dtype=seen.dtype))
+        write_parts(place, contents(_chosen(parts, chosen), seen.dtype), replace(seen.meta, dtype=seen.dtype))
         logger.info(seen.written(place, chosen))
 
 
@@ -212,7 +212,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encode
     contents = (
         content
         for path, prefix in zip(paths, prefixes)
-        for content in _contents(read_parts(path, encoder), dtype, prefix)
+        for content in contents(read_parts(path, encoder), dtype, prefix)
     )
     write_parts(out, contents, replace(meta, dtype=dtype))
     counts = [one.captions_per_image() for one in seen]
@@ -279,7 +279,7 @@ def _refuse_shared_ids(seen: Sequence[Survey]) -> None:
         before = together
 
 
-def _contents(parts: Iterable[Features], dtype: Dtype, prefix: str = "") -> Iterator[Content]:
+def contents(parts: Iterable[Features], dtype: Dtype, prefix: str = "") -> Iterator[Content]:
     """The parts as they are written, with `prefix` before each image id."""
     for part in parts:
         yield Content(

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from clipcap.models.encoders.clip_preprocess import CLIP_MEAN, CLIP_STD
 
 Part = Literal["head", "image", "text"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def normalised(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, S, S, 3] → float32 [B, 3, S, S] with the model's mean and deviation."""
+    shift, scale = (torch.tensor(values, device=pictures.device).view(3, 1, 1) * 255 for values in (mean, std))
+    return (pictures.permute(0, 3, 1, 2).float() - shift) / scale
 
 
 class Towers(nn.Module, ABC):
@@ -60,6 +67,15 @@ class Towers(nn.Module, ABC):
     @abstractmethod
     def restore(self, folder: Path) -> None:
         """Take the weights of such files."""
+
+    def whole(self, pictures: Tensor) -> Tensor:
+        """What validation looks at, as the image tower takes it: uint8 [B, R, R, 3] → [B, 3, R, R]."""
+        return normalised(pictures, self.mean, self.std)
+
+    @property
+    def looks_at(self) -> str:
+        """What the image tower takes, in words."""
+        return f"{self.resolution} pixels"
 
     def tower(self, part: Part) -> list[nn.Parameter]:
         """The parameters of a part."""

@@ -6,6 +6,8 @@ from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Towers
 from clipcap.contrastive.towers.openai import loaded_towers, new_towers
 from clipcap.contrastive.towers.transformers_pair import dual_encoder_towers, paired_towers
+from clipcap.errors import ClipcapError
+from clipcap.models.encoders.locked_image import locked_image_folder
 
 
 def make_towers(config: TowersConfig) -> Towers:
@@ -19,4 +21,9 @@ def make_towers(config: TowersConfig) -> Towers:
         return paired_towers(config)
     if name is None:
         return new_towers(config)
+    if locked_image_folder(name):
+        raise ClipcapError(
+            f"--clip_model_type {name}: its image network stays as it is, and it learns from stored features: "
+            f"train it on with `clipcap contrastive features --weights_dir {name}`"
+        )
     return dual_encoder_towers(name, config) if name.startswith("hf:") else loaded_towers(name, config)

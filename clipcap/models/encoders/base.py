@@ -133,6 +133,11 @@ class FrozenEncoder(ABC):
         scale = getattr(self.network, "logit_scale", None)
         return 100.0 if scale is None else float(scale.detach().float().exp())
 
+    @property
+    def image_modules(self) -> nn.Module:
+        """What `embed_pixels` computes with."""
+        return self.network
+
     @abstractmethod
     def embed_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] → [B, D], in the network's own dtype, as a graph to export: `encode_images` runs it."""

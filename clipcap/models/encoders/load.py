@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
+<<<<<<< HEAD
+from clipcap.models.encoders.distilvit2_tower import DistilVit2Tower, is_distilvit2
+from clipcap.models.encoders.flax_hybrid import hybrid_folder
+from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
+from clipcap.models.encoders.locked_image import LockedImageEncoder, locked_image_folder
+=======
 from clipcap.models.encoders.distilvit2_folder import is_distilvit2
+>>>>>>> main
 from clipcap.models.encoders.names import IMPORTED
 from clipcap.models.encoders.openai import OpenAIEncoder
 from clipcap.runtime.heavy_imports import heavy_imports, transformers_package
@@ -18,10 +27,10 @@ def load_encoder(name: str, device: str = "auto", dtype: str | None = None, toke
     """Load a frozen encoder.
 
     Args:
-        name: an OpenAI name (`ViT-B/32`, `RN50x4`, …), a path to a checkpoint in OpenAI's format,
-            `open_clip:NAME/PRETRAINED`, `hf:NAME_OR_PATH` (CLIP, SigLIP, VisionTextDualEncoder, HybridCLIP as flax
-            stored it, and image networks such as DINOv2, ViT and ConvNeXt), or `timm:NAME` and `timm:NAME/FILE`.
-            Image networks have no text tower: their `encode_texts` refuses.
+        name: an OpenAI name (`ViT-B/32`, `RN50x4`, …), a path to a checkpoint in OpenAI's format or to the folder of
+            a run of `clipcap contrastive`, `open_clip:NAME/PRETRAINED`, `hf:NAME_OR_PATH` (CLIP, SigLIP,
+            VisionTextDualEncoder, HybridCLIP as flax stored it, and image networks such as DINOv2, ViT and ConvNeXt),
+            or `timm:NAME` and `timm:NAME/FILE`. Image networks have no text tower: their `encode_texts` refuses.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float32, float16, bfloat16 or auto: float16 on a GPU, and on a CPU bfloat16 where the processor is
             faster in it (default: float16 on a GPU, else float32).
@@ -47,6 +56,9 @@ def load_encoder(name: str, device: str = "auto", dtype: str | None = None, toke
         with heavy_imports():
             from clipcap.models.encoders.open_clip import OpenClipEncoder
         return OpenClipEncoder(name, place, number)
+    if folder := locked_image_folder(name):
+        load = partial(load_encoder, device=device, dtype=dtype)
+        return cast(Encoder, LockedImageEncoder(name, folder, place, number, load))  # its preprocessing comes later
     return OpenAIEncoder(name, place, number)
 
 

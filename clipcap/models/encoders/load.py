@@ -10,14 +10,8 @@ import torch
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import Encoder, pick_device, pick_dtype
-<<<<<<< HEAD
-from clipcap.models.encoders.distilvit2_tower import DistilVit2Tower, is_distilvit2
-from clipcap.models.encoders.flax_hybrid import hybrid_folder
-from clipcap.models.encoders.image_only import HFImageEncoder, TimmEncoder, is_image_only
-from clipcap.models.encoders.locked_image import LockedImageEncoder, locked_image_folder
-=======
 from clipcap.models.encoders.distilvit2_folder import is_distilvit2
->>>>>>> main
+from clipcap.models.encoders.locked_image import LockedImageEncoder, locked_image_folder
 from clipcap.models.encoders.names import IMPORTED
 from clipcap.models.encoders.openai import OpenAIEncoder
 from clipcap.runtime.heavy_imports import heavy_imports, transformers_package

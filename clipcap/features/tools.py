@@ -209,12 +209,12 @@ def merge(paths: Sequence[str | Path], out: str | Path, prefix_ids: bool, encode
     if not prefix_ids:
         _refuse_shared_ids(seen)
     dtype = "float16" if all(one.dtype == "float16" for one in seen) else "float32"
-    contents = (
+    merged = (
         content
         for path, prefix in zip(paths, prefixes)
         for content in contents(read_parts(path, encoder), dtype, prefix)
     )
-    write_parts(out, contents, replace(meta, dtype=dtype))
+    write_parts(out, merged, replace(meta, dtype=dtype))
     counts = [one.captions_per_image() for one in seen]
     images, captions = (sum(map(np.sum, column)) for column in zip(*counts))
     logger.info(f"wrote {out}: {counted(images, 'image')}, {counted(captions, 'caption')}")

@@ -42,7 +42,7 @@ class GuidedDecoder(CachedDecoder):
     def logits(self, both: Tensor) -> None:
         self._both = both  # [2·N·K, V]
 
-    def expand(self, k: int, room: int) -> None:
+    def expand(self, k: int, room: int, reorders: bool = False) -> None:
         expand(self.cache, k, room)
         self._both = self._both.repeat_interleave(k, dim=0)
 

@@ -34,6 +34,8 @@ FIXED = {
     "scale_attn_weights": True,
     "tie_word_embeddings": True,
     "quantization_config": None,
+    "attn_implementation": None,
+    "_attn_implementation": None,
 }
 SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # transformers' own
 MOST = 10_000_000  # of any size

@@ -165,6 +165,9 @@ KINDS = {
 }
 
 
+NO_CAPTION = {"nan", "null", "none", "<na>", "n/a", "#n/a", "\\n"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @given(pairs=st.lists(st.tuples(NAMES, WILD.map(utf8)), min_size=1, max_size=4))
@@ -172,6 +175,8 @@ def test_captions_of_any_text_come_back_clean(kind, pairs, tmp_path_factory):
     source, path = KINDS[kind](tmp_path_factory.mktemp("set"), pairs)
     found = records(source, path)
     expected = [clean(text) for _, text in pairs]
+    if source == "custom":  # a table of anybody's spells what is missing in words
+        expected = ["" if text.lower() in NO_CAPTION else text for text in expected]
     if found is None:  # no caption at all, or what such a file cannot hold: NUL in a CSV, no tab and no header
         assert not any(expected) or any("\0" in text for _, text in pairs) or kind == "food CSV"
     elif kind != "food CSV":

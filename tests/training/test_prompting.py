@@ -108,17 +108,22 @@ def test_a_batch_that_counts_nothing_stays_so_when_words_are_renamed(tmp_path, t
     assert all((prompts.added(idle, step).labels == -100).all() for step in range(4))
 
 
+def broken_and_resumed(data, lm_folder, out_dir, monkeypatch, **chosen):
+    """A run that is interrupted after four steps, and then continued."""
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, lm_folder, out_dir, **chosen)
+    monkeypatch.undo()
+    return run(data, lm_folder, out_dir, **chosen, resume=True)
+
+
 def test_a_resumed_run_that_renames_has_the_weights_of_an_unbroken_one(data, lm_folder, tmp_path, monkeypatch):
     (tmp_path / "words.txt").write_text("apple\negg\ncake\nplate\ntable\n")
     chosen = {**CHOSEN, "datastore": str(data), "entities": str(tmp_path / "words.txt"), "renaming": 1.0}
     whole = run(data, lm_folder, tmp_path / "whole", **chosen)
     plain = run(data, lm_folder, tmp_path / "plain", **{**chosen, "renaming": 0.0})
     assert not same(weights(whole / "clipcap-last"), weights(plain / "clipcap-last"))
-    interrupt_after(monkeypatch, 4)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, lm_folder, tmp_path / "broken", **chosen)
-    monkeypatch.undo()
-    broken = run(data, lm_folder, tmp_path / "broken", **chosen, resume=True)
+    broken = broken_and_resumed(data, lm_folder, tmp_path / "broken", monkeypatch, **chosen)
     assert same(weights(whole / "clipcap-last"), weights(broken / "clipcap-last"))
 
 
@@ -156,11 +161,7 @@ def test_what_a_row_reads_depends_on_its_step_alone(data, tokenizer):
 def test_a_resumed_run_has_the_weights_of_an_unbroken_one(data, lm_folder, tmp_path, monkeypatch):
     chosen = {**CHOSEN, "datastore": str(data)}
     whole = run(data, lm_folder, tmp_path / "whole", **chosen)
-    interrupt_after(monkeypatch, 4)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, lm_folder, tmp_path / "broken", **chosen)
-    monkeypatch.undo()
-    broken = run(data, lm_folder, tmp_path / "broken", **chosen, resume=True)
+    broken = broken_and_resumed(data, lm_folder, tmp_path / "broken", monkeypatch, **chosen)
     assert same(weights(whole / "clipcap-last"), weights(broken / "clipcap-last"))
 
 

@@ -21,7 +21,7 @@ from clipcap.models.encoders.locked_image import (
     locked_image_folder,
     read_locked_image,
 )
-from clipcap.models.encoders.openai_weights import clip_tokens
+from clipcap.models.encoders.openai_weights import clip_token_lists
 from clipcap.runtime.json_text import to_json
 
 MEASURED = 20_000  # rows that mean and deviation are taken of
@@ -77,8 +77,7 @@ class LockedImageTowers(Towers):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """CLIP's own byte pairs; start and end tokens are kept when a text is cut."""
-        rows = clip_tokens(texts, self.max_tokens)  # [B, max_tokens]
-        return [row[: length + 1].tolist() for row, length in zip(rows, rows.argmax(dim=1))]
+        return clip_token_lists(texts, self.max_tokens)
 
     def part(self, name: str) -> Part:
         """Projections and temperature are the head; there is no image tower."""

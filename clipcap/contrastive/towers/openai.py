@@ -14,7 +14,13 @@ import clipcap
 from clipcap.contrastive.config import TowersConfig
 from clipcap.contrastive.towers.base import Part, Towers
 from clipcap.errors import ClipcapError
-from clipcap.models.encoders.openai_weights import WEIGHTS, build, clip_tokens, load_openai_clip, read_openai_weights
+from clipcap.models.encoders.openai_weights import (
+    WEIGHTS,
+    build,
+    clip_token_lists,
+    load_openai_clip,
+    read_openai_weights,
+)
 from clipcap.runtime.json_text import to_json
 
 CONTEXT_LENGTH, VOCABULARY = 77, 49408  # of OpenAI's models and their tokenizer
@@ -85,8 +91,7 @@ class OpenAITowers(Towers):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """CLIP's own byte pairs; the tokenizer's start and end tokens are kept when a text is cut."""
-        rows = clip_tokens(texts, self.max_tokens)  # [B, max_tokens]
-        return [row[: length + 1].tolist() for row, length in zip(rows, rows.argmax(dim=1))]
+        return clip_token_lists(texts, self.max_tokens)
 
     def part(self, name: str) -> Part:
         """Projections and temperature are the head."""

@@ -27,9 +27,8 @@ class ClipPreprocess:
         image = crop_extreme_aspect(image)
         shorter = min(image.size)
         width, height = (size if side == shorter else int(size * side / shorter) for side in image.size)
-        resized = width, height
-        if resized != image.size:
-            image = image.resize(resized, Image.Resampling.BICUBIC)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (round((side - size) / 2) for side in image.size)
         image = image.crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # uint8 [3, R, R]

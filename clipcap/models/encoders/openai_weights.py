@@ -215,6 +215,12 @@ def clip_tokens(texts: Sequence[str], length: int) -> Tensor:
     return clip_package().tokenize([within_reach(text) for text in texts], context_length=length, truncate=True)
 
 
+def clip_token_lists(texts: Sequence[str], length: int) -> list[list[int]]:
+    """CLIP's tokens of each text, from its start to its end token, both kept where a text is cut to `length`."""
+    rows = clip_tokens(texts, length)  # [B, length]; the end token is the largest
+    return [row[: end + 1].tolist() for row, end in zip(rows, rows.argmax(dim=1))]
+
+
 def within_reach(text: str) -> str:
     """A text without what lies far behind its last token: a word of 100,000 letters takes the tokenizer minutes."""
     return text if len(text) <= LONGEST_TEXT else " ".join(text.split())[:LONGEST_TEXT]

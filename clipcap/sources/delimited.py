@@ -7,12 +7,13 @@ import itertools
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipcap.errors import ClipcapError
 from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.faults import Faults
+from clipcap.sources.markup import LATEX_DELIMITER, Markup, find_markup, list_rows
 from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, plain
 from clipcap.sources.textfiles import TextPlace, read_lines
 
@@ -22,6 +23,7 @@ _RARE_DELIMITERS = ("^", "~", "\x01", "::", "=>", "->", " - ", " \u2013 ", " \u2
 MAX_ROW_LINES = 1000  # beyond that many lines an open quote is taken for a sign
 REPEATED = "header lines between the rows, left out"
 _SAMPLE_ROWS = 50
+_MARKUP_LINES = 100  # in which a table in LaTeX begins
 _FEWEST_ALIKE = 3
 _DIGITS = re.compile(r"[0-9]+")
 _MOST_TITLES = 10  # lines above the header
@@ -40,10 +42,11 @@ class Layout:
 
     delimiter: str  # a blank: an image name, white space, the rest; see also `_RARE_DELIMITERS`
     columns: list[str]
-    first: int  # number of the first line with a row
+    first: int  # number of the first line with a row, among the lines that `markup` gives
     quote: str = '"'
     wrapped: bool = False  # each whole line is one quoted cell
     headless: bool = False
+    markup: Markup | None = None
 
 
 def is_data(cells: Sequence[str]) -> bool:
@@ -58,10 +61,10 @@ def find_layout(path: TextPlace) -> Layout:
     Raises:
         ClipcapError: the file is empty.
     """
-    lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(read_lines(path), 1))
-    lines = ((number, line) for number, line in lines if line.strip())
+    markup = find_markup([line.strip("\r\n") for line in itertools.islice(read_lines(path), _MARKUP_LINES)])
+    lines = ((number, line) for number, (_, line) in enumerate(_lines(path, markup), 1) if line.strip())
     number, head = next(lines, (0, ""))
-    delimiter = None
+    delimiter = None if markup in (None, list_rows) else LATEX_DELIMITER
     if match := _SEPARATOR_LINE.fullmatch(head):  # for Excel
         delimiter = match[1]
         number, head = next(lines, (0, ""))
@@ -85,11 +88,19 @@ def find_layout(path: TextPlace) -> Layout:
     quote = _guess_quote([line for _, line in sample], delimiter)
     cells = _split(head, delimiter, quote)
     if is_data(cells) or _like_rows(cells, [_split(line, delimiter, quote) for _, line in sample]):
-        return _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample])
+        return replace(
+            _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample]), markup=markup
+        )
     columns = [name.strip().strip("\ufeff") for name in cells]
     if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
         columns = ["", *columns]
-    return Layout(delimiter, columns, number + 1, quote, wrapped)
+    return Layout(delimiter, columns, number + 1, quote, wrapped, markup=markup)
+
+
+def _lines(path: TextPlace, markup: Markup | None) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines of a table, as its markup has them."""
+    lines = ((number, line.strip("\r\n")) for number, line in enumerate(read_lines(path), 1))
+    return markup(lines) if markup else lines
 
 
 def _like_rows(cells: Sequence[str], rows: list[list[str]]) -> bool:
@@ -124,15 +135,14 @@ def read_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, cells) of each row; `notes` counts what was done to make sense of them."""
     lines = deque()
-    source = iter(enumerate(read_lines(path), 1))
+    source = _lines(path, layout.markup)
     for _ in range(layout.first - 1):
         next(source, None)
     width = len(layout.columns)
     while True:
-        number, line = lines.popleft() if lines else next(source, (0, ""))
+        number, text = lines.popleft() if lines else next(source, (0, ""))
         if not number:
             return
-        text = line.rstrip("\r\n")
         if layout.wrapped:
             inner = _quoted(text, ",", '"', {})
             text = inner[0] if inner and len(inner) == 1 else text
@@ -197,7 +207,7 @@ def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[
             if following is None:
                 return None
             lines.append(following)
-        line = lines[i][1].rstrip("\r\n")
+        line = lines[i][1]
         whole.append(line)
         rows_by_themselves.append(line.split(delimiter))
         if quote not in line:

@@ -19,11 +19,13 @@ from clipcap.sources import coco, tars
 from clipcap.sources.columns import choose_columns, holds_image
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
-from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, Table, read_table
+from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, Table, read_table
 
 MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
 _USUAL_NAMES = ("captions", "metadata", "annotations")  # distinguished from other tables in the same folder
-_TEXT_TABLES = re.compile(r"(?:captions?|metadata|annotations?|results(_\w+)?|.*\.token)\.txt|.*\.token")
+_TEXT_TABLES = re.compile(
+    r"(?:captions?|metadata|annotations?|results(_\w+)?|.*\.token)\.(?:txt|md|tex|dat)|.*\.token"
+)
 # What Kaggle, the hub, img2dataset and this program leave beside captions.
 _NO_CAPTIONS = re.compile(
     r"dataset-metadata\.json|dataset_infos?\.json|dataset_dict\.json|state\.json|.*_stats\.json|croissant.*\.json|"
@@ -134,7 +136,7 @@ def _candidates(folder: Path) -> list[str]:
         name for name in names if name.lower().endswith(TABLE_SUFFIXES) and not _NO_CAPTIONS.fullmatch(name.lower())
     ]
     tables = [name for name in tables if not _is_of_one(name.lower(), stems)]
-    texts = [name for name in tables if name.lower().endswith((".txt", ".token"))]
+    texts = [name for name in tables if name.lower().endswith(TEXT_SUFFIXES)]
     named = [name for name in texts if _is_text_table(name)]
     if (
         not named and len(texts) == len(tables) and len(texts) <= _MOST_TEXTS

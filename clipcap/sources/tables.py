@@ -185,15 +185,12 @@ def _holds_images(kind: Any) -> bool:
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
+TEXT_SUFFIXES = (".txt", ".token", ".md", ".markdown", ".tex", ".dat", ".lst")  # of tables, and of much else
 _READERS: dict[str, Callable[[TextPlace, Faults], Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".tab": _read_csv,
-    ".psv": _read_csv,
-    ".txt": _read_csv,
-    ".token": _read_csv,
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv", *TEXT_SUFFIXES), _read_csv),
     ".json": _read_json,
     ".jsonl": _read_json_lines,
+    ".jsonlines": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
     ".pq": _read_parquet,

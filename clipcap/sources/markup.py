@@ -1,0 +1,131 @@
+"""Tables in LaTeX and lists in Markdown or plain text: their lines as the rows of a table with a delimiter."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from clipcap.images.kinds import is_image_name
+
+LATEX_DELIMITER = "&\t"  # no cell holds a tab
+Lines = Iterable[tuple[int, str]]  # (number, text)
+Markup = Callable[[Lines], Iterator[tuple[int, str]]]
+
+_BEGIN = re.compile(
+    r"\\begin\{(?:long|x?l?)?(?:tabular[xy]?|table|tabu|tblr|array)\*?\}(?:\[[^\]]*\])?(?:\{(?:[^{}]|\{[^{}]*\})*\})*"
+)
+_END = re.compile(r"\\end\{(?:long|x?l?)?(?:tabular[xy]?|table|tabu|tblr|array)\*?\}")
+_REMARK = re.compile(r"(?<!\\)%.*")
+_ROW_END = re.compile(r"\\\\\*?(?:\[[^\]]*\])?|\\tabularnewline\b")
+_RULE = re.compile(
+    r"\\(?:hline|(?:top|mid|bottom)rule|end(?:first|last)?(?:head|foot)|c(?:mid)?(?:line|rule)(?:\(\w+\))?\{[^}]*\})"
+)
+_ACCENT = re.compile(r"\\(['`^\"~=.uvHcdbrk])(?:\{\\?([A-Za-z])\}|(?<=['`^\"~=.])\\?([A-Za-z]))")
+_ACCENTS = dict(
+    zip(
+        "'`^\"~=.uvHcdbrk",
+        "\u0301\u0300\u0302\u0308\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u0323\u0331\u030a\u0328",
+    )
+)
+_COMMAND = re.compile(r"\\[A-Za-z]+\*?(?:\[[^\]]*\])*(?:\{[^{}]*\})*\{([^{}]*)\}")
+_NAMED_SIGNS = {"\\textbackslash": "\\", "\\textasciitilde": "~", "\\textasciicircum": "^", "\\ldots": "...",
+                "\\dots": "...", "``": '"', "''": '"'}  # fmt: skip
+_ESCAPED_SIGN = re.compile(r"\\([&%$#_{}])")
+
+_BULLET = re.compile(r"\s*(?:[-*+\u2022\u2023\u25e6\u2013\u2014\u00b7]|([(\[]?\d+[.):\]]+))\s+(?:\[[ xX]\]\s+)?")
+_LINK = re.compile(r"!?\[([^\]]*)\]\(<?([^()<>\s]+)>?[^)]*\)")
+_EMPHASIS = re.compile(r"([*_`\"']{1,3})(?=\S)(.+?)(:?)\1")
+_AFTER_NAME = re.compile(r":\s|\s[-\u2013\u2014:|]\s|[\t,;|]|=>|->")
+_NO_ENTRY = re.compile(r"\s*(?:#+\s.*|[-=*_\s]*)")  # a heading, a line under it, a blank one
+_USUAL = 0.8  # share of a list's lines that are entries
+
+
+def find_markup(head: Sequence[str]) -> Markup | None:
+    """What makes rows of a text's lines, by its first lines; None for a text without markup."""
+    filled = [line for line in head if line.strip()]
+    if any(_BEGIN.match(line.strip()) for line in filled):
+        return latex_rows
+    if filled and all("&" in line and _ROW_END.search(_RULE.sub("", line)) for line in filled):
+        return bare_latex_rows
+    entries = [line for line in filled if not _NO_ENTRY.fullmatch(line)]
+    while entries and not _is_entry(entries[0]):
+        entries = entries[1:]  # a title
+    entries = [line for line in entries if not line[:1].isspace() or _is_entry(line)]
+    return list_rows if entries and sum(map(_is_entry, entries)) >= _USUAL * len(entries) else None
+
+
+def latex_rows(lines: Lines, inside: bool = False) -> Iterator[tuple[int, str]]:
+    """(number of its last line, cells with `LATEX_DELIMITER` between) of each row of a LaTeX text's tables."""
+    text, everywhere = "", inside
+    for number, line in lines:
+        line = _REMARK.sub("", line)
+        if begin := _BEGIN.search(line):
+            inside, text, line = True, "", line[begin.end() :]
+        end = _END.search(line)
+        if inside:
+            *rows, text = _ROW_END.split(f"{text} {line[: end.start()] if end else line}")
+            for row in [*rows, text] if end else rows:
+                cells = [_latex_text(cell) for cell in re.split(r"(?<!\\)&", row)]
+                if len(cells) > 1 or any(map(is_image_name, cells)):
+                    yield number, LATEX_DELIMITER.join(cells)
+        if end:
+            inside, text = everywhere, ""
+
+
+def bare_latex_rows(lines: Lines) -> Iterator[tuple[int, str]]:
+    """`latex_rows` of the inside of a table."""
+    return latex_rows(lines, True)
+
+
+def _latex_text(cell: str) -> str:
+    """A cell as it is printed."""
+    text = _ACCENT.sub(lambda m: unicodedata.normalize("NFC", (m[2] or m[3]) + _ACCENTS[m[1]]), _RULE.sub(" ", cell))
+    for sign, printed in _NAMED_SIGNS.items():
+        text = text.replace(f"{sign}{{}}", printed).replace(f"{sign} ", printed).replace(sign, printed)
+    text = _ESCAPED_SIGN.sub(lambda m: chr(0xE000 + ord(m[1])), text)  # out of the way of the signs of markup
+    while text != (text := _COMMAND.sub(r"\1", text)):
+        pass
+    text = re.sub(r"\\[A-Za-z]+\s*|[{}$]", "", text).replace("~", " ")
+    return " ".join(re.sub("[\ue000-\ue0ff]", lambda m: chr(ord(m[0]) - 0xE000), text).split())
+
+
+def list_rows(lines: Lines) -> Iterator[tuple[int, str]]:
+    """(number of its first line, text) of each entry of a list, without its mark, and all other text below it."""
+    entry: tuple[int, str] | None = None
+    for number, line in lines:
+        if _is_entry(line):
+            if entry:
+                yield entry
+            entry = number, _bare_entry(line)
+        elif entry and not _NO_ENTRY.fullmatch(line):
+            if line[:1].isspace():  # the entry goes on
+                entry = entry[0], f"{entry[1]} {line.strip()}"
+            else:
+                yield entry
+                entry = number, line
+    if entry:
+        yield entry
+
+
+def _is_entry(line: str) -> bool:
+    """Whether a line is an entry of a list: a mark, then the name of a photo, or a link to one."""
+    bullet = _BULLET.match(line)
+    if not bullet and not line.lstrip().startswith("!["):
+        return False
+    text = _bare_entry(line)
+    first = _AFTER_NAME.split(text, maxsplit=1)[0].strip()
+    if is_image_name(first) or any(map(is_image_name, text.split()[:1])):
+        return True
+    return bullet is not None and bullet[1] is None and first != text and re.fullmatch(r"\S*\d", first) is not None
+
+
+def _bare_entry(line: str) -> str:
+    """An entry without its mark, and without what surrounds the name at its beginning."""
+    text = line[match.end() :] if (match := _BULLET.match(line)) else line.strip()
+    if link := _LINK.match(text):
+        rest = text[link.end() :]
+        return link[2] + (rest if rest.strip() else f"\t{link[1]}")
+    if (name := _EMPHASIS.match(text)) and name[1] not in name[2]:
+        return name[2] + name[3] + text[name.end() :]
+    return text

@@ -12,6 +12,7 @@ from clipcap.errors import ClipcapError
 from clipcap.runtime.text import reason, shown
 
 _DIGITS = re.compile(r"([0-9]+)")
+_HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 _DIGIT = re.compile(r"[0-9]")
 
 
@@ -48,13 +49,13 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     """(subfolders, files) of a folder by name, in natural order.
 
     One listing, no system call per file. Hidden names are left out: macOS keeps a `._1.jpg` beside `1.jpg`,
-    and it is no photo.
+    and it is no photo; so are the folders in which systems keep their own files.
     """
     folders, files = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not entry.name.startswith(_HIDDEN):
                     (folders if _is_folder(entry) else files).append(entry.name)
     except (OSError, ValueError) as error:  # ValueError: a name that no system takes
         raise ClipcapError(f"{shown(folder)}: cannot list this folder ({reason(error)})") from error

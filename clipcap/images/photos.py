@@ -30,10 +30,13 @@ _NUMBER = re.compile(r"0*([0-9]{1,18})(?:\.0)?")
 _FILE_NUMBER = re.compile(r"0*([0-9]{1,18})|.*[^0-9](?=[0-9]{6,18}$)0+([1-9][0-9]*)")
 _SIGNS = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _CAPTION_NUMBER = re.compile(r"#[0-9]+$")
+_TOOL_SIGNS = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts them before the names of uploads
+_UNSEEN = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"  # copied with a path
 
 BACKSLASHES, ESCAPES, END = "with backslashes read as slashes", "after percent-decoding", "by the end of their path"
 CASE, UNICODE = "without regard to case", "after Unicode normalisation"
 SUFFIX, NUMBER, BELOW = "with another suffix", "by their number", "in a folder further down"
+PREFIX = "without the signs that a tool put before their name"
 SIGNS = "with other signs between their words"
 
 
@@ -92,9 +95,9 @@ class Photos:
         self._last = names, place
         return place
 
-    def place(self, name: str) -> ImageRef:
-        """Where the photo of a name lies; raises what `find` does."""
-        return ImageRef(self.find(name))
+    def place(self, *names: str) -> ImageRef:
+        """Where the photo that goes by one of `names` lies; raises what `find` does."""
+        return ImageRef(self.find(*names))
 
     def knows(self, name: str) -> bool:
         """Whether a photo of that name exists."""
@@ -192,7 +195,9 @@ class Photos:
         by_name, by_stem, by_number, by_words = self._index
         stem = _stem(leaf)
         yield None, by_name.get(leaf, [])
-        yield SUFFIX, by_stem.get(stem, [])
+        yield SUFFIX, by_stem.get(stem, []) or by_stem.get(leaf, [])
+        if (bare := _TOOL_SIGNS.sub("", leaf)) != leaf:
+            yield PREFIX, by_name.get(bare, [])
         yield SIGNS, by_words.get(_words(stem), [])
         if match := _NUMBER.fullmatch(stem):
             yield NUMBER, by_number.get(match[1], [])
@@ -251,7 +256,7 @@ def is_link(name: str) -> bool:
 def _plain(name: str) -> tuple[str, list[str]]:
     """(a name with slashes and without escapes, drive, scheme, query and quotes; the liberties taken for it)."""
     ways = []
-    text = name.strip().strip("\"'").strip()
+    text = name.strip().strip(_UNSEEN).strip("\"'").strip()
     text = _FILE_LINK.sub("", text)
     link = _LINK.match(text)
     if link:

@@ -10,22 +10,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from clipcap.errors import ClipcapError
-from clipcap.images.folders import counted_suffixes
+from clipcap.images.folders import counted_suffixes, natural_key
 from clipcap.images.kinds import is_image_name
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, caption_lines
 from clipcap.sources.faults import RowError
+from clipcap.sources.markup import bare_lines
 from clipcap.sources.names import SPLIT_WORDS
 from clipcap.sources.rows import Part
 from clipcap.sources.textfiles import TextPlace, parse_json, read_lines
 
 # The first of these that a photo has is its caption: taggers write .txt beside the .caption of captioners.
-CAPTION_SUFFIXES = (".caption", ".captions", ".cap", ".txt", ".text", ".json", ".tags", ".tag")
+CAPTION_SUFFIXES = (
+    ".caption", ".captions", ".cap", ".txt", ".text", ".prompt", ".description", ".desc", ".json", ".tags", ".tag"
+)  # fmt: skip
 MAX_TEXT_BYTES = 16 * 2**20  # a caption file beyond this is a mistake or an attack
 UNREADABLE_TEXT = "with a caption file that cannot be read"
 _POST_NUMBER = re.compile(r"_\d{1,2}$")
+_TEXT_NUMBER = re.compile(r"[_.\-]\d{1,2}$")
 _OF_TEXTS = re.compile(
     r"^(?:captions?|texts?|desc|descriptions?|prompts?)[_ -]+|[_ -]+(?:captions?|texts?|desc|descriptions?|prompts?)$"
 )
@@ -63,7 +67,7 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
             by_stem[folded].append(name)
     pairs = Pairs({})
     stems = Counter(_folded(_stem(photo)) for photo in photos)
-    by_leaf = _by_leaf(texts)
+    by_leaf, by_number = _by_leaf(texts), _by_number(texts)
     by_key, photos_of_key = _by_first_dot(texts), Counter(_first_dot(photo) for photo in photos)
     by_bare, photos_of_bare = _by_bare(texts), Counter(_bare(photo, _OF_PHOTOS) for photo in photos)
     for photo in photos:
@@ -74,6 +78,8 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
             found = by_key.get(_first_dot(photo))
         if not found and not stems[_folded(_POST_NUMBER.sub("", stem))]:  # several photos of one post
             found = by_stem.get(_POST_NUMBER.sub("", stem))
+        if not found:  # a text for each of its captions: 1_0.txt, 1_1.txt
+            found = [text for text in by_number.get(_folded(stem), ()) if not stems[_folded(_stem(text))]]
         if not found:
             found = _in_other_folder(photo, by_leaf, stems)
             pairs.elsewhere += bool(found)
@@ -81,7 +87,7 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
             found = [text for text in by_bare.get(_bare(photo, _OF_PHOTOS), ()) if not stems[_folded(_stem(text))]]
             found = found if len(found) == 1 else []
             pairs.elsewhere += any(posixpath.dirname(text) != posixpath.dirname(photo) for text in found)
-        pairs.texts[photo] = sorted(set(found or ()), key=_rank)
+        pairs.texts[photo] = sorted(set(found or ()), key=lambda name: (_rank(name), natural_key(name)))
     used = {text for found in pairs.texts.values() for text in found}
     pairs.unused = [name for name in texts if name not in used]
     return pairs
@@ -130,12 +136,14 @@ def _first_captions(photo: str, texts: list[str], place: Callable[[str], TextPla
     """(captions in the first of the texts that holds some, that text); the name of the photo's file is none."""
     empty: tuple[list[str], str] = ([], "")
     leaf = _folded(posixpath.basename(photo))
+    numbered = [name for name in texts if _TEXT_NUMBER.search(_stem(name)) and _rank(name) == _rank(texts[0])]
     for name in texts:
-        found = read_caption_file(place(name), name)
+        several = numbered if name in numbered else [name]
+        found = [caption for one in several for caption in read_caption_file(place(one), one)]
         if name.lower().endswith(".json"):  # Google calls that its title
             found = [caption for caption in found if _folded(caption.strip()) not in (leaf, _stem(leaf))]
         if any(map(str.strip, found)):
-            return found, name
+            return found, several[-1]
         if found and not empty[1]:
             empty = found, name  # an empty file counts as an empty caption
     return empty
@@ -151,7 +159,7 @@ def read_caption_file(place: TextPlace, name: str) -> list[str]:
         raise ClipcapError(f"{shown(place)}: {place.size:,} bytes are too long for a caption")
     text = "".join(read_lines(place))
     if not name.lower().endswith(".json"):
-        return [caption for line in caption_lines(text) for caption in captions_in(line)]
+        return [caption for line in bare_lines(caption_lines(text)) for caption in captions_in(line)]
     try:
         return captions_in(parse_json(text, shown(place)))
     except RowError:
@@ -178,6 +186,15 @@ def _by_leaf(texts: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for name in texts:
         found[posixpath.basename(_folded(_stem(name)))].append(name)
+    return found
+
+
+def _by_number(texts: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in texts:
+        stem = _folded(_stem(name))
+        if (bare := _TEXT_NUMBER.sub("", stem)) != stem:
+            found[bare].append(name)
     return found
 
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import csv
 import re
+import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from clipcap.images.kinds import SIGNATURE_BYTES, image_suffix
 from clipcap.runtime.text import shown
 from clipcap.sources.faults import RowError
 from clipcap.sources.json_tables import python_object
-from clipcap.sources.names import CAPTION_NAMES, TAGS, caption_family, plain
+from clipcap.sources.names import CAPTION_NAMES, TAGS, caption_family, plain, unwrapped
 from clipcap.sources.textfiles import parse_json
 
 WORDS = "captions that are lists of single words, joined"
@@ -35,18 +36,15 @@ _IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a mess
 _IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)
 _ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
 _CONTENT_KEYS = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
+_SIGNS = string.punctuation + string.whitespace
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
+# What programs write for a caption that is not there: pandas, R, MySQL, and the errors of spreadsheets.
 _NOTHING = (
-    "nan",
-    "null",
-    "none",
-    "n/a",
-    "#n/a",
-    "<na>",
-    "\\n",
-)  # what programs write for a caption that is not there
+    "nan", "null", "none", "nil", "na", "n/a", "<na>", "\\n", "#n/a", "#na", "#ref!", "#value!", "#name?", "#error!"
+)  # fmt: skip
 # Keys of an object of captions that are no names of columns, and that come before those of tags.
 _LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
+_LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2,4})?")
 _DEEPEST = 20  # lists within lists
 _WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]{64}")
@@ -74,7 +72,7 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
                 "a caption is a text or a list of texts, here it is bytes", "a caption of bytes"
             ) from error
     if isinstance(value, str):
-        if value.strip().lower() in _NOTHING:
+        if value.strip().lower() in _NOTHING or not value.strip(_SIGNS):
             return [""]
         inner = _notation(value.strip())
         return [_ENTITY.sub(r"\1", value)] if inner is None else captions_in(inner, counts)
@@ -172,6 +170,8 @@ def _caption_in_object(value: dict) -> Any:
         return list(value.values())
     if any(name in by_name for name in CAPTION_NAMES):
         return None
+    if len(value) == 1 and _LANGUAGE.fullmatch(str(next(iter(value)))):
+        return next(iter(value.values()))
     keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
     raise RowError(
         f"a caption is a text or a list of texts, here it is a dict with the keys {keys}", "a caption that is a dict"
@@ -214,7 +214,7 @@ def image_in(value: Any) -> str | bytes | None:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value) or None
     if isinstance(value, str):
-        text = value.strip()
+        text = unwrapped(value.strip())
         if text.startswith(("[", "{")) and (inner := _image_notation(text)) is not None:
             return image_in(inner)
         return _from_base64(text) or _from_python(text) or _from_hexadecimal(text) or text or None

@@ -13,11 +13,12 @@ from clipcap.images.folders import photo_folders, require_folder
 from clipcap.images.photos import PhotoNameError, Photos
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in
-from clipcap.sources.collector import Collector, Source, split_name
+from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import RowError
-from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in
-from clipcap.sources.rows import Part, add_row, add_table, is_true
+from clipcap.sources.marks import is_unusable
+from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in, split_name
+from clipcap.sources.rows import Part, add_row, add_table
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_json
 
@@ -127,22 +128,23 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
     Captions that VizWiz marks as rejected, or as a phrase for pictures that show nothing, are left out.
     """
     folder = path.stem.removeprefix("captions_")
-    names: dict[Any, tuple[str, str]] = {}
+    names: dict[str, tuple[str, str]] = {}
     unlisted = 0
 
     def list_image(entry: _Entry) -> None:
-        found = next((key for key in entry.value if plain(str(key)) in IMAGE_NAMES), "file_name")
-        names[entry.get("id", str, int)] = (entry.where, entry.get(found, str))
+        image_id = str(entry.get("id", str, int))
+        found = next((key for key in entry.value if plain(str(key)) in IMAGE_NAMES), None)
+        names[image_id] = (entry.where, entry.get(found, str) if found else image_id)
 
     def add(entry: _Entry) -> None:
         nonlocal unlisted
-        image_id = entry.get("image_id", str, int)
+        image_id = str(entry.get("image_id", str, int))
         if image_id not in names:
             unlisted += 1
             return
         captions = captions_in(entry.get("caption", str, list), collector.remarks)
         mark = next(
-            (key for key, value in entry.value.items() if plain(key) in UNUSABLE_FLAGS and is_true(value)), None
+            (key for key, value in entry.value.items() if plain(key) in UNUSABLE_FLAGS and is_unusable(value)), None
         )
         if mark:
             collector.unusable[mark] += len(captions)
@@ -160,7 +162,7 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
             part.split,
         )
 
-    captioned: set = set()
+    captioned: set[str] = set()
     _each(collector, path, "images entry", data["images"], list_image)
     _each(collector, path, "annotations entry", data["annotations"], add)
     collector.note_count(unlisted, "caption", f"left out: the image is not listed in {shown(path.name)}")

@@ -11,8 +11,7 @@ from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import counted, shown
 from clipcap.sources.config import SourceConfig
-from clipcap.sources.faults import Faults, RowError
-from clipcap.sources.names import SPLIT_WORDS
+from clipcap.sources.faults import Faults
 from clipcap.sources.record import Record
 from clipcap.sources.split import split_records
 
@@ -49,18 +48,6 @@ def clean_caption(text: str) -> str:
 def caption_lines(text: str) -> list[str]:
     """The captions in a text file beside an image: one on each line that is not blank."""
     return [line for line in text.split("\n") if line.strip()] or [""]
-
-
-def split_name(name: str) -> str:
-    """train, val or test for a set's own word for it (restval, dev, validation, ...).
-
-    Raises:
-        RowError: it is neither.
-    """
-    split = SPLIT_WORDS.get(name.strip().lower())
-    if split is None:
-        raise RowError(f"unknown split '{shown(name)}' (known: train, val, test, restval, dev, validation)")
-    return split
 
 
 @dataclass(slots=True)
@@ -138,6 +125,7 @@ class Collector:
         self.note_count(self.unusable.total(), "caption", f"left out: marked as unusable ({marks})")
         self.note_count(self._empty, "empty caption", "dropped")
         images = self._images
+        self._join_names()
         without = [key for key, entry in images.items() if not entry.captions]
         for key in without:
             del images[key]
@@ -153,6 +141,21 @@ class Collector:
         left_out = {reason: count for reason, count in self._left_out.items() if count}
         rows = len(self.faults) + self._nameless
         return Source(self._name, self._split(records, config), self._notes, left_out, self._unnamed, rows)
+
+    def _join_names(self) -> None:
+        """Make one image of those that are the same photo under several names; of several splits, they are noted."""
+        first: dict[ImageRef, str] = {}
+        joined = shared = 0
+        for key, entry in list(self._images.items()):
+            other = self._images[first.setdefault(entry.image, key)]
+            if other.split != entry.split:
+                shared += 1
+            elif other is not entry:
+                other.captions += entry.captions
+                del self._images[key]
+                joined += 1
+        self.note_count(joined, "name", "of a photo that has another name here too: joined")
+        self.note_count(shared, "photo", "in two splits, under different names")
 
     def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:
         own = Counter(record.split for record in records)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipcap.errors import ClipcapError
 from clipcap.images.photos import is_link
 from clipcap.runtime.text import shown
-from clipcap.sources.cells import image_in, image_in_conversation
+from clipcap.sources.cells import captions_in, image_in, image_in_conversation
 from clipcap.sources.delimited import is_data
 from clipcap.sources.faults import RowError
+from clipcap.sources.marks import Marks, find_marks
 from clipcap.sources.names import (
     CAPTION_NAMES,
     CONVERSATIONS,
+    FOLDER_NAMES,
     ID_NAMES,
     IMAGE_NAMES,
-    SPLIT_NAMES,
-    SPLIT_WORDS,
-    UNUSABLE_FLAGS,
     column_family,
     plain,
 )
@@ -37,8 +36,8 @@ class Columns:
 
     image: str | None  # None: in the messages of a conversation
     captions: list[str]
-    split: str | None
-    unusable: list[str]  # flags of captions that are not to be used
+    folder: str | None  # of the image's folder, where its name lacks it
+    marks: Marks
     status: str | None  # of img2dataset: success, or why there is no image
     note: str | None
     separators: dict[str, str]  # between the captions in a cell, of caption columns that have one
@@ -46,7 +45,7 @@ class Columns:
     @property
     def wanted(self) -> list[str]:
         """All of them, each once."""
-        named = [self.image, *self.captions, self.split, *self.unusable, self.status]
+        named = [self.image, *self.captions, self.folder, *self.marks.columns, self.status]
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -64,27 +63,30 @@ def choose_columns(
         if name and name not in table.columns:
             raise ClipcapError(f"{shown(table.path)}: no column '{shown(name)}'{table.columns_hint()}")
     guessed = [flag for flag, given in (("image", image), ("caption", caption)) if not given]
-    captions = _listed(table, caption) if caption else _caption_columns(table, image)
-    image = image or _image_column(table, captions, is_photo)
-    if not captions and image:
-        rest = [name for name in table.columns if name != image]
+    given = [*[image] * bool(image), *(_listed(table, caption) if caption else ())]
+    marks = find_marks(table, given)
+    light = replace(table, columns=[name for name in table.columns if name not in marks.columns])
+    captions = _listed(table, caption) if caption else _caption_columns(light, image)
+    image = image or _image_column(light, captions, is_photo)
+    if not captions and image is not None:
+        rest = [name for name in light.columns if name != image]
         captions = (
             rest if len(rest) == 1 else _longest_texts(table, rest) if table.headless else _sentences(table, rest)
         )
     talk = [name for name in captions if plain(name) in CONVERSATIONS]
-    for flag, column in (("image", image or bool(talk)), ("caption", captions)):
-        if not column:
+    for flag, found in (("image", image is not None or talk), ("caption", captions)):
+        if not found:
             hint = table.columns_hint()
             raise ClipcapError(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
-    where = f"'{shown(image)}'" if image else "the messages"
+    where = "the messages" if image is None else f"'{shown(image)}'"
     listed = ", ".join(f"'{shown(name)}'" for name in captions)
     note = f"columns: images from {where}, captions from {listed}"
     flags = " ".join(f"--{flag}_column" for flag in guessed)
     return Columns(
         image,
         captions,
-        _split_column(table),
-        [name for name in table.columns if plain(name) in UNUSABLE_FLAGS],
+        next((name for name in light.columns if plain(name) in FOLDER_NAMES), None),
+        marks,
         "status" if {"status", "key"} <= set(table.columns) else None,
         f"{note} (guessed; {flags} to change)" if guessed else None,
         _separators(table, captions),
@@ -109,7 +111,7 @@ def _caption_columns(table: Table, image: str | None) -> list[str]:
 def _image_column(table: Table, captions: list[str], is_photo: Callable[[str], bool]) -> str | None:
     """The column that names or holds images: by its type, by its name and content, by its content, by its name.
 
-    One that names files, or links whose pictures are here, comes before one of links.
+    One of file names whose pictures are here comes before one of other file names, or of numbers, and last are links.
     """
     columns = [name for name in table.columns if name not in captions]
     by_name = {plain(name): name for name in reversed(columns)}
@@ -122,8 +124,9 @@ def _image_column(table: Table, captions: list[str], is_photo: Callable[[str], b
     sample = [cells for _, cells in itertools.islice(table.rows(*light), _SAMPLE_ROWS)]
     cells_of = {name: [cells[i] for cells in sample] for i, name in enumerate(light)}
     files = [name for name in light if _mostly(cells_of[name], lambda cell: holds_image(cell, is_photo, False))]
+    there = [name for name in files if _mostly(cells_of[name], lambda cell: _names_photo(cell, is_photo))]
     links = [name for name in light if _mostly(cells_of[name], lambda cell: holds_image(cell, is_photo))]
-    for holding in (files, links):
+    for holding in (there, files, links):
         for name in [*named, *ids, *holding]:
             if name in holding:
                 return name
@@ -143,6 +146,11 @@ def holds_image(cell: object, is_photo: Callable[[str], bool], links: bool = Tru
     if not isinstance(found, str):
         return isinstance(found, bytes)
     return (is_data([found]) and (links or not is_link(found))) or is_photo(found)
+
+
+def _names_photo(cell: object, is_photo: Callable[[str], bool]) -> bool:
+    """Whether a cell is the name of a file, with its suffix, that is here."""
+    return isinstance(cell, str) and is_data([cell]) and not is_link(cell) and is_photo(cell)
 
 
 def _mostly(cells: list, test: Callable[[object], bool]) -> bool:
@@ -174,23 +182,15 @@ def _separators(table: Table, columns: list[str]) -> dict[str, str]:
 
 
 def _sentences(table: Table, columns: list[str]) -> list[str]:
-    """The one column that holds sentences, whatever it is called in any language; none where there are several."""
+    """The column that holds sentences, whatever it is called in any language; of several, those that have numbers."""
     sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
     found = [name for i, name in enumerate(columns) if _mostly([cells[i] for cells in sample], _is_sentence)]
-    return found if len(found) == 1 else []
+    return found if len(found) == 1 or all(name.isdigit() for name in found) else []
 
 
 def _is_sentence(cell: object) -> bool:
-    return isinstance(cell, str) and len(cell.split()) >= _SENTENCE_WORDS
-
-
-def _split_column(table: Table) -> str | None:
-    """The column that says an image's split: `split`, or one called much like it that holds nothing but splits."""
-    if "split" in table.columns:
-        return "split"
-    for name in table.columns:
-        if plain(name) in SPLIT_NAMES:
-            cells = [cells[0] for _, cells in itertools.islice(table.rows(name), _SAMPLE_ROWS)]
-            if cells and all(isinstance(cell, str) and cell.strip().lower() in SPLIT_WORDS for cell in cells):
-                return name
-    return None
+    try:
+        texts = captions_in(cell) if isinstance(cell, (str, list, dict)) else []
+    except RowError:
+        return False
+    return any(len(text.split()) >= _SENTENCE_WORDS for text in texts)

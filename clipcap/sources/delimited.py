@@ -14,7 +14,7 @@ from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.faults import Faults
 from clipcap.sources.markup import LATEX_DELIMITER, Markup, find_markup, list_rows
-from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, plain
+from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, plain, unwrapped
 from clipcap.sources.textfiles import TextPlace, read_lines
 
 DELIMITERS = ",\t;|"
@@ -30,8 +30,8 @@ _MOST_TITLES = 10  # lines above the header
 _NAMES_OF_IMAGES, _NAMES_OF_CAPTIONS = {*IMAGE_NAMES, *ID_NAMES}, {*CAPTION_NAMES}
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
 _RULE = re.compile(r"[\s|+:=-]*-[\s|+:=-]*")  # the line under the head of a table in Markdown or of psql
+_QUOTED_BY_BLANKS = re.compile(r"\"[^\"]*\"(?: +(?:\"[^\"]*\"|\d+))+")  # as R's write.table has them
 _LINK = re.compile(r"https?://\S+", re.IGNORECASE)
-_CAPTION_NUMBER = re.compile(r"#[0-9]+$")
 _ESCAPED = {"doublequote": False, "escapechar": "\\"}
 _WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True}, _ESCAPED)
 
@@ -51,8 +51,8 @@ class Layout:
 
 def is_data(cells: Sequence[str]) -> bool:
     """Whether a first line is a row: one of its cells names an image, or is a link."""
-    texts = [cell.strip().strip("\"'") for cell in cells]
-    return any(is_image_name(_CAPTION_NUMBER.sub("", text)) or _LINK.fullmatch(text) for text in texts)
+    texts = [unwrapped(cell.strip()).strip("\"'") for cell in cells]
+    return any(is_image_name(text) or _LINK.fullmatch(text) for text in texts)
 
 
 def find_layout(path: TextPlace) -> Layout:
@@ -177,6 +177,7 @@ def _row(
     ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
     if f"{delimiter} {quote}" in text:
         ways = ({"skipinitialspace": True}, *ways)
+        text = text.replace(f"{quote} {delimiter}", f"{quote}{delimiter}")
     readings = []
     for how in ways:
         cells = _quoted(text, delimiter, quote, how)
@@ -257,12 +258,19 @@ def _quoted(text: str, delimiter: str, quote: str, how: dict) -> list[str] | Non
 
 
 def _split(text: str, delimiter: str, quote: str = '"') -> list[str]:
-    if delimiter == " ":
+    if delimiter == " " and not text.startswith(quote):
         return text.split(None, 1)
-    if quote not in text or len(delimiter) > 1:
+    if len(delimiter) > 1:
+        return [_unquoted(cell.strip(), quote) for cell in text.split(delimiter)]
+    if quote not in text:
         return text.split(delimiter)
     readings = (_quoted(text, delimiter, quote, how) for how in _WAYS_TO_QUOTE)
     return next((cells for cells in readings if cells), text.split(delimiter))
+
+
+def _unquoted(cell: str, quote: str) -> str:
+    inner = cell[1:-1]
+    return inner if cell == f"{quote}{inner}{quote}" and quote not in inner else cell
 
 
 def _has_delimiter(text: str) -> bool:
@@ -271,6 +279,8 @@ def _has_delimiter(text: str) -> bool:
 
 def _delimiter(path: TextPlace, head: str) -> str:
     """The delimiter beside an image's name in a first row; else tab for .tsv, else the commonest in the head."""
+    if _QUOTED_BY_BLANKS.fullmatch(head):
+        return " "
     for sign in "\t|;,":
         cells = _split(head, sign)
         if len(cells) > 1 and (is_data(cells[:1]) or is_data(cells[-1:])):
@@ -295,9 +305,11 @@ def _guess_quote(sample: list[str], delimiter: str) -> str:
 
 
 def _has_row_names(sample: list[str], delimiter: str, quote: str, width: int) -> bool:
-    """Whether rows begin with a number that the header has no name for, as R writes them."""
+    """Whether rows begin with a number, or an image's name, that the header has no name for, as R writes them."""
     rows = [_split(line, delimiter, quote) for line in sample]
-    return bool(rows) and all(len(row) == width + 1 and row[0].strip().isdigit() for row in rows)
+    return bool(rows) and all(
+        len(row) == width + 1 and (row[0].strip().isdigit() or is_data(row[:1])) for row in rows
+    )
 
 
 def wrong_width(cells: Sequence[str], layout: Layout) -> str:

@@ -94,9 +94,10 @@ def tables_below(folder: Path) -> list[CaptionTable]:
     for below in _folders_below(folder):
         relative = below.relative_to(folder).as_posix()
         split = next((SPLIT_WORDS[p.lower()] for p in relative.split("/") if p.lower() in SPLIT_WORDS), None)
-        for name in _candidates(below):
-            if holds_captions(below / name):
-                found.append(CaptionTable(below / name, f"{relative}/", split or split_in(name)))
+        names = [name for name in _candidates(below) if holds_captions(below / name)]
+        for name in names:
+            stem = f"{os.path.splitext(name)[0]}/" if len(names) > 1 else ""
+            found.append(CaptionTable(below / name, f"{relative}/{stem}", split or split_in(name)))
     places = {table.path.parent for table in found}
     alone = len(places) == 1 and _belong_together([table.path.name for table in found])
     own = all(_holds_photos(place) or split_in(place.name) for place in places)
@@ -173,7 +174,7 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
         if coco.is_coco(table.document):
             return True
         columns = choose_columns(table, None, None)
-        if isinstance(table.document, dict) and columns.image and not _names_photos(table, columns.image):
+        if isinstance(table.document, dict) and columns.image is not None and not _names_photos(table, columns.image):
             return False
     except ClipcapError:
         return unless_json and not str(path).lower().endswith(".json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from clipcap.runtime.text import in_short, shown
 from clipcap.sources.annotation_tools import flat_rows, via_images
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, SPLIT_WORDS, caption_family, plain
-from clipcap.sources.textfiles import TextPlace, parse_json, read_lines
+from clipcap.sources.textfiles import RepeatedKeyError, TextPlace, parse_json, read_lines
 
 MAX_REPR_CHARACTERS = 2**20  # of a Python object in a line; its parser takes much more memory than JSON's
 _WRAPPERS = ("data", "annotations", "rows", "samples", "items", "examples", "records", "entries", "images", "dataset")
@@ -33,6 +34,8 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
         text = "".join(read_lines(path))
         try:
             return parse_json(text, shown(path))
+        except RepeatedKeyError:
+            raise
         except ClipcapError as error:
             if text.lstrip()[:1] in ("[", "{") and (value := python_object(text)) is not None:
                 return value
@@ -47,6 +50,8 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
         text = "".join(read_lines(path))
         try:
             return parse_json(text, shown(path))
+        except RepeatedKeyError:
+            raise
         except ClipcapError as error:
             if (value := python_object(text)) is not None:
                 return value
@@ -151,6 +156,8 @@ def _from_list(values: list, wheres: list[str]) -> list[tuple[str, Any]]:
     if values and all(isinstance(value, dict) and isinstance(value.get("row"), dict) for value in values):
         values = [value["row"] for value in values]  # the hub's server of rows
     values = flat_rows(values) or values
+    if values and all(isinstance(v, dict) and len(v) == 1 and is_image_name(str(next(iter(v)))) for v in values):
+        values = [{"image": name, "caption": cell} for value in values for name, cell in value.items()]
     if values and all(isinstance(value, list) and value for value in values) and _flat(values[0]):
         return _from_arrays(values, wheres)
     return list(zip(wheres, values))
@@ -177,15 +184,17 @@ def _from_object(value: dict, path: TextPlace, depth: int = 0) -> list[tuple[str
         return []
     keys = list(value)
     columns = any(map(_names_images, keys)) and any(map(_names_captions, keys))
-    if columns and all(isinstance(column, list) for column in value.values()) and _same_length(value.values()):
-        rows = zip(*value.values())  # a column after the other
+    if all(isinstance(column, list) for column in value.values()) and (columns or _lists_images(value)):
+        rows = itertools.zip_longest(*value.values())  # a column after the other
         return [(f"entry {i}", dict(zip(keys, row))) for i, row in enumerate(rows, 1)]
     if columns and all(isinstance(column, dict) for column in value.values()):  # pandas, by column
         index = dict.fromkeys(key for column in value.values() for key in column)
         return [(f"entry '{shown(i)}'", {name: column.get(i) for name, column in value.items()}) for i in index]
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas, split
-        names = [str(name) for name in value["columns"]]
-        rows = [dict(zip(names, row)) if isinstance(row, list) else row for row in value["data"]]
+        names, rows = ["", *map(str, value["columns"])], value["data"]
+        index = value.get("index")
+        index = index if isinstance(index, list) and len(index) == len(rows) else [None] * len(rows)
+        rows = [dict(zip(names, [i, *row])) if isinstance(row, list) else row for i, row in zip(index, rows)]
         return [(f"entry {i}", row) for i, row in enumerate(rows, 1)]
     if columns:
         return [("entry 1", value)]
@@ -251,12 +260,15 @@ def _by_image(value: dict) -> list[tuple[str, Any]] | None:
     return [(f"entry {i}", row) for i, row in enumerate(rows, 1)]
 
 
-def _same_length(columns: Any) -> bool:
-    return len({len(column) for column in columns}) == 1
+def _lists_images(value: dict) -> bool:
+    """Whether one of several lists is of images, and another of something else: the lists are columns."""
+    parts = [column[:20] for column in value.values()]
+    images = [all(isinstance(cell, str) and is_image_name(cell) for cell in part) for part in parts if part]
+    return any(images) and not all(images) and not any(isinstance(cell, dict) for part in parts for cell in part)
 
 
 def _names_images(name: str) -> bool:
-    return plain(name) in IMAGE_NAMES or plain(name) in ID_NAMES
+    return any(text in (*IMAGE_NAMES, *ID_NAMES) for text in (plain(name), plain(name).removesuffix("s")))
 
 
 def _names_captions(name: str) -> bool:

@@ -108,6 +108,16 @@ def list_rows(lines: Lines) -> Iterator[tuple[int, str]]:
         yield entry
 
 
+def bare_lines(lines: list[str]) -> list[str]:
+    """The captions in the lines of a text, without the marks and quotes that all of them have."""
+    marks = [_BULLET.match(line) for line in lines]
+    numbers = [re.sub(r"\D", "", match[1] or "") for match in marks if match]
+    if len(numbers) == len(lines) and (not any(numbers) or numbers == [str(i) for i in range(1, len(lines) + 1)]):
+        lines = [line[match.end() :] for line, match in zip(lines, marks) if match]
+    quoted = all(line.strip().count('"') == 2 and re.fullmatch(r'\s*"[^"]+"\s*', line) for line in lines)
+    return [line.strip().strip('"') for line in lines] if quoted else lines
+
+
 def _is_entry(line: str) -> bool:
     """Whether a line is an entry of a list: a mark, then the name of a photo, or a link to one."""
     bullet = _BULLET.match(line)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from clipcap.runtime.text import shown
+from clipcap.sources.faults import RowError
+
 # Compared without capitals, blanks, dots, hyphens and underscores; the first match is the column.
 IMAGE_NAMES = (
     "image file filename imagepath imagefile imagefilename imagename filepath path imagefilepath imagefilepath img "
     "imgpath imgname imgfile imgfilename images photo photopath photoname photofile picture pic jpg png webp jpeg "
     "imagelink imageurl imageurls url urls link imgurl photourl fname relpath relativepath imagelocalpath "
-    "localpath localfile localfilename"
+    "localpath localfile localfilename cocourl flickrurl"
 ).split()
 ID_NAMES = ("imageid", "imgid", "photoid", "key", "id", "index", "uid", "uniqid", "name", "asset", "assetid")
 CAPTION_NAMES = (
@@ -29,14 +32,33 @@ PHOTO_FOLDERS = (
     "images image imgs img photos photo pictures pics pic dataset data gifs files jpg jpeg train2014 val2014 "
     "train2017 val2017 flicker8k_dataset flickr8k_dataset flickr30k_images flickr30k-images"
 ).split()
+FOLDER_NAMES = (
+    "folder",
+    "dir",
+    "directory",
+    "subfolder",
+    "subdir",
+    "foldername",
+    "dirname",
+    "imagefolder",
+    "imagedir",
+)
 SPLIT_NAMES = ("split", "set", "subset", "setname", "partition", "phase", "datasplit", "splitname")
 UNUSABLE_FLAGS = ("isrejected", "isprecanned", "rejected", "precanned", "isspam")
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "trainset": "train", "restval": "train", "trainval": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "valset": "val", "devel": "val",
-    "test": "test", "testing": "test", "testset": "test",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val", "eval": "val",
+    "evaluation": "val", "valset": "val", "devset": "val", "devel": "val",
+    "trn": "train", "vld": "val", "tst": "test",
+    "test": "test", "testing": "test", "testset": "test", "testa": "test", "testb": "test", "testdev": "test",
 }  # fmt: skip
+_CAPTION_NUMBER = re.compile(r"(?<=\.\w{3})#[0-9]+$|(?<=\.\w{4})#[0-9]+$")
+_WRAPPED = re.compile(
+    r"""!?\[[^\]]*\]\(([^()\s]+)[^)]*\)|<img\b[^>]*\bsrc=["']?([^"'>]+)["'][^>]*>(?:</img>)?"""
+    r"""|="([^"]+)"|=(?:HYPERLINK|IMAGE)\("([^"]+)".*\)|\\includegraphics(?:\[[^\]]*\])?\{([^{}]+)\}""",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[a-z]+")
 _MEMBER = re.compile(r"(.+?)(?:[\s_.\-/\[(]*\d{1,3}|[\s_.\-/\[(]+[a-h])[\])]?", re.IGNORECASE)
 _SHARD_DIGITS = re.compile(r"\d+")
@@ -47,10 +69,34 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_.\-]+", "", name).lower()
 
 
+def unwrapped(text: str) -> str:
+    """The name in a picture, a link or a formula, as `![](a.jpg)`, `<img src="a.jpg">`, `=HYPERLINK("a.jpg")`, and
+    without the number of a caption behind it, as `a.jpg#2`."""
+    match = _WRAPPED.fullmatch(text)
+    return _CAPTION_NUMBER.sub("", next(filter(None, match.groups())) if match else text)
+
+
 def split_in(name: str) -> str | None:
     """The split that the name of a file or folder speaks of: `captions_train2017.json`, `val-00001.tar`, `Test`."""
     words = [SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in SPLIT_WORDS]
     return words[0] if words else None
+
+
+def split_word(text: str) -> str | None:
+    """The split that a text is a word for, with or without digits: `train`, `Train2014`, `test-dev`."""
+    return SPLIT_WORDS.get(plain(text).strip("0123456789"))
+
+
+def split_name(text: str) -> str:
+    """train, val or test for a set's own word for it (restval, dev, validation, ...).
+
+    Raises:
+        RowError: it is neither.
+    """
+    split = split_word(text)
+    if split is None:
+        raise RowError(f"unknown split '{shown(text)}' (known: train, val, test, restval, dev, validation)")
+    return split
 
 
 def column_family(base: str, columns: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from clipcap.images.photos import PhotoLinkError, PhotoNameError, Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in, image_in, image_in_conversation
-from clipcap.sources.collector import Collector, split_name
+from clipcap.sources.collector import Collector
 from clipcap.sources.columns import Columns, choose_columns
 from clipcap.sources.faults import RowError
 from clipcap.sources.tables import Table
@@ -62,7 +63,9 @@ def add_table(
             collector.faults.add(where, error, "not a file name inside the folder of the photos")
         except RowError as error:
             collector.faults.add(where, error)
-    nothing = f"nothing in column '{shown(columns.image)}'" if columns.image else "no image in the messages"
+    nothing = (
+        f"nothing in column '{shown(columns.image)}'" if columns.image is not None else "no image in the messages"
+    )
     collector.note_nameless(reader.nameless, nothing)
     collector.leave_out(reader.not_fetched, "image", "its download failed (column 'status')", NOT_FETCHED)
     if photos.links > links_before:
@@ -115,11 +118,10 @@ class _RowReader:
         if not image:
             self.nameless += 1
             return
-        image_id, ref = self._place(number, image)
+        image_id, ref = self._place(number, image, row)
         captions = [text for name in columns.captions for text in self._captions(name, row[name])]
-        split = self._split(row)
-        mark = next((name for name in columns.unusable if is_true(row[name])), None)
-        if mark:
+        split = columns.marks.split_of(row, self._part.split)
+        if mark := columns.marks.unusable_by(row):
             collector.unusable[mark] += sum(map(bool, captions))
             captions = []
         collector.add(self._part.prefix + image_id, ref, captions, split)
@@ -134,32 +136,23 @@ class _RowReader:
         return [text for part in parts for text in captions_in(part, remarks)]
 
     def _image(self, row: dict[str, Any]) -> str | bytes | None:
-        if self._columns.image:
+        if self._columns.image is not None:
             return image_in(row[self._columns.image])
         talks = (image_in_conversation(row[name]) for name in self._columns.captions)
         return next(filter(None, talks), None)
 
-    def _place(self, number: int, image: str | bytes) -> tuple[str, ImageRef]:
+    def _place(self, number: int, image: str | bytes, row: dict[str, Any]) -> tuple[str, ImageRef]:
         """(image id, where the image lies)."""
         if isinstance(image, str):
+            folder = row[self._columns.folder] if self._columns.folder is not None else None
+            if isinstance(folder, str) and folder.strip() and not re.search(r"[/\\]", image):
+                whole = f"{folder.strip()}/{image}"
+                return whole, self._photos.place(whole, image)
             return image, self._photos.place(image)
         label, path = f"{number:08d}", Path(str(self._table.path))
         if self._columns.image in self._table.image_columns:
             return label, ImageRef(path, f"row {number + 1}", number, column=self._columns.image)
         return label, ImageRef(path, f"row {number + 1}", data=image)
-
-    def _split(self, row: dict[str, Any]) -> str | None:
-        cell = row[self._columns.split] if self._columns.split else None
-        if cell is None or cell != cell or not str(cell).strip():
-            return self._part.split
-        return split_name(str(cell))
-
-
-def is_true(value: Any) -> bool:
-    """Whether a flag is set, however it is written."""
-    if isinstance(value, str):
-        return value.strip().lower() in ("true", "1", "1.0", "yes", "y", "t")
-    return value is not None and value == value and bool(value)
 
 
 def _how_to_fetch(table: Table, columns: Columns, links: int) -> str:

@@ -187,11 +187,13 @@ class MemberPhotos(Photos):
         super().__init__([folder, *(posixpath.join(folder, name) for name in PHOTO_FOLDERS)])
         self._members, self._photos = members, photos
 
-    def place(self, name: str) -> ImageRef:
+    def place(self, *names: str) -> ImageRef:
         """Where the member begins; raises what `find` raises, and a RowError if there is no such member."""
-        found = posixpath.normpath(str(self.find(name)))
+        found = posixpath.normpath(str(self.find(*names)))
         if found not in self._members:
-            raise RowError(f"'{shown(name)}' is not a member of the tar", "an image that is not a member of the tar")
+            raise RowError(
+                f"'{shown(names[0])}' is not a member of the tar", "an image that is not a member of the tar"
+            )
         return self._members[found]
 
     def __len__(self) -> int:

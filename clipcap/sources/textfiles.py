@@ -99,6 +99,10 @@ def _why(error: OSError | ValueError) -> str:
     return f"cannot be read ({reason(error)})"
 
 
+class RepeatedKeyError(ClipcapError):
+    """A key that is given twice in one object: one of the two values would be lost in silence."""
+
+
 def read_json(path: TextPlace) -> Any:
     """The value in a JSON file."""
     return parse_json("".join(read_lines(path)), shown(path))
@@ -115,6 +119,8 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=lambda _: None)
     except RecursionError as error:
         raise ClipcapError(f"{where}: nested too deeply to be a list of captions") from error
+    except RepeatedKeyError as error:
+        raise RepeatedKeyError(f"{where}: {error}") from error
     except ValueError as error:
         raise ClipcapError(f"{where}: not valid JSON ({reason(error)})") from error
 
@@ -124,5 +130,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"key {twice!a} is given twice in one object")
+        raise RepeatedKeyError(f"not valid JSON (key {twice!a} is given twice in one object)")
     return result

@@ -30,13 +30,14 @@ _NUMBER = re.compile(r"0*([0-9]{1,18})(?:\.0)?")
 _FILE_NUMBER = re.compile(r"0*([0-9]{1,18})|.*[^0-9](?=[0-9]{6,18}$)0+([1-9][0-9]*)")
 _SIGNS = re.compile(r"[\s!-/:-@\[-`{-~]+")
 _CAPTION_NUMBER = re.compile(r"#[0-9]+$")
-_TOOL_SIGNS = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts them before the names of uploads
+# Label Studio's, before the names of uploads, and the marks of lists.
+_TOOL_SIGNS = re.compile(r"^(?:[0-9a-f]{8}-|[-*+\u2013\u2014\u2022] (?:\[[ xX]\] )?|[(\[]?\d{1,5}[.):\]]+ )")
 _UNSEEN = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"  # copied with a path
 
 BACKSLASHES, ESCAPES, END = "with backslashes read as slashes", "after percent-decoding", "by the end of their path"
 CASE, UNICODE = "without regard to case", "after Unicode normalisation"
 SUFFIX, NUMBER, BELOW = "with another suffix", "by their number", "in a folder further down"
-PREFIX = "without the signs that a tool put before their name"
+PREFIX = "without the signs before their name"
 SIGNS = "with other signs between their words"
 
 

@@ -314,7 +314,7 @@ def eight_bit(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Grey values of more than 8 bits, scaled so that something is to be seen.
 
     Pillow's own conversion cuts all of them off at 255. No file says reliably which value is white: it is the
-    smallest of the usual depths (8, 10, 12, 14, 16 bits; floats to 1 or 255) that holds the largest value, or the
+    smallest of the usual depths (8, 10, 12, 14, 16 bits; floats to 1 too) that holds the largest value, or the
     largest value itself where the picture would still be all but black. Negative values make the smallest one black.
 
     Args:
@@ -325,7 +325,7 @@ def eight_bit(values: np.ndarray) -> tuple[np.ndarray, str | None]:
     numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)  # [H, W]
     floats = values.dtype.kind == "f"
     low, high = float(min(numbers.min(), 0.0)), float(numbers.max())
-    scales = (1.0, 255.0, 65535.0) if floats else (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+    scales = (*[1.0] * floats, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
     white = next((scale for scale in scales if high <= scale), high)
     if low < 0 or high * _VISIBLE < white:
         white = high if high > low else low + 1

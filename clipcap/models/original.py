@@ -6,6 +6,7 @@ The architecture is read off the tensor names and shapes; nothing has to be rety
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensor
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.safe_load.weights import StoredWeights, read_weights_file
-from clipcap.runtime.text import one_line
+from clipcap.runtime.text import one_line, shown
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import GPT2Config, PreTrainedModel
@@ -94,7 +95,7 @@ def load_reference(
     whole = all(_is_matrix(gpt.get(name)) for name in (WORDS, POSITIONS))
     if mapper and not gpt and not unknown:
         return _mapper_before(mapper, path, lm, num_heads, normalize_prefix, encoder)
-    if unknown or not mapper or not whole:
+    if not mapper or not whole:
         strange = f"it has {unknown[0]!r}" if unknown else "it lacks gpt.* or clip_project.* tensors"
         other = describe_wrong_tensors(state, path) or f"not a checkpoint of the original ClipCap: {strange}"
         raise ClipcapError(f"{path}: {other}")
@@ -109,6 +110,7 @@ def load_reference(
     _load_strictly(model.lm, gpt, path, LM)
     shape = f"{config.mapping_type} mapper, prefix {config.prefix_length}, CLIP width {config.clip_dim}"
     dropped = f"; {len(legacy)} legacy attention buffers dropped" if legacy else ""
+    stored = replace(stored, left_out=[*stored.left_out, *(shown(name)[:60] for name in unknown)])
     note = f"; {stored.note}" if stored.note else ""
     return model.eval(), f"{path}: {shape}, GPT-2 of width {lm_config.n_embd}{dropped}{note}"
 

@@ -14,7 +14,7 @@ from clipcap.images.folders import counted_suffixes, natural_key
 from clipcap.images.kinds import is_image_name
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
-from clipcap.sources.cells import captions_in
+from clipcap.sources.cells import NUMBERS, are_boxes, captions_in
 from clipcap.sources.collector import Collector, caption_lines
 from clipcap.sources.faults import RowError
 from clipcap.sources.markup import bare_lines
@@ -34,8 +34,6 @@ _OF_TEXTS = re.compile(
     r"^(?:captions?|texts?|desc|descriptions?|prompts?)[_ -]+|[_ -]+(?:captions?|texts?|desc|descriptions?|prompts?)$"
 )
 _OF_PHOTOS = re.compile(r"^(?:images?|img|photos?|pictures?|pic)[_ -]+|[_ -]+(?:images?|img|photos?|pictures?|pic)$")
-_BOXES = re.compile(r"\s*\d+(?:\s+-?\d*\.?\d+){4,}\s*")  # a line of a detector's labels: class, box, outline
-NUMBERS = "caption file unusable: of numbers, as detectors are trained on"
 
 
 @dataclass
@@ -110,7 +108,7 @@ def add_pairs(
         if not captions:
             lonely += 1
             continue
-        if all(map(_BOXES.fullmatch, captions)):
+        if are_boxes(captions):
             boxes += 1
             continue
         others.update(posixpath.splitext(name)[1].lower() for name in texts[texts.index(which) + 1 :])
@@ -120,7 +118,7 @@ def add_pairs(
     kinds = ", ".join(CAPTION_SUFFIXES[:5])
     collector.leave_out(lonely, "photo", f"no caption file of the same name ({kinds}, ...)")
     collector.leave_out(unreadable, "photo", "caption file unreadable", UNREADABLE_TEXT)
-    collector.leave_out(boxes, "photo", NUMBERS)
+    collector.leave_out(boxes, "photo", f"caption file unusable: of {NUMBERS}")
     del others[".json"]  # of img2dataset and the like: what is known of the picture
     if others:
         listed = ", ".join(f"{suffix} {count:,}" for suffix, count in others.items())

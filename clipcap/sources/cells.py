@@ -44,6 +44,9 @@ _NOTHING = (
 )  # fmt: skip
 # Keys of an object of captions that are no names of columns, and that come before those of tags.
 _LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
+_FORMULA = re.compile(r'^="(.*)"$', re.DOTALL)  # as a text that Excel is not to change
+_BOXES = re.compile(r"\s*-?\d+(?:\.\d+)?(?:[\s,;]+-?\d*\.?\d+){4,}[\s,;]*")  # class, box, outline
+NUMBERS = "numbers, as detectors are trained on"
 _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2,4})?")
 _DEEPEST = 20  # lists within lists
 _WORDS_OF_A_CAPTION = 3  # two texts of a word each are two captions
@@ -72,6 +75,7 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
                 "a caption is a text or a list of texts, here it is bytes", "a caption of bytes"
             ) from error
     if isinstance(value, str):
+        value = _FORMULA.sub(r"\1", value)
         if value.strip().lower() in _NOTHING or not value.strip(_SIGNS):
             return [""]
         inner = _notation(value.strip())
@@ -81,6 +85,11 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
     if isinstance(value, (list, tuple)):
         return _captions_in_list(value, counts)
     return [str(value)]
+
+
+def are_boxes(captions: Sequence[str]) -> bool:
+    """Whether captions are the numbers that detectors are trained on."""
+    return bool(captions) and all(map(_BOXES.fullmatch, captions))
 
 
 def _captions_in_list(values: Sequence, counts: Counter[str], depth: int = 0) -> list[str]:

@@ -17,7 +17,7 @@ from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import RowError
 from clipcap.sources.marks import is_unusable
-from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in, split_name
+from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in, split_name, split_word
 from clipcap.sources.rows import Part, add_row, add_table
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_json
@@ -128,17 +128,18 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
     Captions that VizWiz marks as rejected, or as a phrase for pictures that show nothing, are left out.
     """
     folder = path.stem.removeprefix("captions_")
-    names: dict[str, tuple[str, str]] = {}
+    names: dict[str, tuple[str, str, str | None]] = {}
     unlisted = 0
 
     def list_image(entry: _Entry) -> None:
-        image_id = str(entry.get("id", str, int))
+        image_id = entry.get_id("id")
         found = next((key for key in entry.value if plain(str(key)) in IMAGE_NAMES), None)
-        names[image_id] = (entry.where, entry.get(found, str) if found else image_id)
+        split = split_word(str(entry.value.get("split", ""))) or part.split
+        names[image_id] = (entry.where, entry.get(found, str) if found else image_id, split)
 
     def add(entry: _Entry) -> None:
         nonlocal unlisted
-        image_id = str(entry.get("image_id", str, int))
+        image_id = entry.get_id("image_id")
         if image_id not in names:
             unlisted += 1
             return
@@ -149,7 +150,7 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
         if mark:
             collector.unusable[mark] += len(captions)
             captions = []
-        where, name = names[image_id]
+        where, name, split = names[image_id]
         below = posixpath.join(folder, name) if photos.stays_inside(name) else name
         captioned.add(image_id)
         add_row(
@@ -159,14 +160,14 @@ def _add_official(collector: Collector, path: Path, data: dict, photos: Photos, 
             (below, name),
             f"{part.prefix}{image_id}",
             captions,
-            part.split,
+            split,
         )
 
     captioned: set[str] = set()
     _each(collector, path, "images entry", data["images"], list_image)
     _each(collector, path, "annotations entry", data["annotations"], add)
     collector.note_count(unlisted, "caption", f"left out: the image is not listed in {shown(path.name)}")
-    for image_id, (_, name) in names.items():
+    for image_id, (_, name, _) in names.items():
         if image_id not in captioned:
             with suppress(PhotoNameError):
                 photos.find(name)  # not to be counted as a photo that nothing names
@@ -223,3 +224,8 @@ class _Entry:
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise RowError(f"'{key}' is {type(value).__name__}, expected {expected}")
         return value
+
+    def get_id(self, key: str) -> str:
+        """An id as text, the same for `1`, `1.0` and `"1"`; raises what `get` does."""
+        value = self.get(key, str, int, float)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

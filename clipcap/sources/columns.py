@@ -12,7 +12,7 @@ from clipcap.runtime.text import shown
 from clipcap.sources.cells import captions_in, image_in, image_in_conversation
 from clipcap.sources.delimited import is_data
 from clipcap.sources.faults import RowError
-from clipcap.sources.marks import Marks, find_marks
+from clipcap.sources.marks import Marks, find_marks, holds_flags
 from clipcap.sources.names import (
     CAPTION_NAMES,
     CONVERSATIONS,
@@ -69,10 +69,7 @@ def choose_columns(
     captions = _listed(table, caption) if caption else _caption_columns(light, image)
     image = image or _image_column(light, captions, is_photo)
     if not captions and image is not None:
-        rest = [name for name in light.columns if name != image]
-        captions = (
-            rest if len(rest) == 1 else _longest_texts(table, rest) if table.headless else _sentences(table, rest)
-        )
+        captions = _captions_among(table, [name for name in light.columns if name != image])
     talk = [name for name in captions if plain(name) in CONVERSATIONS]
     for flag, found in (("image", image is not None or talk), ("caption", captions)):
         if not found:
@@ -158,6 +155,14 @@ def _mostly(cells: list, test: Callable[[object], bool]) -> bool:
     return sum(map(test, filled)) * 2 > len(filled)
 
 
+def _captions_among(table: Table, columns: list[str]) -> list[str]:
+    """The captions in columns whose names say nothing: the only one, that of the longest texts, or of sentences."""
+    if len(columns) == 1:
+        cells = [cells[0] for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+        return [] if holds_flags(cells) else columns
+    return _longest_texts(table, columns) if table.headless else _sentences(table, columns)
+
+
 def _longest_texts(table: Table, columns: list[str]) -> list[str]:
     """Of columns without names, the one with the longest texts on the whole."""
     sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
@@ -189,8 +194,9 @@ def _sentences(table: Table, columns: list[str]) -> list[str]:
 
 
 def _is_sentence(cell: object) -> bool:
+    """Whether a cell holds a sentence, alone, in a list, or as the caption in an object."""
     try:
-        texts = captions_in(cell) if isinstance(cell, (str, list, dict)) else []
+        texts = captions_in(cell) if isinstance(cell, dict) else cell if isinstance(cell, list) else [cell]
     except RowError:
         return False
-    return any(len(text.split()) >= _SENTENCE_WORDS for text in texts)
+    return any(isinstance(text, str) and len(text.split()) >= _SENTENCE_WORDS for text in texts)

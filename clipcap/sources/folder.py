@@ -29,7 +29,8 @@ _TEXT_TABLES = re.compile(
 # What Kaggle, the hub, img2dataset and this program leave beside captions.
 _NO_CAPTIONS = re.compile(
     r"dataset-metadata\.json|dataset_infos?\.json|dataset_dict\.json|state\.json|.*_stats\.json|croissant.*\.json|"
-    r"readme\..*|licen[sc]e.*|download_errors\.csv|.*_errors\.csv|package\.json|config\.json|kaggle\.json"
+    r"(?:readme|licen[sc]es?|credits?|attributions?|authors?|notice|changelog)\..*|download_errors\.csv|"
+    r".*_errors\.csv|package\.json|config\.json|kaggle\.json"
 )
 _MOST_TEXTS = 20  # texts in a folder that are looked into
 _SHARD = re.compile(r".*-\d+-of-\d+.*|\d+|.*(?:part|shard|chunk)[-_.]?\d+.*|.*\d{5,}.*")

@@ -72,7 +72,9 @@ def find_marks(table: Table, others: list[str]) -> Marks:
     names = [name for name in table.columns if name not in others and name not in table.image_columns]
     sample = [cells for _, cells in itertools.islice(table.rows(*names), _SAMPLE_ROWS)]
     cells_of = {name: [cells[i] for cells in sample] for i, name in enumerate(names)}
-    splits = {name: split for name in names if (split := _flagged_split(name)) and all(map(_is_flag, cells_of[name]))}
+    splits = {name: split for name in names if (split := _flagged_split(name)) and holds_flags(cells_of[name])}
+    if [plain(name) for name in splits] == ["train"]:  # a railway's, among the things to be seen
+        splits = {}
     verdicts = [name for name in names if _all_filled(cells_of[name], (*_ACCEPTED, *_REJECTED))]
     named = next((name for name in names if _holds_splits(name, cells_of[name])), None)
     flags = [name for name in names if plain(name) in UNUSABLE_FLAGS]
@@ -96,8 +98,10 @@ def _flagged_split(name: str) -> str | None:
     return split_word(match[1]) if match else None
 
 
-def _is_flag(value: Any) -> bool:
-    return _is_empty(value) or str(value).strip().lower() in (*_YES, *_NO)
+def holds_flags(cells: list) -> bool:
+    """Whether cells hold yes and no, however they are written, and nothing else."""
+    filled = [str(cell).strip().lower() for cell in cells if not _is_empty(cell)]
+    return bool(filled) and all(cell in (*_YES, *_NO) for cell in filled)
 
 
 def _is_empty(value: Any) -> bool:

@@ -31,12 +31,16 @@ _ACCENTS = dict(
 _COMMAND = re.compile(r"\\[A-Za-z]+\*?(?:\[[^\]]*\])*(?:\{[^{}]*\})*\{([^{}]*)\}")
 _NAMED_SIGNS = {"\\textbackslash": "\\", "\\textasciitilde": "~", "\\textasciicircum": "^", "\\ldots": "...",
                 "\\dots": "...", "``": '"', "''": '"'}  # fmt: skip
+_NAMED_SIGN = re.compile(
+    r"(\\(?:textbackslash|textasciitilde|textasciicircum|l?dots)|``|'')(?:(?<=[a-z])(?:\{\}| ?))?"
+)
 _ESCAPED_SIGN = re.compile(r"\\([&%$#_{}])")
 
 _BULLET = re.compile(r"\s*(?:[-*+\u2022\u2023\u25e6\u2013\u2014\u00b7]|([(\[]?\d+[.):\]]+))\s+(?:\[[ xX]\]\s+)?")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(<?([^()<>\s]+)>?[^)]*\)")
 _EMPHASIS = re.compile(r"([*_`\"']{1,3})(?=\S)(.+?)(:?)\1")
-_AFTER_NAME = re.compile(r":\s|\s[-\u2013\u2014:|]\s|[\t,;|]|=>|->")
+_AFTER_NAME = re.compile(r":\s|\s[-\u2013\u2014:]\s|=>|->")
+_FIRST_WORD = re.compile(r"(\S+) (?![|,;])")
 _NO_ENTRY = re.compile(r"\s*(?:#+\s.*|[-=*_\s]*)")  # a heading, a line under it, a blank one
 _USUAL = 0.8  # share of a list's lines that are entries
 
@@ -81,8 +85,7 @@ def bare_latex_rows(lines: Lines) -> Iterator[tuple[int, str]]:
 def _latex_text(cell: str) -> str:
     """A cell as it is printed."""
     text = _ACCENT.sub(lambda m: unicodedata.normalize("NFC", (m[2] or m[3]) + _ACCENTS[m[1]]), _RULE.sub(" ", cell))
-    for sign, printed in _NAMED_SIGNS.items():
-        text = text.replace(f"{sign}{{}}", printed).replace(f"{sign} ", printed).replace(sign, printed)
+    text = _NAMED_SIGN.sub(lambda m: _NAMED_SIGNS[m[1]], text)
     text = _ESCAPED_SIGN.sub(lambda m: chr(0xE000 + ord(m[1])), text)  # out of the way of the signs of markup
     while text != (text := _COMMAND.sub(r"\1", text)):
         pass
@@ -97,7 +100,7 @@ def list_rows(lines: Lines) -> Iterator[tuple[int, str]]:
         if _is_entry(line):
             if entry:
                 yield entry
-            entry = number, _bare_entry(line)
+            entry = number, _bare_entry(line)[0]
         elif entry and not _NO_ENTRY.fullmatch(line):
             if line[:1].isspace():  # the entry goes on
                 entry = entry[0], f"{entry[1]} {line.strip()}"
@@ -112,30 +115,35 @@ def bare_lines(lines: list[str]) -> list[str]:
     """The captions in the lines of a text, without the marks and quotes that all of them have."""
     marks = [_BULLET.match(line) for line in lines]
     numbers = [re.sub(r"\D", "", match[1] or "") for match in marks if match]
-    if len(numbers) == len(lines) and (not any(numbers) or numbers == [str(i) for i in range(1, len(lines) + 1)]):
+    counted = len(lines) > 1 and numbers == [str(i) for i in range(1, len(lines) + 1)]
+    if len(numbers) == len(lines) and (counted or not any(numbers)):
         lines = [line[match.end() :] for line, match in zip(lines, marks) if match]
     quoted = all(line.strip().count('"') == 2 and re.fullmatch(r'\s*"[^"]+"\s*', line) for line in lines)
     return [line.strip().strip('"') for line in lines] if quoted else lines
 
 
 def _is_entry(line: str) -> bool:
-    """Whether a line is an entry of a list: a mark, then the name of a photo, or a link to one."""
+    """Whether a line is an entry of a list: a mark, then the name of a photo, or a link to one.
+
+    With a delimiter of tables behind the name, the mark may be a part of the name: such a line is a row as it is.
+    """
     bullet = _BULLET.match(line)
     if not bullet and not line.lstrip().startswith("!["):
         return False
-    text = _bare_entry(line)
-    first = _AFTER_NAME.split(text, maxsplit=1)[0].strip()
-    if is_image_name(first) or any(map(is_image_name, text.split()[:1])):
+    text, name = _bare_entry(line)
+    first = name or _AFTER_NAME.split(text, maxsplit=1)[0].strip()
+    word = _FIRST_WORD.match(text)
+    if is_image_name(first) or (word is not None and is_image_name(word[1])):
         return True
     return bullet is not None and bullet[1] is None and first != text and re.fullmatch(r"\S*\d", first) is not None
 
 
-def _bare_entry(line: str) -> str:
-    """An entry without its mark, and without what surrounds the name at its beginning."""
+def _bare_entry(line: str) -> tuple[str, str | None]:
+    """(an entry without its mark, and without what surrounds the name at its beginning; that name, if it had any)."""
     text = line[match.end() :] if (match := _BULLET.match(line)) else line.strip()
     if link := _LINK.match(text):
         rest = text[link.end() :]
-        return link[2] + (rest if rest.strip() else f"\t{link[1]}")
+        return link[2] + (rest if rest.strip() else f"\t{link[1]}"), link[2]
     if (name := _EMPHASIS.match(text)) and name[1] not in name[2]:
-        return name[2] + name[3] + text[name.end() :]
-    return text
+        return name[2] + name[3] + text[name.end() :], name[2]
+    return text, None

@@ -21,7 +21,8 @@ CAPTION_NAMES = (
     "titles raw comment comments txt imagecaption imagedescription imgcaption photodescription alttext alt "
     "shortcaption longcaption detailedcaption generatedcaption blipcaption recaption summary utterance annotation "
     "annotations "
-    "prediction predicted predict generatedtext hypothesis paragraph phrase phrases findings report response output "
+    "reference references prediction predicted predict generatedtext hypothesis paragraph phrase phrases "
+    "findings report response output "
     "answer completion suffix target referencestrs content "
     "conversations conversation messages dialog contents fileattributes regions prompt label tags tag"
 ).split()
@@ -56,7 +57,8 @@ SPLIT_WORDS = {
 _CAPTION_NUMBER = re.compile(r"(?<=\.\w{3})#[0-9]+$|(?<=\.\w{4})#[0-9]+$")
 _WRAPPED = re.compile(
     r"""!?\[[^\]]*\]\(([^()\s]+)[^)]*\)|<img\b[^>]*\bsrc=["']?([^"'>]+)["'][^>]*>(?:</img>)?"""
-    r"""|="([^"]+)"|=(?:HYPERLINK|IMAGE)\("([^"]+)".*\)|\\includegraphics(?:\[[^\]]*\])?\{([^{}]+)\}""",
+    r"""|="([^"]+)"|=(?:HYPERLINK|IMAGE)\("([^"]+)".*\)|\\includegraphics(?:\[[^\]]*\])?\{([^{}]+)\}"""
+    r"""|[*_`]{1,3}([^*`]+?)[*_`]{1,3}""",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+")

@@ -11,8 +11,8 @@ from typing import Any
 from clipcap.errors import ClipcapError
 from clipcap.images.photos import PhotoLinkError, PhotoNameError, Photos
 from clipcap.images.ref import ImageRef
-from clipcap.runtime.text import shown
-from clipcap.sources.cells import captions_in, image_in, image_in_conversation
+from clipcap.runtime.text import in_short, shown
+from clipcap.sources.cells import NUMBERS, are_boxes, captions_in, image_in, image_in_conversation
 from clipcap.sources.collector import Collector
 from clipcap.sources.columns import Columns, choose_columns
 from clipcap.sources.faults import RowError
@@ -120,6 +120,8 @@ class _RowReader:
             return
         image_id, ref = self._place(number, image, row)
         captions = [text for name in columns.captions for text in self._captions(name, row[name])]
+        if are_boxes(captions):
+            raise RowError(f"its caption is of {NUMBERS}: {in_short(captions[0], 40)}", f"a caption of {NUMBERS}")
         split = columns.marks.split_of(row, self._part.split)
         if mark := columns.marks.unusable_by(row):
             collector.unusable[mark] += sum(map(bool, captions))

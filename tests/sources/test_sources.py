@@ -384,7 +384,11 @@ def test_image_names_may_lack_their_suffix_or_be_full_paths(tmp_path):
         ("t.json", "3", "expected a list of objects"),
         ("t.json", {"images": [], "annotations": []}, "no image with a caption"),
         ("t.json", {"title": "t", "licenses": [{"name": "CC0"}]}, "its keys are 'title', 'licenses'"),
-        ("t.json", [{"image": "a.jpg", "caption": {"en": "x", "de": "y"}}], "entry 1: a caption is a text .* here it is a dict"),
+        (
+            "t.json",
+            [{"image": "a.jpg", "caption": {"en": "x", "de": "y"}}],
+            "entry 1: a caption is a text .* here it is a dict",
+        ),
         ("t.json", [{"image": {"bytes": "x"}, "caption": "x"}], "entry 1: the image column holds a dict"),
         ("t.jsonl", '{"image": "a"}\n{oops\n', "line 2: not valid JSON"),
         ("t.jsonl", '{"image": "a", "caption": ""}\n[1]\n', "line 2: is a list"),

@@ -94,6 +94,14 @@ def is_coco(document: Any) -> bool:
     return images is not None and not (isinstance(images, list) and images and isinstance(images[0], str))
 
 
+def holds_captions(document: Any) -> bool:
+    """Whether a JSON document is of COCO's format and of captions, where others are of boxes."""
+    if not is_coco(document) or "annotations" not in document:
+        return is_coco(document)
+    notes = document["annotations"]
+    return isinstance(notes, list) and any(isinstance(note, dict) and "caption" in note for note in notes[:20])
+
+
 def add_document(collector: Collector, path: Path, data: dict, photos: Photos, part: Part) -> None:
     """Add the captions of a document in COCO's official format or Karpathy's.
 

@@ -160,14 +160,20 @@ def _captions_among(table: Table, columns: list[str]) -> list[str]:
     if len(columns) == 1:
         cells = [cells[0] for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
         return [] if holds_flags(cells) else columns
-    return _longest_texts(table, columns) if table.headless else _sentences(table, columns)
+    return _sentences(table, columns) or (_longest_texts(table, columns) if table.headless else [])
 
 
 def _longest_texts(table: Table, columns: list[str]) -> list[str]:
     """Of columns without names, the one with the longest texts on the whole."""
-    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
-    lengths = [sum(len(str(cells[i])) for cells in sample) for i in range(len(columns))]
+    lengths = _lengths(table, columns)
     return [columns[lengths.index(max(lengths))]] if columns else []
+
+
+def _lengths(table: Table, columns: list[str]) -> list[float]:
+    """The mean length of the texts in each column, in characters."""
+    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+    texts = [[str(cells[i]) for cells in sample if cells[i] not in (None, "")] for i in range(len(columns))]
+    return [sum(map(len, found)) / max(1, len(found)) for found in texts]
 
 
 def _separators(table: Table, columns: list[str]) -> dict[str, str]:
@@ -190,7 +196,10 @@ def _sentences(table: Table, columns: list[str]) -> list[str]:
     """The column that holds sentences, whatever it is called in any language; of several, those that have numbers."""
     sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
     found = [name for i, name in enumerate(columns) if _mostly([cells[i] for cells in sample], _is_sentence)]
-    return found if len(found) == 1 or all(name.isdigit() for name in found) else []
+    if len(found) > 1 and all(name.isdigit() for name in found):
+        lengths = _lengths(table, found)
+        return [name for name, length in zip(found, lengths) if 2 * length >= max(lengths)]
+    return found if len(found) == 1 else []
 
 
 def _is_sentence(cell: object) -> bool:

@@ -43,6 +43,9 @@ def _add_folder(collector: Collector, root: Path, config: SourceConfig) -> None:
         tables = folder.tables_called_like(inner, shards)
     if tables:
         _add_tables(collector, tables, inner, config)
+        collector.note_count(
+            folder.texts_beside(inner), "caption file", "beside a photo not read: a table has captions"
+        )
     elif shards:
         tars.add_tars(collector, shards)
     else:

@@ -127,6 +127,10 @@ def _headless(delimiter: str, cells: list[str], number: int, quote: str, wrapped
     width = len(cells)
     if width > 2 and is_data(cells[:1]) and any(len(_split(line, delimiter, quote)) != width for line in sample):
         width = 2  # delimiters within the captions
+    if delimiter == "\t" and is_data(cells[:1]):
+        widths = [len(_split(line, delimiter, quote)) for line in sample]
+        wider = [found for found in widths if found > width]
+        width = max(widths) if len(wider) * 3 > len(widths) else width  # as many captions as an image has
     return Layout(delimiter, [str(i + 1) for i in range(width)], number, quote, wrapped, headless=True)
 
 
@@ -149,6 +153,8 @@ def read_rows(
         if not text.strip(layout.delimiter + " \t"):
             continue
         cells = _row(text, layout, lines, source, notes)
+        if layout.headless and layout.delimiter == "\t" and 1 < len(cells) < width:
+            cells = [*cells, *[""] * (width - len(cells))]
         if len(cells) > width and not any(map(str.strip, cells[width:])):
             cells = cells[:width]
         elif len(cells) > width == 2:

@@ -16,6 +16,7 @@ from clipcap.images.photos import Photos
 from clipcap.images.read import is_image_file
 from clipcap.runtime.text import shown
 from clipcap.sources import coco, tars
+from clipcap.sources.beside import CAPTION_SUFFIXES
 from clipcap.sources.columns import choose_columns, holds_image
 from clipcap.sources.faults import Faults
 from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
@@ -58,12 +59,23 @@ def tables_at_top(folder: Path) -> list[CaptionTable]:
         if len(candidates) > 1 and not _belong_together(candidates):
             choice = ", ".join(map(shown, candidates))
             raise ClipcapError(f"{shown(folder)}: several tables ({choice}): choose one with --captions FILE")
-    elif len(candidates) == 1 and not _known(candidates[0]) and not holds_captions(folder / candidates[0], True):
-        return []
+    elif len(candidates) == 1:
+        texts = texts_beside(folder)
+        sure = _known(candidates[0]) and not texts
+        if not sure and not holds_captions(folder / candidates[0], unless_json=not texts):
+            return []
     splits = {name: split_in(name) for name in candidates}
     several = len(set(splits.values())) > 1
     prefixes = {name: f"{os.path.splitext(name)[0]}/" if len(candidates) > 1 else "" for name in candidates}
     return [CaptionTable(folder / n, prefixes[n], splits[n] if several else None) for n in candidates]
+
+
+def texts_beside(folder: Path) -> int:
+    """The number of caption files in a folder itself that have the name of a photo beside them."""
+    names = list_folder(folder)[1]
+    photos = {os.path.splitext(name)[0].lower() for name in names if is_image_name(name)}
+    texts = [name for name in names if name.lower().endswith(CAPTION_SUFFIXES)]
+    return sum(os.path.splitext(name)[0].lower() in photos for name in texts)
 
 
 def tables_called_like(folder: Path, tars: list[Path]) -> list[CaptionTable]:
@@ -173,7 +185,7 @@ def holds_captions(path: Path, unless_json: bool = False) -> bool:
     try:
         table = read_table(path, Faults())
         if coco.is_coco(table.document):
-            return True
+            return coco.holds_captions(table.document)
         columns = choose_columns(table, None, None)
         if isinstance(table.document, dict) and columns.image is not None and not _names_photos(table, columns.image):
             return False

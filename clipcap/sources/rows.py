@@ -118,7 +118,6 @@ class _RowReader:
         if not image:
             self.nameless += 1
             return
-        image_id, ref = self._place(number, image, row)
         captions = [text for name in columns.captions for text in self._captions(name, row[name])]
         if are_boxes(captions):
             raise RowError(f"its caption is of {NUMBERS}: {in_short(captions[0], 40)}", f"a caption of {NUMBERS}")
@@ -126,6 +125,7 @@ class _RowReader:
         if mark := columns.marks.unusable_by(row):
             collector.unusable[mark] += sum(map(bool, captions))
             captions = []
+        image_id, ref = self._place(number, image, row)  # last, so that a photo of a broken row counts as unused
         collector.add(self._part.prefix + image_id, ref, captions, split)
 
     def _captions(self, column: str, cell: Any) -> list[str]:

@@ -41,7 +41,7 @@ class Marks:
     @property
     def columns(self) -> list[str]:
         """All of them."""
-        return [*[self.split] * (self.split is not None), *self.splits, *self.unusable]
+        return [*([] if self.split is None else [self.split]), *self.splits, *self.unusable]
 
     def split_of(self, row: dict[str, Any], otherwise: str | None = None) -> str | None:
         """The split of a row; `otherwise` where it says nothing.

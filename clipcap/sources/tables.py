@@ -15,6 +15,7 @@ from clipcap.sources.delimited import find_layout, read_rows, wrong_width
 from clipcap.sources.faults import Faults
 from clipcap.sources.json_tables import holds_json, read_json_values, table_rows
 from clipcap.sources.textfiles import TextPlace
+from clipcap.sources.unpack import PACKED, unpacked_name
 
 Row = tuple[str, list]  # its place ("x.csv: line 7"), and the cells asked for
 MAX_CELL_CHARACTERS = 131_072
@@ -25,6 +26,8 @@ _SAVE_AS = {
         (".arrow", ".feather"), "an Arrow file: write it as Parquet (Dataset.to_parquet, pandas.to_parquet)"
     ),
     **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "packed: unpack it first"),
+    **dict.fromkeys((".yaml", ".yml", ".toml"), "settings, or captions in another notation: write them as JSON"),
+    **dict.fromkeys((".xml", ".xmp", ".html", ".htm"), "markup: write the captions in it as CSV or JSON"),
     **dict.fromkeys((".pkl", ".pickle"), "a pickle: write it as CSV or Parquet (pandas.to_parquet)"),
 }
 
@@ -66,7 +69,7 @@ class Table:
 
 def read_table(path: TextPlace, faults: Faults | None = None) -> Table:
     """Open a table; its suffix says which kind it is. `faults` collects broken lines."""
-    suffix = os.path.splitext(str(path))[1].lower()
+    suffix = os.path.splitext(unpacked_name(str(path)))[1].lower()
     reader = _READERS.get(suffix)
     if reader is None:
         hint = how_to_save(str(path))
@@ -195,6 +198,7 @@ _READERS: dict[str, Callable[[TextPlace, Faults], Table]] = {
     ".parquet": _read_parquet,
     ".pq": _read_parquet,
 }
-TABLE_SUFFIXES = tuple(_READERS)
+_OFTEN_PACKED = (".csv", ".tsv", ".json", ".jsonl", ".jsonlines", ".ndjson")
+TABLE_SUFFIXES = (*_READERS, *(suffix + packed for suffix in _OFTEN_PACKED for packed in PACKED))
 PACKED_SUFFIXES = tuple(_SAVE_AS)
 PHOTO_ARCHIVES = (".zip", ".7z", ".rar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

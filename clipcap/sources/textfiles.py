@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from clipcap.errors import ClipcapError
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import reason, shown
+from clipcap.sources.unpack import UNPACKING_ERRORS, open_packed
 
 _BOM = b"\xef\xbb\xbf"
 _BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -21,8 +22,8 @@ TextPlace = Path | ImageRef  # a file, or a member of a tar
 
 
 def open_bytes(place: TextPlace) -> BinaryIO:
-    """The file, or the member of a tar, as a binary stream."""
-    return place.open() if isinstance(place, ImageRef) else open(place, "rb")
+    """The file, unpacked where it is packed, or the member of a tar, as a binary stream."""
+    return place.open() if isinstance(place, ImageRef) else open_packed(place)
 
 
 def read_lines(path: TextPlace) -> Iterator[str]:
@@ -46,7 +47,7 @@ def read_lines(path: TextPlace) -> Iterator[str]:
                 yield from decode_lines(file, path)
     except UnicodeError as error:
         raise ClipcapError(f"{shown(path)}: looks like UTF-16, but is not ({reason(error)})") from error
-    except (OSError, ValueError) as error:
+    except UNPACKING_ERRORS as error:
         if isinstance(error, ClipcapError):
             raise
         raise ClipcapError(f"{shown(path)}: {_why(error)}") from error
@@ -91,7 +92,7 @@ def _conversion(path: TextPlace, encoding: str) -> str:
     return f"convert it: iconv -f {encoding} -t UTF-8 '{name}' > 'utf8-{name}'"
 
 
-def _why(error: OSError | ValueError) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):

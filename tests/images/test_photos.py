@@ -25,6 +25,10 @@ WAYS = {
     "images/%31.jpg": "after percent-decoding",
     "0001.jpg": "by their number",
     "https://example.org/a/1.jpg?size=big": "by the end of their path",
+    "1a2b3c4d-1.jpg": "without the signs before their name",
+    "- 1.jpg": "without the signs before their name",
+    "2. 1.jpg": "without the signs before their name",
+    "\u202a1.jpg": "",
     "1.jpg#3": "",
     '"1.jpg"': "",
 }

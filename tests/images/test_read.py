@@ -83,6 +83,13 @@ def test_a_16_bit_image_equals_its_8_bit_version_within_one(tmp_path, suffix, sc
     assert np.abs(pixels(tmp_path / f"a.{suffix}") - GREY[..., None]).max() <= 1
 
 
+def test_floats_beyond_8_bits_are_scaled_as_whole_numbers_are(tmp_path):
+    values = GREY.astype(np.int32) * 64  # of 14 bits
+    Image.fromarray(values).save(tmp_path / "whole.tif")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
+    assert np.array_equal(pixels(tmp_path / "float.tif"), pixels(tmp_path / "whole.tif"))
+
+
 @pytest.mark.parametrize(
     "values",
     [GREY.astype(np.int32) * 257, GREY.astype(np.float32), (GREY / 255).astype(np.float32)],

@@ -346,11 +346,12 @@ class TestReferenceFiles:
         state = torch.load(tmp_path / "plain.pt", weights_only=True)
         torch.save({"module." + name: tensor for name, tensor in state.items()}, tmp_path / "parallel.pt")
         torch.save({"state_dict": state, "epoch": 3}, tmp_path / "wrapped.pt")
-        plain, *others = (
-            load_checkpoint(tmp_path / n, lm=str(lm_folder)) for n in ("plain.pt", "parallel.pt", "wrapped.pt")
-        )
+        torch.save(state | {"clip_model.visual.proj": torch.zeros(2, 2)}, tmp_path / "with_encoder.pt")
+        names = ("plain.pt", "parallel.pt", "wrapped.pt", "with_encoder.pt")
+        plain, *others = (load_checkpoint(tmp_path / name, lm=str(lm_folder)) for name in names)
         for other in others:
             assert same(plain.model.state_dict(), other.model.state_dict())
+        assert "left out clip_model.visual.proj" in others[-1].summary
 
     def test_code_in_a_pt_is_not_run(self, tmp_path):
         class Hostile:

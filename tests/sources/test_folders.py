@@ -310,3 +310,56 @@ def test_photos_that_no_row_names_are_counted(tmp_path):
     album(tmp_path / "images")
     source = read(put(tmp_path / "caps.csv", f"image,caption\n1.jpg,{TEXTS[0]}\n"))
     assert source.unnamed == 3 and "3 photos left out: named in no row" in source.notes
+
+
+def test_a_text_for_each_caption_of_a_photo(tmp_path):
+    for sign in "_.":
+        folder = album(tmp_path / ("dots" if sign == "." else "lines"))
+        for i, text in enumerate(TEXTS, 1):
+            for number in range(2):
+                put(folder / f"{i}{sign}{number}.txt", f"{text} {number}")
+        assert captions(read(folder)) == [(f"{text} 0", f"{text} 1") for text in TEXTS]
+
+
+@pytest.mark.parametrize("name", ["urls.csv", "selected_tags.csv", "CREDITS.md", "sources.txt"])
+def test_a_table_of_something_else_beside_captioned_photos_is_left_alone(tmp_path, name):
+    album(tmp_path)
+    for i, text in enumerate(TEXTS, 1):
+        put(tmp_path / f"{i}.txt", text)
+    rows = {"selected_tags.csv": "tag_id,name\n1,dog\n", "CREDITS.md": "- 1.jpg: by somebody of ours\n"}
+    put(tmp_path / name, rows.get(name, "https://example.org/1.jpg\nhttps://example.org/2.jpg\n"))
+    assert captions(read(tmp_path)) == ONE_EACH
+
+
+def test_texts_beside_photos_that_a_table_replaces_are_counted(tmp_path):
+    album(tmp_path)
+    for i in range(1, 5):
+        put(tmp_path / f"{i}.txt", "of a tagger")
+    put(
+        tmp_path / "captions.csv", "image,caption\n" + "".join(f"{i}.jpg,{text}\n" for i, text in enumerate(TEXTS, 1))
+    )
+    source = read(tmp_path)
+    assert captions(source) == ONE_EACH
+    assert "4 caption files beside a photo not read: a table has captions" in source.notes
+
+
+@pytest.mark.parametrize("junk", ["@eaDir/1.jpg/thumb.jpg", "__MACOSX/album/2.jpg", "$RECYCLE.BIN/3.jpg"])
+def test_folders_in_which_systems_keep_their_own_files_are_none_of_the_set(tmp_path, junk):
+    album(tmp_path / "album")
+    for i, text in enumerate(TEXTS, 1):
+        put(tmp_path / "album" / f"{i}.txt", text)
+    put(tmp_path / junk, encoded(1))
+    source = read(tmp_path)
+    assert captions(source) == ONE_EACH and source.left_out == {}
+
+
+def test_cocos_whole_folder_of_annotations_is_read_whatever_the_ids(tmp_path):
+    for split, texts in (("train", TEXTS[:3]), ("val", TEXTS[3:])):
+        album(tmp_path / split, count=len(texts))
+        images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(1, len(texts) + 1)]
+        notes = [{"id": i, "image_id": i, "caption": text} for i, text in enumerate(texts, 1)]
+        boxes = [{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}]
+        for kind, listed in (("captions", notes), ("instances", boxes), ("keypoints", [])):
+            put(tmp_path / "annotations" / f"{kind}_{split}.json", {"images": images, "annotations": listed})
+    source = read(tmp_path)
+    assert splits(source) == {"train": 3, "val": 1} and sorted(captions(source)) == sorted(ONE_EACH)

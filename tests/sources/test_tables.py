@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
 
@@ -69,6 +71,17 @@ WRITINGS = {
     "no header, stems": "".join(f"{a[:-4]}\t{b}\n" for a, b in PAIRS),
     "a print of a dict": str(dict(PAIRS)),
     "lines of JSON": "\n".join(json.dumps({"image": a, "caption": b}) for a, b in PAIRS),
+    "R's write.table": '"image" "caption"\n' + "".join(f'"{i}" "{a}" "{b}"\n' for i, (a, b) in enumerate(PAIRS, 1)),
+    "R's row names that are images": '"caption"\n' + "".join(f'"{a}","{b}"\n' for a, b in PAIRS),
+    "an index of images": ",caption\n" + "".join(f"{a},{b}\n" for a, b in PAIRS),
+    "an index and no header": "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(PAIRS)),
+    "an index and columns with numbers": ",0,1\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(PAIRS)),
+    "formulas that hold text": "image,caption\n" + "".join(f'"=""{a}""","=""{b}"""\n' for a, b in PAIRS),
+    "a blank on both sides of the comma": '"image" , "caption"\n' + "".join(f'"{a}" , "{b}"\n' for a, b in PAIRS),
+    "line feeds before carriage returns": rows(end="\n\r"),
+    "links of a spreadsheet": "image;caption\n" + "".join(f'"=HYPERLINK(""images/{a}"")";{b}\n' for a, b in PAIRS),
+    "a date in front that is a number of a photo": "Timestamp,Which photo?,Tell us what is to be seen\n"
+    + "".join(f"2024/01/01,{a},{b}\n" for a, b in PAIRS),
     "a table in Markdown": "| image | caption |\n| --- | --- |\n" + "".join(f"| {a} | {b} |\n" for a, b in PAIRS),
 }
 
@@ -186,6 +199,20 @@ def test_several_caption_columns_are_captions_of_one_image(photos, names):
     assert captions(given) == [(b, f"{b} again") for _, b in PAIRS]
 
 
+@pytest.mark.parametrize("pack", [gzip, bz2], ids=["gz", "bz2"])
+def test_packed_tables_are_read(photos, pack):
+    suffix = {"gzip": "gz", "bz2": "bz2"}[pack.__name__]
+    lines = "\n".join(json.dumps({"image": a, "caption": b}) for a, b in PAIRS)
+    for name, text in (
+        ("captions.csv", rows()),
+        ("captions.jsonl", lines),
+        ("captions.json", json.dumps(dict(PAIRS))),
+    ):
+        path = put(photos / f"{name}.{suffix}", pack.compress(text.encode()))
+        assert captions(read(path)) == ONE_EACH and captions(read(photos)) == ONE_EACH
+        path.unlink()
+
+
 SHAPES = {
     "by image": dict(PAIRS),
     "by image, lists": {a: [b] for a, b in PAIRS},
@@ -199,6 +226,16 @@ SHAPES = {
     "pandas, split": {"columns": ["image", "caption"], "index": [0, 1, 2, 3], "data": [list(pair) for pair in PAIRS]},
     "pandas, values": [list(pair) for pair in PAIRS],
     "arrays with a header": [["image", "caption"], *map(list, PAIRS)],
+    "pandas, by image": {"columns": ["caption"], "index": [a for a, _ in PAIRS], "data": [[b] for _, b in PAIRS]},
+    "an object for each image": [{a: b} for a, b in PAIRS],
+    "columns of unknown names": {"files": [a for a, _ in PAIRS], "what it shows": [b for _, b in PAIRS]},
+    "captions by language": [{"image": a, "captions": {"en": [b]}} for a, b in PAIRS],
+    "Crossmodal-3600": [{"image/key": a[:-4], "en": {"caption": [b], "caption/tokenized": ["x"]}} for a, b in PAIRS],
+    "COCO without names of files": {
+        "images": [{"id": i} for i in range(1, 5)],
+        "annotations": [{"id": i, "image_id": f"{i}", "caption": b} for i, (_, b) in enumerate(PAIRS, 1)],
+    },
+    "uploads of Label Studio": [{"image": f"/data/upload/1/1a2b3c4d-{a}", "caption": b} for a, b in PAIRS],
     "the hub's rows": {"rows": [{"row_idx": i, "row": {"image": a, "text": b}} for i, (a, b) in enumerate(PAIRS)]},
     "TextCaps": {
         "dataset_type": "train",
@@ -473,8 +510,12 @@ def test_links_are_named_as_links_with_what_fetches_them(tmp_path):
     ("name", "content", "message"),
     [
         ("t.xlsx", b"PK\x03\x04", "a spreadsheet: save it as CSV in UTF-8"),
-        ("t.csv.gz", b"\x1f\x8b", "packed: unpack it first"),
+        ("t.csv.zst", b"\x28\xb5\x2f\xfd", "packed: unpack it first"),
+        ("t.csv.gz", gzip.compress(b"image,caption\n1.jpg,a red kite\n")[:-9], r"t\.csv\.gz: cannot be read"),
+        ("t.csv.gz", gzip.compress(bytes(2**22)), "unpacks to more than 64 times its size"),
         ("t.arrow", b"ARROW1", "write it as Parquet"),
+        ("t.yaml", "1.jpg: a red kite\n", "write them as JSON"),
+        ("t.html", "<table></table>", "write the captions in it as CSV or JSON"),
         ("t.csv", "näme,caption\n1.jpg,crêpe\n".encode("cp1252"), "not UTF-8; convert it: iconv -f WINDOWS-1252"),
         ("t.json", {"title": "t", "licenses": [{"name": "CC0"}]}, "expected a list of objects, or captions by image"),
         ("t.json", [{"image": ["1.jpg", "2.jpg"], "caption": "x"}], "2 images in one row"),
@@ -499,3 +540,74 @@ def test_numbers_that_pandas_made_floats_of_find_their_photos(photos):
     source = read(put(photos / "t.parquet", buffer.getvalue()))
     assert captions(source) == [("one dog",), ("two dogs",)]
     assert "1 row left out: nothing in column 'image_id'" in source.notes
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "".join(f"{a}#{i}\t{b} {i}\n" for a, b in PAIRS for i in range(2)),
+        "".join(f"{a}\t{b} 0\t{b} 1\n" for a, b in PAIRS),
+        "image\t0\t1\n" + "".join(f"{a}\t{b} 0\t{b} 1\n" for a, b in PAIRS),
+    ],
+    ids=["numbered names", "columns without a header", "columns with numbers"],
+)
+def test_several_captions_of_one_image_are_captions_of_one_record(photos, written):
+    assert captions(read(put(photos / "caps.tsv", written))) == [(f"{b} 0", f"{b} 1") for _, b in PAIRS]
+
+
+def test_images_with_fewer_captions_than_others_lack_none(photos):
+    text = "".join(f"{a}\t{b}" + f"\t{b} again" * (i % 2) + "\n" for i, (a, b) in enumerate(PAIRS))
+    expected = [(b, f"{b} again") if i % 2 else (b,) for i, (_, b) in enumerate(PAIRS)]
+    assert captions(read(put(photos / "caps.tsv", text))) == expected
+
+
+@pytest.mark.parametrize("nothing", ["NA", "#N/A", "nil", "...", "-", " . "])
+def test_what_says_nothing_is_no_caption(photos, nothing):
+    source = read(put(photos / "caps.csv", f"image,caption\n1.jpg,a red kite\n2.jpg,{nothing}\n"))
+    assert captions(source) == [("a red kite",)] and source.left_out == {"without a caption": 1}
+
+
+def test_numbers_of_boxes_are_no_captions(photos):
+    text = "".join(f"{a} 10,20,30,40,0\n" for a, _ in PAIRS)
+    with pytest.raises(
+        ClipcapError, match=r"4 rows left out: .*its caption is of numbers, as detectors are trained on"
+    ):
+        read(put(photos / "annotations.txt", text))
+
+
+def test_an_image_that_has_two_captions_under_one_key_is_not_read_by_halves(photos):
+    text = '{"1.jpg": "a red kite", "2.jpg": "two cups", "1.jpg": "a kite over a field"}'
+    with pytest.raises(ClipcapError, match=r"key '1\.jpg' is given twice"):
+        read(put(photos / "caps.json", text))
+
+
+def test_columns_of_different_lengths_lose_no_row(photos):
+    source = read(
+        put(photos / "caps.json", {"image": ["1.jpg", "2.jpg"], "caption": ["a red kite", "two cups", "snow"]})
+    )
+    assert captions(source) == [("a red kite",), ("two cups",)] and source.rows_left_out == 1
+
+
+@pytest.mark.parametrize("folder", ["cats", "./cats", "C:\\set\\cats"])
+def test_a_column_of_folders_tells_photos_of_one_name_apart(tmp_path, folder):
+    album(tmp_path / "cats", count=2)
+    album(tmp_path / "dogs", count=2)
+    other = folder.replace("cats", "dogs")
+    rows = [
+        (folder, "1.jpg", "a cat"),
+        (other, "1.jpg", "a dog"),
+        (folder, "2.jpg", "cats"),
+        (other, "2.jpg", "dogs"),
+    ]
+    pd.DataFrame(rows, columns=["Directory", "FileName", "Description"]).to_csv(tmp_path / "caps.csv", index=False)
+    source = read(tmp_path / "caps.csv")
+    assert sorted(captions(source)) == [("a cat",), ("a dog",), ("cats",), ("dogs",)]
+    assert {record.captions[0][-3:]: record.image.path.parent.name for record in source.records} == {
+        "cat": "cats", "dog": "dogs", "ats": "cats", "ogs": "dogs",
+    }  # fmt: skip
+
+
+def test_a_photo_of_a_row_that_is_left_out_counts_as_unused(photos):
+    text = "image,caption,split\n1.jpg,a red kite,train\n2.jpg,two cups,train\n3.jpg,snow,somewhere\n"
+    source = read(put(photos / "caps.csv", text))
+    assert len(source.records) == 2 and source.rows_left_out == 1 and source.unnamed == 2

@@ -1,0 +1,63 @@
+"""Texts that are packed with gzip or bzip2, read as they are unpacked, to no more than their size allows."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+PACKED = {".gz": gzip.open, ".bz2": bz2.open}
+UNPACKING_ERRORS = (OSError, ValueError, EOFError, zlib.error)
+_MAX_GAIN = 64  # times the size on disk: captions pack to a tenth or so, and more is an attack
+_ALWAYS = 2**20  # bytes
+
+
+def unpacked_name(name: str) -> str:
+    """`captions.csv` for `captions.csv.gz`, and any other name as it is."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in PACKED else name
+
+
+def open_packed(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its suffix says that it is packed.
+
+    Raises:
+        OSError: it is missing, damaged, or unpacks to 64 times its size.
+    """
+    unpack = PACKED.get(path.suffix.lower())
+    if unpack is None:
+        return open(path, "rb")
+    limit = max(_ALWAYS, _MAX_GAIN * os.path.getsize(path))
+    return cast(BinaryIO, io.BufferedReader(_Bounded(unpack(path, "rb"), limit)))
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends in an error beyond a number of bytes."""
+
+    def __init__(self, inner: io.BufferedIOBase, limit: int):
+        self._inner, self._limit, self._read = inner, limit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._read = self._inner.seek(offset, whence)
+        return self._read
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._inner.readinto(buffer)
+        self._read += count
+        if self._read > self._limit:
+            raise OSError(f"unpacks to more than {_MAX_GAIN} times its size")
+        return count
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()

@@ -197,7 +197,7 @@ class RewardObjective:
         """What is sampled and scored, and where references are too few to score by."""
         config, counts = self.config, np.array([len(captions) for captions in self._captions])
         human = f", human captions with the weight {config.xe_weight:g}" if config.xe_weight else ""
-        samples = f"{config.samples} " + ("beams" if config.sample_by == "beam" else "samples")
+        samples = f"{config.samples} " + ("beams" if self.how.beam else "samples")
         lines = [
             f"reward {config.reward}: {samples} of each of {self.per_step} images a step, "
             f"{self.steps_per_epoch()} steps an epoch{human}"
@@ -212,9 +212,7 @@ class RewardObjective:
     def identity(self) -> dict[str, Any]:
         """By name, what decides the weights besides data and model."""
         names = ("reward", "samples", "xe_weight", "reward_end")
-        by = (
-            "beam" if self.config.sample_by == "beam" else None
-        )  # None in the states of runs before there was the option
+        by = "beam" if self.how.beam else None  # None: as in runs before there was the option
         return {"objective": "reward", **{name: getattr(self.config, name) for name in names}, "sample_by": by}
 
     def scores(

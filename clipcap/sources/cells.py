@@ -44,7 +44,6 @@ _NOTHING = (
 )  # fmt: skip
 # Keys of an object of captions that are no names of columns, and that come before those of tags.
 _LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
-_FORMULA = re.compile(r'^="(.*)"$', re.DOTALL)  # as a text that Excel is not to change
 _BOXES = re.compile(r"\s*-?\d+(?:\.\d+)?(?:[\s,;]+-?\d*\.?\d+){4,}[\s,;]*")  # class, box, outline
 NUMBERS = "numbers, as detectors are trained on"
 _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2,4})?")
@@ -75,7 +74,8 @@ def captions_in(value: Any, counts: Counter[str] | None = None) -> list[str]:
                 "a caption is a text or a list of texts, here it is bytes", "a caption of bytes"
             ) from error
     if isinstance(value, str):
-        value = _FORMULA.sub(r"\1", value)
+        if value.startswith('="') and value.endswith('"'):  # as a text that Excel is not to change
+            value = value[2:-1]
         if value.strip().lower() in _NOTHING or not value.strip(_SIGNS):
             return [""]
         inner = _notation(value.strip())

@@ -145,16 +145,17 @@ class Collector:
     def _join_names(self) -> None:
         """Make one image of those that are the same photo under several names; of several splits, they are noted."""
         first: dict[ImageRef, str] = {}
-        joined = shared = 0
-        for key, entry in list(self._images.items()):
+        joined, shared = [], 0
+        for key, entry in self._images.items():
             other = self._images[first.setdefault(entry.image, key)]
             if other.split != entry.split:
                 shared += 1
             elif other is not entry:
                 other.captions += entry.captions
-                del self._images[key]
-                joined += 1
-        self.note_count(joined, "name", "of a photo that has another name here too: joined")
+                joined.append(key)
+        for key in joined:
+            del self._images[key]
+        self.note_count(len(joined), "name", "of a photo that has another name here too: joined")
         self.note_count(shared, "photo", "in two splits, under different names")
 
     def _split(self, records: list[Record], config: SourceConfig) -> list[Record]:

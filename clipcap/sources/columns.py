@@ -78,6 +78,8 @@ def choose_columns(
     where = "the messages" if image is None else f"'{shown(image)}'"
     listed = ", ".join(f"'{shown(name)}'" for name in captions)
     note = f"columns: images from {where}, captions from {listed}"
+    if marks.splits:
+        note += ", splits from " + ", ".join(f"'{shown(name)}'" for name in marks.splits)
     flags = " ".join(f"--{flag}_column" for flag in guessed)
     return Columns(
         image,

@@ -48,6 +48,7 @@ def test_a_column_of_yes_and_no_for_each_split_chooses_its_rows(photos, yes, no,
     frame(**flags).to_csv(photos / "caps.csv", index=False)
     source = read(photos / "caps.csv")
     assert splits(source) == list(SPLITS) and captions(source) == [(text,) for text in TEXTS]
+    assert any(", splits from " in note for note in source.notes)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.models.export import export
 from clipcap.prompts.config import PromptConfig
 from clipcap.prompts.entities import Entities, plural
+from clipcap.prompts.prompter import report_prompts
 from clipcap.prompts.template import PromptText
 from clipcap.training.dataset import CaptionDataset
 from clipcap.training.prompting import DrawnPrompts, NamedWords, open_prompting
@@ -220,6 +221,23 @@ def test_images_of_another_world_are_captioned_as_without_a_prompt(trained, tmp_
     wanted = plain.caption(list(vectors), DecodeConfig(greedy=True, max_new_tokens=12))
     assert [c.token_ids for c in gated] == [several[0].token_ids for several in wanted]
     assert [c.logprob for c in gated] == [several[0].logprob for several in wanted]  # bit for bit
+
+
+def test_an_image_that_is_like_nothing_in_another_datastore_reads_that_of_the_training(trained, tmp_path, messages):
+    checkpoint, data = trained
+    vectors = read_features(data).rows(slice(None))
+    _, own = caption(checkpoint, vectors)
+    other = feature_file(tmp_path / "other.pkl", [f"nothing but {i}" for i in range(16)], seed=3)
+    captioner, swapped = caption(checkpoint, vectors, datastore=str(other), prompt_gate=0.9999)
+    assert [(c.token_ids, c.retrieved) for c in swapped] == [(c.token_ids, c.retrieved) for c in own]
+    counts = captioner.prompter.counts
+    assert counts.otherwise == sum(bool(c.retrieved) for c in own) > 0
+    assert counts.otherwise + counts.without == counts.images == len(vectors)
+    report_prompts(counts)
+    line = (
+        f"{counts.otherwise} of {len(vectors)} images have nothing like them in --datastore, and read captions of the"
+    )
+    assert any(line in message for message in messages())
 
 
 def test_a_batch_is_captioned_as_its_images_one_by_one(trained):

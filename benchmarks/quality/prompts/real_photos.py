@@ -2,9 +2,10 @@
 
 python -m benchmarks.quality.prompts.real_photos --lm FOLDER --demo demo_out [--epochs 4] [--seeds 1]
 
-Two captioners of the same features and steps: one reads two captions of similar training photos, one reads none. Then
-what the first one reads is exchanged: nothing, two human captions of the photo itself, or captions of drawn plates.
-Vectors are those of a pretrained EfficientNet-Lite0. The language model is tuned along.
+Two captioners of the same features and steps: one reads two captions of similar training photos, one reads none. With
+--first_flags both go on from one that was trained without prompts. Then what the first one reads is exchanged:
+nothing, two human captions of the photo itself, or captions of drawn plates. Vectors are those of a pretrained
+EfficientNet-Lite0. The language model is tuned along.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
+    parser.add_argument("--first_flags", default="", help="those of a training without prompts that comes first")
+    parser.add_argument("--prompt_dropout", type=float, default=0.15, help="as of `clipcap train`")
     parser.add_argument("--out", type=Path, default=Path("runs/prompts"))
     args = parser.parse_args()
     print(machine(), flush=True)
@@ -142,8 +145,14 @@ def main() -> None:
     vectors, references = list(held_out.rows(slice(None))), held_out.captions_by_row()
     world = plates(args.out, args.demo)
     for seed in args.seeds:
-        words = ["--lm", args.lm, "--epochs", args.epochs, "--seed", seed, *args.train_flags.split()]
+        words = ["--epochs", args.epochs, "--seed", seed]
+        start = ["--lm", args.lm]
+        if args.first_flags:
+            first = trained(args.out, f"first_{seed}", train, [*start, *words, *args.first_flags.split()])
+            start = ["--weights_dir", first]
+        words = [*start, *words, *args.train_flags.split()]
         reading = ["--prompts", "captions", "--datastore", train, "--prompt_captions", PROMPT_CAPTIONS]
+        reading += ["--prompt_dropout", args.prompt_dropout]
         plain = load_captioner(LoadConfig(load_pt=str(trained(args.out, f"plain_{seed}", train, words))))
         folder = str(trained(args.out, f"reads_{seed}", train, [*words, *reading]))
         print(

@@ -8,12 +8,12 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.disks import files_no_larger_than
 from support.road import draw_photos, picture, run, save_captioner
 
 from clipcap.captioning.captioner import Captioner
@@ -260,17 +260,6 @@ def test_names_that_are_no_utf8_are_written(caption, tmp_path):
         pytest.skip("this file system takes UTF-8 names alone")
     assert caption("--img", os.fsdecode(name), tmp_path / "photo0.png", "--out", tmp_path / "c.jsonl")[0] == 0
     assert lines_of(tmp_path / "c.jsonl")[0]["image"] == os.fsdecode(name)
-
-
-@contextmanager
-def files_no_larger_than(size):
-    resource = pytest.importorskip("resource")
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -483,6 +483,7 @@ def test_two_processes_with_half_the_batch_train_as_one(photos, tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
 
 
-def test_the_command_needs_a_set(capsys):
+def test_the_command_needs_a_set(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, "contrastive", "custom")
     assert status == 1 and "--data_path is missing" in err[0]

@@ -44,6 +44,8 @@ def kinds(cell) -> list[str]:
 
 def on_fewer_plates(path, folder) -> Path:
     """A copy with a quarter of the plates where there are hundreds: what is checked of it depends on no number."""
+    if path.stem == "finetune_on_food":  # its training warns of a set that is too small
+        return path
     copy = folder / path.name
     text = path.read_text(encoding="utf-8")
     copy.write_text(re.sub(r"count=(\d{3})", lambda m: f"count={int(m[1]) // 4}", text), encoding="utf-8")

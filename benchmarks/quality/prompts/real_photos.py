@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
     parser.add_argument("--first_flags", default="", help="those of a training without prompts that comes first")
     parser.add_argument("--prompt_dropout", type=float, default=0.15, help="as of `clipcap train`")
+    parser.add_argument("--dtype", default="float32", help="of decoding, as of `clipcap predict`")
     parser.add_argument("--out", type=Path, default=Path("runs/prompts"))
     args = parser.parse_args()
     print(machine(), flush=True)
@@ -153,7 +154,9 @@ def main() -> None:
         words = [*start, *words, *args.train_flags.split()]
         reading = ["--prompts", "captions", "--datastore", train, "--prompt_captions", PROMPT_CAPTIONS]
         reading += ["--prompt_dropout", args.prompt_dropout]
-        plain = load_captioner(LoadConfig(load_pt=str(trained(args.out, f"plain_{seed}", train, words))))
+        plain = load_captioner(
+            LoadConfig(load_pt=str(trained(args.out, f"plain_{seed}", train, words)), dtype=args.dtype)
+        )
         folder = str(trained(args.out, f"reads_{seed}", train, [*words, *reading]))
         print(
             f"\nseed {seed}\n| captions | CIDEr-D | gain | copied | distinct | bad endings | words |\n{'| --- ' * 7}|"
@@ -161,10 +164,11 @@ def main() -> None:
         table, others = Table(references, training.captions), Table([r[2:] for r in references], training.captions)
         plainly = captions(plain, vectors)
         table.row("reads nothing, trained so", plainly)
-        reads = load_captioner(LoadConfig(load_pt=folder))
+        reads = load_captioner(LoadConfig(load_pt=folder, dtype=args.dtype))
         table.row(f"reads {PROMPT_CAPTIONS} captions of similar photos", captions(reads, vectors))
         for name, gate in (("gate", None), ("no gate", -1.0)):
-            changed = load_captioner(LoadConfig(load_pt=folder, datastore=str(world), prompt_gate=gate))
+            other = LoadConfig(load_pt=folder, datastore=str(world), prompt_gate=gate, dtype=args.dtype)
+            changed = load_captioner(other)
             table.row(f"reads captions of drawn plates, {name}", captions(changed, vectors))
         text = reads.prompter.text  # pyright: ignore
         reads.prompter = Given(text, [()] * len(vectors))

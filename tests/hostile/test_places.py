@@ -22,6 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.runtime.files import recover, replaced_file, replaced_folder
 from clipcap.runtime.places import sole_writer, writes_to
 from clipcap.text_to_image.mapping import MappingFacts, TextMapping, save_mapping
+from tests.faults.forked import warm_up
 
 PAIRS = int(os.environ.get("CLIPCAP_PAIRS", "1"))  # 20 by hand
 
@@ -154,6 +155,7 @@ def test_the_place_is_found_among_arguments_by_name_and_by_position(tmp_path):
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, lm_folder, clip_file):
     """What commands are given."""
+    warm_up()
     folder = tmp_path_factory.mktemp("material")
     feature_file(folder / "f.pkl", dim=64)
     feature_file(folder / "g.pkl", dim=64, seed=1)

@@ -124,7 +124,7 @@ class Captioner:
         captioner.prompter = open_prompter(
             loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
         )
-        captioner.consensus = open_consensus(loaded.model.config, datastore)
+        captioner.consensus = open_consensus(loaded.model.config, datastore, captioner.prompter)
         return captioner
 
     def multiply_in(self, dtype: str) -> None:

@@ -77,6 +77,10 @@ def predict(
     check_datastore(decoding.rerank, getattr(config.load, "datastore", None), getattr(own, "prompts", "none"))
     if decoding.rerank == "clip":
         captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
+    if decoding.rerank == "consensus":
+        from clipcap.captioning.consensus import consensus_of
+
+        consensus_of(captioner.consensus)
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
         if output.features:

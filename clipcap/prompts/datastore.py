@@ -66,7 +66,7 @@ class Datastore:
         tower = _tower(path)
         store = cls(Index.open(path, tower=tower), tower)
         store.index.check_encoder(encoder, weights_id, dim, what)
-        if not any(store.entry(row).captions for row in range(min(SAMPLED, len(store.index)))):
+        if not store.some_captions():
             raise ClipcapError(f"--datastore {path}: holds no captions: parse the images with theirs")
         return store
 

@@ -10,6 +10,7 @@ import torch
 from conftest import CAPTIONS
 from support.road import draw_photos
 from support.small import feature_file, interrupt_after, run, same, weights
+from support.towers_small import vision_tower
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig, PredictConfig
@@ -20,7 +21,6 @@ from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
-from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.export import export
 from clipcap.prompts.config import PromptConfig
@@ -293,10 +293,32 @@ def test_options_at_odds_are_refused_in_a_line(data, lm_folder, tmp_path, change
     assert "\n" not in str(error.value)
 
 
+def test_words_that_late_captions_alone_name_will_do_and_the_run_states_the_renaming(tmp_path, tokenizer):
+    groups = [*[("nothing of the kind",)] * 1500, *[("an apple on a plate",)] * 1500]
+    data = feature_file(tmp_path / "f.pkl", groups, meta=FeatureMeta(encoder="demo"), dim=128)
+    (tmp_path / "words.txt").write_text("apple\negg\n")
+    entities = {"prompts": "entities", "entities": str(tmp_path / "words.txt")}
+    note = open_prompting(PromptConfig(**entities), read_features(data), "cpu").note
+    assert "50% of the captions name; in 30% of the examples one is renamed" in note
+    assert "none is renamed" in open_prompting(PromptConfig(**entities, renaming=0), read_features(data), "cpu").note
+    (tmp_path / "words.txt").write_text("banana\negg\n")
+    with pytest.raises(ClipcapError, match="of 1,000 captions none names one of its 2 words"):
+        open_prompting(PromptConfig(**entities), read_features(data), "cpu")
+
+
+def test_an_encoder_without_a_text_tower_cannot_name_words(tmp_path):
+    """Found out before the training, and not at the end of its first epoch."""
+    network = f"hf:{vision_tower(tmp_path / 'tower', 'resnet')}"
+    data = feature_file(tmp_path / "f.pkl", ["an apple"] * 3, meta=FeatureMeta(encoder=network), dim=64)
+    (tmp_path / "words.txt").write_text("apple\n")
+    with pytest.raises(ClipcapError, match="train one for its features by `clipcap contrastive features`"):
+        open_prompting(
+            PromptConfig(prompts="entities", entities=str(tmp_path / "words.txt")), read_features(data), "cpu"
+        )
+
+
 def test_named_words_are_those_of_the_captions(data):
-    encoder: Encoder = load_encoder("demo", "cpu")
-    features = read_features(data)
-    source = NamedWords(features, Entities(["apple", "egg", "cake"]), encoder)
+    source = NamedWords(read_features(data), Entities(["apple", "egg", "cake"]), torch.eye(3), 100.0)
     rng = np.random.default_rng(0)
     drawn = [source.drawn(0, rng) for _ in range(50)]
     assert {word for words in drawn for word in words} == {"apple"}

@@ -36,7 +36,8 @@ class ImageOnlyEncoder(FrozenEncoder):
         """
         raise ClipcapError(
             f"{self.name} has no text tower, and words cannot be compared with its images: choose an encoder that "
-            f"has one (for CLIPScore and --rerank clip a second one: --score_with ENCODER)"
+            f"has one (for CLIPScore and --rerank clip a second one: --score_with ENCODER), or train one for its "
+            f"features by `clipcap contrastive features`"
         )
 
     def _measure(self) -> None:

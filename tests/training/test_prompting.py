@@ -269,6 +269,19 @@ def test_a_pt_of_the_original_cannot_hold_prompts(trained, tmp_path):
     assert f"reads captions of {trained[1]}" in card
 
 
+def test_a_warm_start_states_which_prompts_are_new_to_the_checkpoint(trained, data, lm_folder, tmp_path, messages):
+    checkpoint, _ = trained
+    chosen = {**CHOSEN, "datastore": str(data), "prefix_length": None, "epochs": 1, "max_steps": 1}
+    run(data, lm_folder, tmp_path / "more", **chosen | {"weights_dir": str(checkpoint), "prompt_captions": 1})
+    assert any("it has read 2 captions of a prompt so far, here 1" in line for line in messages())
+    plain = run(data, lm_folder, tmp_path / "plain", max_steps=1, epochs=1) / "clipcap-best"
+    assert not any("prompt" in line for line in messages())
+    run(data, lm_folder, tmp_path / "new", **chosen | {"weights_dir": str(plain)})
+    assert any("it has read no prompts so far, and learns to from here on" in line for line in messages())
+    with pytest.raises(ClipcapError, match=r"no room for a caption: .*: lower --prompt_captions 40"):
+        run(data, lm_folder, tmp_path / "many", **chosen | {"prompt_captions": 40, "prefix_length": 4})
+
+
 def test_samples_of_reward_training_are_written_behind_prompts(trained, lm_folder, tmp_path):
     checkpoint, data = trained
     chosen = {**CHOSEN, "datastore": str(data), "weights_dir": str(checkpoint), "prefix_length": None, "epochs": 1}

@@ -25,12 +25,12 @@ SAMPLED = 64  # rows that tell one datastore from another
 
 
 class Retrieved(NamedTuple):
-    """A caption that was retrieved for an image."""
+    """A caption that was retrieved for an image, or a word that fits it."""
 
     caption: str
     image_id: str
     path: str | None
-    score: float  # cosine of the two embeddings
+    score: float  # cosine of the two embeddings, or the probability of the word
 
 
 class Near(NamedTuple):

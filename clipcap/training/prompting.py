@@ -224,7 +224,9 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
     training = source(features)
     gate = training.gate()
     if gate is None:
-        raise ClipcapError(f"--datastore {place}: holds nothing but the images trained on: pass a larger one")
+        raise ClipcapError(
+            f"--datastore {place}: holds nothing but the images trained on, or no finite features: pass another one"
+        )
     fields = {
         "prompts": "captions",
         "prompt_captions": config.prompt_captions,
@@ -235,7 +237,7 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
     }
     middle = float(np.median(training.near.scores[:, 0]))
     note = (
-        f"prompts: {config.prompt_captions} captions of similar images of {place}, none for "
+        f"prompts: {counted(config.prompt_captions, 'caption')} of similar images of {place}, none for "
         f"{config.prompt_dropout:.0%} of the examples; median cosine of the nearest {middle:.3f}"
     )
     samples = store.some_captions()

@@ -282,6 +282,17 @@ def test_a_warm_start_states_which_prompts_are_new_to_the_checkpoint(trained, da
         run(data, lm_folder, tmp_path / "many", **chosen | {"prompt_captions": 40, "prefix_length": 4})
 
 
+def test_a_run_with_prompts_is_not_resumed_without(data, lm_folder, tmp_path):
+    (tmp_path / "words.txt").write_text("apple\negg\n")
+    chosen = {"prompts": "captions", "datastore": str(data), "prompt_captions": 2, "max_steps": 1, "epochs": 1}
+    words = {"entities": str(tmp_path / "words.txt")}
+    run(data, lm_folder, tmp_path / "run", **chosen, **words)
+    with pytest.raises(ClipcapError, match=r"has renaming 0\.3, this command None"):
+        run(data, lm_folder, tmp_path / "run", **chosen, **words, renaming=0.0, resume=True)
+    with pytest.raises(ClipcapError, match=r"has datastore_id \w+, this command None"):
+        run(data, lm_folder, tmp_path / "run", max_steps=1, epochs=1, resume=True)
+
+
 def test_samples_of_reward_training_are_written_behind_prompts(trained, lm_folder, tmp_path):
     checkpoint, data = trained
     chosen = {**CHOSEN, "datastore": str(data), "weights_dir": str(checkpoint), "prefix_length": None, "epochs": 1}

@@ -28,6 +28,8 @@ PROBE = Image.linear_gradient("L").convert("RGB")  # 256 x 256, encoded for the 
 class ImageOnlyEncoder(FrozenEncoder):
     """A frozen network that encodes images alone."""
 
+    reads_texts = False
+
     def encode_texts(self, texts: Sequence[str]) -> NoReturn:
         """Always refused.
 

@@ -322,7 +322,10 @@ class ObjectiveConfig(Options, group="training"):
         "--objective reward: cider: CIDEr-D; cider+clip: with CLIPScore; retrieval: whether a caption finds its "
         "image among those of the step; clip and retrieval need --xe_weight or --force_clip_reward",
     )
-    samples: int = option(5, "--objective reward: captions sampled of an image; --bs counts them")
+    samples: int = option(5, "--objective reward: captions of an image that are scored; --bs counts them")
+    sample_by: Literal["beam", "chance"] = option(
+        "beam", "--objective reward: score the captions of a beam search, or draw them from the model's distribution"
+    )
     xe_weight: float = option(0.0, "--objective reward: weight of a human caption of each image (0: none)")
     reward_end: bool = option(True, "--objective reward: the end of a caption counts as a word")
     force_clip_reward: bool = option(False, "reward by the encoder alone, though captions lose their grammar")

@@ -2,7 +2,8 @@
 
     loss = −Σᵢ Aᵢ Σₜ log p(sᵢₜ) / tokens of all samples,   Aᵢ = rᵢ − mean reward of the image's other samples
 
-The mean of the others as the baseline is that of arXiv 2003.09971: it needs no greedy caption.
+The mean of the others as the baseline is that of arXiv 2003.09971: it needs no greedy caption. The captions are the
+beams of a beam search (arXiv 1912.08226, section 3.4), or drawn from the model's distribution.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from clipcap.captioning.beam_search import beam_search
 from clipcap.captioning.cached_decoder import CachedDecoder
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import resolve, stop_token_ids
@@ -70,7 +72,10 @@ class RewardObjective:
         self._captions = np.split(order, np.flatnonzero(np.diff(index[order])) + 1)  # of each image
         self.per_step = max(1, steps.size // config.samples)  # images of a step
         longest = min(LONGEST_SAMPLE, steps.data.max_tokens)
-        how = DecodeConfig(num_captions=config.samples, top_p=1.0, max_new_tokens=longest)
+        if config.sample_by == "beam":
+            how = DecodeConfig(beam=True, beam_size=config.samples, max_new_tokens=longest)
+        else:
+            how = DecodeConfig(num_captions=config.samples, top_p=1.0, max_new_tokens=longest)
         self.how = resolve(how, model)
         self.stop = stop_token_ids(tokenizer, self.how)
         self.seconds = {"sampling": 0.0, "waiting for scores": 0.0}
@@ -126,11 +131,14 @@ class RewardObjective:
         """The tokens of `samples` captions of each of these images, those of an image side by side; and as texts."""
         training = self.model.training
         self.model.eval()
-        how = replace(self.how, seed=(self.steps.seed * 1_000_003 + step) % 2**32)
         with self.accelerator.autocast():
             given = given.to(self.accelerator.device)
             decoder = CachedDecoder(self.model, self.model.prefix(given), self.model.prefix_mask(given))
-            found = sample(decoder, how, self.stop, [], places.tolist(), draw=draw_any)
+            if self.how.beam:
+                found = beam_search(decoder, self.how, self.stop, [])
+            else:
+                how = replace(self.how, seed=(self.steps.seed * 1_000_003 + step) % 2**32)
+                found = sample(decoder, how, self.stop, [], places.tolist(), draw=draw_any)
         self.model.train(training)
         rows, lengths = found.tokens.flatten(0, 1).cpu().numpy(), found.length.flatten().long().tolist()
         tokens = [row[:length] for row, length in zip(rows, lengths)]
@@ -189,8 +197,9 @@ class RewardObjective:
         """What is sampled and scored, and where references are too few to score by."""
         config, counts = self.config, np.array([len(captions) for captions in self._captions])
         human = f", human captions with the weight {config.xe_weight:g}" if config.xe_weight else ""
+        samples = f"{config.samples} " + ("beams" if self.how.beam else "samples")
         lines = [
-            f"reward {config.reward}: {config.samples} samples of each of {self.per_step} images a step, "
+            f"reward {config.reward}: {samples} of each of {self.per_step} images a step, "
             f"{self.steps_per_epoch()} steps an epoch{human}"
         ]
         if single := int((counts == 1).sum()):
@@ -203,7 +212,8 @@ class RewardObjective:
     def identity(self) -> dict[str, Any]:
         """By name, what decides the weights besides data and model."""
         names = ("reward", "samples", "xe_weight", "reward_end")
-        return {"objective": "reward", **{name: getattr(self.config, name) for name in names}}
+        by = "beam" if self.how.beam else None  # None: as in runs before there was the option
+        return {"objective": "reward", **{name: getattr(self.config, name) for name in names}, "sample_by": by}
 
     def scores(
         self, captions: Sequence[str], references: Sequence[Sequence[str]], clip_embedding: Tensor

@@ -11,6 +11,8 @@ from conftest import CAPTIONS
 from support.launched import torchrun
 from support.small import feature_file, flags, interrupt_after, metrics, options, run, same, weights
 
+from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.decode import decode
 from clipcap.captioning.tidy import tidy
 from clipcap.errors import ClipcapError
 from clipcap.features.files import read_features
@@ -50,11 +52,12 @@ def objective_of(data, tokenizer, model, share=True, **config):
     return RewardObjective(steps, model, tokenizer, Accelerator(cpu=True), scoring, config)
 
 
+@pytest.mark.parametrize("sample_by", ["beam", "chance"])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("xe_weight", [0.0, 0.5])
-def test_the_gradient_is_that_of_reinforce_written_plainly(data, tokenizer, make_model, share, xe_weight):
+def test_the_gradient_is_that_of_reinforce_written_plainly(data, tokenizer, make_model, sample_by, share, xe_weight):
     model = make_model(clip_dim=32, tune="full")
-    objective = objective_of(data, tokenizer, model, share, xe_weight=xe_weight)
+    objective = objective_of(data, tokenizer, model, share, xe_weight=xe_weight, sample_by=sample_by)
     [batch] = next(iter(objective.windows(0, 0)))
     tokens = int((batch.labels != IGNORE).sum())
     loss = model(**batch.inputs(torch.device("cpu"))) / tokens
@@ -137,14 +140,36 @@ def test_retrieval_rewards_the_caption_that_finds_its_image():
     assert scoring.finish(samples, scoring.start(samples), torch.eye(3)).tolist() == pytest.approx([5.0, 0.0])
 
 
-@pytest.mark.parametrize("tune", ["full", "none"])
-def test_a_resumed_run_equals_an_unbroken_one(data, started, lm_folder, tmp_path, tune, monkeypatch):
-    whole = run(data, lm_folder, tmp_path / "whole", **chosen(data, started, tune=tune))
+def test_beams_are_what_beam_search_finds(data, tokenizer, make_model):
+    model = make_model(clip_dim=32, tune="full").eval()
+    objective = objective_of(data, tokenizer, model, share=False)
+    [batch] = next(iter(objective.windows(0, 0)))
+    scored = [ids[labels != IGNORE].tolist() for ids, labels in zip(batch.input_ids, batch.labels)]
+    how = DecodeConfig(beam=True, beam_size=4, num_captions=4, max_new_tokens=objective.how.max_new_tokens)
+    for first in range(0, len(scored), 4):
+        [found] = decode(model, tokenizer, batch.given.vectors[first][None], how)
+        ended = [[*caption.token_ids, tokenizer.eos_token_id] for caption in found]
+        for ids in scored[first : first + 4]:
+            assert ids in ended or len(ids) == objective.how.max_new_tokens
+
+
+def test_a_state_without_the_option_goes_on_by_chance(data, tokenizer, make_model):
+    model = make_model(clip_dim=32, tune="full")
+    was = {"objective": "reward", "reward": "cider", "samples": 4, "xe_weight": 0.0, "reward_end": True}
+    for by, same_run in (("chance", True), ("beam", False)):
+        now = objective_of(data, tokenizer, model, sample_by=by).identity()
+        assert all(was.get(name) == value for name, value in now.items()) == same_run
+
+
+@pytest.mark.parametrize(("tune", "sample_by"), [("full", "beam"), ("none", "beam"), ("full", "chance")])
+def test_a_resumed_run_equals_an_unbroken_one(data, started, lm_folder, tmp_path, tune, sample_by, monkeypatch):
+    words = chosen(data, started, tune=tune, sample_by=sample_by)
+    whole = run(data, lm_folder, tmp_path / "whole", **words)
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
-        run(data, lm_folder, tmp_path / "broken", **chosen(data, started, tune=tune, save_steps=1))
+        run(data, lm_folder, tmp_path / "broken", **words, save_steps=1)
     monkeypatch.undo()
-    broken = run(data, lm_folder, tmp_path / "broken", **chosen(data, started, tune=tune, save_steps=1, resume=True))
+    broken = run(data, lm_folder, tmp_path / "broken", **words, save_steps=1, resume=True)
     assert same(weights(whole / "clipcap-last"), weights(broken / "clipcap-last"))
     assert not same(weights(whole / "clipcap-last"), weights(started)) or tune == "none"
 

@@ -1,25 +1,35 @@
 """Which candidate to take: the likeliest, the one nearest to the others, or to the captions of neighbours.
 
-python -m benchmarks.quality.prompts.choosing --load_pt CHECKPOINT --train train.pkl --val val.pkl
+python -m benchmarks.quality.prompts.choosing --load_pt CHECKPOINT … --train train.pkl --val val.pkl [--towers TOWERS]
+
+Of several captioners, such as those of three seeds, each rule's differences are joined photo by photo. Self-retrieval
+needs a text tower of the stored features, trained by `clipcap contrastive features`.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from benchmarks.measure import machine
 from benchmarks.quality.prompts.guidance import guided, mean_photo
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
+from clipcap.evaluation.metrics.recall import own_ranks
 from clipcap.evaluation.metrics.score import score
 from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
+from clipcap.models.encoders.load import load_encoder
+from clipcap.models.encoders.locked_image import LockedImageEncoder
 from clipcap.retrieval.exact import search
 from clipcap.scoring.cider_reward import CiderReward, bad_endings
 
 SAMPLES, LONGEST, RESAMPLED = 20, 40, 2000
+HEAD = "| choice | CIDEr-D | to beam 5 [95 %] | own photo in 10, median rank | different captions | bad endings |"
 
 
 def nearest_to(texts: CiderReward, candidates: Sequence[str], others: Sequence[Sequence[str]]) -> str:
@@ -71,35 +81,59 @@ def choices(
     }
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One captioner's captions of the held-out photos under one rule: CIDEr-D [N], and rank of its own photo [N]."""
+
+    captions: list[str]
+    cider: np.ndarray
+    ranks: np.ndarray | None
+
+
+def judge(captions: list[str], wanted: list[list[str]], vectors: Tensor, towers: LockedImageEncoder | None) -> Judged:
+    """Score captions against references, and by how well each finds its own photo of vectors [N, D]."""
+    cider = score(captions, wanted, with_java=False).per_image["CIDEr-D"]
+    ranks = own_ranks(towers.project(vectors.float()), towers.encode_texts(captions)) if towers else None
+    return Judged(captions, np.asarray(cider), ranks)
+
+
+def line(name: str, ours: list[Judged], beam: list[Judged]) -> str:
+    """A row of the table: the mean of all captioners, the differences to beam search photo by photo."""
+    captions = [caption for one in ours for caption in one.captions]
+    differences = np.mean([one.cider - other.cider for one, other in zip(ours, beam)], axis=0)  # [N]
+    rng = np.random.default_rng(1)
+    means = [rng.choice(differences, len(differences)).mean() for _ in range(RESAMPLED)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    ranks = [one.ranks for one in ours if one.ranks is not None]
+    found = f"{np.mean(np.stack(ranks) <= 10):.1%}, {np.median(ranks):g}" if ranks else ""
+    different = np.mean([len(set(one.captions)) / len(one.captions) for one in ours])
+    mean, gain = np.mean([one.cider for one in ours]), f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"| {name} | {mean:.3f} | {gain} | {found} | {different:.2f} | {bad_endings(captions):.1%} |"
+
+
 def main() -> None:
     """Print a table row for each rule: CIDEr-D, its difference to beam search, and what else it changes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--load_pt", required=True, help="captioner")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load_pt", required=True, nargs="+", help="captioners")
     parser.add_argument("--train", required=True, help="features trained on")
     parser.add_argument("--val", required=True, help="features with several captions of each image")
+    parser.add_argument("--towers", help="text tower for these features: self-retrieval")
     parser.add_argument("--limit", type=int, default=250, help="images")
     parser.add_argument("--temp", type=float, default=0.7, help="temperature of the samples")
     args = parser.parse_args()
     train, val = read_features(args.train), read_features(args.val)
     rows = np.unique(val.caption_rows)[: args.limit].tolist()
-    wanted = [val.captions_of(int(row)) for row in rows]
-    found = choices(Captioner.from_pretrained(args.load_pt), train, val, rows, args.temp)
-    first = None
-    print(
-        "| choice | CIDEr-D | to beam 5 [95 %] | different captions | bad endings |\n| --- | --- | --- | --- | --- |"
-    )
-    for name, captions in found.items():
-        scores = score(captions, wanted, None, False, False).per_image
-        cider = np.asarray(next(values for metric, values in scores.items() if metric.startswith("CIDEr")))
-        first = cider if first is None else first
-        rng = np.random.default_rng(1)
-        differences = cider - first
-        means = [differences[rng.integers(len(rows), size=len(rows))].mean() for _ in range(RESAMPLED)]
-        low, high = np.percentile(means, [2.5, 97.5])
-        print(
-            f"| {name} | {cider.mean():.3f} | {differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] | "
-            f"{len(set(captions)) / len(captions):.2f} | {bad_endings(captions):.1%} |"
-        )
+    wanted, vectors = [val.captions_of(int(row)) for row in rows], val.rows(rows)  # vectors: [N, D]
+    towers = load_encoder(args.towers) if args.towers else None
+    if towers is not None and not isinstance(towers, LockedImageEncoder):
+        parser.exit(1, f"{args.towers}: not a checkpoint of `clipcap contrastive features`\n")
+    found: dict[str, list[Judged]] = {}
+    for path in args.load_pt:
+        for name, captions in choices(Captioner.from_pretrained(path), train, val, rows, args.temp).items():
+            found.setdefault(name, []).append(judge(captions, wanted, vectors, towers))
+    print(machine(), "", HEAD, "| --- " * HEAD.count(" |") + "|", sep="\n")
+    for name, several in found.items():
+        print(line(name, several, found["beam 5"]))
 
 
 if __name__ == "__main__":

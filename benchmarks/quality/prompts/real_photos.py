@@ -2,9 +2,10 @@
 
 python -m benchmarks.quality.prompts.real_photos --lm FOLDER --demo demo_out [--epochs 4] [--seeds 1]
 
-Two captioners of the same features and steps: one reads two captions of similar training photos, one reads none. Then
-what the first one reads is exchanged: nothing, two human captions of the photo itself, or captions of drawn plates.
-Vectors are those of a pretrained EfficientNet-Lite0. The language model is tuned along.
+Two captioners of the same features and steps: one reads two captions of similar training photos, one reads none. With
+--first_flags both go on from one that was trained without prompts. Then what the first one reads is exchanged:
+nothing, two human captions of the photo itself, or captions of drawn plates. Vectors are those of a pretrained
+EfficientNet-Lite0. The language model is tuned along.
 """
 
 from __future__ import annotations
@@ -132,6 +133,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
+    parser.add_argument("--first_flags", default="", help="those of a training without prompts that comes first")
+    parser.add_argument("--prompt_dropout", type=float, default=0.15, help="as of `clipcap train`")
+    parser.add_argument("--dtype", default="float32", help="of decoding, as of `clipcap predict`")
     parser.add_argument("--out", type=Path, default=Path("runs/prompts"))
     args = parser.parse_args()
     print(machine(), flush=True)
@@ -142,9 +146,17 @@ def main() -> None:
     vectors, references = list(held_out.rows(slice(None))), held_out.captions_by_row()
     world = plates(args.out, args.demo)
     for seed in args.seeds:
-        words = ["--lm", args.lm, "--epochs", args.epochs, "--seed", seed, *args.train_flags.split()]
+        words = ["--epochs", args.epochs, "--seed", seed]
+        start = ["--lm", args.lm]
+        if args.first_flags:
+            first = trained(args.out, f"first_{seed}", train, [*start, *words, *args.first_flags.split()])
+            start = ["--weights_dir", first]
+        words = [*start, *words, *args.train_flags.split()]
         reading = ["--prompts", "captions", "--datastore", train, "--prompt_captions", PROMPT_CAPTIONS]
-        plain = load_captioner(LoadConfig(load_pt=str(trained(args.out, f"plain_{seed}", train, words))))
+        reading += ["--prompt_dropout", args.prompt_dropout]
+        plain = load_captioner(
+            LoadConfig(load_pt=str(trained(args.out, f"plain_{seed}", train, words)), dtype=args.dtype)
+        )
         folder = str(trained(args.out, f"reads_{seed}", train, [*words, *reading]))
         print(
             f"\nseed {seed}\n| captions | CIDEr-D | gain | copied | distinct | bad endings | words |\n{'| --- ' * 7}|"
@@ -152,10 +164,11 @@ def main() -> None:
         table, others = Table(references, training.captions), Table([r[2:] for r in references], training.captions)
         plainly = captions(plain, vectors)
         table.row("reads nothing, trained so", plainly)
-        reads = load_captioner(LoadConfig(load_pt=folder))
+        reads = load_captioner(LoadConfig(load_pt=folder, dtype=args.dtype))
         table.row(f"reads {PROMPT_CAPTIONS} captions of similar photos", captions(reads, vectors))
         for name, gate in (("gate", None), ("no gate", -1.0)):
-            changed = load_captioner(LoadConfig(load_pt=folder, datastore=str(world), prompt_gate=gate))
+            other = LoadConfig(load_pt=folder, datastore=str(world), prompt_gate=gate, dtype=args.dtype)
+            changed = load_captioner(other)
             table.row(f"reads captions of drawn plates, {name}", captions(changed, vectors))
         text = reads.prompter.text  # pyright: ignore
         reads.prompter = Given(text, [()] * len(vectors))

@@ -36,7 +36,9 @@ from clipcap.sources.record import Record
 
 PLAN = "fit.json"
 FEWEST_VAL, VAL_SHARE = 5, 0.1
+SEVERAL = 3  # captions of a photo, from which on their agreement is a reward worth learning from
 STEPS = ("parse", "train", "evaluate")
+BY_SCORES = ("--bs", "160", "--lr", "1e-4", "--epochs", "2")  # as measured by benchmarks/quality/reward
 NOT_PLANNED = ("dry_run", "out")  # options that a run may change when it continues
 
 
@@ -106,6 +108,8 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
         f"captioner: {steps.checkpoints}; report: {steps.evaluation / REPORT}\n"
         f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS"
     )
+    if found.captions >= SEVERAL * found.train_images:
+        logger.info(f"photos have several captions: go on by their scores: clipcap {shlex.join(steps.by_scores())}")
     return steps.checkpoints
 
 
@@ -317,6 +321,14 @@ class _Steps:
         if self.checkpoints.exists():  # of an epoch without a `last` it makes another
             words.append("--resume")
         self._run("train", self.checkpoints, *words, "--out_dir", self.checkpoints)
+
+    def by_scores(self) -> list[str]:
+        """The command that goes on from the captioner by the scores of its own captions."""
+        places = {"weights_dir": self.checkpoints, "data": self._file("train"), "val": self._file(self.found.val)}
+        words = ["train", "--objective", "reward", *BY_SCORES]
+        for name, place in {**places, "out_dir": self.out / "by_scores"}.items():
+            words += [f"--{name}", str(place)]
+        return words
 
     def evaluate(self) -> None:
         """Score captions of the images held out."""

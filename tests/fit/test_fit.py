@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -55,8 +56,18 @@ def test_one_command_parses_trains_and_evaluates(fit, capsys, data, tmp_path):
     assert len(run(capsys, "predict", *words)[1]) == 12
 
 
+def test_several_captions_of_a_photo_lead_on_to_their_scores(fit, capsys, data, tmp_path):
+    header, rows = (data / "captions.csv").read_text().split("\n", 1)
+    (data / "captions.csv").write_text(
+        "\n".join([header, *(rows.replace("with", word) for word in ("with", "a", "b"))])
+    )
+    [line] = [line for line in fit()[2] if line.startswith("photos have several captions: ")]
+    words = shlex.split(line.split(": clipcap ")[1])
+    assert run(capsys, *words)[0] == 0
+    assert (tmp_path / "run" / "by_scores" / "clipcap-best").is_dir()
+
+
 def test_the_commands_it_shows_do_the_same_alone(fit, capsys, tmp_path, monkeypatch):
-    import shlex
 
     shown = [shlex.split(line[2:])[1:] for line in fit()[2] if line.startswith("$ clipcap ")]
     weights = (tmp_path / "run" / "checkpoints" / "clipcap-best" / "model.safetensors").read_bytes()

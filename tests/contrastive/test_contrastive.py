@@ -448,7 +448,7 @@ def test_unreadable_pictures_leave_the_loss_of_the_others(tmp_path):
 
 
 def test_a_set_without_two_training_images_is_refused(tmp_path):
-    with pytest.raises(ClipcapError, match="contrast needs two training images or more, here: 1"):
+    with pytest.raises(ClipcapError, match="contrast needs two captioned training images or more, here: 1"):
         trained(draw_set(tmp_path / "one", 1, 2), tmp_path / "out", train_size=None)
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -91,10 +92,22 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@cache
+def source_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """The syntax tree of a file, its module first; each file is parsed once."""
+    return tuple(ast.walk(ast.parse(source_of(path))))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Our modules that a file imports, at its top or within its functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -131,13 +144,12 @@ def test_there_are_no_circles():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_file_is_too_long(module):
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    assert len(source_of(MODULES[module]).splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_function_is_too_long(module):
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [n for n in nodes_of(MODULES[module]) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES] == []
 
 
@@ -151,7 +163,7 @@ def test_config_files_import_only_options_and_other_configs():
 
 def test_no_package_takes_a_private_name_of_another():
     for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("clipcap."):
                 other = node.module.removeprefix("clipcap.").rpartition(".")[0]
                 private = [alias.name for alias in node.names if alias.name.startswith("_")]
@@ -161,7 +173,7 @@ def test_no_package_takes_a_private_name_of_another():
 def test_unpickling_happens_only_in_safe_load():
     for module, path in MODULES.items():
         if not module.startswith("runtime.safe_load"):
-            source = path.read_text(encoding="utf-8")
+            source = source_of(path)
             assert not re.search(
                 r"\b(pickle|_pickle)\.(loads?|Unpickler)\b|torch\.load\(|torch\.jit\.load\(", source
             ), module
@@ -171,18 +183,19 @@ def test_there_is_no_room_for_odds_and_ends():
     assert not {"utils", "util", "helpers", "common", "misc"} & {name.split(".")[-1] for name in MODULES}
 
 
+def docstring_of(path: Path) -> str | None:
+    return ast.get_docstring(nodes_of(path)[0])
+
+
 def test_every_module_says_what_it_is():
-    sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
-    assert not [
-        name for name, source in sources.items() if source.strip() and not ast.get_docstring(ast.parse(source))
-    ]
+    assert not [name for name, path in MODULES.items() if source_of(path).strip() and not docstring_of(path)]
 
 
 def test_no_text_names_a_place_on_somebodys_machine():
     files = [REPO / "README.md", REPO / "CHANGELOG.md", REPO / "train.py", REPO / "predict.py", *MODULES.values()]
     files += [path for folder in ("docs", "parse") for path in (REPO / folder).glob("*.*") if path.suffix != ".jpg"]
     private = re.compile(r"\.\./shared|(?<![\w.])/(?:work|root|home|tmp|Users|mnt)/")
-    found = {path.name: private.findall(path.read_text(encoding="utf-8")) for path in files}
+    found = {path.name: private.findall(source_of(path)) for path in files}
     assert {name: places for name, places in found.items() if places} == {}
 
 

@@ -99,10 +99,10 @@ def labels(rows: Sequence[Row]) -> Markup:
 
 def _scores(row: Row) -> Markup:
     meaning = f"probability of a token, on average (geometric); log-probability {row['logprob']:.3f}"
-    parts = [
-        tag("span", f"certainty {math.exp(min(0.0, row['logprob'])):.0%}".replace("%", " %"), title=meaning),
-        tag("span", f"CLIP score {row['clip_score']:.3f}", title="cosine of caption and photo, by the encoder"),
-    ]
+    parts = [tag("span", f"certainty {math.exp(min(0.0, row['logprob'])):.0%}".replace("%", " %"), title=meaning)]
+    if row["clip_score"] is not None:
+        cosine = "cosine of caption and photo, by the encoder"
+        parts.append(tag("span", f"CLIP score {row['clip_score']:.3f}", title=cosine))
     return tag("small", *parts)
 
 

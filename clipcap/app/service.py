@@ -57,7 +57,8 @@ class CaptionService:
         """Captions of a photo, a file or its bytes, best first.
 
         Returns:
-            rows of `caption`, `logprob` (mean per token) and `clip_score` (cosine of caption and photo).
+            rows of `caption`, `logprob` (mean per token) and `clip_score` (cosine of caption and photo, None where
+            the encoder has no text tower).
         Raises:
             ClipcapError: the photo cannot be read.
         """
@@ -113,10 +114,9 @@ class CaptionService:
     ) -> list[list[Caption]]:
         with self._turn:
             found = self._captioner.caption_embeddings(given, config, numbers, [photos[n] for n in numbers])
-            if config.rerank == "clip":  # already scored and sorted
+            if config.rerank == "clip" or not self._captioner.encoder.reads_texts:
                 return found
-            scored = [self._captioner.rerank(row, captions) for row, captions in zip(given.vectors, found)]
-        return [sorted(captions, key=lambda c: -c.score) for captions in scored]
+            return [self._captioner.scored(row, captions) for row, captions in zip(given.vectors, found)]
 
     def _while_awaited(self, photos: Sequence[Path | bytes]) -> Iterator[EncodedImages]:
         """The encoded photos, as long as somebody waits for their captions."""

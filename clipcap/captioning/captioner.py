@@ -124,7 +124,7 @@ class Captioner:
         captioner.prompter = open_prompter(
             loaded.model.config, captioner.tokenizer, captioner.judge, datastore, entities, prompt_gate
         )
-        captioner.consensus = open_consensus(loaded.model.config, datastore)
+        captioner.consensus = open_consensus(loaded.model.config, datastore, captioner.prompter)
         return captioner
 
     def multiply_in(self, dtype: str) -> None:
@@ -452,10 +452,13 @@ class Captioner:
             captions: of it.
             judge: a dual encoder (default: the captioner's own).
         """
+        return sorted(self.scored(embedding, captions, judge), key=lambda c: -(c.clip_score or 0.0))
+
+    def scored(self, embedding: Tensor, captions: Sequence[Caption], judge: Encoder | None = None) -> list[Caption]:
+        """Captions with their `clip_score`, in their order; arguments as those of `rerank`."""
         texts = (judge or self.encoder).encode_texts([c.text for c in captions])  # [K, D]
         scores = torch.cosine_similarity(texts, embedding[None].to(texts), dim=-1).tolist()  # [K]
-        scored = [replace(c, clip_score=s) for c, s in zip(captions, scores)]
-        return sorted(scored, key=lambda c: -(c.clip_score or 0.0))
+        return [replace(c, clip_score=s) for c, s in zip(captions, scores)]
 
     @torch.inference_mode()
     def explain(self, image: ImageLike | Tensor | Given, top: int = 5) -> list[list[tuple[str, float]]]:

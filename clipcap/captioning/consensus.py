@@ -61,7 +61,7 @@ def consensus_of(found: Consensus | None) -> Consensus:
     """
     if found is None:
         raise ClipcapError(
-            "--rerank consensus compares with the captions of similar images, by the encoder of the captioner: name "
-            "them by --datastore"
+            "--rerank consensus compares with the captions of similar images: name them by --datastore (captioners "
+            "of --retrieve_with have none: their datastore is of another encoder)"
         )
     return found

@@ -73,10 +73,7 @@ def predict(
     captioner = load() if load else load_captioner(LoadConfig.of(**config.load.flat()), decode_only=True)
     if img:
         _ = captioner.encoder  # now, so that its errors are not blamed on the first photo
-    own = captioner.model.config
-    check_datastore(decoding.rerank, getattr(config.load, "datastore", None), getattr(own, "prompts", "none"))
-    if decoding.rerank == "clip":
-        captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refused here where it has no text tower
+    _check_choosing(captioner, config)
     found = _Found(failed)
     with open_destination(config, texts, many=len(paths) != 1) as destination:
         if output.features:
@@ -103,6 +100,22 @@ def predict(
     found.report(len(paths))
     _report_prompts(captioner)
     return found.failed
+
+
+def _check_choosing(captioner: Captioner, config: CaptionConfig) -> None:
+    """Refuse, before anything is captioned, to choose captions by what is not at hand.
+
+    Raises:
+        ClipcapError: names the flag.
+    """
+    own, decoding = captioner.model.config, config.decode
+    check_datastore(decoding.rerank, getattr(config.load, "datastore", None), getattr(own, "prompts", "none"))
+    if decoding.rerank == "clip":
+        captioner.judge(decoding.score_with).encode_texts(["a photo"])  # refuses where it has no text tower
+    if decoding.rerank == "consensus":
+        from clipcap.captioning.consensus import consensus_of
+
+        consensus_of(captioner.consensus)
 
 
 def _report_prompts(captioner: Captioner) -> None:

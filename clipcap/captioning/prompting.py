@@ -44,7 +44,7 @@ def open_prompter(
     Raises:
         ClipcapError: prompts that it does not read, or a datastore of another encoder.
     """
-    check_prompts(config, entities)
+    check_prompts(config, entities, gate)
     if config.prompts == "none":
         return None
     from clipcap.prompts.prompter import caption_prompter, entity_prompter
@@ -56,8 +56,8 @@ def open_prompter(
     return caption_prompter(config, text, None if datastore is None else str(datastore), gate, retrieving)
 
 
-def check_prompts(config: ModelConfig, entities: str | Path | None) -> None:
-    """Refuse a list of words for a captioner that has not learnt to read any.
+def check_prompts(config: ModelConfig, entities: str | Path | None, gate: float | None = None) -> None:
+    """Refuse a list of words, or a gate of captions, for a captioner that has not learnt to read such.
 
     Raises:
         ClipcapError: names the flag.
@@ -66,6 +66,11 @@ def check_prompts(config: ModelConfig, entities: str | Path | None) -> None:
         raise ClipcapError(
             f"--entities is for captioners that were trained with --prompts entities, and this one has "
             f"--prompts {config.prompts}: leave it out, or train one"
+        )
+    if gate is not None and config.prompts != "captions":
+        raise ClipcapError(
+            f"--prompt_gate is for captioners that were trained with --prompts captions, and this one has "
+            f"--prompts {config.prompts}: leave it out"
         )
 
 
@@ -82,18 +87,26 @@ def check_datastore(rerank: str, datastore: str | None, prompts: str) -> None:
         )
 
 
-def open_consensus(config: ModelConfig, datastore: str | Path | None) -> Consensus | None:
-    """What orders captions by those of similar images, where captioned images are named; opened, not read yet.
+def open_consensus(
+    config: ModelConfig, datastore: str | Path | None, prompter: Prompter | None = None
+) -> Consensus | None:
+    """What orders captions by those of similar images, where some are at hand; opened, not read yet.
 
+    Args:
+        config: of the captioner.
+        datastore: as named.
+        prompter: of the captioner: where it retrieves captions by the captioner's own encoder, they serve as well.
     Raises:
         ClipcapError: the datastore is none, or another encoder's than the captioner reads.
     """
-    if datastore is None or config.retrieve_with:
+    if config.retrieve_with or (datastore is None and prompter is None):
         return None
     from clipcap.captioning.consensus import Consensus
-    from clipcap.prompts.prompter import open_store
+    from clipcap.prompts.prompter import CaptionPrompter, open_store
 
-    return Consensus(open_store(str(datastore), config, None, "the checkpoint"))
+    if isinstance(prompter, CaptionPrompter):
+        return Consensus(prompter.store)
+    return None if datastore is None else Consensus(open_store(str(datastore), config, None, "the checkpoint"))
 
 
 def with_prompts(

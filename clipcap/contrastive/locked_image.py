@@ -19,13 +19,15 @@ from clipcap.contrastive.image_cache import NO_IMAGE
 from clipcap.contrastive.task import ContrastiveTask
 from clipcap.contrastive.towers.locked_image import LockedImageTowers, locked_image_towers
 from clipcap.contrastive.train import run
+from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import Features
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
+from clipcap.runtime.text import counted, printable
 from clipcap.sources.record import Record
 from clipcap.training.accelerator import make_accelerator
-from clipcap.training.data import training_features
+from clipcap.training.data import check_finite, training_features
 from clipcap.training.run_folder import check_run_folder
 
 NOTHING = np.zeros(0, np.int64)  # rows
@@ -90,6 +92,8 @@ class LockedImageTask(ContrastiveTask):
     ):
         self.options = config
         self._train, self._val = _by_image(train), _by_image(train.subset_by_row(NOTHING) if val is None else val)
+        if val is not None and not self._val[2]:
+            raise ClipcapError(f"{val.path}: no image has a caption, so that none can be validated on: pass another")
         records = [
             Record(str(image_id), ImageRef(Path(str(image_id))), captions, split)
             for split, (_, _, named) in (("train", self._train), ("val", self._val))
@@ -115,7 +119,7 @@ class LockedImageTask(ContrastiveTask):
 
 
 def _by_image(features: Features) -> tuple[Features, np.ndarray, list[tuple[str, tuple[str, ...]]]]:
-    """The features, the first row of each image that has captions, and its id and captions."""
+    """The features, the first row of each image that has captions, and its id and captions; logs those without."""
     captions: dict[int, list[str]] = {}
     first: dict[int, int] = {}
     for row, (image, texts) in enumerate(zip(features.row_images.tolist(), features.captions_by_row())):
@@ -123,6 +127,8 @@ def _by_image(features: Features) -> tuple[Features, np.ndarray, list[tuple[str,
         captions.setdefault(image, []).extend(texts)
     rows = [row for image, row in first.items() if captions[image]]
     named = [(features.image_ids[row], tuple(captions[image])) for image, row in first.items() if captions[image]]
+    if left_out := len(first) - len(rows):
+        logger.info(f"{printable(str(features.path))}: {counted(left_out, 'image')} without captions left out")
     return features, np.array(rows, np.int64), named
 
 
@@ -138,6 +144,7 @@ def train_locked_image(config: LockedImageConfig) -> Path:
     check_run_folder(config.loop)
     accelerator = make_accelerator(config.loop, config.flat())
     features, val = training_features(config.features, config.loop.seed, 0)
+    check_finite(features)
     set_seed(config.loop.seed)
     task = LockedImageTask(config, locked_image_towers(config, features), features, val, accelerator)
     logger.info(task.describe())

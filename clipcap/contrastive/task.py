@@ -59,7 +59,7 @@ class ContrastiveTask:
         train += extra
         if len(train) - len(extra) < 2:
             raise ClipcapError(
-                f"{config.source.data_path}: contrast needs two training images or more, here: "
+                f"{config.source.data_path}: contrast needs two captioned training images or more, here: "
                 f"{len(train) - len(extra)}"
             )
         if config.bs * accelerator.num_processes < 2:

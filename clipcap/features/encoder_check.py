@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta, Features
+from clipcap.models.encoders.locked_image import projected_network
 from clipcap.models.encoders.names import WIDTHS, guess_encoder
 from clipcap.models.encoders.token_spec import TokenLayout
 
@@ -60,21 +61,29 @@ def check_same_encoder(
         ClipcapError: says both sides.
     """
     ours, theirs = features_meta.encoder or "encoder not known", encoder or "encoder not known"
-    advice = "parse the images again with " + (
-        f"--clip_model_type {encoder}" if encoder else "the encoder it expects"
-    )
+    both = features_meta.encoder_weights_id is not None and weights_id is not None
+    other_name = encoder and features_meta.encoder not in (None, encoder) and not features_meta.encoder_guessed
     if dim != expected_dim:
-        raise ClipcapError(
-            f"{path}: embeddings are {dim} wide ({ours}), {what} expects {expected_dim} ({theirs}): {advice}"
+        found = f"embeddings are {dim} wide ({ours}), {what} expects {expected_dim} ({theirs})"
+    elif both and features_meta.encoder_weights_id != weights_id:
+        found = (
+            f"embeddings were made with {ours} of weights {features_meta.encoder_weights_id}, "
+            f"{what} expects {theirs} of weights {weights_id}"
         )
-    if features_meta.encoder_weights_id and weights_id:
-        if features_meta.encoder_weights_id != weights_id:
-            raise ClipcapError(
-                f"{path}: embeddings were made with {ours} of weights {features_meta.encoder_weights_id}, "
-                f"{what} expects {theirs} of weights {weights_id}: {advice}"
-            )
-    elif features_meta.encoder and encoder and not features_meta.encoder_guessed and features_meta.encoder != encoder:
-        raise ClipcapError(f"{path}: embeddings were made with {ours}, {what} expects {theirs}: {advice}")
+    elif not both and other_name:
+        found = f"embeddings were made with {ours}, {what} expects {theirs}"
+    else:
+        return
+    raise ClipcapError(f"{path}: {found}: {_advice(features_meta, encoder, path)}")
+
+
+def _advice(meta: FeatureMeta, encoder: str | None, path: str | Path) -> str:
+    """How to come by features of an encoder, for those of another one."""
+    if encoder is None:
+        return "parse the images again with the encoder it expects"
+    if meta.encoder and projected_network(encoder) == meta.encoder:
+        return f"move them by `clipcap features project {path} --clip_model_type {encoder} --out NAME.pkl`"
+    return f"parse the images again with --clip_model_type {encoder}"
 
 
 def check_tokens(features: Features, layout: TokenLayout | None, what: str) -> None:

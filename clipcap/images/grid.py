@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from clipcap.images.read import ImageError, open_image
@@ -111,4 +110,6 @@ def _height(lines: int, size: float) -> int:
 @cache
 def sheet_font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu, which comes with matplotlib and knows most alphabets."""
+    import matplotlib  # takes a third of a second, and few runs draw
+
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -41,9 +41,10 @@ class ClipCaptionModel(PrefixLM[ModelConfig]):
         embed_dim = self.token_embeddings.embedding_dim  # OPT's differs from its hidden size
         if self.longest_prefix >= max_positions(lm):
             text = self.longest_prefix - config.prefix_length
+            fewer = f": lower --prompt_captions {config.prompt_captions}" if config.prompts == "captions" else ""
             raise ClipcapError(
                 f"--prefix_length {config.prefix_length}{f' and {text} tokens of text' if text else ''} leaves no "
-                f"room for a caption: {config.lm} takes {max_positions(lm)} positions"
+                f"room for a caption: {config.lm} takes {max_positions(lm)} positions{fewer}"
             )
         vocabulary = self.token_embeddings.num_embeddings
         for name in ("before", "after", "ends"):

@@ -22,8 +22,8 @@ from clipcap.models.kernels.switch import fast
 from clipcap.models.without_memory import without_memory
 from clipcap.runtime.safe_load.torch_file import is_finite
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TRUNK = "transformer."  # before the names of all tensors; `gpt2` on the hub lacks it
+CONFIG, WEIGHTS, ADAPTER = "config.json", "model.safetensors", "adapter_config.json"
+TRUNK, HEAD = "transformer.", "lm_head.weight"  # before the names of all but the head; `gpt2` on the hub lacks it
 # What a configuration may not have otherwise: other values change the computation.
 FIXED = {
     "model_type": "gpt2",
@@ -38,6 +38,8 @@ FIXED = {
     "_attn_implementation": None,
 }
 SIZES = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}  # transformers' own
+# Further names that transformers takes the sizes by, and a nested configuration: left to it.
+OTHER_NAMES = {"hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers", "text_config"}
 MOST = 10_000_000  # of any size
 
 
@@ -222,10 +224,11 @@ def gpt2_config(content: Any) -> GPT2Config | None:
     """The sizes in a `config.json`; None where it is not of a GPT-2 of the usual kind, or damaged."""
     if not isinstance(content, Mapping) or "model_type" not in content or not fast():
         return None
-    if any(content.get(name, value) != value for name, value in FIXED.items()):
+    if any(content.get(name, value) != value for name, value in FIXED.items()) or OTHER_NAMES & content.keys():
         return None
     sizes = {name: content.get(name, size) for name, size in SIZES.items()}
-    sizes["n_inner"] = content.get("n_inner") or (4 * sizes["n_embd"] if type(sizes["n_embd"]) is int else None)
+    inner, width = content.get("n_inner"), sizes["n_embd"]
+    sizes["n_inner"] = 4 * width if inner is None and type(width) is int else inner
     epsilon = content.get("layer_norm_epsilon", 1e-5)
     if any(type(size) is not int or not 0 < size <= MOST for size in sizes.values()) or type(epsilon) is not float:
         return None
@@ -254,6 +257,9 @@ def gpt2_of(content: Any, stored: Mapping[str, Tensor], prefix: str = "") -> GPT
     found = {name: tensor.float() for name, tensor in state.items() if tensor is not None}
     if {name: tensor.shape for name, tensor in found.items()} != sizes:
         return None
+    head = stored.get(prefix + HEAD)
+    if head is not None and not torch.equal(head.float(), found[f"{TRUNK}wte.weight"]):
+        return None  # the configuration ties them, and the weights do not
     model.load_state_dict(found, strict=False, assign=True)
     model.lm_head.weight = model.transformer.wte.weight
     return model.eval()
@@ -263,10 +269,10 @@ def load_gpt2(folder: Path) -> GPT2 | None:
     """The GPT-2 of a folder in float32; None where it has to be left to transformers, which says what is wrong."""
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if gpt2_config(content) is None:
+        if gpt2_config(content) is None or (folder / ADAPTER).exists():
             return None
         stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, RecursionError, SafetensorError):
         return None
-    named = {f"{TRUNK}{name.removeprefix(TRUNK)}": tensor for name, tensor in stored.items()}
-    return gpt2_of(content, named) if all(map(is_finite, named.values())) else None
+    named = {name if name.startswith((TRUNK, HEAD)) else TRUNK + name: tensor for name, tensor in stored.items()}
+    return gpt2_of(content, named) if len(named) == len(stored) and all(map(is_finite, named.values())) else None

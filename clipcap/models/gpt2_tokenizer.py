@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 FILE, CONFIG, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -15,7 +15,9 @@ HARMLESS = {
     "backend", "bos_token", "clean_up_tokenization_spaces", "eos_token", "is_local", "local_files_only",
     "model_max_length", "name_or_path", "tokenizer_class", "unk_token",
 }  # fmt: skip
-END = "<|endoftext|>"  # where the configuration names none
+NAMED = ("bos_token", "eos_token", "unk_token")  # those of its entries that are tokens
+END = "<|endoftext|>"  # where a configuration of GPT-2's own class names none
+GENERAL = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that have no token by default
 
 
 class GPT2Tokenizer:
@@ -55,7 +57,23 @@ def load_gpt2_tokenizer(folder: Path) -> GPT2Tokenizer | None:
         tokenizer = Tokenizer.from_file(str(folder / FILE))
     except Exception:  # the package raises nothing more special
         return None
-    end = config.get("eos_token", END)
-    if not isinstance(end, str) or tokenizer.token_to_id(end) is None or tokenizer.get_vocab_size() < 2:
-        return None
-    return GPT2Tokenizer(tokenizer, end)
+    tokenizer.no_truncation()  # as transformers, which cuts and fills texts only when it is asked to
+    tokenizer.no_padding()
+    end = config.get("eos_token", None if config.get("tokenizer_class") in GENERAL else END)
+    named = [end, *(config[name] for name in NAMED if config.get(name) is not None)]
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    if not all(isinstance(token, str) and token in added for token in named) or tokenizer.get_vocab_size() < 2:
+        return None  # transformers adds a token that is named and not there
+    return GPT2Tokenizer(tokenizer, end) if _is_of_gpt2(tokenizer) else None
+
+
+def _is_of_gpt2(tokenizer: Tokenizer) -> bool:
+    """Whether texts become tokens by GPT-2's steps alone: transformers' class of it ignores any others."""
+    before, model = tokenizer.pre_tokenizer, tokenizer.model
+    if not isinstance(before, pre_tokenizers.ByteLevel) or not isinstance(model, models.BPE):
+        return False
+    further = (
+        tokenizer.normalizer, before.add_prefix_space, not before.use_regex, model.dropout, model.unk_token,
+        model.continuing_subword_prefix, model.end_of_word_suffix, model.byte_fallback, model.ignore_merges,
+    )  # fmt: skip
+    return isinstance(tokenizer.decoder, decoders.ByteLevel) and not any(further)

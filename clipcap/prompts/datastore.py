@@ -25,12 +25,12 @@ SAMPLED = 64  # rows that tell one datastore from another
 
 
 class Retrieved(NamedTuple):
-    """A caption that was retrieved for an image."""
+    """A caption that was retrieved for an image, or a word that fits it."""
 
     caption: str
     image_id: str
     path: str | None
-    score: float  # cosine of the two embeddings
+    score: float  # cosine of the two embeddings, or the probability of the word
 
 
 class Near(NamedTuple):
@@ -66,7 +66,7 @@ class Datastore:
         tower = _tower(path)
         store = cls(Index.open(path, tower=tower), tower)
         store.index.check_encoder(encoder, weights_id, dim, what)
-        if not any(store.entry(row).captions for row in range(min(SAMPLED, len(store.index)))):
+        if not store.some_captions():
             raise ClipcapError(f"--datastore {path}: holds no captions: parse the images with theirs")
         return store
 

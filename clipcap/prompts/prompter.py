@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from clipcap.errors import ClipcapError
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.base import Encoder
 from clipcap.prompts.datastore import Datastore, Retrieved
@@ -19,10 +20,11 @@ from clipcap.runtime.text import printable
 
 @dataclass
 class Counts:
-    """How many images had a prompt."""
+    """How many images had a prompt: of all, those without, and those that the training's datastore gave one."""
 
     images: int = 0
     without: int = 0
+    otherwise: int = 0
 
 
 class Prompter(Protocol):
@@ -49,25 +51,38 @@ class CaptionPrompter:
         text: makes tokens of captions.
         gate: cosine of the nearest image below which there is no prompt; None for no such limit.
         encoder: as any `Prompter` has it.
+        otherwise: gives the images their prompts that find none here.
     """
 
     store: Datastore
     text: PromptText
     gate: float | None = None
     encoder: str | None = None
+    otherwise: CaptionPrompter | None = None
     counts: Counts = field(default_factory=Counts)
 
     def find(self, vectors: Tensor) -> tuple[list[list[int]], list[tuple[Retrieved, ...]]]:
         """As of any `Prompter`."""
+        found = self.retrieved(vectors)
+        rest = [i for i, several in enumerate(found) if not several]
+        if self.otherwise is not None and rest:
+            theirs = iter(self.otherwise.retrieved(vectors[rest]))
+            found = [several or next(theirs) for several in found]
+        without = sum(not several for several in found)
+        self.counts.images += len(found)
+        self.counts.without += without
+        self.counts.otherwise += len(rest) - without
+        return self.text.prompts([[one.caption for one in several] for several in found]), found
+
+    def retrieved(self, vectors: Tensor) -> list[tuple[Retrieved, ...]]:
+        """The captions that the datastore has for images [B, D]; none for one that is further away than the gate."""
         near = self.store.near(vectors, self.text.count)
         found: list[tuple[Retrieved, ...]] = []
         for rows, scores in zip(near.rows.tolist(), near.scores.tolist()):
             close = rows[0] >= 0 and (self.gate is None or scores[0] >= self.gate)
             several = [self.store.retrieved(row, score) for row, score in zip(rows, scores) if close and row >= 0]
             found.append(tuple(one for one in several if one))
-        self.counts.images += len(found)
-        self.counts.without += sum(not several for several in found)
-        return self.text.prompts([[one.caption for one in several] for several in found]), found
+        return found
 
 
 @dataclass
@@ -133,7 +148,21 @@ def caption_prompter(
         logger.info(f"the datastore {printable(datastore)} is another one than in training")
     if gate is None and store.tower == "image":
         gate = config.prompt_gate
-    return CaptionPrompter(store, text, gate, config.retrieve_with)
+    swapped = gate is not None and datastore != config.datastore
+    otherwise = _of_training(config, text, retrieving) if swapped else None
+    return CaptionPrompter(store, text, gate, config.retrieve_with, otherwise)
+
+
+def _of_training(config: ModelConfig, text: PromptText, retrieving: Encoder | None) -> CaptionPrompter | None:
+    """The prompts from the datastore of the training; None where it is gone, or is no longer what it was."""
+    if config.datastore is None or not Path(config.datastore).exists():
+        return None
+    try:
+        store = open_store(config.datastore, config, retrieving, "the checkpoint")
+    except ClipcapError as error:
+        logger.warning(f"the datastore of the training is not used: {error}")
+        return None
+    return CaptionPrompter(store, text, config.prompt_gate, config.retrieve_with)
 
 
 def entity_prompter(text: PromptText, path: str | Path | None, encoder: Encoder) -> EntityPrompter | None:
@@ -150,7 +179,12 @@ def entity_prompter(text: PromptText, path: str | Path | None, encoder: Encoder)
 
 
 def report_prompts(counts: Counts) -> None:
-    """State how many images had no prompt, where there were any."""
+    """State how many images had no prompt, or another datastore's, where there were any."""
+    if counts.otherwise:
+        logger.info(
+            f"{counts.otherwise:,} of {counts.images:,} images have nothing like them in --datastore, and read "
+            f"captions of the datastore of the training"
+        )
     if counts.without:
         logger.info(
             f"{counts.without:,} of {counts.images:,} images have nothing like them in the datastore or list, and "

@@ -13,8 +13,7 @@ from clipcap.models.config import Prompts
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
-CAPTION_TOKENS = 25  # of a retrieved caption; the rest is cut
-WORD_TOKENS = 8
+TEXT_TOKENS = 25  # of a retrieved caption or of a word, which has many in rarer scripts; the rest is cut
 MOST_WORDS = 3
 OPENING, BETWEEN, CLOSING = "Similar images show", "\n\n", "\n\nThis image shows\n\n"
 WORDS_OPENING, WORDS_BETWEEN, WORDS_CLOSING = "There are ", ", ", " in the picture.\n\n"
@@ -37,9 +36,10 @@ class PromptText:
         self._leads = kind == "captions"  # what separates texts also stands before the first
         self.count = count if kind == "captions" else MOST_WORDS
         self._fixed = len(self._opening) + len(self._closing)
-        limit = CAPTION_TOKENS if kind == "captions" else WORD_TOKENS
-        if longest is not None:
-            limit = min(limit, (longest - self._fixed) // self.count - len(self._between))
+        self._room = None if longest is None else longest - self._fixed
+        limit = TEXT_TOKENS
+        if self._room is not None and kind == "captions":
+            limit = min(limit, self._room // self.count - len(self._between))
         self.limit = max(limit, 0)
 
     def longest(self, texts: Sequence[str]) -> int:
@@ -48,13 +48,17 @@ class PromptText:
         return self._fixed + self.count * (most + len(self._between))
 
     def prompts(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
-        """The tokens of the prompt of each image; none where it has no texts."""
+        """The tokens of the prompt of each image; none where it has no texts.
+
+        Captions too long are cut, and words for which there is no room are left out: half of a word is another one.
+        """
         flat = iter(self._ids([text for several in texts for text in several[: self.count]]))
         found = []
         for several in texts:
             ids: list[int] = []
-            for number in range(len(several[: self.count])):
-                ids += [*(self._between if number or self._leads else []), *next(flat)[: self.limit]]
+            for _ in several[: self.count]:
+                more = [*(self._between if ids or self._leads else []), *next(flat)[: self.limit]]
+                ids += more if self._room is None or len(ids) + len(more) <= self._room else []
             found.append([*self._opening, *ids, *self._closing] if ids else [])
         return found
 

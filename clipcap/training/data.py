@@ -131,11 +131,15 @@ def _same_names(learnt: Sequence[str | None], held_out: Sequence[str | None]) ->
     return np.concatenate(found)
 
 
-def check_finite(val: Features) -> None:
-    """Validation comes at the end of an epoch: too late to find out that its features are unusable."""
-    if len(bad := val.non_finite_rows()):
-        image = val.image_ids[int(bad[0])]
-        raise ClipcapError(f"{val.path}: the features of image {image} are not finite: parse the images again")
+def check_finite(features: Features) -> None:
+    """Refuse what an epoch would end in, as validation, or what all images would be measured by.
+
+    Raises:
+        ClipcapError: names the first image whose features are not finite.
+    """
+    if len(bad := features.non_finite_rows()):
+        image = features.image_ids[int(bad[0])]
+        raise ClipcapError(f"{features.path}: the features of image {image} are not finite: parse the images again")
 
 
 def one_caption_each(features: Features, images: int) -> Features:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +23,7 @@ from clipcap.prompts.entities import Entities, fitting
 from clipcap.prompts.neighbours import neighbours
 from clipcap.prompts.template import MOST_WORDS, PromptText, padded
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.text import counted
 from clipcap.training.dataset import Batch, CaptionDataset
 from clipcap.training.objective import first_caption_numbers
 from clipcap.training.renaming import Renaming, strange_words
@@ -87,19 +87,16 @@ class NamedWords:
     Args:
         features: whose rows have prompts.
         entities: the list.
-        encoder: of the features.
+        words: its embeddings [W, D], of norm 1, by the encoder of the features.
+        scale: of the cosines, the encoder's own.
     """
 
-    def __init__(self, features: Features, entities: Entities, encoder: Encoder):
-        self.features, self.entities, self.encoder = features, entities, encoder
-
-    @cached_property
-    def _words(self) -> torch.Tensor:
-        return self.entities.encoded(self.encoder)
+    def __init__(self, features: Features, entities: Entities, words: torch.Tensor, scale: float):
+        self.features, self.entities, self.words, self.scale = features, entities, words, scale
 
     def best(self, rows: np.ndarray) -> list[list[str]]:
         """As of any `Source`."""
-        found = fitting(self.features.rows(rows), self._words, self.encoder.logit_scale, MOST_WORDS)
+        found = fitting(self.features.rows(rows), self.words, self.scale, MOST_WORDS)
         return [[self.entities.words[word] for word, _ in several] for several in found]
 
     def drawn(self, row: int, rng: np.random.Generator) -> list[str]:
@@ -227,7 +224,9 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
     training = source(features)
     gate = training.gate()
     if gate is None:
-        raise ClipcapError(f"--datastore {place}: holds nothing but the images trained on: pass a larger one")
+        raise ClipcapError(
+            f"--datastore {place}: holds nothing but the images trained on, or no finite features: pass another one"
+        )
     fields = {
         "prompts": "captions",
         "prompt_captions": config.prompt_captions,
@@ -238,13 +237,14 @@ def _captions(config: PromptConfig, features: Features, device: str) -> Promptin
     }
     middle = float(np.median(training.near.scores[:, 0]))
     note = (
-        f"prompts: {config.prompt_captions} captions of similar images of {place}, none for "
+        f"prompts: {counted(config.prompt_captions, 'caption')} of similar images of {place}, none for "
         f"{config.prompt_dropout:.0%} of the examples; median cosine of the nearest {middle:.3f}"
     )
     samples = store.some_captions()
     if config.entities is None:
         return Prompting(config, source, training, samples, fields, note)
-    entities, _ = _entities_named(config.entities, features)
+    entities, share = _entities_named(config.entities, features)
+    note += f"\n{share:.0%} of the captions name a word of {config.entities}; {_renaming_note(config)}"
     return Prompting(config, source, training, samples, fields, note, entities)
 
 
@@ -253,29 +253,38 @@ def _entities(config: PromptConfig, features: Features, device: str) -> Promptin
         raise ClipcapError(f"{features.path}: does not say its encoder: name it with --clip_model_type")
     entities, share = _entities_named(str(config.entities), features)
     encoder = load_encoder(features.meta.encoder, device)
+    words = entities.encoded(encoder)  # now, since an encoder without a text tower is of no use later either
 
     def source(rows: Features) -> NamedWords:
-        return NamedWords(rows, entities, encoder)
+        return NamedWords(rows, entities, words, encoder.logit_scale)
 
-    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name"
+    note = f"prompts: words of {config.entities}, which {share:.0%} of the captions name; {_renaming_note(config)}"
     fields = {"prompts": "entities"}
     return Prompting(config, source, source(features), entities.words, fields, note, entities)
 
 
+def _renaming_note(config: PromptConfig) -> str:
+    if not config.renamed:
+        return "none is renamed"
+    return f"in {config.renamed:.0%} of the examples one is renamed in caption and prompt (--renaming 0: never)"
+
+
 def _entities_named(path: str, features: Features) -> tuple[Entities, float]:
-    """The list, and the share of the first captions that name a word of it.
+    """The list, and the share of some captions, spread over the features, that name a word of it.
 
     Raises:
         ClipcapError: it cannot be read, or none of them does.
     """
-    entities, first = Entities.read(path), features.captions[:LOOKED_AT]
-    named = sum(bool(entities.named_in([caption])) for caption in first)
+    entities = Entities.read(path)
+    count = len(features.captions)
+    places = np.linspace(0, count, min(count, LOOKED_AT), endpoint=False, dtype=np.int64).tolist()
+    named = sum(bool(entities.named_in([features.captions[place]])) for place in places)
     if not named:
         raise ClipcapError(
-            f"--entities {path}: the first {len(first)} captions name none of its {len(entities.words)} words: "
-            f"nothing is learnt from such a list"
+            f"--entities {path}: of {counted(len(places), 'caption')} none names one of its "
+            f"{counted(len(entities.words), 'word')}: nothing is learnt from such a list"
         )
-    return entities, named / len(first)
+    return entities, named / len(places)
 
 
 def _pictures(features: Features, encoder: Encoder) -> torch.Tensor:

@@ -106,7 +106,8 @@ def _load_state(path: Path) -> RunState:
 
 def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], options: LoopConfig, warm_start: str) -> None:
     """Refuse to go on with other data or options than the run has; `warm_start` is the flag for a new run."""
-    for name, value in now.items():
+    for name in {**now, **was}:  # an option that is left out now counts as well
+        value = now.get(name)
         if was.get(name) == value:
             continue
         advice = "give the same data and options, or start anew in another --out_dir"

@@ -250,7 +250,16 @@ def _warm_start(
     )
     model = ClipCaptionModel(new, loaded.model.lm, dropout)
     model.mapper.load_state_dict(loaded.model.mapper.state_dict())
-    return model, loaded.tokenizer, f"warm start from {loaded.summary}"
+    return model, loaded.tokenizer, f"warm start from {loaded.summary}{_new_to_it(old, new)}"
+
+
+def _new_to_it(old: ModelConfig, new: ModelConfig) -> str:
+    """What a run lets a checkpoint read that it has not read so far, as the end of a line; empty for nothing."""
+    if new.prompts != old.prompts:
+        return "; it has read no prompts so far, and learns to from here on"
+    if new.prompts == "captions" and new.prompt_captions != old.prompt_captions:
+        return f"; it has read {old.prompt_captions} captions of a prompt so far, here {new.prompt_captions}"
+    return ""
 
 
 def _text_of_warm_start(config: InitialCaptionerConfig, loaded: Loaded, recipe: Recipe) -> dict[str, Any]:

@@ -16,15 +16,18 @@ import uuid
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from urllib.parse import quote, unquote
 
 import pytest
+import torch
 from PIL import Image
-from support.browser import chromium
-from support.road import REPO, draw_photos, run, start
+from support.browser import ONE_CLICK_MS, PATIENCE_MS, browser_error, chromium
+from support.road import REPO, draw_photos, run, save_captioner, start
+from support.towers_small import vision_tower
 
 from clipcap.app import markup, server
 from clipcap.app.checkpoints import Checkpoints, further_checkpoints
@@ -32,6 +35,7 @@ from clipcap.app.guard import Guard
 from clipcap.app.service import CaptionService
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.prompting import open_consensus
 from clipcap.clip_gpt.checkpoint import save_clip_gpt
 from clipcap.clip_gpt.config import ClipGptConfig
 from clipcap.clip_gpt.model import ClipGPT
@@ -40,7 +44,8 @@ from clipcap.demo.plates import write_set
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.caption_files import captions_by_image
 from clipcap.features.config import ParseConfig
-from clipcap.features.files import read_features
+from clipcap.features.feature_set import FeatureMeta
+from clipcap.features.files import read_features, write_features
 from clipcap.features.parse import parse
 from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.bundled import DEMO
@@ -169,6 +174,24 @@ def test_a_browser_uploads_captions_and_samples_and_asks_nobody_else(page, capti
     assert {request.url for request in asked if not request.url.startswith((page.address, "data:", "blob:"))} == set()
 
 
+def open_tab(view, name, inside):
+    """Choose a tab until what is inside of it shows.
+
+    While the page is drawn and measured, a tab comes, and goes behind the button of further tabs where it is narrow.
+    """
+    tab, further = view.get_by_role("tab", name=name), view.locator(".overflow-menu button").first
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not view.locator(inside).is_visible():
+        assert time.monotonic() < deadline, f"the tab {name} does not open"
+        with suppress(browser_error()):  # it has just gone to the other place
+            if tab.is_visible():
+                tab.click(timeout=ONE_CLICK_MS)
+            elif further.is_visible():
+                further.click(timeout=ONE_CLICK_MS)
+                view.locator(".overflow-dropdown button", has_text=name).click(timeout=ONE_CLICK_MS)
+        view.wait_for_timeout(100)
+
+
 @pytest.mark.parametrize("width", [375, 1280])
 def test_a_browser_classifies_a_photo_and_draws_a_sentence(page, width):
     problems = []
@@ -177,11 +200,7 @@ def test_a_browser_classifies_a_photo_and_draws_a_sentence(page, width):
         view.on("pageerror", lambda error: problems.append(str(error)))
         view.goto(page.address, wait_until="networkidle")  # its parts are loaded one by one
         for name in ("Classify", "Draw"):
-            if not view.get_by_role("tab", name=name).is_visible():  # narrow: behind the button of further tabs
-                view.locator(".overflow-menu button").first.click()
-                view.locator(".overflow-dropdown button", has_text=name).click()
-            else:
-                view.get_by_role("tab", name=name).click()
+            open_tab(view, name, f"#{name.lower()}_{'photo' if name == 'Classify' else 'text'}")
             if name == "Classify":
                 view.locator("#classify_photo input[type=file]").set_input_files(page.photos[0])
                 view.locator(".labels li").nth(6).wait_for()
@@ -440,6 +459,40 @@ def test_the_best_caption_is_that_of_the_chosen_score(captioner, tmp_path):
     likely, fitting = service.caption(photo, config), service.caption(photo, replace(config, rerank="clip"))
     assert [row["caption"] for row in likely] == [c.text for c in captioner.caption([photo], config)[0]]
     assert [row["clip_score"] for row in fitting] == sorted((row["clip_score"] for row in likely), reverse=True)
+
+
+def test_captions_chosen_by_those_of_similar_photos_stay_in_that_order(captioner, tmp_path):
+    [photo] = draw_photos(tmp_path, 1)
+    said = Captioner(captioner.model, captioner.tokenizer, captioner.encoder, "cpu")
+    seen = captioner.encoder.encode_images(captioner.open(photo)[None])  # [1, D]
+    noise = 0.3 * seen.std() * torch.randn(20, captioner.encoder.dim)  # else they would be the photo itself
+    vectors = torch.cat([seen + noise, noise - seen])  # of like photos, and of photos of other things
+    beams = said.caption([photo], DecodeConfig(beam=True, num_captions=5))[0]
+    texts = [f"{text} {number}" for text in (beams[-1].text, "two dogs run over grass") for number in range(20)]
+    write_features(
+        tmp_path / "said.pkl", embeddings=vectors, image_ids=texts, image_paths=[None] * 40,
+        captions=[(text,) for text in texts], meta=FeatureMeta(encoder=captioner.model.config.encoder),
+    )  # fmt: skip
+    said.consensus = open_consensus(captioner.model.config, tmp_path / "said.pkl")
+    how = DecodeConfig(beam=True, num_captions=5, rerank="consensus")
+    rows = CaptionService(said, 10**6, Lock()).caption(photo, how)
+    assert [row["caption"] for row in rows] == [c.text for c in said.caption([photo], how)[0]]
+    assert rows[0]["caption"] == beams[-1].text  # the least likely, which others have said
+    assert all(row["clip_score"] is not None for row in rows)
+
+
+def test_an_encoder_without_a_text_tower_captions_without_its_scores(lm_folder, tmp_path):
+    network = f"hf:{vision_tower(tmp_path / 'tower', 'resnet')}"
+    captioner = Captioner.from_pretrained(save_captioner(tmp_path / "c", lm_folder, network), device="cpu")
+    [photo] = draw_photos(tmp_path, 1)
+    service = CaptionService(captioner, 10**6, Lock())
+    rows = service.caption(photo, DecodeConfig(beam=True, num_captions=2))
+    [direct] = captioner.caption([photo], num_captions=2, beam=True)
+    assert [row["caption"] for row in rows] == [caption.text for caption in direct]
+    assert [row["clip_score"] for row in rows] == [None, None] and "CLIP score" not in markup.captions(rows)
+    assert service.caption_many([photo], DecodeConfig(), lambda count: None)[0][0]["clip_score"] is None
+    with pytest.raises(ClipcapError, match="has no text tower"):
+        service.caption(photo, DecodeConfig(beam=True, rerank="clip"))
 
 
 def test_a_photo_is_turned_upright_once(captioner, tmp_path):

@@ -78,3 +78,21 @@ def test_a_checkpoint_without_prompts_takes_a_datastore_to_choose_by(make_model,
     assert captioner.prompter is None and captioner.consensus is not None
     [[best]] = captioner.caption(list(read_features(data).rows([0])), DecodeConfig(beam=True, rerank="consensus"))
     assert not best.retrieved
+
+
+def test_captions_that_a_captioner_reads_are_those_it_chooses_by(make_model, tokenizer, tmp_path):
+    data = feature_file(tmp_path / "d.pkl", DOGS)
+    prompts = {"prompts": "captions", "prompt_captions": 1, "prompt_tokens": 60, "datastore": str(data)}
+    model = make_model(encoder=META.encoder, **prompts)
+    folder = Captioner(model, tokenizer).save_pretrained(tmp_path / "checkpoint")
+    captioner = Captioner.from_pretrained(folder)
+    assert captioner.consensus is not None and captioner.prompter is not None
+    how = DecodeConfig(beam=True, rerank="consensus", max_new_tokens=8)
+    [[best]] = captioner.caption([torch.randn(32)], how)
+    assert len(best.retrieved) == 1
+
+
+def test_a_gate_without_captions_to_read_is_refused(make_model, tokenizer, tmp_path):
+    folder = Captioner(make_model(encoder=META.encoder), tokenizer).save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(ClipcapError, match="--prompt_gate is for captioners"):
+        Captioner.from_pretrained(folder, prompt_gate=0.5)

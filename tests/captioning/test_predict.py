@@ -8,13 +8,13 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.road import draw_photos, picture, run, save_captioner
+from support.disks import files_no_larger_than
+from support.road import SHORT, draw_photos, lines_of, picture, run, save_captioner
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
@@ -25,34 +25,12 @@ from clipcap.models.checkpoint import load_checkpoint, save_checkpoint
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.original import export_reference
 
-SHORT = ("--max_new_tokens", 8, "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, lm_folder, clip_file):
-    return save_captioner(tmp_path_factory.mktemp("road") / "captioner", lm_folder, clip_file, seed=1)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return draw_photos(tmp_path / "photos", 5)
-
-
-@pytest.fixture
-def caption(capsys, checkpoint):
-    """Runs `clipcap predict`: (status, stdout lines, stderr lines)."""
-    return lambda *words: run(capsys, "predict", "--load_pt", checkpoint, *SHORT, *words)
-
 
 @pytest.fixture(scope="module")
 def expected(checkpoint):
     """Beam captions through the Python interface."""
     captioner = Captioner.from_pretrained(checkpoint, device="cpu")
     return lambda paths, **options: captioner.caption(paths, DecodeConfig(beam=True, max_new_tokens=8, **options))
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def feature_file(path, clip_file, photos, **meta):
@@ -260,17 +238,6 @@ def test_names_that_are_no_utf8_are_written(caption, tmp_path):
         pytest.skip("this file system takes UTF-8 names alone")
     assert caption("--img", os.fsdecode(name), tmp_path / "photo0.png", "--out", tmp_path / "c.jsonl")[0] == 0
     assert lines_of(tmp_path / "c.jsonl")[0]["image"] == os.fsdecode(name)
-
-
-@contextmanager
-def files_no_larger_than(size):
-    resource = pytest.importorskip("resource")
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 
 import pytest
-from support.road import draw_photos, run, save_captioner
+from support.road import lines_of
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.text_files import TextFiles
-
-SHORT = ("--max_new_tokens", 8, "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, lm_folder, clip_file):
-    return save_captioner(tmp_path_factory.mktemp("road") / "captioner", lm_folder, clip_file)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return draw_photos(tmp_path / "photos", 5)
-
-
-@pytest.fixture
-def caption(capsys, checkpoint):
-    """Runs `clipcap predict`: (status, stdout lines, stderr lines)."""
-    return lambda *words: run(capsys, "predict", "--load_pt", checkpoint, *SHORT, *words)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +18,6 @@ def expected(checkpoint):
     return lambda paths, **options: [
         [c.text for c in found] for found in captioner.caption(paths, max_new_tokens=8, **options)
     ]
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_prefix_and_suffix_are_set_around_captions_and_do_not_change_them(caption, photos, expected, tmp_path):

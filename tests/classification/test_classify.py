@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.road import lines_of
 
 import clipcap
 from clipcap.classification.classifiers import LinearProbe, PromptPairs, ZeroShot, class_vectors
@@ -95,7 +96,7 @@ def test_labels_of_a_table_or_of_folders_give_accuracy(plates, tmp_path, data, c
     assert report["top-1"]["share"] >= 0.75
     assert set(report["classes"]) == set(FOODS)
     assert "top-1:" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
+    lines = lines_of(tmp_path / "x.jsonl")
     assert [set(line) for line in lines] == [{"image", "label", "flagged", "labels"}] * 8
 
 

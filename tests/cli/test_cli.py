@@ -240,7 +240,8 @@ def test_a_broken_clip_package_is_named_by_the_doctor_and_by_the_commands(tmp_pa
     done = python(
         "import sys; sys.modules['pkg_resources'] = None\n"
         "from clipcap.cli.main import main\n"
-        f"assert main(['doctor']) == 0; sys.exit(main(['parse', 'custom', '--data_path', {str(folder)!r}]))"
+        f"words = ['--data_path', {str(folder)!r}, '--out', {str(tmp_path / 'f.pkl')!r}]\n"
+        "assert main(['doctor']) == 0; sys.exit(main(['parse', 'custom', *words]))"
     )
     mend = "OpenAI's clip package cannot be imported"
     assert mend in done.stdout

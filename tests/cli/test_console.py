@@ -13,13 +13,25 @@ from support.small import feature_file
 from clipcap.cli.console import messages_on_stderr
 from clipcap.runtime.messages import logger
 
-TRAIN = """
+PROGRAM = """
 import logging, sys
 from clipcap.training.config import TrainConfig
 from clipcap.training.train import train
 
-{setup}
-train(TrainConfig.of(data=sys.argv[1], lm=sys.argv[2], out_dir=sys.argv[3], epochs=1, val=sys.argv[1], tune="none"))
+data, lm, folder = sys.argv[1:]
+
+def trained(name):
+    for stream in sys.stdout, sys.stderr:
+        print(f"=== {name}", file=stream, flush=True)
+    train(TrainConfig.of(data=data, lm=lm, out_dir=f"{folder}/{name}", epochs=1, val=data, tune="none"))
+
+trained("as it comes")
+usual = logging.getLogger("clipcap").level
+logging.getLogger("clipcap").setLevel(logging.ERROR)
+trained("silenced")
+logging.getLogger("clipcap").setLevel(usual)
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
+trained("asked for")
 """
 
 
@@ -28,23 +40,27 @@ def data(tmp_path_factory):
     return feature_file(tmp_path_factory.mktemp("data") / "f.pkl")
 
 
-def trained(setup: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A program that trains with the package after this line of its own."""
-    command = [sys.executable, "-c", TRAIN.format(setup=setup), *map(str, arguments)]
-    return subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def program(data, lm_folder, tmp_path_factory) -> dict[str, tuple[str, str]]:
+    """(stdout, stderr) of each training of a program that uses the package."""
+    command = [sys.executable, "-c", PROGRAM, data, lm_folder, tmp_path_factory.mktemp("program")]
+    done = subprocess.run(list(map(str, command)), cwd=REPO, check=True, capture_output=True, text=True)
+    out, err = (
+        dict(part.split("\n", 1) for part in stream.split("=== ")[1:]) for stream in (done.stdout, done.stderr)
+    )
+    return {name: (out[name], err[name]) for name in ("as it comes", "silenced", "asked for")}
 
 
-def test_a_program_that_trains_prints_nothing_and_can_silence_warnings(data, lm_folder, tmp_path):
+def test_a_program_that_trains_prints_nothing_and_can_silence_warnings(program):
     warning = "validation will look better than it is"
-    heard = trained("", data, lm_folder, tmp_path / "heard")
-    assert heard.stdout == "" and warning in heard.stderr and "train_loss" not in heard.stderr
-    silent = trained("logging.getLogger('clipcap').setLevel(logging.ERROR)", data, lm_folder, tmp_path / "silent")
-    assert silent.stdout == "" and warning not in silent.stderr
+    out, err = program["as it comes"]
+    assert out == "" and warning in err and "train_loss" not in err
+    out, err = program["silenced"]
+    assert out == "" and warning not in err
 
 
-def test_a_program_gets_progress_where_it_asks_for_it(data, lm_folder, tmp_path):
-    setup = "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(name)s %(levelname)s %(message)s')"
-    lines = trained(setup, data, lm_folder, tmp_path).stdout.splitlines()
+def test_a_program_gets_progress_where_it_asks_for_it(program):
+    lines = program["asked for"][0].splitlines()
     assert any(line.startswith("clipcap INFO training on 8 captions of 8 images") for line in lines)
     assert any(line.startswith("clipcap INFO epoch 0: train_loss") for line in lines)
 

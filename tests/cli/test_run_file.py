@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 import yaml
-from support.road import draw_photos, run, save_captioner
+from support.road import SHORT, draw_photos, lines_of, run, save_captioner
 from support.small import feature_file, flags, options
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.run_file import read_run_file
 from clipcap.training.config import TrainConfig
-
-SHORT = ("--max_new_tokens", 8, "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +30,6 @@ def words(data, lm_folder, tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, lm_folder, clip_file):
     return save_captioner(tmp_path_factory.mktemp("road") / "captioner", lm_folder, clip_file)
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_file_that_a_run_writes_repeats_it(capsys, words, tmp_path):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import CAPTIONS, REPO
+from conftest import CAPTIONS
 from PIL import Image
 from safetensors.torch import load_file
+from support.launched import forked_in_two
 from support.road import draw_set, run, save_captioner
 from support.small import DIM, META, feature_file, flags, metrics, same, weights
 from torch.nn import functional as F
@@ -426,17 +424,10 @@ class TestTraining:
         train_clip_gpt(settings(data, lm_folder, tmp_path / "one", bs=4, **chosen))
         two = settings(data, lm_folder, tmp_path / "two", bs=2, **chosen)
         names = ("data", "lm", "out_dir", "epochs", "bs", "lr", "warmup_steps", "clip_recall", "save_every", *chosen)
-        words = ["-m", "clipcap", "train-clip-gpt", *flags({name: two.flat()[name] for name in names})]
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
-            cwd=REPO,
-            env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "2 processes on cpu" in done.stderr
+        words = flags({name: two.flat()[name] for name in names})
+        both = forked_in_two(tmp_path / "log", "train-clip-gpt", *words)
+        assert [rank.status for rank in both] == [0, 0], both
+        assert "2 processes on cpu" in both[0].err
         for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
             assert line == pytest.approx(other, abs=1e-4)
         ours, theirs = (weights(tmp_path / name / "clip_gpt-last") for name in ("two", "one"))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
+from support.launched import forked_in_two
 from support.road import draw_photos, draw_set, picture, run, write_captions
 from support.small import metrics
 from support.towers_small import text_tower, vision_tower
@@ -450,7 +448,7 @@ def test_unreadable_pictures_leave_the_loss_of_the_others(tmp_path):
 
 
 def test_a_set_without_two_training_images_is_refused(tmp_path):
-    with pytest.raises(ClipcapError, match="contrast needs two training images or more, here: 1"):
+    with pytest.raises(ClipcapError, match="contrast needs two captioned training images or more, here: 1"):
         trained(draw_set(tmp_path / "one", 1, 2), tmp_path / "out", train_size=None)
 
 
@@ -475,29 +473,17 @@ def test_without_validation_the_training_loss_decides(photos, tmp_path, messages
 def test_two_processes_with_half_the_batch_train_as_one(photos, tmp_path):
     chosen = {"epochs": 2, "weight_decay": 0.0}
     trained(photos, tmp_path / "one", bs=4, **chosen)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "clipcap",
-    ]
     flags = words(options(photos, tmp_path / "two", bs=2, **chosen))
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, "contrastive", "custom", *flags], env=environment, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 processes on cpu" in done.stderr
+    both = forked_in_two(tmp_path / "log", "contrastive", "custom", *flags)
+    assert [rank.status for rank in both] == [0, 0], both
+    assert "2 processes on cpu" in both[0].err
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert line == pytest.approx(other, abs=1e-4)
     ours, theirs = (read_openai_weights(tmp_path / part / "clip-last" / "clip.pt") for part in ("one", "two"))
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-4)
 
 
-def test_the_command_needs_a_set(capsys):
+def test_the_command_needs_a_set(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, "contrastive", "custom")
     assert status == 1 and "--data_path is missing" in err[0]

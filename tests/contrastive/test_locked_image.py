@@ -27,6 +27,8 @@ from clipcap.features.project import project
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.locked_image import LockedImageEncoder
 from clipcap.training.accelerator import make_accelerator
+from clipcap.training.config import TrainConfig
+from clipcap.training.train import train
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "purple", "orange", "pink", "gray", "brown", "cyan")
 SMALL = {"embed_dim": 16, "text_width": 64, "text_layers": 1, "max_seq_length": 16, "bs": 12, "warmup_steps": 0}
@@ -222,6 +224,55 @@ def test_features_of_other_networks_are_not_projected(colours, trained, clip_fil
     with pytest.raises(ClipcapError, match="encodes photos by its own image tower"):
         project(colours, tmp_path / "out.pkl", str(clip_file))
     assert not (tmp_path / "out.pkl").exists()
+
+
+def test_features_that_are_not_in_its_space_yet_are_told_how_to_get_there(colours, trained, lm_folder, tmp_path):
+    project(colours, tmp_path / "placed.pkl", str(trained))
+    run_of = TrainConfig.of(
+        data=str(tmp_path / "placed.pkl"), val=str(colours), lm=str(lm_folder), out_dir=str(tmp_path / "out")
+    )
+    with pytest.raises(ClipcapError, match=rf"move them by `clipcap features project {colours} --clip_model_type"):
+        train(run_of)
+
+
+def test_a_number_that_never_changes_leaves_others_their_say(colours, tmp_path):
+    features = read_features(colours)
+    vectors = features.rows(slice(None))
+    vectors[:, 3], vectors[:, 4] = 0, 7
+    still = replace(features, embeddings=vectors)
+    towers = locked_image_towers(config(colours, tmp_path / "out", dropout=0), still)
+    moved = vectors + 0.05 * torch.eye(20)[3]
+    cosines = F.cosine_similarity(towers.encode_images(vectors), towers.encode_images(moved))
+    assert (cosines > 0.99).all()
+    alike = locked_image_towers(config(colours, tmp_path / "out"), replace(features, embeddings=torch.ones(96, 20)))
+    assert alike.encode_images(torch.ones(1, 20)).isfinite().all()
+
+
+def changed(path: Path, source: Path, captions=None, nan: int | None = None) -> Path:
+    """The features of a file with other captions, or a number that is none."""
+    features = read_features(source)
+    vectors = features.rows(slice(None))
+    if nan is not None:
+        vectors[nan, 2] = torch.nan
+    write_features(
+        path, embeddings=vectors, image_ids=features.image_ids, image_paths=features.image_paths,
+        captions=features.captions_by_row() if captions is None else captions, meta=features.meta,
+    )  # fmt: skip
+    return path
+
+
+def test_features_that_cannot_be_trained_on_are_named(colours, tmp_path, messages):
+    bad = changed(tmp_path / "bad.pkl", colours, nan=5)
+    with pytest.raises(ClipcapError, match=r"bad.pkl: the features of image black0 are not finite"):
+        train_locked_image(config(bad, tmp_path / "out"))
+    few = changed(tmp_path / "few.pkl", colours, [["red"], *[[]] * 95])
+    with pytest.raises(ClipcapError, match="needs two captioned training images or more, here: 1"):
+        train_locked_image(config(few, tmp_path / "out"))
+    assert any("few.pkl: 95 images without captions left out" in line for line in messages())
+    silent = changed(tmp_path / "silent.pkl", colours, [[]] * 96)
+    with pytest.raises(ClipcapError, match=r"silent.pkl: no image has a caption"):
+        train_locked_image(config(colours, tmp_path / "out", val=str(silent)))
+    assert not list(tmp_path.glob("out/clip-*"))
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,21 @@ def kinds(cell) -> list[str]:
     return [output.get("name") or ", ".join(sorted(output.data)) for output in cell.outputs]
 
 
+def on_fewer_plates(path, folder) -> Path:
+    """A copy with a quarter of the plates where there are hundreds: what is checked of it depends on no number."""
+    if path.stem == "finetune_on_food":  # its training warns of a set that is too small
+        return path
+    copy = folder / path.name
+    text = path.read_text(encoding="utf-8")
+    copy.write_text(re.sub(r"count=(\d{3})", lambda m: f"count={int(m[1]) // 4}", text), encoding="utf-8")
+    return copy
+
+
 def test_a_notebook_runs_on_the_embedded_default_and_shows_what_is_stored(path, stored, tmp_path):
-    notebook = execute.executed(path, tmp_path)
+    (folder := tmp_path / "run").mkdir()
+    notebook = execute.executed(on_fewer_plates(path, tmp_path), folder)
     assert execute.warnings(notebook) == []
-    execute.normalised(notebook, tmp_path)
+    execute.normalised(notebook, folder)
     assert [kinds(cell) for cell in code_cells(notebook)] == [kinds(cell) for cell in code_cells(stored)]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import sys
 import pytest
 import torch
 from conftest import REPO
+from support.launched import forked_in_two
 from support.road import draw_set, run, save_captioner
 
 from clipcap.evaluation.report.content import Difference, Interval, Run, Versus
@@ -117,17 +117,14 @@ def test_two_processes_caption_each_image_once_and_score_as_one(capsys, road, tm
     data, checkpoint = road
     words = ["--load_pt", checkpoint, "--data", data, "--max_new_tokens", 8, "--no_beam", "--seed", 3, "--no_java"]
     run(capsys, "evaluate", *words, "--out", tmp_path / "one")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "clipcap",
-         "evaluate", *map(str, words), "--out", str(tmp_path / "two")],
-        cwd=REPO, env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("evaluation: ") == 1 and done.stderr.count("2 processes on cpu") == 1
+    both = forked_in_two(tmp_path / "log", "evaluate", *words, "--out", tmp_path / "two")
+    assert [rank.status for rank in both] == [0, 0], both
+    printed, said = ("".join(getattr(rank, name) for rank in both) for name in ("out", "err"))
+    assert printed.count("evaluation: ") == 1 and said.count("2 processes on cpu") == 1
     for name in ("predictions.json", "references.json", "metrics.json"):
         one, two = ((tmp_path / folder / name).read_text() for folder in ("one", "two"))
         assert one == two, name
-    assert "images: 7, references: 14" in done.stdout
+    assert "images: 7, references: 14" in printed
 
 
 @pytest.mark.parametrize("kind", ["coco", "jsonl", "csv"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -68,6 +69,11 @@ class Running:
         if self.pid == 0:
             _run(list(map(str, words)), log, environment or {}, first)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs on; one that has ended is still to be waited for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal, unless the process has ended."""
         with suppress(ProcessLookupError):
@@ -76,10 +82,7 @@ class Running:
     def end_as_launched(self, grace_s: float = 5.0) -> Ended:
         """What torchrun does when another process has died: SIGTERM, here after some seconds to end by itself."""
         deadline = time.monotonic() + grace_s
-        while (
-            time.monotonic() < deadline
-            and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
-        ):
+        while time.monotonic() < deadline and self.alive:
             time.sleep(0.01)
         self.kill(signal.SIGTERM)
         return self.wait()
@@ -100,12 +103,26 @@ class Running:
         return Ended(code, time.monotonic() - self.started, out, err)
 
 
+def two_ranks(words: Sequence[object], log: Path) -> list[Running]:
+    """The command over two processes that share the CPU, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+             "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    return [
+        Running(words, log / str(rank), {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+
+
 def _run(words: list[str], log: Path, environment: Mapping[str, str], first: Callable[[], None]) -> None:
     status = 70
     try:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(log / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         os.environ.update(environment)
+        _forget_processes()
         first()
         status = main(words)
     except SystemExit as stop:
@@ -115,6 +132,13 @@ def _run(words: list[str], log: Path, environment: Mapping[str, str], first: Cal
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
+
+
+def _forget_processes() -> None:
+    """accelerate holds the number of processes that it found when it first started."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
 
 
 def die_before(operation: int, below: Path) -> Callable[[], None]:

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.forked import Running
+from tests.faults.forked import Running, two_ranks
 from tests.faults.outcome import KILLED, RIGHT, SAID, Bench, Injection, last_line, remove
 from tests.faults.work import digests
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def ranks(bench: Bench, folder: Path, again: bool = False) -> list[Running]:
-    """The command over two processes, as torchrun would start them."""
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-             "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-    words = [*bench.work.words(bench.stage, folder / bench.work.result), *(bench.work.again if again else ())]
-    return [
-        Running(words, bench.log / str(rank), {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
+    """The command over two processes."""
+    words = bench.work.words(bench.stage, folder / bench.work.result)
+    return two_ranks([*words, *(bench.work.again if again else ())], bench.log)
 
 
 def one_of_two_killed(bench: Bench, count: int, seed: int = 0) -> Iterator[Injection]:

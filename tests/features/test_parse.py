@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -33,6 +32,7 @@ from clipcap.images.read import open_image
 from clipcap.images.skipped import too_many
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.openai import OpenAIEncoder
+from tests.faults.forked import Running, two_ranks
 
 IMAGES, BATCH = 11, 4  # two full batches and a rest
 
@@ -410,16 +410,15 @@ def batches_done(out):
     return sum(log.read_bytes().count(b"\n") for log in out.with_name(f"{out.name}.partial").glob("done-*.jsonl"))
 
 
-def kill_after(processes, out, batches):
+def kill_after(runs, out, batches):
     """SIGKILL as soon as this many batches are done, some by each process; returns how many were in the end."""
     logs = out.with_name(f"{out.name}.partial")
-    while batches_done(out) < batches or len(list(logs.glob("done-*.jsonl"))) < len(processes):
-        assert processes[0].poll() is None, processes[0].communicate()
+    while batches_done(out) < batches or len(list(logs.glob("done-*.jsonl"))) < len(runs):
+        assert runs[0].alive, runs[0].wait()
         time.sleep(0.002)
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.communicate()
+    for running in runs:
+        running.kill()
+    assert all(running.wait().killed for running in runs)
     return batches_done(out)
 
 
@@ -429,13 +428,14 @@ def test_a_killed_run_gives_the_same_bytes(tmp_path, clip_file):
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
     parse("custom", ParseConfig.of(out=str(whole), batch_size=1, **options))
     for moment in (1, 40, 90):
-        done = kill_after([start(*command(photos, clip_file, out, batch_size=1, workers=0))], out, moment)
-        assert moment <= done < 150
+        running = Running(command(photos, clip_file, out, batch_size=1, workers=0), tmp_path / "log")
+        assert moment <= kill_after([running], out, moment) < 150
     finish = start(*command(photos, clip_file, out, batch_size=1, workers=1))
-    assert finish.wait(60) == 0, finish.communicate()
-    assert "continuing where an earlier run stopped" in finish.communicate()[1]
+    _, err = finish.communicate(timeout=60)
+    assert finish.returncode == 0, err
+    assert "continuing where an earlier run stopped" in err
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pkl", "many", "whole.pkl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.pkl", "log", "many", "whole.pkl"]
 
 
 def test_ctrl_c_ends_without_tracebacks(tmp_path, clip_file):
@@ -474,17 +474,17 @@ def test_a_worker_that_dies_is_said_in_one_line(tmp_path, clip_file, messages):
 def test_two_runs_of_one_command_do_not_work_side_by_side(tmp_path, clip_file):
     photos = draw_set(tmp_path / "many", 300, captions=1)
     out = tmp_path / "f.pkl"
-    process = start(*command(photos, clip_file, out, batch_size=1))
-    while batches_done(out) < 2 and process.poll() is None:
+    other = Running(command(photos, clip_file, out, batch_size=1), tmp_path / "log", first=os.setsid)
+    while batches_done(out) < 2 and other.alive:
         time.sleep(0.002)
-    process.send_signal(signal.SIGSTOP)
+    other.kill(signal.SIGSTOP)
     try:
         options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0}
         with pytest.raises(ClipcapError, match=r"f\.pkl: another process is writing there: wait for it"):
             parse("custom", ParseConfig.of(out=str(out), batch_size=1, **options))
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
@@ -509,13 +509,7 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path, clip_file, me
     options = {"data_path": str(photos), "clip_model_type": str(clip_file), "device": "cpu", "workers": 0,
                "batch_size": BATCH}  # fmt: skip
     parse("custom", ParseConfig.of(out=str(tmp_path / "whole.pkl"), **options))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = command(photos, clip_file, out, workers=0)
-    ranks = [start(*words, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(2)]
-    done = kill_after(ranks, out, 4)
+    done = kill_after(two_ranks(command(photos, clip_file, out, workers=0), tmp_path / "log"), out, 4)
     assert 4 <= done < 100
     messages()
     parse("custom", ParseConfig.of(out=str(out), **options))

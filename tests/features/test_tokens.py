@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -25,6 +21,7 @@ from clipcap.models.encoders.encode_images import encode_images
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.encoders.token_spec import TokenSpec
 from clipcap.training.train import train
+from tests.faults.forked import Running
 
 
 def files_of(folder):
@@ -122,11 +119,11 @@ def test_a_parse_killed_again_and_again_ends_in_the_same_bytes(parsing, photos, 
     words += ["--workers", "0", "--tokens", "grid", "--out", str(tmp_path / "killed")]
     partial = tmp_path / "killed.partial"
     for batches in (1, 2):
-        child = subprocess.Popen([sys.executable, "-m", "clipcap", *words], stderr=subprocess.DEVNULL, env=os.environ)
+        child = Running(words, tmp_path / "log")
         log = partial / "done-0.jsonl"
-        while child.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < batches):
+        while child.alive and (not log.exists() or log.read_bytes().count(b"\n") < batches):
             time.sleep(0.002)
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         child.wait()
     assert main(words) == 0
     assert files_of(tmp_path / "killed") == expected

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 from PIL import Image
 from support.browser import chromium
-from support.road import picture, save_captioner
+from support.road import lines_of, picture, save_captioner
 
 from clipcap.cli.main import main
 from clipcap.evaluation.caption_files import read_predictions
@@ -187,7 +187,7 @@ def test_no_csv_holds_a_formula_and_each_reads_back_as_meant(road):
         assert [cell for cell in cells if FORMULA.match(cell)] == []
         names = {Path(from_cell(row[column])).name for row in rows}
         assert names == (set(road.of) if column == "image" else set(BAD))
-    exact = [json.loads(line) for line in (road.folder / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    exact = lines_of(road.folder / "p.jsonl")
     assert read_predictions(road.folder / "p.csv") == {one["image"]: one["caption"] for one in exact}
     assert all(one["caption"].startswith(PROMPT) for one in exact)
 

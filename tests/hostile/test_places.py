@@ -22,6 +22,7 @@ from clipcap.errors import ClipcapError
 from clipcap.runtime.files import recover, replaced_file, replaced_folder
 from clipcap.runtime.places import sole_writer, writes_to
 from clipcap.text_to_image.mapping import MappingFacts, TextMapping, save_mapping
+from tests.faults.forked import warm_up
 
 PAIRS = int(os.environ.get("CLIPCAP_PAIRS", "1"))  # 20 by hand
 
@@ -154,6 +155,7 @@ def test_the_place_is_found_among_arguments_by_name_and_by_position(tmp_path):
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, lm_folder, clip_file):
     """What commands are given."""
+    warm_up()
     folder = tmp_path_factory.mktemp("material")
     feature_file(folder / "f.pkl", dim=64)
     feature_file(folder / "g.pkl", dim=64, seed=1)
@@ -164,6 +166,7 @@ def material(tmp_path_factory, lm_folder, clip_file):
     made = [
         [*parse, "--out", folder / "p.pkl"],
         ["train-clip-gpt", *small_clip_gpt(folder, lm_folder), "--out_dir", folder / "clip_gpt"],
+        [*text_tower(folder), "--out_dir", folder / "tower"],
         *([*evaluation(folder), "--seed", seed, "--out", folder / f"scores{seed}"] for seed in range(2)),
     ]
     for words in made:
@@ -193,6 +196,12 @@ def small_clip_gpt(material: Path, lm: Path) -> list:
     return ["--data", material / "p.pkl", "--val", 0.25, "--lm", lm, "--epochs", 1, "--bs", 4, "--val_captions", 1]
 
 
+def text_tower(material: Path) -> list:
+    """The training of a text tower for features."""
+    return ["contrastive", "features", "--data", material / "f.pkl", "--epochs", 1, "--bs", 4, "--embed_dim", 16,
+            "--text_width", 64, "--text_layers", 1]  # fmt: skip
+
+
 def evaluation(material: Path) -> list:
     """An evaluation of the captioner, by samples."""
     return ["evaluate", "--load_pt", material / "captioner", "--data", material / "p.pkl", "--no_beam", "--top_p",
@@ -219,6 +228,9 @@ def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
                         "--epochs", 1, "--bs", 2, "--resolution", 32, "--patch_size", 8, "--vision_width", 64,
                         "--vision_layers", 1, "--text_width", 64, "--text_layers", 1, "--embed_dim", 32, "--workers",
                         0],
+        "contrastive features": [*text_tower(material), "--out_dir", "OUT"],
+        "project": ["features", "project", f, "--clip_model_type", material / "tower", "--out", "OUT.pkl"],
+        "train with prompts": ["train", *train, "--prompts", "captions", "--datastore", f, "--prompt_captions", 1],
         "train-clip-gpt": ["train-clip-gpt", *small_clip_gpt(material, lm), "--out_dir", "OUT"],
         "evaluate": [*evaluation(material), "--seed", 0, "--out", "OUT"],
         "compare": ["compare", material / "scores0", material / "scores1", "--no_java", "--out", "OUT.html"],
@@ -243,8 +255,9 @@ def writing_commands(material: Path, lm: Path, clip: Path) -> dict[str, list]:
 
 NAMES = (
     "parse", "parse to a folder", "train", "convert", "merge", "split", "index", "export", "predict", "search",
-    "contrastive", "train-clip-gpt", "evaluate", "compare", "imagine", "import", "parse texts", "classify", "draw",
-    "train-draw", "synthesise", "slideshow", *["fit"] * (PAIRS > 1),
+    "contrastive", "contrastive features", "project", "train with prompts", "train-clip-gpt", "evaluate", "compare",
+    "imagine", "import", "parse texts", "classify", "draw", "train-draw", "synthesise", "slideshow",
+    *["fit"] * (PAIRS > 1),
 )  # fmt: skip
 
 

@@ -7,13 +7,13 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.disks import files_no_larger_than
+from support.road import run
 from support.small import feature_file, same
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -323,17 +323,13 @@ class TestReferenceFiles:
         assert {k: [list(v.shape), str(v.dtype)] for k, v in found.items()} == expected
         assert same(found, read_state_dict(root / variant / "reference_state_dict.pt"))
 
-    def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(self, saved, tmp_path):
+    def test_a_full_disk_is_said_in_words_and_leaves_the_old_file(self, saved, tmp_path, capsys):
         (tmp_path / "out.pt").write_text("old")
-        script = (
-            "import resource, sys; from clipcap.cli.main import main\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); sys.exit(main(sys.argv[1:]))"
-        )
-        command = [sys.executable, "-c", script, "export", str(saved), "--out", str(tmp_path / "out.pt")]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert f"{tmp_path / 'out.pt'}: cannot be written (" in done.stderr
-        assert "free some space" in done.stderr
+        with files_no_larger_than(20_000):
+            status, _, err = run(capsys, "export", saved, "--out", tmp_path / "out.pt")
+        assert (status, len(err)) == (1, 1)
+        assert f"{tmp_path / 'out.pt'}: cannot be written (" in err[0]
+        assert "free some space" in err[0]
         assert (tmp_path / "out.pt").read_text() == "old"
 
     def test_a_tied_head_is_written_once(self, make_model, tmp_path):

@@ -34,6 +34,11 @@ def folder(tmp_path) -> Path:
     return tmp_path / "lm"
 
 
+def copied_tokenizer(tmp_path: Path) -> Path:
+    """The bundled GPT-2's, to be changed."""
+    return shutil.copytree(FOLDER / "gpt2", tmp_path / "lm")
+
+
 def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -74,12 +79,27 @@ def test_weights_named_as_on_the_hub_are_read(folder):
         {"model_type": "gpt_neo"}, {"activation_function": "relu"}, {"scale_attn_by_inverse_layer_idx": True},
         {"reorder_and_upcast_attn": True}, {"add_cross_attention": True}, {"tie_word_embeddings": False},
         {"quantization_config": {"quant_method": "awq"}}, {"n_embd": "24"}, {"n_head": 5}, {"n_layer": 2_000_000},
-        {"n_layer": 4}, {"n_positions": 41}, {"layer_norm_epsilon": None},
+        {"n_layer": 4}, {"n_positions": 41}, {"layer_norm_epsilon": None}, {"n_inner": 0},
+        {"num_attention_heads": 2}, {"hidden_size": 24}, {"text_config": {}},
     ],
     ids=str,
 )  # fmt: skip
 def test_other_kinds_and_sizes_are_left_to_transformers(folder, change):
     rewrite(folder / "config.json", **change)
+    assert load_gpt2(folder) is None
+
+
+def test_weights_that_transformers_reads_otherwise_are_left_to_it(folder):
+    weights = folder / "model.safetensors"
+    stored = load_file(weights)
+    table = stored["transformer.wte.weight"]
+    save_file(stored | {"lm_head.weight": table.clone()}, weights)
+    assert load_gpt2(folder) is not None
+    for others in ({"lm_head.weight": table + 1}, {"wte.weight": table + 1}):  # a head of its own; which of the two?
+        save_file(stored | others, weights)
+        assert load_gpt2(folder) is None
+    save_file(stored, weights)
+    (folder / "adapter_config.json").write_text("{}")  # transformers adds the adapter
     assert load_gpt2(folder) is None
 
 
@@ -183,13 +203,54 @@ def test_the_tokenizer_gives_the_tokens_and_texts_of_transformers():
 
 
 @pytest.mark.parametrize(
-    "change", [{"add_prefix_space": True}, {"tokenizer_class": "BertTokenizer"}, {"eos_token": "?!"}]
-)
+    "change",
+    [
+        {"add_prefix_space": True}, {"tokenizer_class": "BertTokenizer"}, {"eos_token": "?!"}, {"eos_token": "a"},
+        {"bos_token": "<s>"}, {"unk_token": "<unk>"}, {"eos_token": None},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_other_tokenizers_are_left_to_transformers(tmp_path, change):
-    folder = tmp_path / "lm"
-    shutil.copytree(FOLDER / "gpt2", folder)
+    folder = copied_tokenizer(tmp_path)
     assert load_gpt2_tokenizer(folder) is not None
     rewrite(folder / "tokenizer_config.json", **change)
     assert load_gpt2_tokenizer(folder) is None
     (folder / "tokenizer.json").write_text("{}")
+    assert load_gpt2_tokenizer(folder) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Lowercase"}}, {"added_tokens": []}, {"pre_tokenizer": {"type": "Whitespace"}},
+        {"decoder": None}, {"model": {"dropout": 0.5}}, {"model": {"end_of_word_suffix": "</w>"}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_file_of_other_steps_than_those_of_gpt2_is_left_to_transformers(tmp_path, change):
+    """Its class for GPT-2 passes over them, its general class takes them."""
+    folder = copied_tokenizer(tmp_path)
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    rewrite(folder / "tokenizer.json", **change | {"model": stored["model"] | change.get("model", {})})
+    assert load_gpt2_tokenizer(folder) is None
+
+
+def test_no_text_is_cut_or_filled_as_its_file_was_last_used(tmp_path):
+    folder = copied_tokenizer(tmp_path)
+    cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    rewrite(folder / "tokenizer.json", truncation=cut)
+    own, theirs = load_gpt2_tokenizer(folder), load_tokenizer(str(folder))
+    text = "Two cherry muffins."
+    assert own is not None and own(text)["input_ids"] == theirs(text)["input_ids"] and len(own(text)["input_ids"]) > 2
+
+
+def test_a_general_class_without_an_end_token_is_left_to_transformers(tmp_path):
+    folder = copied_tokenizer(tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "GPT2Tokenizer"}))
+    own = load_gpt2_tokenizer(folder)
+    assert own is not None and own.eos_token == load_tokenizer(str(folder)).eos_token
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert load_gpt2_tokenizer(folder) is None

@@ -15,7 +15,7 @@ from clipcap.features.files import read_features, write_features, write_parts
 from clipcap.prompts.datastore import Datastore
 from clipcap.prompts.entities import Entities, fitting
 from clipcap.prompts.neighbours import LISTED, neighbours
-from clipcap.prompts.template import CAPTION_TOKENS, MOST_WORDS, PromptText, padded
+from clipcap.prompts.template import MOST_WORDS, TEXT_TOKENS, PromptText, padded
 
 MANY = [f"{caption} number {n}" for n in range(3) for caption in CAPTIONS]
 
@@ -92,6 +92,10 @@ def test_neighbours_are_searched_once_and_again_when_the_datastore_changes(data,
     assert len(list(tmp_path.glob("data.pkl.neighbours-*.arrays"))) == 2
 
 
+def test_a_datastore_whose_first_images_have_no_captions_serves(tmp_path):
+    assert open_store(feature_file(tmp_path / "d.pkl", [*[()] * 200, "a cake"])).some_captions() == ["a cake"]
+
+
 @pytest.mark.parametrize("wrong", ["encoder", "captions"])
 def test_a_datastore_that_cannot_serve_is_refused_in_a_line(tmp_path, wrong):
     path = feature_file(tmp_path / "d.pkl", [() for _ in MANY] if wrong == "captions" else MANY)
@@ -119,7 +123,7 @@ def test_prompts_are_no_longer_than_the_checkpoint_allows(tokenizer, kind):
         said = tokenizer.decode(known)
         assert said.startswith("Similar images show\n\n") and said.endswith("\n\nThis image shows\n\n")
         assert all(caption[:20] in said for caption in CAPTIONS[:3])
-        assert stored.limit <= CAPTION_TOKENS
+        assert stored.limit <= TEXT_TOKENS
     else:
         words = stored.prompts([["apple", "egg", "tea", "cake"]])[0]
         assert tokenizer.decode(words) == "There are apple, egg, tea in the picture.\n\n" and MOST_WORDS == 3
@@ -165,6 +169,46 @@ def test_plurals_that_change_the_end_of_a_word_are_found():
 def test_a_word_is_renamed_in_its_number_and_with_its_article(text, word, other, renamed):
     entities = Entities(["egg", "apple", "cherry", "fried egg", "sushi roll", "tea"])
     assert entities.renamed(text, word, other) == renamed
+
+
+@pytest.mark.parametrize(
+    ("words", "caption", "named"),
+    [
+        (["केला", "सेब"], "एक केला और दो सेब।", ["केला", "सेब"]),  # ends in a vowel sign
+        (["苹果", "苹果汁"], "桌上有苹果汁和苹果", ["苹果汁", "苹果"]),  # no spaces
+        (["りんご"], "皿の上のりんご", ["りんご"]),
+        (["กล้วย"], "กล้วยสองลูก", ["กล้วย"]),
+        (["café", "crème brûlée"], "un CAFE\u0301 et une cre\u0300me  brûlée", ["café", "crème brûlée"]),
+        (["תפוח"], "תפוח אדום", ["תפוח"]),
+        (["яблоко"], "Яблоко на тарелке", ["яблоко"]),
+        (["🍕", "pizza"], "a 🍕 on a plate", ["🍕"]),
+    ],
+)
+def test_words_of_any_script_are_found(words, caption, named):
+    entities = Entities(words)
+    assert entities.named_in([caption]) == named
+    assert named[0] not in entities.named_in([entities.renamed(caption, named[0], "donut")])
+
+
+def test_words_that_differ_in_case_alone_are_one(tmp_path):
+    (tmp_path / "words.txt").write_text("Apple\negg\nAPPLE\napple\ntea  cup\nTea cup\n")
+    assert Entities.read(tmp_path / "words.txt").words == ["Apple", "egg", "tea cup"]
+
+
+def test_words_of_a_single_line_are_refused(tmp_path):
+    (tmp_path / "words.txt").write_text("apple, egg, banana\n")
+    with pytest.raises(ClipcapError, match="a single line with several words: one word a line"):
+        Entities.read(tmp_path / "words.txt")
+
+
+def test_words_longer_than_those_of_training_are_read_whole_or_not_at_all(tokenizer):
+    """A list of a prediction may hold longer words than that of the training, of which the checkpoint's room is."""
+    longest = PromptText(tokenizer, "entities", 3).longest(["tea"])
+    text = PromptText(tokenizer, "entities", 3, longest)
+    [one, several, endless] = text.prompts([["wooden"], ["tea", "wooden table cloth", "tea"], ["wooden table " * 9]])
+    assert tokenizer.decode(one) == "There are wooden in the picture.\n\n"
+    assert tokenizer.decode(several) == "There are tea, tea in the picture.\n\n"
+    assert endless == [] and max(map(len, (one, several))) <= longest
 
 
 @pytest.mark.parametrize("content", [b"\n# none\n", b"\xff\xfe\x00", None])

@@ -17,7 +17,7 @@ from conftest import REPO
 from PIL import Image
 from support.brute_force import brute_force
 from support.disks import resize
-from support.road import draw_set, run
+from support.road import draw_set, lines_of, run
 from support.small import META
 
 from clipcap.errors import ClipcapError
@@ -553,10 +553,6 @@ def road(tmp_path_factory, clip_file):
     return data
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_index_says_what_it_made(road, tmp_path, capsys):
     status, out, said = run(capsys, "index", road / "features.pkl", "--out", tmp_path / "index")
     assert status == 0 and out == []
@@ -569,7 +565,7 @@ def test_search_by_photos_finds_them_and_writes_lines(road, tmp_path, capsys):
         capsys, "search", "--img", *photos, "--index", road / "index", "--k", 3, "--out", tmp_path / "new" / "m.jsonl"
     )
     assert status == 0 and [line for line in out if line.startswith("/")] == [str(photo) for photo in photos]
-    found = lines(tmp_path / "new" / "m.jsonl")
+    found = lines_of(tmp_path / "new" / "m.jsonl")
     assert [(line["query"], line["rank"]) for line in found] == [(str(p), rank) for p in photos for rank in (1, 2, 3)]
     assert [line["path"] for line in found if line["rank"] == 1] == [str(photo) for photo in photos]
     assert found[0]["score"] == pytest.approx(1, abs=1e-4) and found[0]["caption"] == "picture 4 said in way 0"
@@ -578,7 +574,7 @@ def test_search_by_photos_finds_them_and_writes_lines(road, tmp_path, capsys):
 def test_search_by_an_image_of_the_index(road, tmp_path, capsys):
     first = Index.open(road / "index").catalogue.entry(3)
     run(capsys, "search", "--image_id", first.image_id, "--index", road / "index", "--out", tmp_path / "m.jsonl")
-    assert lines(tmp_path / "m.jsonl")[0]["image_id"] == first.image_id
+    assert lines_of(tmp_path / "m.jsonl")[0]["image_id"] == first.image_id
     status, _, err = run(capsys, "search", "--image_id", "nobody", "--index", road / "index")
     assert status == 1 and "has no image 'nobody'" in err[0]
 
@@ -587,7 +583,7 @@ def test_search_by_a_caption_is_search_by_its_words(road, tmp_path, capsys):
     text = Index.open(road / "index").catalogue.caption(7)
     run(capsys, "search", *text.split(), "--index", road / "index", "--out", tmp_path / "words.jsonl")
     run(capsys, "search", "--caption_id", 7, "--index", road / "features.pkl", "--out", tmp_path / "caption.jsonl")
-    assert lines(tmp_path / "words.jsonl") == lines(tmp_path / "caption.jsonl")
+    assert lines_of(tmp_path / "words.jsonl") == lines_of(tmp_path / "caption.jsonl")
     status, _, err = run(capsys, "search", "--caption_id", 12, "--index", road / "index")
     assert status == 1 and "has no caption 12" in err[0]
 
@@ -599,7 +595,7 @@ def test_search_by_embeddings(road, tmp_path, capsys):
     for name, count in (("two", 2), ("one", 1)):
         out = tmp_path / f"{name}.jsonl"
         run(capsys, "search", "--embedding", tmp_path / f"{name}.npy", "--index", road / "index", "--out", out)
-        best = [line["path"] for line in lines(out) if line["rank"] == 1]
+        best = [line["path"] for line in lines_of(out) if line["rank"] == 1]
         assert best == [str(road / f"photo{i}.png") for i in (5, 2)[:count]]
     np.save(tmp_path / "wide.npy", np.ones(7))
     np.save(tmp_path / "words.npy", np.array(["dog"]))

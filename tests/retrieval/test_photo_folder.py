@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.road import draw_photos, run
+from support.road import draw_photos, lines_of, run
 
 from clipcap.models.encoders.encode_images import encode_images
 from clipcap.retrieval import photo_folder
@@ -57,7 +56,7 @@ def test_bare_photos_are_indexed_and_found_by_words_and_by_a_photo(capsys, photo
     assert ids(tmp_path / "index") == [photo.name for photo in photos]
     where = ("--index", tmp_path / "index", "--device", "cpu", "--k", 2, "--out", tmp_path / "found.jsonl")
     assert run(capsys, "search", "--img", photos[3], *where)[0] == 0
-    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    lines = lines_of(tmp_path / "found.jsonl")
     assert (lines[0]["image_id"], lines[0]["path"]) == ("photo3.png", str(photos[3]))
     assert lines[0]["score"] == pytest.approx(1, abs=1e-5)
     assert run(capsys, "search", "a red apple", *where)[0] == 0
@@ -151,7 +150,7 @@ def test_quoted_texts_are_several_searches_and_bare_words_one(capsys, photos, in
         (("red", "apple"), ["red apple"]),
     ):
         assert run(capsys, "search", *words, *where)[0] == 0
-        lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+        lines = lines_of(tmp_path / "found.jsonl")
         assert [line["query"] for line in lines[::2]] == queries
 
 
@@ -161,7 +160,7 @@ def test_words_that_are_not_wanted_are_subtracted(capsys, photos, index, tmp_pat
     index()
     where = ("--index", tmp_path / "index", "--k", 6, "--out", tmp_path / "found.jsonl")
     assert run(capsys, "search", "a red apple", *where, "--without", "two plates")[0] == 0
-    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    lines = lines_of(tmp_path / "found.jsonl")
     wanted, unwanted = load_encoder(str(clip_file), "cpu").encode_texts(["a red apple", "two plates"]).numpy()
     query = wanted / np.linalg.norm(wanted) - unwanted / np.linalg.norm(unwanted)
     scores = {

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from support.road import lines_of
 from torch.nn.functional import normalize
 
 from clipcap.cli.main import main
@@ -20,10 +21,6 @@ def plates(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("plates") / "set", 5, seed=3)
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_the_shares_of_photos_are_the_softmax_of_the_scaled_cosines(plates, tmp_path):
     out = tmp_path / "x.jsonl"
     words = ["search", "a plate of pizza", "--img", str(plates / "dataset"), "--softmax", "--clip_model_type", "demo"]
@@ -33,7 +30,7 @@ def test_the_shares_of_photos_are_the_softmax_of_the_scaled_cosines(plates, tmp_
     pixels = torch.stack([encoder.preprocess(open_image(photo)) for photo in photos])
     cosine = normalize(encoder.encode_images(pixels)) @ normalize(encoder.encode_texts(["a plate of pizza"])).T
     expected = dict(zip(map(str, photos), (encoder.logit_scale * cosine[:, 0]).softmax(0).tolist(), strict=True))
-    found = {line["path"]: line["probability"] for line in lines(out)}
+    found = {line["path"]: line["probability"] for line in lines_of(out)}
     assert found == pytest.approx(expected, abs=1e-4)
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
 
@@ -49,7 +46,7 @@ def test_with_an_index_the_share_is_among_the_matches_shown(features, tmp_path, 
     out = tmp_path / "x.jsonl"
     words = ["search", "a plate of pizza", "--index", str(features), "--softmax", "--k", "3", "--out", str(out)]
     assert main(words) == 0
-    assert sum(line["probability"] for line in lines(out)) == pytest.approx(1, abs=1e-5)
+    assert sum(line["probability"] for line in lines_of(out)) == pytest.approx(1, abs=1e-5)
     assert "probability" in capsys.readouterr().out
 
 
@@ -58,7 +55,7 @@ def test_captions_of_any_feature_file_are_found_by_words(features, tmp_path):
     caption = next(iter(read_captions(features)))
     words = ["search", caption, "--index", str(tmp_path / "texts"), "--k", "1", "--out", str(tmp_path / "x.jsonl")]
     assert main(words) == 0
-    [found] = lines(tmp_path / "x.jsonl")
+    [found] = lines_of(tmp_path / "x.jsonl")
     assert found["caption"] == caption
     assert found["score"] == pytest.approx(1, abs=1e-3)
 

@@ -11,6 +11,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE_MS = 90_000  # other tests run beside these, on two cores
+ONE_CLICK_MS = 5_000  # of a click that is tried again
 QUIET = (
     "--no-sandbox",
     "--disable-gpu",
@@ -41,3 +42,8 @@ def chromium() -> Iterator[Any]:
         browser.new_page = patient_page
         yield browser
         browser.close()
+
+
+def browser_error() -> type[Exception]:
+    """What a click raises that found nothing in time."""
+    return pytest.importorskip("playwright.sync_api").Error

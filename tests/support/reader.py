@@ -117,6 +117,8 @@ class Reader:
             return {"--clip_model_type": self.clip, "--lm": self.lm}
         if {"train", "train-clip-gpt"} & set(words) or words[0] == "train.py":
             return {"--lm": self.lm, "--epochs": "1"}
+        if words[0] == "evaluate" and "--train_data" not in words:
+            return {"--no_java": None}  # Java, which takes seconds to start, judges one evaluation of a page
         if any(word.endswith(".pt") and words[i - 1] == "--load_pt" for i, word in enumerate(words)):
             return {"--clip_model_type": self.clip, "--lm": self.lm}
         return {}
@@ -132,7 +134,7 @@ class Reader:
             if flag in words:
                 words[words.index(flag) + 1] = value
             else:
-                words += [flag, value]
+                words += [flag] if value is None else [flag, value]
         return environment, words
 
     def run(self, command: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from clipcap.models.encoders.load import load_encoder
 from clipcap.models.language_model import load_lm, load_tokenizer
 
 REPO = Path(__file__).resolve().parents[2]
+SHORT = ("--max_new_tokens", 8, "--device", "cpu")  # of a command that captions
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
@@ -73,6 +75,11 @@ def save_captioner(folder: Path, lm: Path, clip: Path | str, seed: int = 2, **op
         for parameter in model.parameters():
             parameter.mul_(5 if parameter.dim() > 1 else 1)
     return save_checkpoint(model, load_tokenizer(str(lm)), folder)
+
+
+def lines_of(path: Path) -> list[dict]:
+    """What a file of JSON lines holds."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def run(capsys, *words: object) -> tuple[int, list[str], list[str]]:

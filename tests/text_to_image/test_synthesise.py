@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from support.road import draw_set
+from support.road import draw_set, lines_of
 from support.small_generator import write_small_generator
 
 from clipcap.cli.main import main
@@ -112,7 +112,7 @@ def contrastive(data, out, *words):
     assert (
         main(["contrastive", "custom", "--data_path", str(data), "--out_dir", str(out), *TINY, *map(str, words)]) == 0
     )
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = lines_of(out / "metrics.jsonl")
     return load_tensors(out / "clip-last" / "clip.pt"), lines
 
 

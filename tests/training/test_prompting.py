@@ -10,6 +10,7 @@ import torch
 from conftest import CAPTIONS
 from support.road import draw_photos
 from support.small import feature_file, interrupt_after, run, same, weights
+from support.towers_small import vision_tower
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig, PredictConfig
@@ -20,11 +21,11 @@ from clipcap.demo.tiny import make_clip
 from clipcap.errors import ClipcapError
 from clipcap.features.feature_set import FeatureMeta
 from clipcap.features.files import read_features, write_features
-from clipcap.models.encoders.base import Encoder
 from clipcap.models.encoders.load import load_encoder
 from clipcap.models.export import export
 from clipcap.prompts.config import PromptConfig
 from clipcap.prompts.entities import Entities, plural
+from clipcap.prompts.prompter import report_prompts
 from clipcap.prompts.template import PromptText
 from clipcap.training.dataset import CaptionDataset
 from clipcap.training.prompting import DrawnPrompts, NamedWords, open_prompting
@@ -222,6 +223,23 @@ def test_images_of_another_world_are_captioned_as_without_a_prompt(trained, tmp_
     assert [c.logprob for c in gated] == [several[0].logprob for several in wanted]  # bit for bit
 
 
+def test_an_image_that_is_like_nothing_in_another_datastore_reads_that_of_the_training(trained, tmp_path, messages):
+    checkpoint, data = trained
+    vectors = read_features(data).rows(slice(None))
+    _, own = caption(checkpoint, vectors)
+    other = feature_file(tmp_path / "other.pkl", [f"nothing but {i}" for i in range(16)], seed=3)
+    captioner, swapped = caption(checkpoint, vectors, datastore=str(other), prompt_gate=0.9999)
+    assert [(c.token_ids, c.retrieved) for c in swapped] == [(c.token_ids, c.retrieved) for c in own]
+    counts = captioner.prompter.counts
+    assert counts.otherwise == sum(bool(c.retrieved) for c in own) > 0
+    assert counts.otherwise + counts.without == counts.images == len(vectors)
+    report_prompts(counts)
+    line = (
+        f"{counts.otherwise} of {len(vectors)} images have nothing like them in --datastore, and read captions of the"
+    )
+    assert any(line in message for message in messages())
+
+
 def test_a_batch_is_captioned_as_its_images_one_by_one(trained):
     checkpoint, data = trained
     captioner = load_captioner(LoadConfig(load_pt=str(checkpoint)))
@@ -269,6 +287,30 @@ def test_a_pt_of_the_original_cannot_hold_prompts(trained, tmp_path):
     assert f"reads captions of {trained[1]}" in card
 
 
+def test_a_warm_start_states_which_prompts_are_new_to_the_checkpoint(trained, data, lm_folder, tmp_path, messages):
+    checkpoint, _ = trained
+    chosen = {**CHOSEN, "datastore": str(data), "prefix_length": None, "epochs": 1, "max_steps": 1}
+    run(data, lm_folder, tmp_path / "more", **chosen | {"weights_dir": str(checkpoint), "prompt_captions": 1})
+    assert any("it has read 2 captions of a prompt so far, here 1" in line for line in messages())
+    plain = run(data, lm_folder, tmp_path / "plain", max_steps=1, epochs=1) / "clipcap-best"
+    assert not any("prompt" in line for line in messages())
+    run(data, lm_folder, tmp_path / "new", **chosen | {"weights_dir": str(plain)})
+    assert any("it has read no prompts so far, and learns to from here on" in line for line in messages())
+    with pytest.raises(ClipcapError, match=r"no room for a caption: .*: lower --prompt_captions 40"):
+        run(data, lm_folder, tmp_path / "many", **chosen | {"prompt_captions": 40, "prefix_length": 4})
+
+
+def test_a_run_with_prompts_is_not_resumed_without(data, lm_folder, tmp_path):
+    (tmp_path / "words.txt").write_text("apple\negg\n")
+    chosen = {"prompts": "captions", "datastore": str(data), "prompt_captions": 2, "max_steps": 1, "epochs": 1}
+    words = {"entities": str(tmp_path / "words.txt")}
+    run(data, lm_folder, tmp_path / "run", **chosen, **words)
+    with pytest.raises(ClipcapError, match=r"has renaming 0\.3, this command None"):
+        run(data, lm_folder, tmp_path / "run", **chosen, **words, renaming=0.0, resume=True)
+    with pytest.raises(ClipcapError, match=r"has datastore_id \w+, this command None"):
+        run(data, lm_folder, tmp_path / "run", max_steps=1, epochs=1, resume=True)
+
+
 def test_samples_of_reward_training_are_written_behind_prompts(trained, lm_folder, tmp_path):
     checkpoint, data = trained
     chosen = {**CHOSEN, "datastore": str(data), "weights_dir": str(checkpoint), "prefix_length": None, "epochs": 1}
@@ -293,10 +335,32 @@ def test_options_at_odds_are_refused_in_a_line(data, lm_folder, tmp_path, change
     assert "\n" not in str(error.value)
 
 
+def test_words_that_late_captions_alone_name_will_do_and_the_run_states_the_renaming(tmp_path, tokenizer):
+    groups = [*[("nothing of the kind",)] * 1500, *[("an apple on a plate",)] * 1500]
+    data = feature_file(tmp_path / "f.pkl", groups, meta=FeatureMeta(encoder="demo"), dim=128)
+    (tmp_path / "words.txt").write_text("apple\negg\n")
+    entities = {"prompts": "entities", "entities": str(tmp_path / "words.txt")}
+    note = open_prompting(PromptConfig(**entities), read_features(data), "cpu").note
+    assert "50% of the captions name; in 30% of the examples one is renamed" in note
+    assert "none is renamed" in open_prompting(PromptConfig(**entities, renaming=0), read_features(data), "cpu").note
+    (tmp_path / "words.txt").write_text("banana\negg\n")
+    with pytest.raises(ClipcapError, match="of 1,000 captions none names one of its 2 words"):
+        open_prompting(PromptConfig(**entities), read_features(data), "cpu")
+
+
+def test_an_encoder_without_a_text_tower_cannot_name_words(tmp_path):
+    """Found out before the training, and not at the end of its first epoch."""
+    network = f"hf:{vision_tower(tmp_path / 'tower', 'resnet')}"
+    data = feature_file(tmp_path / "f.pkl", ["an apple"] * 3, meta=FeatureMeta(encoder=network), dim=64)
+    (tmp_path / "words.txt").write_text("apple\n")
+    with pytest.raises(ClipcapError, match="train one for its features by `clipcap contrastive features`"):
+        open_prompting(
+            PromptConfig(prompts="entities", entities=str(tmp_path / "words.txt")), read_features(data), "cpu"
+        )
+
+
 def test_named_words_are_those_of_the_captions(data):
-    encoder: Encoder = load_encoder("demo", "cpu")
-    features = read_features(data)
-    source = NamedWords(features, Entities(["apple", "egg", "cake"]), encoder)
+    source = NamedWords(read_features(data), Entities(["apple", "egg", "cake"]), torch.eye(3), 100.0)
     rng = np.random.default_rng(0)
     drawn = [source.drawn(0, rng) for _ in range(50)]
     assert {word for words in drawn for word in words} == {"apple"}

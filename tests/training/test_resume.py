@@ -6,17 +6,16 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from conftest import CAPTIONS, REPO
+from conftest import CAPTIONS
 from support.small import feature_file, flags, metrics, options, run, same, weights
 
 from clipcap.errors import ClipcapError
 from clipcap.training.caption_task import CaptionTask
+from tests.faults.forked import Running
 
 
 @pytest.fixture(scope="module")
@@ -245,44 +244,40 @@ class TestTheBestCheckpointOfAnInterruptedRun:
             run(data, lm_folder, out, **settings(), resume=True)
 
 
-def start(chosen, *more) -> subprocess.Popen:
-    command = [sys.executable, "train.py", *flags(chosen), *more]
-    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def kill_when(process: subprocess.Popen, reached, timeout_s: float = 120) -> None:
-    """Stop the process in its tracks when `reached()`, and kill it if that still holds; else let it go on."""
+def kill_when(running: Running, reached, timeout_s: float = 120) -> None:
+    """Stop the run in its tracks when `reached()`, and kill it if that still holds; else let it go on."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and running.alive:
         if reached():
-            os.kill(process.pid, signal.SIGSTOP)
+            running.kill(signal.SIGSTOP)
             if reached():
                 break
-            os.kill(process.pid, signal.SIGCONT)
+            running.kill(signal.SIGCONT)
         time.sleep(0.0005)
-    assert process.poll() is None, f"ended before it could be killed: {process.stderr.read()[-2000:]}"
-    process.kill()
-    process.wait()
-    process.stderr.close()
+    running.kill()
+    ended = running.wait()
+    assert ended.killed, f"ended before it could be killed: {ended}"
 
 
 def test_killed_training_processes_end_with_the_same_weights(data, lm_folder, tmp_path):
     chosen = settings(epochs=12, save_every=4)
     unbroken = run(data, lm_folder, tmp_path / "unbroken", **chosen)
     out = tmp_path / "broken"
-    words = options(data, lm_folder, out, **chosen, save_steps=1)
+    words = flags(options(data, lm_folder, out, **chosen, save_steps=1))
+
+    def start(*more) -> Running:
+        return Running(["train", *words, *more], tmp_path / "log")
 
     def epochs() -> int:
         log = out / "metrics.jsonl"
         return log.read_text().count("\n") if log.exists() else 0
 
-    kill_when(start(words), lambda: any(out.glob(".clipcap-last.*draft")) and (out / "clipcap-last").is_dir())
+    kill_when(start(), lambda: any(out.glob(".clipcap-last.*draft")) and (out / "clipcap-last").is_dir())
     assert any(out.glob(".clipcap-last.*draft"))  # killed inside a write that replaces a checkpoint
-    kill_when(start(words, "--resume"), lambda: epochs() >= 4)
-    kill_when(start(words, "--resume"), lambda: epochs() >= 7 and any(out.glob(".clipcap-best.*draft")))
-    last = start(words, "--resume")
-    assert last.wait(120) == 0, last.stderr.read()
-    last.stderr.close()
+    kill_when(start("--resume"), lambda: epochs() >= 4)
+    kill_when(start("--resume"), lambda: epochs() >= 7 and any(out.glob(".clipcap-best.*draft")))
+    last = start("--resume").wait()
+    assert last.status == 0, last
     for path in unbroken.glob("clipcap-*"):
         assert same(weights(path), weights(out / path.name))
     assert metrics(out) == metrics(unbroken)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import CAPTIONS
-from support.launched import torchrun
+from support.launched import forked_in_two
 from support.small import feature_file, flags, interrupt_after, metrics, options, run, same, weights
 
 from clipcap.captioning.config import DecodeConfig
@@ -182,17 +182,10 @@ def test_the_scores_that_show_a_gamed_reward_stand_side_by_side(data, started, l
 
 def test_two_processes_train_as_one(data, started, lm_folder, tmp_path):
     one = run(data, lm_folder, tmp_path / "one", **chosen(data, started, bs=12, xe_weight=0.1))
-    words = flags(
-        {
-            k: v
-            for k, v in options(
-                data, lm_folder, tmp_path / "two", **chosen(data, started, bs=6, xe_weight=0.1)
-            ).items()
-            if v is not None
-        }
-    )
-    done = torchrun(*words)
-    assert done.returncode == 0, done.stderr
+    two = options(data, lm_folder, tmp_path / "two", **chosen(data, started, bs=6, xe_weight=0.1))
+    words = flags({name: value for name, value in two.items() if value is not None})
+    both = forked_in_two(tmp_path / "log", "train", *words)
+    assert [rank.status for rank in both] == [0, 0], both
     torch.testing.assert_close(
         weights(one / "clipcap-last"), weights(tmp_path / "two" / "clipcap-last"), rtol=1e-3, atol=1e-4
     )

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each")
     parser.add_argument("--rewards", nargs="+", choices=list(REWARDS), default=["cider", "without the end"])
     parser.add_argument("--epochs", type=int, default=2, help="over the images, five samples each")
+    parser.add_argument("--sample_by", choices=["beam", "chance"], default="beam", help="as of `clipcap train`")
     parser.add_argument("--lr", type=float, default=1e-4, help="peak learning rate of the mapper")
     args = parser.parse_args()
     demo, held_out = args.demo, read_features(str(args.demo / "plates_val.pkl"))
@@ -35,9 +36,14 @@ def main() -> None:
         before = scores_of(captions_of(start, held_out), held_out)
         print(f"cross-entropy, seed {seed}: {line_of(before)}", flush=True)
         for name in args.rewards:
-            out = demo / "reward" / f"{name.replace(' ', '_')}_{seed}"
+            out = demo / "reward" / f"{name.replace(' ', '_')}_{args.sample_by}_{seed}"
             if not (out / "clipcap-best").exists():
-                options = {"objective": "reward", "weights_dir": str(start / "clipcap-best"), "prefix_length": None}
+                options = {
+                    "sample_by": args.sample_by,
+                    "objective": "reward",
+                    "weights_dir": str(start / "clipcap-best"),
+                    "prefix_length": None,
+                }
                 sizes = {"data": str(demo / "plates_train.pkl"), "bs": 160, "lr": args.lr, **REWARDS[name]}
                 train(run_config(demo, out, seed, args.epochs, **{**sizes, **options}))
             after = scores_of(captions_of(out, held_out), held_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from clipcap.models.encoders.openai_weights import clip_token_lists
 from clipcap.runtime.json_text import to_json
 
 MEASURED = 20_000  # rows that mean and deviation are taken of
-LEAST_DEVIATION = 1e-6  # of a number that is the same in all vectors
+CONSTANT = 1e-6  # share of the largest deviation up to which a number counts as the same in all vectors
 
 
 def locked_image_towers(config: LockedImageConfig, features: Features) -> LockedImageTowers:
@@ -62,10 +63,15 @@ class LockedImageTowers(Towers):
         self.max_tokens = network.positional_embedding.shape[0]
 
     def standardise(self, features: Features) -> None:
-        """Take each number's mean and deviation from the features."""
+        """Take each number's mean and deviation from the features.
+
+        A number that never changes there gets the largest deviation: another value of it later stays small.
+        """
         rows = features.rows(slice(0, None, max(1, features.num_images // MEASURED)))  # [n, W]
+        deviation = rows.std(dim=0)  # [W]
+        largest = deviation.max() if deviation.max() > 0 else torch.ones(())
         self.network.image_mean.copy_(rows.mean(dim=0))
-        self.network.image_deviation.copy_(rows.std(dim=0).clamp(min=LEAST_DEVIATION))
+        self.network.image_deviation.copy_(torch.where(deviation > CONSTANT * largest, deviation, largest))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Vectors [B, W] → [B, D]."""

@@ -30,6 +30,7 @@ class Encoder(Protocol):
     device: torch.device
     dtype: torch.dtype  # what it computes in
     preprocess: Preprocess  # RGB image → [3, R, R]; can be sent to worker processes
+    reads_texts: bool  # whether it has a text tower: `encode_texts` of others refuses
 
     @property
     def logit_scale(self) -> float:
@@ -107,6 +108,7 @@ class FrozenEncoder(ABC):
 
     dim: int
     preprocess: Preprocess
+    reads_texts = True
 
     def __init__(self, name: str, network: nn.Module, device: torch.device, dtype: torch.dtype):
         library, colon, place = name.rpartition(":")

@@ -28,6 +28,8 @@ PROBE = Image.linear_gradient("L").convert("RGB")  # 256 x 256, encoded for the 
 class ImageOnlyEncoder(FrozenEncoder):
     """A frozen network that encodes images alone."""
 
+    reads_texts = False
+
     def encode_texts(self, texts: Sequence[str]) -> NoReturn:
         """Always refused.
 
@@ -36,7 +38,8 @@ class ImageOnlyEncoder(FrozenEncoder):
         """
         raise ClipcapError(
             f"{self.name} has no text tower, and words cannot be compared with its images: choose an encoder that "
-            f"has one (for CLIPScore and --rerank clip a second one: --score_with ENCODER)"
+            f"has one (for CLIPScore and --rerank clip a second one: --score_with ENCODER), or train one for its "
+            f"features by `clipcap contrastive features`"
         )
 
     def _measure(self) -> None:

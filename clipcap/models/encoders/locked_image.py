@@ -106,6 +106,20 @@ def locked_image_folder(name: str) -> Path | None:
     return best_checkpoint_in(path, lambda p: (p / WEIGHTS).is_file()) if path.is_dir() else None
 
 
+def projected_network(name: str) -> str | None:
+    """The name of the image network whose vectors an encoder projects; None for encoders that project none."""
+    folder = locked_image_folder(name)
+    try:
+        return None if folder is None else _image_network(folder).name
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _image_network(folder: Path) -> ImageNetwork:
+    content: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return ImageNetwork(content["image_encoder"], content["image_weights_id"])
+
+
 def read_locked_image(folder: Path) -> tuple[LockedImageNetwork, ImageNetwork]:
     """The network of a checkpoint folder, and the image network whose vectors it projects.
 
@@ -115,8 +129,7 @@ def read_locked_image(folder: Path) -> tuple[LockedImageNetwork, ImageNetwork]:
     path = folder / WEIGHTS
     try:
         state = load_file(path)
-        content: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        image = ImageNetwork(content["image_encoder"], content["image_weights_id"])
+        image = _image_network(folder)
         layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformer.resblocks."))
         context, text_width = state["positional_embedding"].shape
         network = LockedImageNetwork(

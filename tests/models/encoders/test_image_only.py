@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers as tf
-from support.road import draw_set, picture, run
+from support.road import draw_set, lines_of, picture, run
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.load import load_encoder
@@ -121,7 +121,7 @@ def test_a_second_encoder_judges_a_captioner_that_reads_no_words(photos, tmp_pat
     for source in (("--img", photos), ("--features", features)):
         status, lines, _ = run(capsys, "predict", *source, *short, *judged, "--out", tmp_path / "c.jsonl")
         assert status == 0
-        found = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+        found = lines_of(tmp_path / "c.jsonl")
         assert len(found) == 6 and all("clip_score" in json.dumps(line) for line in found)
     scoring = ("evaluate", "--data", features, *short, "--no_java", "--out", out)
     assert run(capsys, *scoring)[0] == 0

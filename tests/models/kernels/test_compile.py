@@ -6,16 +6,14 @@ C++ compiler takes.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import CAPTIONS, REPO
+from conftest import CAPTIONS
+from support.launched import forked_in_two
 from support.small import feature_file, flags, options, run, same, weights
 
 from clipcap.errors import ClipcapError
@@ -80,22 +78,13 @@ def test_a_compiled_run_is_resumed_with_it_or_without(data, lm_folder, tmp_path,
     torch.testing.assert_close(weights(tmp_path / "plain" / "clipcap-last"), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_train_as_one(data, lm_folder, tmp_path):
-    (tmp_path / "train.py").write_text(
-        "import functools, sys, torch\n"
-        "from clipcap.cli.main import main\n"
-        "torch.compile = functools.partial(torch.compile, backend='aot_eager')\n"
-        "sys.exit(main(['train', *sys.argv[1:]]))\n"
-    )
+def test_two_processes_train_as_one(data, lm_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", TRACED)
     chosen = {"epochs": 1, "dropout": False}
     one = run(data, lm_folder, tmp_path / "one", bs=16, **chosen)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = flags(options(data, lm_folder, tmp_path / "two", bs=8, **chosen, compile=True))
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPO)}
-    done = subprocess.run(
-        [*command, tmp_path / "train.py", *words], env=env, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr
+    both = forked_in_two(tmp_path / "log", "train", *words)
+    assert [rank.status for rank in both] == [0, 0], both
     torch.testing.assert_close(
         weights(tmp_path / "two" / "clipcap-last"), weights(one / "clipcap-last"), rtol=1e-3, atol=1e-4
     )

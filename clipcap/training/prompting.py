@@ -277,7 +277,7 @@ def _entities_named(path: str, features: Features) -> tuple[Entities, float]:
     """
     entities = Entities.read(path)
     count = len(features.captions)
-    places = np.linspace(0, count, min(count, LOOKED_AT), endpoint=False, dtype=np.int64).tolist()
+    places: list[int] = np.linspace(0, count, min(count, LOOKED_AT), endpoint=False, dtype=np.int64).tolist()
     named = sum(bool(entities.named_in([features.captions[place]])) for place in places)
     if not named:
         raise ClipcapError(

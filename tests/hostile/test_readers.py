@@ -186,6 +186,8 @@ def test_captions_of_any_text_come_back_clean(kind, pairs, tmp_path_factory):
     expected = [clean(text) for _, text in pairs]
     if kind not in VERBATIM:
         expected = [text if is_a_caption(text) else "" for text in expected]
+    if kind == "tar":  # of JSON, where the name of the photo is Google's title
+        expected = [text if text.lower() not in (str(n), f"{n}.jpg") else "" for n, text in enumerate(expected)]
     if found is None:  # no caption at all, or what such a file cannot hold: NUL in a CSV, no tab and no header
         assert not any(expected) or any("\0" in text for _, text in pairs) or kind == "food CSV"
     elif kind != "food CSV":

@@ -65,9 +65,10 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
             by_stem[folded].append(name)
     pairs = Pairs({})
     stems = Counter(_folded(_stem(photo)) for photo in photos)
-    by_leaf, by_number = _by_leaf(texts), _by_number(texts)
-    by_key, photos_of_key = _by_first_dot(texts), Counter(_first_dot(photo) for photo in photos)
-    by_bare, photos_of_bare = _by_bare(texts), Counter(_bare(photo, _OF_PHOTOS) for photo in photos)
+    by_leaf, by_number = _grouped(texts, _leaf), _grouped(texts, _before_number)
+    by_key, photos_of_key = _grouped(texts, _first_dot), Counter(_first_dot(photo) for photo in photos)
+    by_bare = _grouped(texts, lambda text: _bare(text, _OF_TEXTS))
+    photos_of_bare = Counter(_bare(photo, _OF_PHOTOS) for photo in photos)
     for photo in photos:
         stem = _stem(photo)
         keys = (stem, _folded(stem), photo, _folded(photo))
@@ -171,8 +172,7 @@ def split_from_folder(name: str) -> str | None:
 
 def _in_other_folder(photo: str, by_leaf: dict[str, list[str]], stems: Counter[str]) -> list[str]:
     """The texts of a photo's name in a folder that holds no such photo, where that is only one folder."""
-    leaf = posixpath.basename(_folded(_stem(photo)))
-    found = [text for text in by_leaf.get(leaf, []) if not stems[_folded(_stem(text))]]
+    found = [text for text in by_leaf.get(_leaf(photo), []) if not stems[_folded(_stem(text))]]
     folders = {posixpath.dirname(text) for text in found}
     if len(folders) > 1:  # images/train/1.jpg, captions/train/1.txt, captions/val/1.txt
         mine = photo.lower().split("/")[1:-1]
@@ -180,40 +180,30 @@ def _in_other_folder(photo: str, by_leaf: dict[str, list[str]], stems: Counter[s
     return [text for text in found if posixpath.dirname(text) in folders] if len(folders) == 1 else []
 
 
-def _by_leaf(texts: list[str]) -> dict[str, list[str]]:
+def _grouped(names: Iterable[str], key: Callable[[str], str | None]) -> dict[str, list[str]]:
+    """Names by their keys, without those that have none."""
     found: dict[str, list[str]] = defaultdict(list)
-    for name in texts:
-        found[posixpath.basename(_folded(_stem(name)))].append(name)
+    for name in names:
+        if (group := key(name)) is not None:
+            found[group].append(name)
     return found
 
 
-def _by_number(texts: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in texts:
-        stem = _folded(_stem(name))
-        if (bare := _TEXT_NUMBER.sub("", stem)) != stem:
-            found[bare].append(name)
-    return found
+def _leaf(name: str) -> str:
+    return posixpath.basename(_folded(_stem(name)))
 
 
-def _by_bare(texts: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in texts:
-        found[_bare(name, _OF_TEXTS)].append(name)
-    return found
+def _before_number(name: str) -> str | None:
+    """A path without the number that its last part ends in, and without suffix; None where there is no number."""
+    stem = _folded(_stem(name))
+    bare = _TEXT_NUMBER.sub("", stem)
+    return None if bare == stem else bare
 
 
 def _bare(name: str, words: re.Pattern[str]) -> str:
     """The last part of a path without suffixes, and without a word for what it is: `caption_7`, `7_caption`, `7`."""
     leaf = posixpath.basename(_first_dot(name))
     return words.sub("", leaf) or leaf
-
-
-def _by_first_dot(texts: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in texts:
-        found[_first_dot(name)].append(name)
-    return found
 
 
 def _first_dot(name: str) -> str:

@@ -51,7 +51,7 @@ class Marks:
         """
         if self.split is not None and not _is_empty(row[self.split]):
             return split_name(str(row[self.split]))
-        found = {split for name, split in self.splits.items() if is_true(row[name])}
+        found = {split for name, split in self.splits.items() if _is_true(row[name])}
         if len(found) > 1:
             raise RowError(f"in several splits: {', '.join(sorted(found))}", "in several splits")
         if found:
@@ -81,7 +81,7 @@ def find_marks(table: Table, others: list[str]) -> Marks:
     return Marks(named, {} if named is not None else splits, [*flags, *verdicts])
 
 
-def is_true(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     """Whether a flag is set, however it is written."""
     if isinstance(value, str):
         return value.strip().lower() in _YES
@@ -90,7 +90,7 @@ def is_true(value: Any) -> bool:
 
 def is_unusable(value: Any) -> bool:
     """Whether a flag of unusable captions is set, or a verdict rejects them."""
-    return is_true(value) or (isinstance(value, str) and value.strip().lower() in _REJECTED)
+    return _is_true(value) or (isinstance(value, str) and value.strip().lower() in _REJECTED)
 
 
 def _flagged_split(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from clipcap.errors import ClipcapError
@@ -110,6 +111,24 @@ class Collector:
         texts = [clean_caption(caption) for caption in captions]
         self._empty += texts.count("")
         entry.captions += filter(None, texts)
+
+    def names(self) -> Iterator[tuple[str, ImageRef]]:
+        """The names of every image: its id, and its path."""
+        for key, entry in self._images.items():
+            yield key, entry.image
+            if entry.image.data is None and entry.image.column is None:
+                yield str(entry.image), entry.image
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether an image has a split."""
+        return any(entry.split for entry in self._images.values())
+
+    def use_splits(self, splits: dict[ImageRef, str], rest: str | None) -> int:
+        """Set the split of every image, `rest` for those that `splits` lacks; returns how many these are."""
+        for entry in self._images.values():
+            entry.split = splits.get(entry.image, rest)
+        return sum(entry.image not in splits for entry in self._images.values())
 
     def finish(self, config: SourceConfig) -> Source:
         """The source, split by image if the set has no split of its own and --train_size asks for one."""

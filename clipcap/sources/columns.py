@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,12 +22,14 @@ from clipcap.sources.names import (
     IMAGE_NAMES,
     column_family,
     plain,
+    split_word,
 )
 from clipcap.sources.tables import Table
 
 _SAMPLE_ROWS = 100
 _SENTENCE_WORDS = 3
 _SEPARATORS = ("|||", "||", "|", "<sep>", "[SEP]", "###", " // ", ";")
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
 
@@ -70,6 +73,8 @@ def choose_columns(
     image = image or _image_column(light, captions, is_photo)
     if not captions and image is not None:
         captions = _captions_among(table, [name for name in light.columns if name != image])
+    if captions and not caption and _are_labels(table, captions):
+        captions = []
     talk = [name for name in captions if plain(name) in CONVERSATIONS]
     for flag, found in (("image", image is not None or talk), ("caption", captions)):
         if not found:
@@ -163,6 +168,14 @@ def _captions_among(table: Table, columns: list[str]) -> list[str]:
         cells = [cells[0] for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
         return [] if holds_flags(cells) else columns
     return _sentences(table, columns) or (_longest_texts(table, columns) if table.headless else [])
+
+
+def _are_labels(table: Table, columns: list[str]) -> bool:
+    """Whether columns hold numbers of classes, or words for splits, and no captions."""
+    sample = itertools.islice(table.rows(*columns), _SAMPLE_ROWS)
+    cells = [str(cell).strip() for _, cells in sample for cell in cells if cell is not None and cell == cell]
+    numbers = [bool(_NUMBER.fullmatch(cell)) for cell in cells if cell]
+    return bool(numbers) and (all(numbers) or all(split_word(cell) for cell in cells if cell))
 
 
 def _longest_texts(table: Table, columns: list[str]) -> list[str]:

@@ -10,13 +10,14 @@ from clipcap.images.folders import list_folder, photo_folders, require_folder
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
-from clipcap.sources import coco, folder, tars
-from clipcap.sources.beside import add_pairs, pair
+from clipcap.sources import coco, folder, split_lists, tars
+from clipcap.sources.beside import Pairs, add_pairs, pair
 from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
 from clipcap.sources.rows import Part, add_table
+from clipcap.sources.split_lists import PhotoIndex, PhotoList, find_lists, use_lists
 from clipcap.sources.tables import PHOTO_ARCHIVES, how_to_save, read_table
 
 
@@ -46,6 +47,8 @@ def _add_folder(collector: Collector, root: Path, config: SourceConfig) -> None:
         collector.note_count(
             folder.texts_beside(inner), "caption file", "beside a photo not read: a table has captions"
         )
+        if others := folder.other_tables(inner, tables):
+            collector.note(f"other tables of captions, not read: {', '.join(map(shown, others))} (--captions FILE)")
     elif shards:
         tars.add_tars(collector, shards)
     else:
@@ -56,6 +59,7 @@ def _add_photos(collector: Collector, root: Path, config: SourceConfig) -> None:
     files = folder.photos_and_texts(root)
     pairs = pair(files, lambda name: folder.is_photo_in(root, name))
     captioned = sum(map(bool, pairs.texts.values()))
+    lists = _lists_among(root, files, pairs) if captioned else []
     if captioned * 2 < max(1, len(pairs.texts)):
         if tables := folder.tables_below(root):
             _add_tables(collector, tables, root, config)
@@ -69,12 +73,25 @@ def _add_photos(collector: Collector, root: Path, config: SourceConfig) -> None:
             f"{shown(root)}: no photos, tables or tars here{hint}; give --captions FILE, or another --data_path"
         )
     add_pairs(collector, pairs, lambda name: ImageRef(root / name), lambda name: root / name, Part())
-    texts = {name for found in pairs.texts.values() for name in found} | set(pairs.unused)
-    if others := folder.other_files([name for name in files if name not in pairs.texts and name not in texts]):
+    use_lists(collector, lists)
+    known = {name for found in pairs.texts.values() for name in found} | set(pairs.unused) | set(pairs.texts)
+    known |= {one.path.relative_to(root).as_posix() for one in lists}
+    if others := folder.other_files([name for name in files if name not in known]):
         collector.note(f"other files, not read: {others}")
     unread = [(name, how_to_save(name)) for name in files] if not captioned else []
     for name, how in [(name, how) for name, how in unread if how][:3]:
         collector.note(f"{shown(name)} is {how}")
+
+
+def _lists_among(root: Path, files: list[str], pairs: Pairs) -> list[PhotoList]:
+    """The lists of photos among files, which no longer count as texts of no photo."""
+    read = {name for found in pairs.texts.values() for name in found}
+    names = [n for n in files if split_lists.is_candidate(n) and n not in pairs.texts and n not in read]
+    photos = PhotoIndex((name, ImageRef(root / name)) for name in pairs.texts) if names else None
+    lists = find_lists([root / name for name in names], photos) if photos else []
+    found = {one.path for one in lists}
+    pairs.unused = [name for name in pairs.unused if root / name not in found]
+    return lists
 
 
 def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, config: SourceConfig) -> None:
@@ -96,6 +113,10 @@ def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, co
             add_table(collector, table, photos, config.image_column, config.caption_column, part)
     for photos in places.values():
         collector.note_photos(photos)
+    read = {one.path for one in tables}
+    folders = [*(one.path.parent for one in tables), *[root] * (not config.captions)]
+    if files := [path for path in split_lists.beside(folders) if path not in read]:
+        use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
 
 
 def _photos(collector: Collector, beside: Path, folders: list[Path]) -> Photos:

@@ -70,6 +70,12 @@ def tables_at_top(folder: Path) -> list[CaptionTable]:
     return [CaptionTable(folder / n, prefixes[n], splits[n] if several else None) for n in candidates]
 
 
+def other_tables(folder: Path, read: list[CaptionTable]) -> list[str]:
+    """The tables of captions in a folder itself beside those that are read."""
+    names = [name for name in _candidates(folder) if folder / name not in [one.path for one in read]]
+    return [name for name in names if holds_captions(folder / name)]
+
+
 def texts_beside(folder: Path) -> int:
     """The number of caption files in a folder itself that have the name of a photo beside them."""
     names = list_folder(folder)[1]

@@ -62,6 +62,7 @@ _WRAPPED = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+")
+_OF_LISTS = re.compile(r"(?:images?|imgs?|photos?|ids?|lists?|names?|files?|split|data|captions?)$")  # behind a split
 _MEMBER = re.compile(r"(.+?)(?:[\s_.\-/\[(]*\d{1,3}|[\s_.\-/\[(]+[a-h])[\])]?", re.IGNORECASE)
 _SHARD_DIGITS = re.compile(r"\d+")
 
@@ -79,9 +80,9 @@ def unwrapped(text: str) -> str:
 
 
 def split_in(name: str) -> str | None:
-    """The split that the name of a file or folder speaks of: `captions_train2017.json`, `val-00001.tar`, `Test`."""
-    words = [SPLIT_WORDS[word] for word in _WORD.findall(name.lower()) if word in SPLIT_WORDS]
-    return words[0] if words else None
+    """The split that a file's or folder's name speaks of: `captions_train2017.json`, `val-00001.tar`, `testImages`."""
+    words = (_OF_LISTS.sub("", word) if word not in SPLIT_WORDS else word for word in _WORD.findall(name.lower()))
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 def split_word(text: str) -> str | None:

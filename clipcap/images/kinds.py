@@ -139,6 +139,8 @@ def why_unread(name: str, head: bytes, kinds: str) -> str:
             return HINTS[suffix].format(name=name, stem=stem)
     if found == ".tif":
         return "a TIFF of a kind that is not read: " + _CONVERT.format(name=name, stem=stem)
+    if found is not None:
+        return f"damaged: it begins as a {found[1:].upper()} file, and cannot be read on: fetch or export it again"
     if not head.strip(b"\0"):
         return "not an image but zeros: a copy or a download that was cut off: fetch it again"
     return f"not an image (clipcap reads {kinds})"

@@ -115,6 +115,11 @@ class Photos:
         """Whether there is any photo in or below the folders."""
         return any(True for base in self.folders for _ in self._below(str(base)))
 
+    @property
+    def places(self) -> list[str]:
+        """The folders in which photos were found."""
+        return list(self._found)
+
     def unnamed(self) -> int:
         """Photos in the folders where some were found that no name meant."""
         return sum(sum(map(is_image_name, self._names(folder) - found)) for folder, found in self._found.items())

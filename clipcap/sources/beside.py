@@ -42,6 +42,7 @@ class Pairs:
 
     texts: dict[str, list[str]]
     elsewhere: int = 0  # photos whose text lies in another folder
+    alone: int = 0  # photos whose text has another name, but is the only one in their folder
     unused: list[str] = field(default_factory=list)  # texts of no photo
 
 
@@ -89,7 +90,24 @@ def pair(files: Iterable[str], is_image: Callable[[str], bool] = is_image_name) 
         pairs.texts[photo] = sorted(set(found or ()), key=lambda name: (_rank(name), natural_key(name)))
     used = {text for found in pairs.texts.values() for text in found}
     pairs.unused = [name for name in texts if name not in used]
+    _pair_by_folder(pairs)
     return pairs
+
+
+def _pair_by_folder(pairs: Pairs) -> None:
+    """Pair a photo and a text that are alone in their folder, where there are several such folders."""
+    if len(pairs.unused) < 2:
+        return
+    texts, photos = _grouped(pairs.unused, posixpath.dirname), _grouped(pairs.texts, posixpath.dirname)
+    found = {
+        photos[folder][0]: names[0]
+        for folder, names in texts.items()
+        if len(names) == 1 and len(photos.get(folder, ())) == 1 and not pairs.texts[photos[folder][0]]
+    }
+    if len(found) > 1:
+        pairs.texts |= {photo: [text] for photo, text in found.items()}
+        pairs.unused = [name for name in pairs.unused if name not in found.values()]
+        pairs.alone = len(found)
 
 
 def add_pairs(
@@ -128,6 +146,7 @@ def add_pairs(
         )
     if pairs.elsewhere:
         collector.note_count(pairs.elsewhere, "photo", "found with the caption in another folder")
+    collector.note_count(pairs.alone, "photo", "with the only text in its folder as the caption")
     collector.note_count(len(pairs.unused), "caption file", f"without a photo ({counted_suffixes(pairs.unused)})")
 
 

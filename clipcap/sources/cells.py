@@ -34,7 +34,7 @@ _IMAGE_KEYS = (
 ).split()
 _IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a message
 _IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)
-_ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard")
+_ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard", "caption")
 _CONTENT_KEYS = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
 _SIGNS = string.punctuation + string.whitespace
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
@@ -44,7 +44,9 @@ _NOTHING = (
 )  # fmt: skip
 # Keys of an object of captions that are no names of columns, and that come before those of tags.
 _LENGTHS = ("short", "brief", "medium", "main", "original", "long", "detailed", "dense")
+_AROUND_ANSWERS = ("body", "choices", "candidates", "message", "result", "results")  # in what servers send back
 _BOXES = re.compile(r"\s*-?\d+(?:\.\d+)?(?:[\s,;]+-?\d*\.?\d+){4,}[\s,;]*")  # class, box, outline
+SEVERAL_IMAGES = "several images in one row"
 NUMBERS = "numbers, as detectors are trained on"
 _LANGUAGE = re.compile(r"[a-z]{2}(?:[-_][A-Za-z]{2,4})?")
 _DEEPEST = 20  # lists within lists
@@ -179,6 +181,8 @@ def _caption_in_object(value: dict) -> Any:
         return list(value.values())
     if any(name in by_name for name in CAPTION_NAMES):
         return None
+    if (inner := next((by_name[name] for name in _AROUND_ANSWERS if by_name.get(name)), None)) is not None:
+        return inner
     if len(value) == 1 and _LANGUAGE.fullmatch(str(next(iter(value)))):
         return next(iter(value.values()))
     keys = ", ".join(f"'{shown(str(key)[:40])}'" for key in list(value)[:8])
@@ -231,7 +235,7 @@ def image_in(value: Any) -> str | bytes | None:
         return _image_in_object(value)
     if isinstance(value, (list, tuple)):
         if len(value) > 1:
-            raise RowError(f"{len(value)} images in one row, expected one", "several images in one row")
+            raise RowError(f"{len(value)} images in one row, expected one", SEVERAL_IMAGES)
         return image_in(value[0]) if value else None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # pandas makes floats of numbers where one is lacking

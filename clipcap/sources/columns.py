@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from clipcap.errors import ClipcapError
 from clipcap.images.photos import is_link
 from clipcap.runtime.text import shown
-from clipcap.sources.cells import captions_in, image_in, image_in_conversation
+from clipcap.sources.cells import SEVERAL_IMAGES, captions_in, image_in, image_in_conversation
 from clipcap.sources.delimited import is_data
 from clipcap.sources.faults import RowError
 from clipcap.sources.marks import Marks, find_marks, holds_flags
@@ -28,8 +28,9 @@ from clipcap.sources.tables import Table
 
 _SAMPLE_ROWS = 100
 _SENTENCE_WORDS = 3
-_SEPARATORS = ("|||", "||", "|", "<sep>", "[SEP]", "###", " // ", ";")
+_SEPARATORS = ("|||", "||", "&&", "|", "<sep>", "[SEP]", "###", " // ", ";")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_WORD = re.compile(r"(?:(?!\d)\w)\S*")
 _FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
 
@@ -106,10 +107,18 @@ def _listed(table: Table, caption: str) -> list[str]:
 def _caption_columns(table: Table, image: str | None) -> list[str]:
     columns = [name for name in table.columns if name != image and name not in table.image_columns]
     by_name = {plain(name): name for name in reversed(columns)}
+    filled = _filled(table, columns) if any(name in by_name for name in CAPTION_NAMES) else set()
+    named: list[list[str]] = []
     for base in CAPTION_NAMES:
         if found := column_family(base, columns) or ([by_name[base]] if base in by_name else []):
-            return found
-    return []
+            named.append(found)
+    return next((found for found in named if filled & set(found)), named[0] if named else [])
+
+
+def _filled(table: Table, columns: list[str]) -> set[str]:
+    """The columns with something in their first rows."""
+    sample = [cells for _, cells in itertools.islice(table.rows(*columns), _SAMPLE_ROWS)]
+    return {name for i, name in enumerate(columns) if any(cells[i] not in (None, "", []) for cells in sample)}
 
 
 def _image_column(table: Table, captions: list[str], is_photo: Callable[[str], bool]) -> str | None:
@@ -145,8 +154,8 @@ def holds_image(cell: object, is_photo: Callable[[str], bool], links: bool = Tru
     """Whether a cell is an image, or names one; a link to one counts if `links`, else where its picture is here."""
     try:
         found = image_in(cell)
-    except RowError:
-        return False
+    except RowError as error:
+        return error.kind == SEVERAL_IMAGES  # which is for the report to say
     if not isinstance(found, str):
         return isinstance(found, bytes)
     return (is_data([found]) and (links or not is_link(found))) or is_photo(found)
@@ -223,4 +232,4 @@ def _is_sentence(cell: object) -> bool:
         texts = captions_in(cell) if isinstance(cell, dict) else cell if isinstance(cell, list) else [cell]
     except RowError:
         return False
-    return any(isinstance(text, str) and len(text.split()) >= _SENTENCE_WORDS for text in texts)
+    return any(isinstance(text, str) and len(_WORD.findall(text)) >= _SENTENCE_WORDS for text in texts)

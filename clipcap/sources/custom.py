@@ -17,7 +17,7 @@ from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
 from clipcap.sources.rows import Part, add_table
-from clipcap.sources.split_lists import PhotoIndex, PhotoList, find_lists, use_lists
+from clipcap.sources.split_lists import PhotoIndex, PhotoList, find_lists, use_folders, use_lists
 from clipcap.sources.tables import PHOTO_ARCHIVES, how_to_save, read_table
 
 
@@ -117,6 +117,8 @@ def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, co
     folders = [*(one.path.parent for one in tables), *[root] * (not config.captions)]
     if files := [path for path in split_lists.beside(folders) if path not in read]:
         use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
+    if not collector.has_splits:
+        use_folders(collector, [place for photos in places.values() for place in photos.places], root)
 
 
 def _photos(collector: Collector, beside: Path, folders: list[Path]) -> Photos:

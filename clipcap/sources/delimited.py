@@ -13,13 +13,13 @@ from clipcap.errors import ClipcapError
 from clipcap.images.kinds import is_image_name
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.faults import Faults
-from clipcap.sources.markup import LATEX_DELIMITER, Markup, find_markup, list_rows
+from clipcap.sources.markup import LATEX_DELIMITER, Markup, block_rows, find_markup, list_rows
 from clipcap.sources.names import CAPTION_NAMES, ID_NAMES, IMAGE_NAMES, plain, unwrapped
 from clipcap.sources.textfiles import TextPlace, read_lines
 
 DELIMITERS = ",\t;|"
 # Looked for where none of these is in the first line; of several signs they split at once, and nothing is quoted.
-_RARE_DELIMITERS = ("^", "~", "\x01", "::", "=>", "->", " - ", " \u2013 ", " \u2014 ", ": ", ":")
+_RARE_DELIMITERS = ("^", "~", "\x01", "::", "=>", "->", " - ", " \u2013 ", " \u2014 ", ": ", ":", "=")
 MAX_ROW_LINES = 1000  # beyond that many lines an open quote is taken for a sign
 REPEATED = "header lines between the rows, left out"
 _SAMPLE_ROWS = 50
@@ -64,7 +64,7 @@ def find_layout(path: TextPlace) -> Layout:
     markup = find_markup([line.strip("\r\n") for line in itertools.islice(read_lines(path), _MARKUP_LINES)])
     lines = ((number, line) for number, (_, line) in enumerate(_lines(path, markup), 1) if line.strip())
     number, head = next(lines, (0, ""))
-    delimiter = None if markup in (None, list_rows) else LATEX_DELIMITER
+    delimiter = {None: None, list_rows: None, block_rows: "\t"}.get(markup, LATEX_DELIMITER)
     if match := _SEPARATOR_LINE.fullmatch(head):  # for Excel
         delimiter = match[1]
         number, head = next(lines, (0, ""))
@@ -94,7 +94,13 @@ def find_layout(path: TextPlace) -> Layout:
     columns = [name.strip().strip("\ufeff") for name in cells]
     if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
         columns = ["", *columns]
-    return Layout(delimiter, columns, number + 1, quote, wrapped, markup=markup)
+    return Layout(delimiter, _numbered(columns), number + 1, quote, wrapped, markup=markup)
+
+
+def _numbered(columns: list[str]) -> list[str]:
+    """Columns of captions that have one name, told apart as pandas does: `caption`, `caption.1`."""
+    again = [name in columns[:i] and plain(name) in CAPTION_NAMES for i, name in enumerate(columns)]
+    return [f"{name}.{columns[:i].count(name)}" if again[i] else name for i, name in enumerate(columns)]
 
 
 def _lines(path: TextPlace, markup: Markup | None) -> Iterator[tuple[int, str]]:

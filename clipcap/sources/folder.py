@@ -19,7 +19,7 @@ from clipcap.sources import coco, tars
 from clipcap.sources.beside import CAPTION_SUFFIXES
 from clipcap.sources.columns import choose_columns, holds_image
 from clipcap.sources.faults import Faults
-from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, split_in, without_digits
+from clipcap.sources.names import PHOTO_FOLDERS, SPLIT_WORDS, TAGS, plain, split_in, without_digits
 from clipcap.sources.tables import PACKED_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, Table, read_table
 
 MAX_DEPTH = 3  # folders below the set's own in which tables are looked for
@@ -56,13 +56,16 @@ def tables_at_top(folder: Path) -> list[CaptionTable]:
     if len(candidates) > 1 and not _belong_together(candidates):
         usual = [name for name in candidates if os.path.splitext(name)[0].lower() in _USUAL_NAMES]
         candidates = usual if len(usual) == 1 else [n for n in candidates if holds_captions(folder / n)] or candidates
+        if not _belong_together(candidates):  # captions_train.csv beside concepts_train.csv
+            candidates = [name for name in candidates if "caption" in name.lower()] or candidates
         if len(candidates) > 1 and not _belong_together(candidates):
             choice = ", ".join(map(shown, candidates))
             raise ClipcapError(f"{shown(folder)}: several tables ({choice}): choose one with --captions FILE")
     elif len(candidates) == 1:
         texts = texts_beside(folder)
         sure = _known(candidates[0]) and not texts
-        if not sure and not holds_captions(folder / candidates[0], unless_json=not texts):
+        path = folder / candidates[0]
+        if not sure and not holds_captions(path, unless_json=not texts, unless_tags=bool(texts)):
             return []
     splits = {name: split_in(name) for name in candidates}
     several = len(set(splits.values())) > 1
@@ -186,14 +189,21 @@ def _belong_together(names: list[str]) -> bool:
     return len(alike) == 1 and (shards or (all(splits) and len(set(splits)) == len(names)))
 
 
-def holds_captions(path: Path, unless_json: bool = False) -> bool:
-    """Whether a table has columns of images and captions; with `unless_json`, errors of other kinds count as yes."""
+def holds_captions(path: Path, unless_json: bool = False, unless_tags: bool = False) -> bool:
+    """Whether a table has columns of images and captions.
+
+    Args:
+        unless_json: errors in tables other than JSON count as yes.
+        unless_tags: a column of labels or tags counts as no.
+    """
     try:
         table = read_table(path, Faults())
         if coco.is_coco(table.document):
             return coco.holds_captions(table.document)
         columns = choose_columns(table, None, None)
         if isinstance(table.document, dict) and columns.image is not None and not _names_photos(table, columns.image):
+            return False
+        if unless_tags and all(plain(name) in TAGS for name in columns.captions):
             return False
     except ClipcapError:
         return unless_json and not str(path).lower().endswith(".json")

@@ -55,7 +55,7 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
         except ClipcapError as error:
             if (value := python_object(text)) is not None:
                 return value
-            if "Extra data" not in str(error):
+            if "Extra data" not in str(error) and python_object(first.strip().rstrip(",")) is None:
                 raise
             if first.strip() == "{":
                 return Lines(_one_after_another("".join(read_lines(path)), path, faults))
@@ -68,6 +68,8 @@ def read_json_values(path: TextPlace, lines: bool, faults: Faults) -> Any:
 def holds_json(path: TextPlace) -> bool:
     """Whether a text begins with an object or a list, on one line or over several."""
     first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    if first[:1] == "(":
+        return isinstance(python_object(first.rstrip(",")), tuple)
     if first[:1] not in ("{", "["):
         return False
     try:
@@ -96,7 +98,8 @@ def _value(line: str, where: str) -> Any:
     try:
         return parse_json(line.strip().rstrip(","), where)
     except ClipcapError:
-        if line.lstrip().startswith("{'") and (value := python_object(line)) is not None:
+        text = line.strip().rstrip(",")
+        if text.startswith(("{'", "['", "('", '("')) and (value := python_object(text)) is not None:
             return value
         raise
 
@@ -141,8 +144,8 @@ def table_rows(value: Any, path: TextPlace) -> list[tuple[str, Any]]:
     """
     if isinstance(value, Lines):
         return _from_list([row for _, row in value], [where for where, _ in value])
-    if isinstance(value, list):
-        return _from_list(value, [f"entry {i}" for i in range(1, len(value) + 1)])
+    if isinstance(value, (list, tuple)):
+        return _from_list(list(value), [f"entry {i}" for i in range(1, len(value) + 1)])
     if isinstance(value, dict):
         found = _from_object(value, path)
         if found is not None:
@@ -158,12 +161,12 @@ def _from_list(values: list, wheres: list[str]) -> list[tuple[str, Any]]:
     values = flat_rows(values) or values
     if values and all(isinstance(v, dict) and len(v) == 1 and is_image_name(str(next(iter(v)))) for v in values):
         values = [{"image": name, "caption": cell} for value in values for name, cell in value.items()]
-    if values and all(isinstance(value, list) and value for value in values) and _flat(values[0]):
-        return _from_arrays(values, wheres)
+    if values and all(isinstance(value, (list, tuple)) and value for value in values) and _flat(values[0]):
+        return _from_arrays([list(value) for value in values], wheres)
     return list(zip(wheres, values))
 
 
-def _flat(row: list) -> bool:
+def _flat(row: list | tuple) -> bool:
     return len(row) > 1 and all(isinstance(cell, (str, int, float, list)) or cell is None for cell in row)
 
 

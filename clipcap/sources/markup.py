@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from clipcap.images.kinds import is_image_name
+from clipcap.sources.names import unwrapped
 
 LATEX_DELIMITER = "&\t"  # no cell holds a tab
 Lines = Iterable[tuple[int, str]]  # (number, text)
@@ -42,6 +43,11 @@ _EMPHASIS = re.compile(r"([*_`\"']{1,3})(?=\S)(.+?)(:?)\1")
 _AFTER_NAME = re.compile(r":\s|\s[-\u2013\u2014:]\s|=>|->")
 _FIRST_WORD = re.compile(r"(\S+) (?![|,;])")
 _NO_ENTRY = re.compile(r"\s*(?:#+\s.*|[-=*_\s]*)")  # a heading, a line under it, a blank one
+_HEADING = re.compile(r"^(?:#+|[-*+\u2022]|[(\[]?\d+[.):\]])\s+")
+_IMAGE_LABEL = re.compile(r"^(?:image|img|photo|picture|file(?: ?name)?)\s*\d*\s*[:=]\s*", re.IGNORECASE)
+_CAPTION_LABEL = re.compile(
+    r"^\s*(?:[-*+\u2022]\s+)?(?:\*\*)?(?:captions?|descriptions?|texts?|alt)\s*\d*\s*[:=](?:\*\*)?\s*", re.IGNORECASE
+)
 _USUAL = 0.8  # share of a list's lines that are entries
 
 
@@ -56,7 +62,9 @@ def find_markup(head: Sequence[str]) -> Markup | None:
     while entries and not _is_entry(entries[0]):
         entries = entries[1:]  # a title
     entries = [line for line in entries if not line[:1].isspace() or _is_entry(line)]
-    return list_rows if entries and sum(map(_is_entry, entries)) >= _USUAL * len(entries) else None
+    if entries and sum(map(_is_entry, entries)) >= _USUAL * len(entries):
+        return list_rows
+    return block_rows if _are_blocks(filled) else None
 
 
 def latex_rows(lines: Lines, inside: bool = False) -> Iterator[tuple[int, str]]:
@@ -109,6 +117,34 @@ def list_rows(lines: Lines) -> Iterator[tuple[int, str]]:
                 entry = number, line
     if entry:
         yield entry
+
+
+def block_rows(lines: Lines) -> Iterator[tuple[int, str]]:
+    """(number, name and caption with a tab between) of each line below a photo's name that has a line to itself."""
+    name = None
+    for number, line in lines:
+        if found := _lone_name(line):
+            name = found
+        elif name and not _NO_ENTRY.fullmatch(line):
+            yield number, f"{name}\t{' '.join(_CAPTION_LABEL.sub('', line).split())}"
+
+
+def _are_blocks(filled: Sequence[str]) -> bool:
+    """Whether names of photos have lines to themselves, each with lines below it that name none."""
+    names = {i for i, line in enumerate(filled) if _lone_name(line)}
+    above = {i for i in names if i + 1 < len(filled)}
+    texts = [line for i, line in enumerate(filled) if i not in names]
+    rows = (any(map(is_image_name, re.split(r"[\s,;|]+", line))) for line in texts)
+    return bool(above) and not any(i + 1 in names for i in above) and not any(rows)
+
+
+def _lone_name(line: str) -> str | None:
+    """The photo's name that a line consists of, without marks of lists and headings, or a word for it before."""
+    text = _HEADING.sub("", line.strip())
+    bare = _IMAGE_LABEL.sub("", text.strip("*_` ").rstrip(":"))
+    found = unwrapped(bare.strip("*_` "))
+    labelled = len(bare) < len(line.strip().rstrip(":"))
+    return found if is_image_name(found) and (labelled or not re.search(r"[\s,;|]", found)) else None
 
 
 def bare_lines(lines: list[str]) -> list[str]:

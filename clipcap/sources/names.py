@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from clipcap.runtime.text import shown
 from clipcap.sources.faults import RowError
 
-# Compared without capitals, blanks, dots, hyphens and underscores; the first match is the column.
+# Compared without capitals, blanks, dots, hyphens, underscores and angle brackets; the first match is the column.
 IMAGE_NAMES = (
     "image file filename imagepath imagefile imagefilename imagename filepath path imagefilepath imagefilepath img "
     "imgpath imgname imgfile imgfilename images photo photopath photoname photofile picture pic jpg png webp jpeg "
@@ -19,8 +19,8 @@ ID_NAMES = ("imageid", "imgid", "photoid", "key", "id", "index", "uid", "uniqid"
 CAPTION_NAMES = (
     "caption captions text texts captiontext captionstr captiontxt description descriptions sentence sentences title "
     "titles raw comment comments txt imagecaption imagedescription imgcaption photodescription alttext alt "
-    "shortcaption longcaption detailedcaption generatedcaption blipcaption recaption summary utterance annotation "
-    "annotations "
+    "shortcaption longcaption detailedcaption moredetailedcaption generatedcaption blipcaption "
+    "recaption summary utterance annotation annotations "
     "reference references prediction predicted predict generatedtext hypothesis paragraph phrase phrases "
     "findings report response output "
     "answer completion suffix target referencestrs content "
@@ -69,7 +69,7 @@ _SHARD_DIGITS = re.compile(r"\d+")
 
 def plain(name: str) -> str:
     """A column's name as it is compared."""
-    return re.sub(r"[\s_.\-]+", "", name).lower()
+    return re.sub(r"[\s_.\-<>]+", "", name).lower()
 
 
 def unwrapped(text: str) -> str:
@@ -80,7 +80,7 @@ def unwrapped(text: str) -> str:
 
 
 def split_in(name: str) -> str | None:
-    """The split that a file's or folder's name speaks of: `captions_train2017.json`, `val-00001.tar`, `testImages`."""
+    """The split that a file or folder is called by: `captions_train2017.json`, `val-00001.tar`, `testImages`."""
     words = (_OF_LISTS.sub("", word) if word not in SPLIT_WORDS else word for word in _WORD.findall(name.lower()))
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 

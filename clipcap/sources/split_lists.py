@@ -1,7 +1,8 @@
-"""Lists of photos beside captions, such as train.txt and test_ids.txt: which photos are for training, which held out."""
+"""Lists of photos beside captions, as train.txt and test_ids.txt: which ones are for training, which held out."""
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -15,14 +16,15 @@ from clipcap.images.folders import list_folder, subfolders
 from clipcap.images.kinds import is_image_name
 from clipcap.images.photos import is_link
 from clipcap.images.ref import ImageRef
-from clipcap.runtime.text import counted, shown
+from clipcap.runtime.text import shown
+from clipcap.sources.beside import split_from_folder
 from clipcap.sources.collector import Collector
 from clipcap.sources.names import IMAGE_NAMES, plain, split_in, split_word
 from clipcap.sources.textfiles import read_json, read_lines
 
 _SUFFIXES = (".txt", ".lst", ".list", ".ids", ".csv", ".tsv", ".json")
 _FOLDERS = (
-    "splits split lists list imagesets main layout sets ids partitions flickr8k_text annotations text texts meta metadata"
+    "splits split lists list imagesets main layout sets ids partitions flickr8k_text annotations text meta metadata"
 ).split()  # beside or below a table of captions, where lists lie
 _MAX_BYTES = 16 * 2**20  # a hundred times the lists of COCO
 _SAMPLE, _USUAL = 50, 0.9  # lines, and the share of them that name photos
@@ -163,12 +165,27 @@ def _in_line(line: str, own: str | None, photos: PhotoIndex) -> Entry | None:
     return names[0], next((split_word(cell) for cell in others), own)
 
 
+def use_folders(collector: Collector, places: Iterable[str], root: Path) -> None:
+    """Give the collector's images the splits that their folders are called by, if all of them have one."""
+    base = str(root)
+    splits = {place: split_from_folder(f"{place.removeprefix(base)}/x".replace(os.sep, "/")) for place in places}
+    if None in splits.values() or len(set(splits.values())) < 2:
+        return
+    found = {photo: splits.get(os.path.dirname(str(photo))) for _, photo in collector.names()}
+    collector.use_splits({photo: split for photo, split in found.items() if split}, None)
+    collector.note(f"splits from the folders of the photos: {_counts(found.values())}")
+
+
+def _counts(splits: Iterable[str | None]) -> str:
+    return ", ".join(f"{split or 'none'} {count:,}" for split, count in Counter(splits).items())
+
+
 def use_lists(collector: Collector, lists: list[PhotoList]) -> None:
     """Give the collector's images the splits that lists say, if they have none of their own; all lists are noted."""
     for one in lists:
         if not one.has_splits:
             collector.note(
-                f"{shown(one.path)} lists photos, without captions: not used; called train, val or test, it is a split"
+                f"{shown(one.path)} lists photos, without captions: not used; under the name of a split it is one"
             )
     lists = [one for one in lists if one.has_splits]
     if not lists:
@@ -193,8 +210,7 @@ def use_lists(collector: Collector, lists: list[PhotoList]) -> None:
         collector.use_splits({}, None)
         collector.note(f"{names}: not used, as all photos are in one split by it")
         return
-    shares = ", ".join(f"{split} {count:,}" for split, count in Counter(splits.values()).items())
-    collector.note(f"splits from {names}: {shares or 'none of the photos'}")
+    collector.note(f"splits from {names}: {_counts(splits.values()) or 'none of the photos'}")
     twice = sum(len(several) > 1 for several in found.values())
     collector.note_count(twice, "photo", f"in the lists of two splits: {' before '.join(_HELD_OUT_FIRST)}")
     collector.note_count(

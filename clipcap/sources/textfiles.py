@@ -40,7 +40,8 @@ def read_lines(path: TextPlace) -> Iterator[str]:
             head = file.read(_HEAD_BYTES)
             file.seek(0)
             if encoding := _wide_encoding(head):
-                yield from io.TextIOWrapper(file, encoding, newline="\n")
+                with io.TextIOWrapper(file, encoding, newline="\n") as text:
+                    yield from text
             elif b"\n" not in head and b"\r" in head.rstrip(b"\r"):
                 yield from decode_lines(_old_mac_lines(file.read()), path)
             else:

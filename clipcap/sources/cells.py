@@ -23,8 +23,8 @@ WORDS = "captions that are lists of single words, joined"
 TURNS = "further answers of conversations, left out (the first one is the caption)"
 
 _ENTITY = re.compile(r"\[/EN#\d+(?:/[\w-]+)+ ([^\]]*)\]")  # Flickr30k Entities: [/EN#3/people A man]
-_NUMPY_LIST = re.compile(r"""\[\s*(?:(?:'[^']*'|"[^"]*")\s+)+(?:'[^']*'|"[^"]*")\s*\]""")
-_QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_NUMPY_LIST = re.compile(rf"\[\s*(?:(?:{_QUOTED.pattern})\s+)+(?:{_QUOTED.pattern})\s*\]", re.DOTALL)
 _IMAGE_MARK = re.compile(r"<img>.*?</img>|<image>|</?img>|<\|[\w ]*image[\w ]*\|>", re.IGNORECASE | re.DOTALL)
 _IMG_PATH = re.compile(r"<img>(.+?)</img>", re.IGNORECASE | re.DOTALL)
 # Keys of an object that is an image, as they are compared; the first one with something in it counts.
@@ -132,7 +132,7 @@ def _notation(text: str) -> Any:
     if ends not in (("[", "]"), ("{", "}"), ("(", ")")) or len(text) < 4:
         return None
     if _NUMPY_LIST.fullmatch(text):  # Python would join the texts, as there are no commas
-        return [one or other for one, other in _QUOTED.findall(text)]
+        return [python_object(quoted) or "" for quoted in _QUOTED.findall(text)]
     found = None
     if ends[0] != "(":
         try:

@@ -34,6 +34,10 @@ _WORD = re.compile(r"(?:(?!\d)\w)\S*")
 _FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
 
+class NoCaptionsError(ClipcapError):
+    """A table without a column of captions."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of a table of images and captions."""
@@ -80,7 +84,8 @@ def choose_columns(
     for flag, found in (("image", image is not None or talk), ("caption", captions)):
         if not found:
             hint = table.columns_hint()
-            raise ClipcapError(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
+            error = NoCaptionsError if flag == "caption" else ClipcapError
+            raise error(f"{shown(table.path)}: cannot tell the {flag} column, give --{flag}_column{hint}")
     where = "the messages" if image is None else f"'{shown(image)}'"
     listed = ", ".join(f"'{shown(name)}'" for name in captions)
     note = f"columns: images from {where}, captions from {listed}"

@@ -13,6 +13,7 @@ from clipcap.runtime.text import shown
 from clipcap.sources import coco, folder, split_lists, tars
 from clipcap.sources.beside import Pairs, add_pairs, pair
 from clipcap.sources.collector import Collector, Source
+from clipcap.sources.columns import NoCaptionsError
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
@@ -97,6 +98,7 @@ def _lists_among(root: Path, files: list[str], pairs: Pairs) -> list[PhotoList]:
 def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, config: SourceConfig) -> None:
     """Image names are relative to --images, else to the table's folder or its images/; full paths are followed."""
     places: dict[tuple[Path, ...], Photos] = {}
+    read: list[CaptionTable] = []
     for one in tables:
         if not config.captions and one.path != Path(config.data_path):
             collector.note(f"captions from {shown(one.path)}")
@@ -107,18 +109,33 @@ def _add_tables(collector: Collector, tables: list[CaptionTable], root: Path, co
         places[tuple(found)] = photos
         table = read_table(one.path, collector.faults)
         part = Part(one.prefix, one.split)
-        if coco.is_coco(table.document):
-            coco.add_document(collector, one.path, table.document, photos, part)
-        else:
-            add_table(collector, table, photos, config.image_column, config.caption_column, part)
+        try:
+            if coco.is_coco(table.document):
+                coco.add_document(collector, one.path, table.document, photos, part)
+            else:
+                add_table(collector, table, photos, config.image_column, config.caption_column, part)
+            read.append(one)
+        except NoCaptionsError as error:  # test.csv of a contest, beside train.csv
+            if len(tables) == 1:
+                raise
+            collector.note(f"not read: {error}")
+    if len(read) < len(tables) and len({one.split for one in read}) == 1:
+        collector.use_splits({}, None)
     for photos in places.values():
         collector.note_photos(photos)
-    read = {one.path for one in tables}
+    _find_splits(collector, read, root, config, [place for photos in places.values() for place in photos.places])
+
+
+def _find_splits(
+    collector: Collector, tables: list[CaptionTable], root: Path, config: SourceConfig, places: list[str]
+) -> None:
+    """The splits that lists of photos say, or the folders in which photos were found."""
     folders = [*(one.path.parent for one in tables), *[root] * (not config.captions)]
+    read = {one.path for one in tables}
     if files := [path for path in split_lists.beside(folders) if path not in read]:
         use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
     if not collector.has_splits:
-        use_folders(collector, [place for photos in places.values() for place in photos.places], root)
+        use_folders(collector, places, root)
 
 
 def _photos(collector: Collector, beside: Path, folders: list[Path]) -> Photos:

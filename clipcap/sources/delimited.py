@@ -32,8 +32,8 @@ _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)
 _RULE = re.compile(r"[\s|+:=-]*-[\s|+:=-]*")  # the line under the head of a table in Markdown or of psql
 _QUOTED_BY_BLANKS = re.compile(r"\"[^\"]*\"(?: +(?:\"[^\"]*\"|\d+))+")  # as R's write.table has them
 _LINK = re.compile(r"https?://\S+", re.IGNORECASE)
-_ESCAPED = {"doublequote": False, "escapechar": "\\"}
-_WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True}, _ESCAPED)
+_ESCAPED, _QUOTE_SIGN = {"escapechar": "\\"}, "\x02"
+_WAYS_TO_QUOTE: tuple[dict, ...] = ({}, {"skipinitialspace": True})  # and _ESCAPED
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def find_layout(path: TextPlace) -> Layout:
         inner = _quoted(head, ",", '"', {})
         if inner is not None and head.startswith('"') and len(inner) == 1 and _has_delimiter(inner[0]):
             wrapped, head = True, inner[0]
-        delimiter = _delimiter(path, head)
+        delimiter = _delimiter(path, head, [line for _, line in sample])
     quote = _guess_quote([line for _, line in sample], delimiter)
-    cells = _split(head, delimiter, quote)
+    cells = _split(_first_row(head, [line for _, line in sample], delimiter, quote), delimiter, quote)
     if is_data(cells) or _like_rows(cells, [_split(line, delimiter, quote) for _, line in sample]):
         return replace(
             _headless(delimiter, cells, number, quote, wrapped, [line for _, line in sample]), markup=markup
@@ -95,6 +95,18 @@ def find_layout(path: TextPlace) -> Layout:
     if columns[0] and _has_row_names([line for _, line in sample], delimiter, quote, len(columns)):
         columns = ["", *columns]
     return Layout(delimiter, _numbered(columns), number + 1, quote, wrapped, markup=markup)
+
+
+def _first_row(head: str, sample: Sequence[str], delimiter: str, quote: str) -> str:
+    """A first line with those that its quoted cell goes on in; the line alone where the quote is a sign."""
+    whole = head
+    for line in sample if head.count(quote) % 2 and len(delimiter) == 1 else ():
+        if _is_beside_name(delimiter, line):
+            break
+        whole = f"{whole}\n{line}"
+        if whole.count(quote) % 2 == 0:
+            return whole if _quoted(whole, delimiter, quote, {}) else head
+    return head
 
 
 def _numbered(columns: list[str]) -> list[str]:
@@ -131,13 +143,23 @@ def _below_titles(number: int, head: str, sample: list[tuple[int, str]]) -> tupl
 def _headless(delimiter: str, cells: list[str], number: int, quote: str, wrapped: bool, sample: list[str]) -> Layout:
     """The layout of a table that starts with its first row: columns are called by their number."""
     width = len(cells)
-    if width > 2 and is_data(cells[:1]) and any(len(_split(line, delimiter, quote)) != width for line in sample):
-        width = 2  # delimiters within the captions
+    if width > 2 and (is_data(cells[:1]) or is_data(cells[-1:])):
+        whole = [line for line in sample if line.count(quote) % 2 == 0]  # others go on in the next line
+        rows = [cells, *(_split(line, delimiter, quote) for line in whole)]
+        rows = [row for row in rows if is_data(row[:1]) or is_data(row[-1:])]
+        if any(len(row) != width for row in rows) or all(map(_goes_on, rows)):
+            width = 2  # delimiters within the captions
     if delimiter == "\t" and is_data(cells[:1]):
         widths = [len(_split(line, delimiter, quote)) for line in sample]
         wider = [found for found in widths if found > width]
         width = max(widths) if len(wider) * 3 > len(widths) else width  # as many captions as an image has
     return Layout(delimiter, [str(i + 1) for i in range(width)], number, quote, wrapped, headless=True)
+
+
+def _goes_on(row: list[str]) -> bool:
+    """Whether the cells beside an image's name are one text with signs between: a blank begins all but the first."""
+    texts, others = (row[1:2], row[2:]) if is_data(row[:1]) else (row[-1:], row[1:-1])
+    return not texts[0].startswith(" ") and all(cell.startswith(" ") for cell in others)
 
 
 def read_rows(
@@ -186,10 +208,10 @@ def _row(
         cells = text.split(delimiter)
         escaped = _quoted(text, delimiter, quote, _ESCAPED) if "\\" in text and len(cells) > width else None
         return escaped if escaped and len(escaped) == width else cells
-    ways = (_ESCAPED, *_WAYS_TO_QUOTE) if f"\\{quote}" in text else _WAYS_TO_QUOTE
+    ways = _ways_to_quote(text, quote)
     if f"{delimiter} {quote}" in text:
         ways = ({"skipinitialspace": True}, *ways)
-        text = text.replace(f"{quote} {delimiter}", f"{quote}{delimiter}")
+        text = re.sub(f"(?<!{quote}){quote} {re.escape(delimiter)}", f"{quote}{delimiter}", text)
     readings = []
     for how in ways:
         cells = _quoted(text, delimiter, quote, how)
@@ -213,6 +235,8 @@ def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[
     that are each a row by themselves are taken for rows.
     """
     delimiter, quote, width = layout.delimiter, layout.quote, len(layout.columns)
+    if text.count(quote) % 2 == 0 and (text.count(quote) - text.count(f"\\{quote}")) % 2 == 0:
+        return None  # no quote is open
     whole, rows_by_themselves = [text], [text.split(delimiter)]
     for i in range(MAX_ROW_LINES):
         if i == len(lines):
@@ -225,8 +249,9 @@ def _over_lines(text: str, layout: Layout, lines: deque, source: Iterator[tuple[
         rows_by_themselves.append(line.split(delimiter))
         if quote not in line:
             continue
-        for how in _WAYS_TO_QUOTE:
-            cells = _quoted("\n".join(whole), delimiter, quote, how)
+        joined = "\n".join(whole)
+        for how in _ways_to_quote(joined, quote):
+            cells = _quoted(joined, delimiter, quote, how)
             if cells is not None and len(cells) == width:
                 if all(_alike(rows_by_themselves[0], row, width, delimiter) for row in rows_by_themselves):
                     return None
@@ -260,13 +285,25 @@ def _joined(cells: list[str], delimiter: str, notes: dict[str, int]) -> list[str
     return cells
 
 
+def _ways_to_quote(text: str, quote: str) -> tuple[dict, ...]:
+    """The ways of quoting that a text may be written in."""
+    if (escaped := f"\\{quote}") not in text:
+        return _WAYS_TO_QUOTE
+    doubled = quote * 2 in text.replace(escaped, "")  # a text that ends in a backslash
+    return (*_WAYS_TO_QUOTE, _ESCAPED) if doubled else (_ESCAPED, *_WAYS_TO_QUOTE)
+
+
 def _quoted(text: str, delimiter: str, quote: str, how: dict) -> list[str] | None:
     """The cells of a row in one way of quoting; None where it is not written so."""
+    if how is _ESCAPED:  # Python's reader without doubled quotes takes anything
+        text = text.replace(f"\\{quote}", _QUOTE_SIGN)
     try:
         rows = list(csv.reader([text], delimiter=delimiter, quotechar=quote, strict=True, **how))
     except csv.Error:
         return None
-    return rows[0] if len(rows) == 1 else None
+    if len(rows) != 1:
+        return None
+    return [cell.replace(_QUOTE_SIGN, quote) for cell in rows[0]] if how is _ESCAPED else rows[0]
 
 
 def _split(text: str, delimiter: str, quote: str = '"') -> list[str]:
@@ -276,7 +313,7 @@ def _split(text: str, delimiter: str, quote: str = '"') -> list[str]:
         return [_unquoted(cell.strip(), quote) for cell in text.split(delimiter)]
     if quote not in text:
         return text.split(delimiter)
-    readings = (_quoted(text, delimiter, quote, how) for how in _WAYS_TO_QUOTE)
+    readings = (_quoted(text, delimiter, quote, how) for how in _ways_to_quote(text, quote))
     return next((cells for cells in readings if cells), text.split(delimiter))
 
 
@@ -289,25 +326,31 @@ def _has_delimiter(text: str) -> bool:
     return any(sign in text for sign in DELIMITERS)
 
 
-def _delimiter(path: TextPlace, head: str) -> str:
-    """The delimiter beside an image's name in a first row; else tab for .tsv, else the commonest in the head."""
+def _delimiter(path: TextPlace, head: str, sample: Sequence[str] = ()) -> str:
+    """The delimiter beside an image's name in a first row, and in most others; else tab for .tsv, else the commonest
+    in the head."""
     if _QUOTED_BY_BLANKS.fullmatch(head):
         return " "
-    for sign in "\t|;,":
-        cells = _split(head, sign)
-        if len(cells) > 1 and (is_data(cells[:1]) or is_data(cells[-1:])):
-            return sign
-    for sign in _RARE_DELIMITERS:
-        first, *rest = head.split(sign, 1)
-        if rest and is_data([first]) and len(first.split()) == 1:
-            return sign
-    if is_data(head.split(None, 1)[:1]) and not _has_delimiter(head.split(None, 1)[0]):
+    signs = [sign for sign in ("\t", "|", ";", ",", *_RARE_DELIMITERS, " ") if _is_beside_name(sign, head)]
+    if signs:
+        return max(signs, key=lambda sign: sum(_is_beside_name(sign, line) for line in sample))
+    if is_data([head]) and not _has_delimiter(head):
         return " "
     outside = re.sub(r'"[^"]*"', "", head)
     if str(path).lower().endswith((".tsv", ".tab")) and "\t" in outside:
         return "\t"
     best = max(DELIMITERS, key=outside.count)
     return best if best in outside else next((sign for sign in _RARE_DELIMITERS if sign in outside), best)
+
+
+def _is_beside_name(sign: str, line: str) -> bool:
+    """Whether a line begins or ends with an image's name that a delimiter separates from the rest."""
+    if sign in DELIMITERS:
+        cells = _split(line, sign)
+        return len(cells) > 1 and (is_data(cells[:1]) or is_data(cells[-1:]))
+    first, *rest = line.split(None if sign == " " else sign, 1)
+    alone = not _has_delimiter(first) if sign == " " else len(first.split()) == 1
+    return bool(rest) and alone and is_data([first])
 
 
 def _guess_quote(sample: list[str], delimiter: str) -> str:

@@ -59,12 +59,12 @@ def find_markup(head: Sequence[str]) -> Markup | None:
     if filled and all("&" in line and _ROW_END.search(_RULE.sub("", line)) for line in filled):
         return bare_latex_rows
     entries = [line for line in filled if not _NO_ENTRY.fullmatch(line)]
-    while entries and not _is_entry(entries[0]):
+    while entries and not _is_entry(entries[0]) and not _holds_name(entries[0]):
         entries = entries[1:]  # a title
     entries = [line for line in entries if not line[:1].isspace() or _is_entry(line)]
     if entries and sum(map(_is_entry, entries)) >= _USUAL * len(entries):
         return list_rows
-    return block_rows if _are_blocks(filled) else None
+    return block_rows if _are_blocks(head, filled) else None
 
 
 def latex_rows(lines: Lines, inside: bool = False) -> Iterator[tuple[int, str]]:
@@ -121,21 +121,39 @@ def list_rows(lines: Lines) -> Iterator[tuple[int, str]]:
 
 def block_rows(lines: Lines) -> Iterator[tuple[int, str]]:
     """(number, name and caption with a tab between) of each line below a photo's name that has a line to itself."""
-    name = None
+    name, described, number = None, False, 0
     for number, line in lines:
         if found := _lone_name(line):
-            name = found
-        elif name and not _NO_ENTRY.fullmatch(line):
+            if name and not described:
+                yield number, f"{name}\t"
+            name, described = found, False
+        elif name and not _NO_ENTRY.fullmatch(line) and not line.strip().isdigit():
+            described = True
             yield number, f"{name}\t{' '.join(_CAPTION_LABEL.sub('', line).split())}"
+    if name and not described:
+        yield number, f"{name}\t"
 
 
-def _are_blocks(filled: Sequence[str]) -> bool:
-    """Whether names of photos have lines to themselves, each with lines below it that name none."""
+def _are_blocks(head: Sequence[str], filled: Sequence[str]) -> bool:
+    """Whether names of photos have lines to themselves, most with lines below that name none.
+
+    Where captions are above the names, it would be the next photo's that is below: text before the first name has to
+    be a title, set off by a blank line, of a text that does not end in a name.
+    """
     names = {i for i, line in enumerate(filled) if _lone_name(line)}
-    above = {i for i in names if i + 1 < len(filled)}
     texts = [line for i, line in enumerate(filled) if i not in names]
-    rows = (any(map(is_image_name, re.split(r"[\s,;|]+", line))) for line in texts)
-    return bool(above) and not any(i + 1 in names for i in above) and not any(rows)
+    if not names or not texts or any(map(_holds_name, texts)):
+        return False
+    first = next(i for i, line in enumerate(head) if _lone_name(line))
+    before = head[first - 1].strip() if first else ""
+    titled = min(names) == 0 or (not before and len(filled) - 1 not in names) or before.startswith("#")
+    titled = titled or before.isdigit()
+    return titled and 3 * sum(i + 1 in names for i in names) <= len(names)
+
+
+def _holds_name(line: str) -> bool:
+    """Whether a line holds the name of a photo, alone or among others."""
+    return any(map(is_image_name, re.split(r"[\s,;|]+", line)))
 
 
 def _lone_name(line: str) -> str | None:

@@ -14,7 +14,7 @@ from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import in_short, shown
 from clipcap.sources.cells import NUMBERS, are_boxes, captions_in, image_in, image_in_conversation
 from clipcap.sources.collector import Collector
-from clipcap.sources.columns import Columns, choose_columns
+from clipcap.sources.columns import Columns, NoCaptionsError, choose_columns
 from clipcap.sources.faults import RowError
 from clipcap.sources.tables import Table
 
@@ -47,7 +47,8 @@ def add_table(
     try:
         columns = choose_columns(table, image_column, caption_column, photos.knows)
     except ClipcapError as error:
-        raise ClipcapError("; ".join([str(error), *collector.faults.notes()])) from error
+        kind = NoCaptionsError if isinstance(error, NoCaptionsError) else ClipcapError
+        raise kind("; ".join([str(error), *collector.faults.notes()])) from error
     if columns.note:
         collector.note(columns.note)
     links_before = photos.links

@@ -203,6 +203,9 @@ def use_lists(collector: Collector, lists: list[PhotoList]) -> None:
         if photo is not None and split:
             found[photo].add(split)
     splits = {photo: next(s for s in _HELD_OUT_FIRST if s in several) for photo, several in found.items()}
+    if not splits:
+        collector.note(f"{names}: not used, as no photo in them has a caption")
+        return
     words = set(splits.values())
     rest = _REST[next(iter(words))] if len(words) == 1 else None
     without = collector.use_splits(splits, rest)
@@ -210,7 +213,7 @@ def use_lists(collector: Collector, lists: list[PhotoList]) -> None:
         collector.use_splits({}, None)
         collector.note(f"{names}: not used, as all photos are in one split by it")
         return
-    collector.note(f"splits from {names}: {_counts(splits.values()) or 'none of the photos'}")
+    collector.note(f"splits from {names}: {_counts(splits.values())}")
     twice = sum(len(several) > 1 for several in found.values())
     collector.note_count(twice, "photo", f"in the lists of two splits: {' before '.join(_HELD_OUT_FIRST)}")
     collector.note_count(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 from support.photos import ONE_EACH, TEXTS, album, base64_of, captions, encoded, put, read
 
@@ -55,6 +58,80 @@ def test_several_lines_below_a_name_are_captions_of_one_photo(photos):
 def test_pairs_as_scripts_print_them_are_read(photos, text):
     put(photos / "captions.txt", text)
     assert captions(read(photos)) == ONE_EACH
+
+
+@pytest.mark.parametrize("text", [each("{1}\n{0}\n\n"), each("{1}\n\n{0}\n\n"), each("{1}\n{0}\n")])
+def test_captions_above_the_names_of_their_photos_are_not_taken_for_those_of_the_next(photos, text):
+    put(photos / "captions.txt", text)
+    with pytest.raises(ClipcapError, match="cannot tell the"):
+        read(photos)
+
+
+def test_a_name_above_nothing_is_a_photo_without_a_caption_and_numbers_of_blocks_are_no_captions(photos):
+    text = "".join(f"{i}\n{name}\n{'' if i == 3 else caption}\n\n" for i, (name, caption) in enumerate(PAIRS, 1))
+    put(photos / "captions.txt", text)
+    source = read(photos)
+    assert captions(source) == [*ONE_EACH[:2], ONE_EACH[3]] and source.left_out == {"without a caption": 1}
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("caption", ['"No" is "No"', '"Yes", it says', "'90s cars", 'a "red" one'])
+def test_quotes_around_a_part_of_a_caption_are_a_part_of_it(photos, sign, caption):
+    if sign in caption:
+        caption = caption.replace(sign, "")
+    put(photos / "captions.csv", f"image{sign}caption\n1.jpg{sign}{caption}\n2.jpg{sign}two cups\n")
+    assert captions(read(photos / "captions.csv")) == [(caption,), ("two cups",)]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("header", [True, False])
+def test_a_quoted_caption_that_ends_in_a_backslash_or_goes_on_in_the_first_rows_next_line_stays_whole(
+    photos, quoting, header
+):
+    texts = ['a "red" one, so\nand more', 'the path "C:\\', 'a 5" screen, C:\\', '"a", "b" , c \\']
+    frame = pd.DataFrame({"image": [name for name, _ in PAIRS], "caption": texts, "width": 40})
+    frame.to_csv(photos / "captions.csv", index=False, header=header, quoting=quoting)
+    assert captions(read(photos / "captions.csv")) == [(" ".join(text.split()),) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "first", ["a red kite; x|y", "- a kite", "a kite - x", "a kite: x", "a = b", "a kite\u2014x => y"]
+)
+@pytest.mark.parametrize("form", ["{0} {1}\n", "{0}\t{1}\n", "{1}\t{0}\n", "{1},{0}\n"])
+def test_signs_in_the_first_caption_are_not_taken_for_the_delimiter_of_the_others(photos, first, form):
+    rows = [form.format(name, first if name == "1.jpg" else text) for name, text in PAIRS]
+    put(photos / "captions.txt", "".join(rows))
+    assert captions(read(photos / "captions.txt")) == [(first,), *ONE_EACH[1:]]
+
+
+@pytest.mark.parametrize("first", ["1. FC wins a match", "- a kite", "* a star"])
+def test_rows_that_look_like_entries_of_a_list_swallow_none_before_them(photos, first):
+    put(photos / "captions.csv", "".join(f"{first if i == 4 else text};{i}.jpg\n" for i, text in enumerate(TEXTS, 1)))
+    assert captions(read(photos / "captions.csv")) == [*ONE_EACH[:3], (first,)]
+
+
+@pytest.mark.parametrize("form", ["{0},{1}, so\n", "{1}, so,{0}\n"])
+def test_one_bare_comma_in_every_caption_of_a_table_without_header_belongs_to_it(photos, form):
+    put(photos / "captions.csv", each(form))
+    assert captions(read(photos / "captions.csv")) == [(f"{text}, so",) for text in TEXTS]
+
+
+def test_lists_as_numpy_prints_them_keep_both_kinds_of_quotes(photos):
+    texts = ['the dog\'s "big" day', 'a "red" kite', "it's late"]
+    frame = pd.DataFrame(
+        {"image": ["1.jpg", "2.jpg"], "captions": [str(np.array(texts)), str(np.array(texts[::-1]))]}
+    )
+    frame.to_csv(photos / "captions.csv", index=False)
+    assert captions(read(photos / "captions.csv")) == [tuple(texts), tuple(texts[::-1])]
+
+
+def test_a_table_without_captions_beside_those_with_some_is_named(photos):
+    put(photos / "train.csv", "image,caption\n" + "".join(f"{name},{text}\n" for name, text in PAIRS[:3]))
+    put(photos / "test.csv", "image\n4.jpg\n")
+    source = read(photos)
+    assert captions(source) == ONE_EACH[:3] and source.unnamed == 1
+    assert any("test.csv: cannot tell the caption column" in note for note in source.notes)
+    assert {record.split for record in source.records} == {None}
 
 
 def test_columns_of_captions_that_have_one_name_are_captions_of_one_photo(photos):

@@ -19,6 +19,7 @@ from clipcap.sources.faults import RowError
 from clipcap.sources.marks import is_unusable
 from clipcap.sources.names import IMAGE_NAMES, UNUSABLE_FLAGS, plain, split_in, split_name, split_word
 from clipcap.sources.rows import Part, add_row, add_table
+from clipcap.sources.split_lists import use_lists_beside
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_json
 
@@ -46,6 +47,7 @@ def read(config: SourceConfig) -> Source:
         split = None if len(files) == 1 else split_in(file.name) or "train"
         _add_captions(collector, file, photos, split)
     collector.note_photos(photos)
+    use_lists_beside(collector, [root], files)
     return collector.finish(config)
 
 

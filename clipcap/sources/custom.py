@@ -18,7 +18,7 @@ from clipcap.sources.config import SourceConfig
 from clipcap.sources.folder import CaptionTable
 from clipcap.sources.names import PHOTO_FOLDERS
 from clipcap.sources.rows import Part, add_table
-from clipcap.sources.split_lists import PhotoIndex, PhotoList, find_lists, use_folders, use_lists
+from clipcap.sources.split_lists import PhotoIndex, PhotoList, find_lists, use_folders, use_lists, use_lists_beside
 from clipcap.sources.tables import PHOTO_ARCHIVES, how_to_save, read_table
 
 
@@ -52,6 +52,7 @@ def _add_folder(collector: Collector, root: Path, config: SourceConfig) -> None:
             collector.note(f"other tables of captions, not read: {', '.join(map(shown, others))} (--captions FILE)")
     elif shards:
         tars.add_tars(collector, shards)
+        use_lists_beside(collector, [inner])
     else:
         _add_photos(collector, root, config)
 
@@ -87,7 +88,7 @@ def _add_photos(collector: Collector, root: Path, config: SourceConfig) -> None:
 def _lists_among(root: Path, files: list[str], pairs: Pairs) -> list[PhotoList]:
     """The lists of photos among files, which no longer count as texts of no photo."""
     read = {name for found in pairs.texts.values() for name in found}
-    names = [n for n in files if split_lists.is_candidate(n) and n not in pairs.texts and n not in read]
+    names = split_lists.candidates(name for name in files if name not in pairs.texts and name not in read)
     photos = PhotoIndex((name, ImageRef(root / name)) for name in pairs.texts) if names else None
     lists = find_lists([root / name for name in names], photos) if photos else []
     found = {one.path for one in lists}
@@ -131,9 +132,7 @@ def _find_splits(
 ) -> None:
     """The splits that lists of photos say, or the folders in which photos were found."""
     folders = [*(one.path.parent for one in tables), *[root] * (not config.captions)]
-    read = {one.path for one in tables}
-    if files := [path for path in split_lists.beside(folders) if path not in read]:
-        use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
+    use_lists_beside(collector, folders, [one.path for one in tables])
     if not collector.has_splits:
         use_folders(collector, places, root)
 

@@ -16,7 +16,7 @@ from clipcap.sources.collector import Collector, Source
 from clipcap.sources.columns import choose_columns
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.rows import add_row
-from clipcap.sources.split_lists import PhotoIndex, beside, find_lists, use_lists
+from clipcap.sources.split_lists import use_lists_beside
 from clipcap.sources.tables import read_table
 from clipcap.sources.textfiles import read_lines
 
@@ -50,8 +50,8 @@ def read(config: SourceConfig) -> Source:
         collector.leave_out(len(unlisted), "image", "in none of the split lists", "in none of the split lists")
         collector.leave_out(len(silent), "image", "in a split list, but not captioned")
     collector.note_photos(photos)
-    if not splits and (files := [path for path in beside([captions.parent, root]) if path != captions]):
-        use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
+    if not splits:
+        use_lists_beside(collector, [captions.parent, root], [captions])
     return collector.finish(config)
 
 

@@ -12,6 +12,7 @@ from clipcap.sources.cells import captions_in
 from clipcap.sources.collector import Collector, Source
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.rows import add_row
+from clipcap.sources.split_lists import use_lists_beside
 from clipcap.sources.tables import read_table
 
 
@@ -32,4 +33,5 @@ def read(config: SourceConfig) -> Source:
         nameless += not name
     collector.note_nameless(nameless, "no Index")
     collector.note_photos(photos)
+    use_lists_beside(collector, [root], [captions])
     return collector.finish(config)

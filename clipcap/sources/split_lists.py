@@ -27,6 +27,7 @@ _FOLDERS = (
     "splits split lists list imagesets main layout sets ids partitions flickr8k_text annotations text meta metadata"
 ).split()  # beside or below a table of captions, where lists lie
 _MAX_BYTES = 16 * 2**20  # a hundred times the lists of COCO
+_MOST_FILES = 50  # in a folder that are all looked into
 _SAMPLE, _USUAL = 50, 0.9  # lines, and the share of them that name photos
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _BETWEEN = re.compile(r"[\s,;|]+")
@@ -77,7 +78,8 @@ def beside(folders: Iterable[Path]) -> list[Path]:
         for place in (folder, *(deeper for below in subfolders(folder, _FOLDERS) for deeper in _with_below(below))):
             names = list_folder(place)[1]
             photos = {_stem(name.lower()) for name in names if is_image_name(name)}
-            found += [place / name for name in names if is_candidate(name) and Path(name).stem.lower() not in photos]
+            texts = [name for name in names if os.path.splitext(name)[0].lower() not in photos]
+            found += [place / name for name in candidates(texts)]
     return list(dict.fromkeys(found))
 
 
@@ -85,9 +87,11 @@ def _with_below(folder: Path) -> list[Path]:
     return [folder, *subfolders(folder, _FOLDERS)]
 
 
-def is_candidate(name: str) -> bool:
-    """Whether a file may be a list of photos, by its suffix; without one, by a word for a split."""
-    return Path(name).suffix.lower() in _SUFFIXES or ("." not in name and split_in(name) is not None)
+def candidates(names: Iterable[str]) -> list[str]:
+    """The files that may be lists of photos, by their suffix; of many, and without one, by a word for a split."""
+    found = [name for name in names if name.lower().endswith(_SUFFIXES) or "." not in name]
+    few = len(found) <= _MOST_FILES
+    return [name for name in found if ("." in name and few) or split_in(os.path.basename(name))]
 
 
 def find_lists(paths: Iterable[Path], photos: PhotoIndex) -> list[PhotoList]:
@@ -171,13 +175,19 @@ def use_folders(collector: Collector, places: Iterable[str], root: Path) -> None
     splits = {place: split_from_folder(f"{place.removeprefix(base)}/x".replace(os.sep, "/")) for place in places}
     if None in splits.values() or len(set(splits.values())) < 2:
         return
-    found = {photo: splits.get(os.path.dirname(str(photo))) for _, photo in collector.names()}
+    found = {photo: splits.get(os.path.dirname(photo.member or photo.path)) for _, photo in collector.names()}
     collector.use_splits({photo: split for photo, split in found.items() if split}, None)
     collector.note(f"splits from the folders of the photos: {_counts(found.values())}")
 
 
 def _counts(splits: Iterable[str | None]) -> str:
     return ", ".join(f"{split or 'none'} {count:,}" for split, count in Counter(splits).items())
+
+
+def use_lists_beside(collector: Collector, folders: Iterable[Path], read: Iterable[Path] = ()) -> None:
+    """`use_lists` of those in folders; `read` holds the tables that are read."""
+    if files := [path for path in beside(folders) if path not in {*read}]:
+        use_lists(collector, find_lists(files, PhotoIndex(collector.names())))
 
 
 def use_lists(collector: Collector, lists: list[PhotoList]) -> None:

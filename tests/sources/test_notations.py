@@ -104,6 +104,11 @@ def test_signs_in_the_first_caption_are_not_taken_for_the_delimiter_of_the_other
     assert captions(read(photos / "captions.txt")) == [(first,), *ONE_EACH[1:]]
 
 
+def test_a_sign_in_a_columns_name_is_no_delimiter_where_the_rows_have_another(photos):
+    put(photos / "captions.csv", "file name\tthe caption, in short\n" + each("{}\t{}, so, yes\n"))
+    assert captions(read(photos / "captions.csv")) == [(f"{text}, so, yes",) for text in TEXTS]
+
+
 @pytest.mark.parametrize("first", ["1. FC wins a match", "- a kite", "* a star"])
 def test_rows_that_look_like_entries_of_a_list_swallow_none_before_them(photos, first):
     put(photos / "captions.csv", "".join(f"{first if i == 4 else text};{i}.jpg\n" for i, text in enumerate(TEXTS, 1)))

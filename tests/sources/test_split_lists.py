@@ -95,6 +95,26 @@ def test_lists_split_other_captions_of_flickr_too(tmp_path):
     assert splits(read(tmp_path, "flickr8k")) == splits(read(tmp_path)) == SPLITS
 
 
+def test_lists_split_tars_cocos_format_and_the_food_set_too(tmp_path):
+    members = {f"{i}.{kind}": content for i, text in enumerate(TEXTS, 1) for kind, content in
+               (("jpg", encoded(i)), ("txt", text))}  # fmt: skip
+    tar_of(tmp_path / "tars" / "a.tar", members)
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(1, 5)]
+    notes = [{"id": i, "image_id": i, "caption": text} for i, text in enumerate(TEXTS, 1)]
+    put(tmp_path / "coco" / "annotations" / "captions_val2017.json", {"images": images, "annotations": notes})
+    album(tmp_path / "coco" / "val2017")
+    put(
+        tmp_path / "food" / "Captions.csv",
+        ",Index,Captions\n" + "".join(f"0,{i},{t}\n" for i, t in enumerate(TEXTS, 1)),
+    )
+    album(tmp_path / "food" / "images")
+    for folder, source in (("tars", "custom"), ("coco", "coco"), ("food", "food")):
+        for split, numbers in PARTS.items():
+            put(tmp_path / folder / f"{split}.txt", lines("{}")(numbers, ""))
+        found = read(tmp_path / folder, source)
+        assert captions(found) == ONE_EACH and splits(found) == SPLITS
+
+
 @pytest.mark.parametrize(
     ("lists", "expected", "remark"),
     [

@@ -36,7 +36,7 @@ _IMAGE_PARTS = ("image", "image_url", "input_image")  # kinds of parts of a mess
 _IMAGE_MARKED = re.compile(r"<?(?:image|img|picture)[\s_]*\d*>?", re.IGNORECASE)
 _ANSWERERS = ("gpt", "assistant", "model", "bot", "chatgpt", "bing", "bard", "caption")
 _CONTENT_KEYS = ("value", "content", "parts", "text")  # what a turn holds, in the formats of several trainers
-_SIGNS = string.punctuation + string.whitespace
+_SIGNS = string.punctuation + string.whitespace + "\0\x1c\x1d\x1e\x1f\x85\xa0"
 _NUMBERED = re.compile(r"\d+|(?:caption|comment|sentence|text)[\s_]*\d+", re.IGNORECASE)
 # What programs write for a caption that is not there: pandas, R, MySQL, and the errors of spreadsheets.
 _NOTHING = (

@@ -20,6 +20,8 @@ from clipcap.sources.names import (
     FOLDER_NAMES,
     ID_NAMES,
     IMAGE_NAMES,
+    TAGS,
+    caption_family,
     column_family,
     plain,
     split_word,
@@ -188,8 +190,12 @@ def _are_labels(table: Table, columns: list[str]) -> bool:
     """Whether columns hold numbers of classes, or words for splits, and no captions."""
     sample = itertools.islice(table.rows(*columns), _SAMPLE_ROWS)
     cells = [str(cell).strip() for _, cells in sample for cell in cells if cell is not None and cell == cell]
-    numbers = [bool(_NUMBER.fullmatch(cell)) for cell in cells if cell]
-    return bool(numbers) and (all(numbers) or all(split_word(cell) for cell in cells if cell))
+    splits = {split_word(cell) for cell in cells if cell}
+    if not splits or (None not in splits and len(splits) > 1):
+        return bool(splits)
+    names = {plain(name) for name in columns} - {*TAGS}
+    numbers = all(_NUMBER.fullmatch(cell) for cell in cells if cell)
+    return not any(name in CAPTION_NAMES for name in names) and not caption_family(names) and numbers
 
 
 def _longest_texts(table: Table, columns: list[str]) -> list[str]:

@@ -339,8 +339,9 @@ def _delimiter(path: TextPlace, head: str, sample: Sequence[str] = ()) -> str:
     outside = re.sub(r'"[^"]*"', "", head)
     if str(path).lower().endswith((".tsv", ".tab")) and "\t" in outside:
         return "\t"
-    alike = {sign: sum(len(_split(line, sign)) == len(_split(head, sign)) for line in sample) for sign in DELIMITERS}
-    best = max(DELIMITERS, key=lambda sign: (sign in outside, alike[sign], outside.count(sign)))
+    there = [sign for sign in DELIMITERS if sign in outside] or [","]
+    alike = {sign: sum(len(_split(line, sign)) == len(_split(head, sign)) for line in sample) for sign in there}
+    best = max(there, key=lambda sign: (alike[sign], outside.count(sign)))
     return best if best in outside else next((sign for sign in _RARE_DELIMITERS if sign in outside), best)
 
 

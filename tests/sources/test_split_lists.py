@@ -158,6 +158,13 @@ def test_a_list_alone_is_no_table_of_captions(tmp_path, name):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("cell", ["0", "12", "train"])
+def test_a_number_or_one_word_in_a_column_called_caption_is_a_caption(tmp_path, cell):
+    album(tmp_path / "images", count=1)
+    put(tmp_path / "captions.csv", f"image,caption\n1.jpg,{cell}\n")
+    assert captions(read(tmp_path)) == [(cell,)]
+
+
 TABLE_OF_CLASSES = "".join(f"images/{i}.jpg {i + 3}\n" for i in range(1, 5))
 
 

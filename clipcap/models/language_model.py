@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +21,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
 from clipcap.runtime.bundled import LM, bundled
 from clipcap.runtime.heavy_imports import transformers_package
-from clipcap.runtime.hub import cached_folder, load_pretrained
+from clipcap.runtime.hub import cached_folder, is_local, load_pretrained
 from clipcap.runtime.safe_load.torch_file import is_finite
 from clipcap.runtime.text import one_line
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 ADAPTER = "adapter_config.json"  # of peft
+_LAYER = re.compile(r"\.\d+\.")  # the number of a layer in the name of a tensor
 
 
 def load_lm(name: str) -> PreTrainedModel:
@@ -41,19 +44,37 @@ def load_lm(name: str) -> PreTrainedModel:
     if is_gguf(name):
         return _load_gguf(name)
     config = load_lm_config(name)
-    if (stored := _stored_parameters(bundled(name, LM))) is not None:
+    quantised = getattr(config, "quantization_config", None) is not None
+    if (stored := _stored_parameters(bundled(name, LM), f"--lm {name}", quantised)) is not None:
         check_parameter_count(config, stored, f"--lm {name}")
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     auto = transformers_package().AutoModelForCausalLM
     model, info = load_pretrained(auto, bundled(name, LM), "language model", "--lm", **options)
-    _check_lm(model, info["missing_keys"], name)
+    _check_lm(model, info, name)
     return model
 
 
-def _check_lm(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Refuse weights that lack a tensor, or hold NaN or infinity."""
-    if lacking := min(missing, default=None):  # transformers fills them with random numbers and continues
+def _check_lm(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that lack a tensor, have one of another size or more layers, or hold NaN or infinity.
+
+    Args:
+        info: what transformers says of the loading: it fills what is wrong with random numbers, or leaves it out.
+    """
+    for part, *shapes in info["mismatched_keys"]:
+        found, wanted = (list(shape) for shape in shapes)
+        raise ClipcapError(
+            f"--lm {name}: {part} is {found} in its weights and {wanted} by its config.json: the files do not belong "
+            f"together, fetch them again"
+        )
+    if lacking := min(info["missing_keys"], default=None):
         raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
+    own = {_LAYER.sub(".N.", part) for part, _ in model.named_parameters()}
+    for part in sorted(info["unexpected_keys"]):
+        if _LAYER.search(part) and any(known.endswith(_LAYER.sub(".N.", part)) for known in own):
+            raise ClipcapError(
+                f"--lm {name}: its weights have {part}, and its config.json has fewer layers: the files do not "
+                f"belong together, fetch them again"
+            )
     for part, parameter in model.named_parameters():
         if not is_finite(parameter):
             raise ClipcapError(
@@ -93,12 +114,16 @@ def _load_gguf(name: str) -> PreTrainedModel:
     model = auto.from_config(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
-    _check_lm(model, info["missing_keys"], name)
+    _check_lm(model, info, name)
     return model.eval()
 
 
-def _stored_parameters(name: str) -> int | None:
-    """How many numbers the weights of a language model hold, at most; None where they are not on this machine."""
+def _stored_parameters(name: str, where: str, quantised: bool) -> int | None:
+    """How many numbers the weights of a language model hold, at most; None where they are not on this machine.
+
+    Raises:
+        ClipcapError: they are whole numbers, and no configuration says of which quantisation.
+    """
     folder = cached_folder(name)
     if folder is None:
         return None
@@ -106,9 +131,17 @@ def _stored_parameters(name: str) -> int | None:
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
-                count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+                parts = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+                count += sum(math.prod(part.get_shape()) for part in parts.values())
+                kinds = {key: part.get_dtype() for key, part in parts.items() if key.endswith(".weight")}
         except (OSError, SafetensorError):  # loading it will say what is wrong
             return None
+        for key, kind in () if quantised else kinds.items():
+            if kind.startswith(("I", "U")):  # transformers would take them for the weights themselves
+                raise ClipcapError(
+                    f"{where}: {key} is stored as {kind}, as of a quantised network, and its config.json says "
+                    f"nothing of that: fetch the weights in floating-point numbers"
+                )
     if not files:
         count = sum(file.stat().st_size for file in folder.glob("*.bin"))
     return count or None
@@ -147,7 +180,10 @@ def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
     transformers = transformers_package()
-    config = load_pretrained(transformers.AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
+    place = bundled(_adapted(name) or name, LM)
+    if is_local(place) and (wrong := _wrong_folder(Path(place).expanduser())):
+        raise ClipcapError(f"--lm {name}: {wrong}")
+    config = load_pretrained(transformers.AutoConfig, place, "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in transformers.AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but without `is_decoder` they look at the words to come.
@@ -157,7 +193,47 @@ def load_lm_config(name: str) -> PretrainedConfig:
             f"--lm {name} is a {config.model_type} model, which does not continue text from left to right: "
             f"choose a causal language model such as gpt2, distilgpt2 or facebook/opt-125m"
         )
+    forward = transformers.AutoModelForCausalLM._model_mapping[type(config)].forward
+    if not {"cache", "past_key_values"} & signature(forward).parameters.keys():
+        raise ClipcapError(
+            f"--lm {name} is a {config.model_type} model, which keeps what it has read in a way of its own: choose "
+            f"one that decodes with transformers' cache, such as gpt2 or facebook/opt-125m"
+        )
+    if getattr(config, "add_cross_attention", False):  # of an encoder that is not here: without it, they do nothing
+        config.add_cross_attention = False
+    if getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa"):  # a package of some machine
+        config._attn_implementation = None
     return config
+
+
+def _wrong_folder(folder: Path) -> str | None:
+    """What a folder without a language model's configuration is; None where it has one."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "has no config.json: pass the folder that save_pretrained wrote, with all of its files"
+    except (OSError, ValueError, RecursionError):  # loading it will say what is wrong
+        return None
+    if isinstance(content, dict) and "format_version" in content and "model_type" not in content:
+        return "is a checkpoint of clipcap, not a language model: to train on from it, pass it as --weights_dir"
+    return None
+
+
+def check_vocabulary(lm: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer whose tokens the language model does not have.
+
+    Tokens that were added to the vocabulary and never learnt do no harm: of them the end of text alone is used.
+
+    Raises:
+        ClipcapError: says both numbers.
+    """
+    known, end = token_embeddings(lm).num_embeddings, end_of_text(tokenizer)
+    own = tokenizer.vocab_size
+    if own > known or end >= known:
+        what = f"{own:,} tokens" if own > known else f"an end-of-text token with the number {end:,}"
+        raise ClipcapError(
+            f"{name}: its tokenizer has {what}, the language model knows {known:,}: they do not belong together"
+        )
 
 
 def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> PreTrainedModel:

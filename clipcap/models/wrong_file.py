@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.models.weight_files import how_to_join
-from clipcap.runtime.safe_load.torchscript import is_scripted
 from clipcap.runtime.safe_load.weights import SUFFIXES
 
 CLIP_GPT = "clip_gpt"  # key of the configuration of one
@@ -30,16 +29,16 @@ _BEGINNING = 4096  # bytes of a file that tell what it is
 
 
 def describe_wrong_file(path: Path) -> str | None:
-    """What a file is, from its bytes: a feature pickle, or an archive of OpenAI's CLIP; None where they do not tell.
+    """What a file is, from its bytes: a feature pickle, or an archive of NumPy; None where they do not tell.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    if beginning.startswith(b"PK"):
-        return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if is_scripted(path) else None
-    if path.suffix in SUFFIXES and path.suffix != ".pt":
+    if beginning.startswith(b"PK") and path.suffix == ".npz":
+        return "is an archive of NumPy: save its arrays as tensors by name: torch.save of a state dict"
+    if path.name.endswith(SUFFIXES) and path.suffix != ".pt":
         return None
     return _features(path) if b"clip_embedding" in beginning else None
 

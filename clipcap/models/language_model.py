@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipcap.errors import ClipcapError
-from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
+from clipcap.models.limits import check_network_size, checked_lm_config
+from clipcap.models.pretrained import check_loaded, load_network
 from clipcap.runtime.bundled import LM, bundled
 from clipcap.runtime.heavy_imports import transformers_package
-from clipcap.runtime.hub import cached_folder, is_local, load_pretrained
+from clipcap.runtime.hub import is_local, load_pretrained
 from clipcap.runtime.safe_load.torch_file import is_finite
+from clipcap.runtime.safe_load.wrong_bytes import check_folder, check_weights_file
 from clipcap.runtime.text import one_line
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 ADAPTER = "adapter_config.json"  # of peft
-_LAYER = re.compile(r"\.\d+\.")  # the number of a layer in the name of a tensor
 
 
 def load_lm(name: str) -> PreTrainedModel:
@@ -44,42 +43,9 @@ def load_lm(name: str) -> PreTrainedModel:
     if is_gguf(name):
         return _load_gguf(name)
     config = load_lm_config(name)
-    quantised = getattr(config, "quantization_config", None) is not None
-    if (stored := _stored_parameters(bundled(name, LM), f"--lm {name}", quantised)) is not None:
-        check_parameter_count(config, stored, f"--lm {name}")
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    auto = transformers_package().AutoModelForCausalLM
-    model, info = load_pretrained(auto, bundled(name, LM), "language model", "--lm", **options)
-    _check_lm(model, info, name)
-    return model
-
-
-def _check_lm(model: PreTrainedModel, info: Mapping[str, Any], name: str) -> None:
-    """Refuse weights that lack a tensor, have one of another size or more layers, or hold NaN or infinity.
-
-    Args:
-        info: what transformers says of the loading: it fills what is wrong with random numbers, or leaves it out.
-    """
-    for part, *shapes in info["mismatched_keys"]:
-        found, wanted = (list(shape) for shape in shapes)
-        raise ClipcapError(
-            f"--lm {name}: {part} is {found} in its weights and {wanted} by its config.json: the files do not belong "
-            f"together, fetch them again"
-        )
-    if lacking := min(info["missing_keys"], default=None):
-        raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
-    own = {_LAYER.sub(".N.", part) for part, _ in model.named_parameters()}
-    for part in sorted(info["unexpected_keys"]):
-        if _LAYER.search(part) and any(known.endswith(_LAYER.sub(".N.", part)) for known in own):
-            raise ClipcapError(
-                f"--lm {name}: its weights have {part}, and its config.json has fewer layers: the files do not "
-                f"belong together, fetch them again"
-            )
-    for part, parameter in model.named_parameters():
-        if not is_finite(parameter):
-            raise ClipcapError(
-                f"--lm {name}: {part} holds NaN or infinity: the weights are damaged, fetch them again"
-            )
+    return load_network(
+        transformers_package().AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", config
+    )[0]
 
 
 def is_gguf(name: str) -> bool:
@@ -92,6 +58,10 @@ def _gguf_part(loader: Any, name: str, what: str, **options: Any) -> Any:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ClipcapError(f"--lm {name}: there is no such file")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            check_weights_file(path)
+            raise ClipcapError(f"--lm {name}: is no file of llama.cpp's format: fetch it again")
     try:
         import gguf  # noqa: F401
     except ImportError as error:
@@ -114,37 +84,8 @@ def _load_gguf(name: str) -> PreTrainedModel:
     model = auto.from_config(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
-    _check_lm(model, info, name)
+    check_loaded(model, info, f"--lm {name}")
     return model.eval()
-
-
-def _stored_parameters(name: str, where: str, quantised: bool) -> int | None:
-    """How many numbers the weights of a language model hold, at most; None where they are not on this machine.
-
-    Raises:
-        ClipcapError: they are whole numbers, and no configuration says of which quantisation.
-    """
-    folder = cached_folder(name)
-    if folder is None:
-        return None
-    count, files = 0, sorted(folder.glob("*.safetensors"))
-    for file in files:
-        try:
-            with safe_open(file, "pt") as tensors:
-                parts = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
-                count += sum(math.prod(part.get_shape()) for part in parts.values())
-                kinds = {key: part.get_dtype() for key, part in parts.items() if key.endswith(".weight")}
-        except (OSError, SafetensorError):  # loading it will say what is wrong
-            return None
-        for key, kind in () if quantised else kinds.items():
-            if kind.startswith(("I", "U")):  # transformers would take them for the weights themselves
-                raise ClipcapError(
-                    f"{where}: {key} is stored as {kind}, as of a quantised network, and its config.json says "
-                    f"nothing of that: fetch the weights in floating-point numbers"
-                )
-    if not files:
-        count = sum(file.stat().st_size for file in folder.glob("*.bin"))
-    return count or None
 
 
 def _adapted(name: str) -> str | None:
@@ -169,12 +110,32 @@ def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
         from peft import PeftModel
     except ImportError as error:
         raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap-toolkit[lora]'") from error
+    check_folder(folder, f"--lm {folder}")
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise ClipcapError(f"--lm {folder}: has no adapter_model.safetensors: save the adapter again, or fetch it")
     try:
-        return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # embeddings that were trained apart are no longer tied, as they should
+            adapted = PeftModel.from_pretrained(lm, str(folder), is_trainable=False)
+            if not hasattr(adapted.base_model, "merge_and_unload"):
+                kind = adapted.peft_config["default"].peft_type.value
+                raise ClipcapError(
+                    f"--lm {folder}: is an adapter of the kind {kind}, which adds inputs and changes no weights: "
+                    f"train one that can be merged, such as LoRA"
+                )
+            merged = adapted.merge_and_unload()
+    except ClipcapError:
+        raise
+    except UnpicklingError as error:  # torch's own message says how to run the code nevertheless
+        raise ClipcapError(f"--lm {folder}: its adapter is a damaged pickle, or one with code") from error
     except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
         raise ClipcapError(
             f"--lm {folder}: its adapter does not fit the language model: {one_line(error)}"
         ) from error
+    for part, parameter in merged.named_parameters():
+        if not is_finite(parameter):
+            raise ClipcapError(f"--lm {folder}: with its adapter {part} holds NaN or infinity: use an earlier one")
+    return merged
 
 
 def load_lm_config(name: str) -> PretrainedConfig:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import clipcap
 from clipcap.errors import ClipcapError
+from clipcap.models.adapters import ADAPTER
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
@@ -27,7 +28,6 @@ from clipcap.models.encoders.distilvit2_folder import is_distilvit2
 from clipcap.models.gpt2 import GPT2, gpt2_of, load_gpt2
 from clipcap.models.gpt2_tokenizer import load_gpt2_tokenizer
 from clipcap.models.language_model import (
-    ADAPTER,
     check_vocabulary,
     is_gguf,
     lm_of,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,20 +15,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipcap.errors import ClipcapError
+from clipcap.models.adapters import adapted_model, with_adapter
 from clipcap.models.limits import check_network_size, checked_lm_config
 from clipcap.models.pretrained import check_loaded, load_network
 from clipcap.runtime.bundled import LM, bundled
 from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.hub import is_local, load_pretrained
-from clipcap.runtime.safe_load.torch_file import is_finite
-from clipcap.runtime.safe_load.wrong_bytes import check_folder, check_weights_file
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
-
-ADAPTER = "adapter_config.json"  # of peft
 
 
 def load_lm(name: str) -> PreTrainedModel:
@@ -38,8 +35,8 @@ def load_lm(name: str) -> PreTrainedModel:
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
-    if adapted := _adapted(name):
-        return _with_adapter(load_lm(adapted), Path(name).expanduser())
+    if adapted := adapted_model(name):
+        return with_adapter(load_lm(adapted), Path(name).expanduser())
     if is_gguf(name):
         return _load_gguf(name)
     config = load_lm_config(name)
@@ -88,60 +85,10 @@ def _load_gguf(name: str) -> PreTrainedModel:
     return model.eval()
 
 
-def _adapted(name: str) -> str | None:
-    """The language model that a folder of peft adapts; None for any other folder."""
-    path = Path(name).expanduser() / ADAPTER
-    if not path.is_file() or path.with_name("config.json").is_file():
-        return None
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is not the configuration of a peft adapter: save the adapter again") from error
-    if not isinstance(base, str) or Path(base).expanduser().resolve() == path.parent.resolve():
-        raise ClipcapError(f"{path}: does not say which language model it adapts (base_model_name_or_path)")
-    if _adapted(base):
-        raise ClipcapError(f"{path}: adapts {base}, an adapter itself: merge that one into its model first")
-    return base
-
-
-def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The language model with the adapter's changes added to its weights."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap-toolkit[lora]'") from error
-    check_folder(folder, f"--lm {folder}")
-    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise ClipcapError(f"--lm {folder}: has no adapter_model.safetensors: save the adapter again, or fetch it")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # embeddings that were trained apart are no longer tied, as they should
-            adapted = PeftModel.from_pretrained(lm, str(folder), is_trainable=False)
-            if not hasattr(adapted.base_model, "merge_and_unload"):
-                kind = adapted.peft_config["default"].peft_type.value
-                raise ClipcapError(
-                    f"--lm {folder}: is an adapter of the kind {kind}, which adds inputs and changes no weights: "
-                    f"train one that can be merged, such as LoRA"
-                )
-            merged = adapted.merge_and_unload()
-    except ClipcapError:
-        raise
-    except UnpicklingError as error:  # torch's own message says how to run the code nevertheless
-        raise ClipcapError(f"--lm {folder}: its adapter is a damaged pickle, or one with code") from error
-    except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
-        raise ClipcapError(
-            f"--lm {folder}: its adapter does not fit the language model: {one_line(error)}"
-        ) from error
-    for part, parameter in merged.named_parameters():
-        if not is_finite(parameter):
-            raise ClipcapError(f"--lm {folder}: with its adapter {part} holds NaN or infinity: use an earlier one")
-    return merged
-
-
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
     transformers = transformers_package()
-    place = bundled(_adapted(name) or name, LM)
+    place = bundled(adapted_model(name) or name, LM)
     if is_local(place) and (wrong := _wrong_folder(Path(place).expanduser())):
         raise ClipcapError(f"--lm {name}: {wrong}")
     config = load_pretrained(transformers.AutoConfig, place, "language model", "--lm")
@@ -189,12 +136,21 @@ def check_vocabulary(lm: PreTrainedModel, tokenizer: Any, name: str) -> None:
         ClipcapError: says both numbers.
     """
     known, end = token_embeddings(lm).num_embeddings, end_of_text(tokenizer)
-    own = tokenizer.vocab_size
+    own = 1 + max(tokens_in_text(tokenizer), default=0)
     if own > known or end >= known:
-        what = f"{own:,} tokens" if own > known else f"an end-of-text token with the number {end:,}"
+        what = f"tokens up to the number {own - 1:,}" if own > known else f"the number {end:,} for the end of texts"
         raise ClipcapError(
             f"{name}: its tokenizer has {what}, the language model knows {known:,}: they do not belong together"
         )
+
+
+def tokens_in_text(tokenizer: Any) -> Iterable[int]:
+    """The tokens that a text may become: the vocabulary, and of what was added to it those that are words."""
+    if not hasattr(tokenizer, "added_tokens_decoder"):  # GPT-2's alone, by the tokenizers package
+        return tokenizer.tokenizer.get_vocab(with_added_tokens=False).values()
+    added = tokenizer.added_tokens_decoder
+    special = {number for number, token in added.items() if token.special}
+    return [number for number in tokenizer.get_vocab().values() if number not in special]
 
 
 def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> PreTrainedModel:
@@ -225,13 +181,19 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.
     """
-    if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
+    if (base := adapted_model(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
         name = base
     auto = transformers_package().AutoTokenizer
     if is_gguf(name):
         tokenizer = _gguf_part(auto, name, "tokenizer")
     else:
         tokenizer = load_pretrained(auto, bundled(name, LM), "tokenizer", "--lm")
+    try:
+        tokenizer("a")
+    except Exception as error:  # of nonsense in its configuration
+        raise ClipcapError(
+            f"{name}: its tokenizer cannot be used ({one_line(error)}): fetch its files again"
+        ) from error
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"

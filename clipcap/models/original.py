@@ -132,6 +132,10 @@ def _config(
 ) -> ModelConfig:
     """The configuration of a mapper's tensors; sizes that they do not have are refused."""
     sizes = infer_mapper(mapper, embed_dim, path)
+    if min(sizes.get(name, 1) for name in ("prefix_length", "prefix_length_clip")) < 1:
+        raise ClipcapError(
+            f"{path}: its mapper does not fit --lm {lm}, which is {embed_dim} wide: name the one it had"
+        )
     config = ModelConfig(
         **sizes,
         num_heads=num_heads,

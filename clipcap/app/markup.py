@@ -24,9 +24,8 @@ def _retrieved(row: Row) -> Markup:
     items = []
     for one in row["retrieved"]:
         picture = tag("img", src=one["thumbnail"], alt="") if one["thumbnail"] else Markup()
-        items.append(
-            tag("li", picture, tag("div", phrase("p", one["caption"]), tag("small", f"{one['cosine']:.2f}")))
-        )
+        score = f"{one['cosine']:.0%}" if one["word"] else f"cosine {one['cosine']:.2f}"
+        items.append(tag("li", picture, tag("div", phrase("p", one["caption"]), tag("small", score))))
     return tag("section", tag("h4", "It read"), _list("ul", "photos", items))
 
 

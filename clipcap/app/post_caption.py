@@ -166,11 +166,7 @@ def _decoding(settings: dict[str, Any], longest: int) -> DecodeConfig:
             raise ClipcapError(f"settings: {name} is {value}; at most {most} is allowed")
     if len(config.prompt) > LONGEST_QUERY:
         raise ClipcapError(f"settings: prompt has {len(config.prompt):,} characters; at most {LONGEST_QUERY:,} fit")
-    return (
-        config
-        if "max_new_tokens" in settings
-        else config.with_options(max_new_tokens=min(config.max_new_tokens, longest))
-    )
+    return config.fit_to(longest)
 
 
 def _description() -> dict[str, Any]:

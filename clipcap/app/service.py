@@ -248,7 +248,12 @@ def _row(caption: Caption) -> Row:
     }
     if caption.retrieved:  # without paths, which users must not see
         row["retrieved"] = [
-            {"caption": one.caption, "thumbnail": _picture_of(one), "cosine": round(one.score, 4)}
+            {
+                "caption": one.caption,
+                "thumbnail": _picture_of(one),
+                "cosine": round(one.score, 4),
+                "word": one.is_word,
+            }
             for one in caption.retrieved
         ]
     return row

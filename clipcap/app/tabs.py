@@ -221,7 +221,7 @@ def _settings(checkpoints: Checkpoints) -> list[Any]:
             )
         num_captions = gr.Slider(1, MOST_CAPTIONS, 3, step=1, label="Captions")
         max_tokens = gr.Slider(
-            1, most_tokens, min(default.max_new_tokens, most_tokens), step=1, label="Longest caption, in tokens"
+            1, most_tokens, min(default.longest, most_tokens), step=1, label="Longest caption, in tokens"
         )
         best_by = gr.Radio([BY_LIKELIHOOD, BY_CLIP], value=BY_LIKELIHOOD, label="Sort captions by")
         begins_with = gr.Textbox(

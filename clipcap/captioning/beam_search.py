@@ -20,15 +20,15 @@ def beam_search(
 
     search, plain = log_probs(decoder.logits[:, None], None, 0, config, stop, prompt_ids)  # [N, 1, V] each
     total, token = search[:, 0].topk(beams)  # [N, K] each
-    tokens = torch.zeros(images, beams, config.max_new_tokens, dtype=torch.long, device=device)
+    tokens = torch.zeros(images, beams, config.longest, dtype=torch.long, device=device)
     tokens[:, :, 0] = token
     length = torch.ones_like(total)
     live = Hypotheses(tokens, total, plain[:, 0].gather(1, token), length, torch.isin(token, stop))
-    decoder.expand(beams, config.max_new_tokens, reorders=True)
+    decoder.expand(beams, config.longest, reorders=True)
 
     done: list[Hypotheses | None] = [None] * images
     where = torch.arange(images, device=device)  # which image each row of the batch is
-    for position in range(1, config.max_new_tokens):
+    for position in range(1, config.longest):
         finished = live.stopped.all(dim=1)
         if finished.all() if decoder.rows_stay else finished.any():
             _retire(done, live, where, finished)

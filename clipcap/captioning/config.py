@@ -10,6 +10,7 @@ from clipcap.errors import ClipcapError
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 BEAMS = 5
+LONGEST = 67  # tokens of a caption, as in the original
 _LEAST = {"beam_size": 1, "num_captions": 1, "max_new_tokens": 1, "temp": 0, "top_k": 0, "min_new_tokens": 0}
 
 
@@ -35,7 +36,11 @@ class DecodeConfig(Options, group="decoding"):
     )
     top_k: int | None = option(None, "sampling only: from this many likeliest tokens (default: 0: all)")
     num_captions: int = option(1, "captions per image, best first")
-    max_new_tokens: int = option(67, "longest caption in tokens", aliases=("entry_length",))
+    max_new_tokens: int | None = option(
+        None,
+        f"longest caption in tokens (default: {LONGEST}, or what the language model has room for)",
+        aliases=("entry_length",),
+    )
     min_new_tokens: int = option(0, "shortest caption in tokens")
     repetition_penalty: float = option(1.0, "above 1: tokens already written become less likely")
     stop_token: str | None = option(
@@ -71,10 +76,17 @@ class DecodeConfig(Options, group="decoding"):
             )
         if self.seed is not None:
             within("seed", self.seed, 0, LARGEST_SEED)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise ClipcapError(
-                f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.max_new_tokens}"
-            )
+        if self.min_new_tokens > self.longest:
+            raise ClipcapError(f"--min_new_tokens {self.min_new_tokens} is above --max_new_tokens {self.longest}")
+
+    @property
+    def longest(self) -> int:
+        """The longest caption in tokens, where the language model has room for it."""
+        return LONGEST if self.max_new_tokens is None else self.max_new_tokens
+
+    def fit_to(self, room: int) -> Self:
+        """A copy whose longest caption is given, at most `room` tokens where it was not before."""
+        return replace(self, max_new_tokens=min(LONGEST, max(1, room))) if self.max_new_tokens is None else self
 
     @property
     def samples(self) -> bool:

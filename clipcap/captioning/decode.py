@@ -83,7 +83,9 @@ def continue_prefix(
     config = resolve(config, model)
     stop_ids = stop_token_ids(tokenizer, config, model.caption_ends)
     prompt_ids = token_ids(tokenizer, config.prompt) if config.prompt else []
-    check_length(model, max(prefix.shape[1], model.longest_prefix), len(prompt_ids), config.max_new_tokens)
+    used = max(prefix.shape[1], model.longest_prefix) + len(prompt_ids)
+    config = config.fit_to(max_positions(model.lm) - used)
+    check_length(model, used, config.longest)
     if prompt_ids:
         prompt = torch.tensor(prompt_ids, device=prefix.device).expand(len(prefix), -1)
         prefix = torch.cat([prefix, model.embed_tokens(prompt)], dim=1)  # [N, P + prompt, E]
@@ -132,13 +134,13 @@ def stop_token_ids(tokenizer: Tokenizer, config: DecodeConfig, ends: Sequence[in
     return stop if config.recipe == "reference" else [end_of_text(tokenizer), *ends, *stop]
 
 
-def check_length(model: PrefixLM, prefix_length: int, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(model: PrefixLM, used: int, max_new_tokens: int) -> None:
     """Refuse what would run past the language model's positions (transformers gives a bare IndexError)."""
-    room = max_positions(model.lm) - prefix_length - prompt_tokens
+    room = max_positions(model.lm) - used
     if max_new_tokens > room:
         raise ClipcapError(
             f"--max_new_tokens {max_new_tokens} does not fit: the language model takes {max_positions(model.lm)} "
-            f"positions, prefix and prompt use {prefix_length + prompt_tokens}: at most {max(room, 0)}"
+            f"positions, prefix and prompt use {used}: at most {max(room, 0)}"
         )
 
 

@@ -35,11 +35,11 @@ def sample(
     images, k, device = len(decoder.logits), config.num_captions, decoder.logits.device
     stop = torch.tensor(stop_ids, device=device)
     chances = None if config.greedy else uniforms(numbers, config).to(device)  # [N, K, max_new_tokens]
-    decoder.expand(k, config.max_new_tokens)
+    decoder.expand(k, config.longest)
     zeros = torch.zeros(images, k, device=device)
-    tokens = torch.zeros(images, k, config.max_new_tokens, dtype=torch.long, device=device)
+    tokens = torch.zeros(images, k, config.longest, dtype=torch.long, device=device)
     state = Hypotheses(tokens, zeros, zeros, zeros, torch.zeros_like(zeros, dtype=torch.bool))
-    for position in range(config.max_new_tokens):
+    for position in range(config.longest):
         logits = decoder.logits.unflatten(0, (images, k))  # [N·K, V] -> [N, K, V]
         search, plain = log_probs(logits, state.tokens, position, config, stop, prompt_ids)
         if chances is None:
@@ -55,7 +55,7 @@ def sample(
         state.logprob = state.logprob + plain.gather(2, token[:, :, None])[:, :, 0].masked_fill(~running, 0)
         state.length = state.length + running
         state.stopped = state.stopped | torch.isin(token, stop)
-        if state.stopped.all() or position + 1 == config.max_new_tokens:
+        if state.stopped.all() or position + 1 == config.longest:
             break
         decoder.step(token.flatten())
     return state
@@ -67,7 +67,7 @@ def uniforms(numbers: Sequence[int], config: DecodeConfig) -> Tensor:
     rows = []
     for image in numbers:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + image) % 2**63)
-        rows.append(torch.rand(config.num_captions, config.max_new_tokens, generator=generator))
+        rows.append(torch.rand(config.num_captions, config.longest, generator=generator))
     return torch.stack(rows)
 
 

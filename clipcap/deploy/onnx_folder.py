@@ -128,7 +128,7 @@ def _facts(captioner: Captioner, how: How, shape: CacheShape, dtype: str) -> dic
         "heads": shape.heads,
         "head_width": shape.width,
         "beam_size": config.beam_size,
-        "max_new_tokens": min(config.max_new_tokens, max_positions(model.lm) - model.longest_prefix),
+        "max_new_tokens": min(config.longest, max_positions(model.lm) - model.longest_prefix),
         "stop_ids": stop_token_ids(tokenizer, config, model.caption_ends),
         "hidden_ids": sorted({end_of_text(tokenizer), *model.caption_ends}),
     }

@@ -36,6 +36,7 @@ from clipcap.features.feature_set import Features
 from clipcap.features.files import read_features
 from clipcap.models.encoders.base import pick_device
 from clipcap.options import given
+from clipcap.prompts.datastore import Retrieved
 from clipcap.prompts.prompter import report_prompts
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.json_text import to_json
@@ -60,7 +61,7 @@ class Captioned:
     images: dict[str, str | None] = field(default_factory=dict)  # paths of the pictures
     epochs: list[dict[str, float]] = field(default_factory=list)  # of metrics.jsonl, where there is one
     several: dict[str, list[str]] = field(default_factory=dict)  # all captions of each image, if there are several
-    retrieved: dict[str, list[str]] = field(default_factory=dict)  # what each image's prompt was made of
+    retrieved: dict[str, tuple[Retrieved, ...]] = field(default_factory=dict)  # what each image's prompt was made of
     judgement: Judgement = field(default_factory=Judgement)
     notes: list[str] = field(default_factory=list)
 
@@ -194,7 +195,7 @@ def _caption(config: EvaluateConfig, data: str, state: PartialState) -> Captione
         images={image: features.image_paths[row] for image, row in first_rows.items()},
         epochs=_training_log(Path(config.load.load_pt)) if config.load.load_pt else [],
         several=several if config.decode.num_captions > 1 else {},
-        retrieved={image: texts for image, (_, texts) in zip(names, written, strict=True)},
+        retrieved={image: read for image, (_, read) in zip(names, written, strict=True)},
     )
     if state.is_main_process:
         _add_judgement(found, captioner, features, rows, config)
@@ -215,14 +216,14 @@ def caption_rows(
     how: DecodeConfig,
     batch_size: int,
     state: PartialState,
-) -> list[tuple[list[str], list[str]]]:
-    """The captions of each row, best first, and the texts of its prompt, gathered from all processes.
+) -> list[tuple[list[str], tuple[Retrieved, ...]]]:
+    """The captions of each row, best first, and what its prompt was made of, gathered from all processes.
 
     A sample depends only on its row.
     """
     rank, world = state.process_index, state.num_processes
     mine = range(rank, len(rows), world)
-    written: list[tuple[int, tuple[list[str], list[str]]]] = []
+    written: list[tuple[int, tuple[list[str], tuple[Retrieved, ...]]]] = []
     count = -(-len(mine) // batch_size)
     hidden = not state.is_main_process or count == 1
     batches = captioner.caption_rows(features, [rows[place] for place in mine], how, batch_size, mine)
@@ -232,7 +233,7 @@ def caption_rows(
                 bad = rows[min(batch.bad)]
                 raise ClipcapError(f"{features.path}: the features of image {features.image_ids[bad]} are not finite")
             written += [
-                (place, ([caption.text for caption in captions], [one.caption for one in captions[0].retrieved]))
+                (place, ([caption.text for caption in captions], captions[0].retrieved))
                 for place, captions in zip(batch.numbers, found)
             ]
             bar.update()

@@ -32,6 +32,11 @@ class Retrieved(NamedTuple):
     path: str | None
     score: float  # cosine of the two embeddings, or the probability of the word
 
+    @property
+    def is_word(self) -> bool:
+        """Whether it is a word of a list, which no image stands behind."""
+        return not self.image_id
+
 
 class Near(NamedTuple):
     """The nearest rows of a datastore, best first; -1 where there are fewer."""

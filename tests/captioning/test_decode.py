@@ -157,6 +157,19 @@ def test_caption_longer_than_the_language_model_is_refused(make_model, tokenizer
         decode(make_model(), tokenizer, embeddings, DecodeConfig(max_new_tokens=125))
 
 
+def test_captions_of_no_given_length_are_as_long_as_there_is_room(make_model, tokenizer, embeddings):
+    model = make_model()
+    prompt = " ".join(["apple"] * 70)
+    room = 128 - model.longest_prefix - len(tokenizer(prompt)["input_ids"])
+    assert room < DecodeConfig().longest
+    for [caption] in decode(
+        model, tokenizer, embeddings, DecodeConfig(greedy=True, prompt=prompt, min_new_tokens=room)
+    ):
+        assert len(caption.token_ids) == room
+    with pytest.raises(ClipcapError, match="at most 0"):
+        decode(model, tokenizer, embeddings, DecodeConfig(prompt=" ".join(["apple"] * 128)))
+
+
 def test_stop_token_of_several_tokens_is_refused(make_model, tokenizer, embeddings):
     with pytest.raises(ClipcapError, match="it must be one"):
         decode(make_model(), tokenizer, embeddings, DecodeConfig(stop_token="zebra crossing"))

@@ -78,8 +78,7 @@ class Setting:
         if kind == "entities":
             return {name: {"entities": str(self.words(name == "with"))} for name in ("without", "with")}
         stores = {name: {"datastore": str(self.features(name))} for name in ("without", "with", "only")}
-        stores["only"] |= {"prompt_gate": -1.0}
-        return stores
+        return stores | {"only, no gate": {**stores["only"], "prompt_gate": -1.0}}
 
     def checkpoint(self, kind: str, renaming: float, seed: int, epochs: int) -> Path:
         """The captioner of these options, trained if it is not there."""

@@ -41,6 +41,7 @@ RUNS = {
     "full": ("vector, language model tuned", ["--tune", "full"]),
     "tokens_none": ("tokens, mapper only", [*TOKENS, "--tune", "none"]),
     "tokens_lora": ("tokens + LoRA", [*TOKENS, "--tune", "lora", "--lora_rank", "16"]),
+    "tokens_full": ("tokens, language model tuned", [*TOKENS, "--tune", "full"]),
 }
 
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=500, help="photos held out")
     parser.add_argument("--runs", nargs="*", choices=RUNS, default=["none", "lora"], help="what is trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--lm", help="another language model in place of SmolLM2")
     parser.add_argument("--train_flags", default="", help="further flags of `clipcap train`, in one word")
     parser.add_argument("--encode", action="store_true", help="encode the photos, though their vectors are stored")
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16, where the processor has it")
@@ -61,7 +63,7 @@ def main() -> None:
     print(machine(), flush=True)
     out: Path = args.out
     install(out / "packages")
-    lm = language_model(out / "packages", out / "smollm2")
+    lm = args.lm or language_model(out / "packages", out / "smollm2")
     tokens = any(run.startswith("tokens") for run in args.runs)
     train, dev = features(out, args.photos, args.dev, args.encode or tokens, tokens)
     held_out = read_features(str(dev))

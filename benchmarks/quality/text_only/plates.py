@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import machine
+from benchmarks.quality.seeds import compare_seeds, describe
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.demo.grammar import parse
@@ -36,11 +37,13 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("demo_out"), help="folder that `clipcap demo` made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="a run of each")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="which")
+    parser.add_argument("--held_out", type=Path, help="features of other held-out plates (default: the demo's 240)")
     parser.add_argument("--epochs", type=int, default=2, help="of the paired run; the others take as many steps")
     args = parser.parse_args()
     demo = args.demo
     held_out, training = (read_features(str(demo / f"plates_{name}.pkl")) for name in ("val", "train"))
-    print(machine(), describe_gap(demo / "plates_val.pkl"), sep="\n")
+    judged = read_features(str(args.held_out)) if args.held_out else held_out
+    print(machine(), describe_gap(demo / "plates_val.pkl"), f"{judged.num_images} held-out plates", sep="\n")
     texts, few = demo / "texts", demo / "few.pkl"
     if not texts.exists():
         parse_texts(data_path=str(demo / "plates_train.pkl"), clip_model_type=DEMO, out=str(texts))
@@ -70,8 +73,8 @@ def main() -> None:
             out = demo / "text_only" / f"{name}_{seed}"
             if not (out / "clipcap-best").exists():
                 train(run_config(demo, out, seed, **{"epochs": args.epochs, **options[name]}))
-            captions = captions_of(out, held_out)
-            results.setdefault(name, []).append(found := scores_of(captions, held_out))
+            captions = captions_of(out, judged)
+            results.setdefault(name, []).append(found := scores_of(captions, judged))
             if name == "register":
                 share = sum(caption.startswith(TITLE) for caption in captions) / len(captions)
                 print(f"{share:.0%} in the other register", *captions[:SHOWN], sep="\n  ")
@@ -121,16 +124,16 @@ def scores_of(captions: list[str], held_out: Features) -> Scores:
 
 
 def report(results: dict[str, list[Scores]]) -> None:
-    """Each run against `auto`, and `mixed` against `few`, seed by seed."""
+    """Each run against `auto`, and `mixed` against `few`, seed by seed and with all seeds."""
     for name, found in results.items():
         values = [scores.corpus["CIDEr-D"] for scores in found]
         line = f"{name:8} CIDEr-D {np.mean(values):.3f} of {len(values)} seeds"
         better, worse = ("mixed", "few") if name == "mixed" else ("auto", name)
         for ours, other in zip(results.get(better, []), results.get(worse, [])):
             if better != worse:
-                gain = ours.compare(other, "CIDEr-D")
-                line += f"; {better} over {worse} {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-                line += f" p {gain.p_value:.3f}"
+                line += f"; {better} over {worse} {describe(ours.compare(other, 'CIDEr-D'))}"
+        if better != worse and better in results and worse in results:
+            line += f"; with all seeds {describe(compare_seeds(results[better], results[worse]))}"
         print(line)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipcap.prompts.datastore import Retrieved
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -73,7 +75,7 @@ class Pictured:
         captions: by name of the run, the first run's first.
         scores: of the first run's caption.
         others: scores of the other runs' captions, by name of the run.
-        retrieved: captions, or words, that were read before it was written.
+        retrieved: captions with their pictures, or words, that were read before it was written.
     """
 
     image_id: str
@@ -82,7 +84,7 @@ class Pictured:
     captions: Mapping[str, str]
     scores: Mapping[str, float]
     others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    retrieved: Sequence[str] = ()
+    retrieved: Sequence[Retrieved] = ()
 
     def scores_of(self, run: str) -> Mapping[str, float]:
         """The scores of a run's caption; empty where they are not known."""

@@ -14,10 +14,12 @@ from PIL import Image
 from clipcap.evaluation.report.content import Pictured, Run
 from clipcap.evaluation.report.summary import run_label
 from clipcap.images.read import ImageError, open_image
+from clipcap.prompts.datastore import Retrieved
 from clipcap.runtime.html import Markup, join, number, phrase, tag
 
 SHOWN = 100  # pictures of each kind: best, worst, drawn at random; each is in the file once
-SIDE, QUALITY = 320, 82  # pixels of a thumbnail's longer side, and of JPEG
+SIDE, SMALL = 320, 96  # pixels of the longer side: of a thumbnail, and of one beside a caption that was read
+QUALITY = 82  # of JPEG
 SEED = 0
 ALL = "all"
 AHEAD, BEHIND = "ahead", "behind"
@@ -93,11 +95,25 @@ def _card(runs: Sequence[Run], one: Pictured, by: str | None, places: Mapping[st
     human = [phrase("li", text, class_="words") for text in one.references]
     references = [tag("span", "references", class_="whose"), tag("ul", *human)] if human else []
     head = tag("header", phrase("h3", one.image_id, class_="words"), _score(one, by))
-    read = [phrase("li", text, class_="words") for text in one.retrieved]
-    retrieved = [tag("span", "read before", class_="whose"), tag("ul", *read)] if read else []
-    texts = [tag("div", *some, class_="references") for some in (references, retrieved) if some or some is references]
-    column = tag("div", head, *captions, *texts, class_="details-column")
+    column = tag("div", head, *captions, tag("div", *references, class_="references"), _read(one.retrieved),
+                 class_="details-column")  # fmt: skip
     return tag("article", _picture(one), column, **places)
+
+
+def _read(retrieved: Sequence[Retrieved]) -> Markup:
+    """What the captioner read before it wrote: captions beside their pictures, where these are at hand, or words."""
+    if not retrieved:
+        return Markup()
+    rows = [tag("li", _small(one.path), phrase("span", one.caption, class_="words")) for one in retrieved]
+    return tag("div", tag("span", "read before", class_="whose"), tag("ul", *rows), class_="references read")
+
+
+def _small(path: str | None) -> Markup:
+    """The picture beside a caption that was read; nothing where it is not at hand."""
+    try:
+        return thumbnail(path, "", SMALL) if path else Markup()
+    except ImageError:
+        return Markup()
 
 
 def _score(one: Pictured, by: str | None) -> Markup:
@@ -126,25 +142,25 @@ def picture(image_id: str, image: Path | None, alt: str) -> Markup:
     try:
         if image is None:
             raise ImageError(image_id, "not at hand")
-        data, width, height = thumbnail(image)
+        return thumbnail(image, alt)
     except ImageError as error:
         reason = [
             phrase("b", image_id),
             tag("span", f"picture {error.reason}" if image is None else error.reason),
         ]
         return tag("div", *reason, class_="missing")
-    source = f"data:image/jpeg;base64,{data}"
-    return tag("img", src=source, width=width, height=height, alt=alt, decoding="async")
 
 
-def thumbnail(path: str | Path) -> tuple[str, int, int]:
-    """A small upright JPEG in base64, with its width and height in pixels.
+def thumbnail(path: str | Path, alt: str, side: int = SIDE) -> Markup:
+    """An upright JPEG inside the page, of which the longer side has at most `side` pixels.
 
     Raises:
         ImageError: no such file, or it cannot be read.
     """
     image = open_image(path)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=QUALITY, optimize=True)
-    return base64.b64encode(stream.getvalue()).decode("ascii"), *image.size
+    source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    width, height = image.size
+    return tag("img", src=source, width=width, height=height, alt=alt, decoding="async")

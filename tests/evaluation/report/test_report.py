@@ -25,8 +25,9 @@ from support.browser import chromium
 from clipcap.errors import ClipcapError
 from clipcap.evaluation.report.charts import bin_edges, round_steps, shares
 from clipcap.evaluation.report.content import Interval, Pictured, Run
-from clipcap.evaluation.report.gallery import ALL, SHOWN, SIDE, choose_views, score_named
+from clipcap.evaluation.report.gallery import ALL, SHOWN, SIDE, SMALL, choose_views, score_named
 from clipcap.evaluation.report.page import _page, write_report
+from clipcap.prompts.datastore import Retrieved
 
 REPO = Path(__file__).resolve().parents[3]
 EPOCHS = [
@@ -285,6 +286,20 @@ def test_thumbnails_are_small_upright_jpegs_with_the_caption_as_their_text(tmp_p
     assert shown.getpixel((100, 20))[0] > 200 and shown.getpixel((100, 300))[2] > 200
     [image] = Reader(page).all("img")
     assert image["alt"] == "plate 0 of mine" and (image["width"], image["height"]) == ("213", "320")
+
+
+def test_what_was_read_before_is_beside_its_picture_where_that_is_at_hand(tmp_path):
+    Image.new("RGB", (600, 400), "red").save(tmp_path / "near.png")
+    read = (
+        Retrieved("a <red> plate", "0", str(tmp_path / "near.png"), 0.9),
+        Retrieved("a lost one", "1", str(tmp_path / "gone.png"), 0.8),
+        Retrieved("apple", "", None, 0.7),
+    )
+    page = page_of([run()], [replace(pictures(1)[0], retrieved=read)])
+    [shown] = embedded(page)
+    assert shown.size == (SMALL, SMALL * 2 // 3)
+    assert all(words in page for words in ("read before", "a &lt;red&gt; plate", "a lost one", "apple"))
+    assert "read before" not in page_of([run()], pictures(1))
 
 
 def test_small_pictures_are_not_blown_up(tmp_path):

@@ -35,11 +35,6 @@ class GPT2Tokenizer:
         self.eos_token = end
         self.eos_token_id = tokenizer.token_to_id(end)
 
-    @property
-    def vocab_size(self) -> int:
-        """Tokens but for those that were added."""
-        return self.tokenizer.get_vocab_size(with_added_tokens=False)
-
     def __len__(self) -> int:
         return self.tokenizer.get_vocab_size(with_added_tokens=True)
 

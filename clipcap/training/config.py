@@ -146,7 +146,7 @@ class FeatureTaskConfig(Options, group="training"):
         "compute the language model's activations twice instead of storing them: for large ones",
         group="machine",
     )
-    select: Literal["loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
+    select: Literal["auto", "loss", "cider", "recall"] = option("loss", "what decides the `best` checkpoint")
     val_captions: int = option(64, "held-out images captioned after each epoch")
     overfit: int = option(0, "self-test: train and validate on this many images, one caption each (0: off)")
 
@@ -252,14 +252,17 @@ class CaptionerTaskConfig(FeatureTaskConfig):
     bs: int | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # `train` fills it in
         None, "captions per batch and process (default: by how many there are)", aliases=("batch_size",)
     )
+    select: Literal["auto", "loss", "cider"] = option(
+        "auto",
+        "what decides the `best` checkpoint; auto: CIDEr-D of the held-out images that are captioned, where these "
+        "are 64 or more, else the validation loss (--objective reward: always cider)",
+    )
+    val_captions: int = option(128, "held-out images captioned after each epoch")
     lr: float | None = option(
         None, "peak learning rate of all that is trained (default: by what is trained, printed at the start)"
     )
     lm_lr: float | None = option(
         None, "peak learning rate of the language model or its adapter (default: that of --lr, or by what is trained)"
-    )
-    select: Literal["loss", "cider"] = option(
-        "loss", "what decides the `best` checkpoint (--objective reward: always cider)"
     )
     extra: str | None = option(
         None, "features of further pairs to train on, such as generated ones; never validated on", group="data"

@@ -20,7 +20,7 @@ from clipcap.captioning.decode import Caption
 from clipcap.captioning.fixed_step import fixed_steps
 from clipcap.captioning.tidy import collapsed, tidy
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.score import cider, cider_scorer, distinct_share
+from clipcap.evaluation.metrics.score import distinct_share
 from clipcap.features.feature_set import Features
 from clipcap.images.grid import picture_grid
 from clipcap.models.base import PrefixLM
@@ -29,6 +29,7 @@ from clipcap.models.kernels.shared_prefix import can_share_prefix
 from clipcap.models.language_model import checkpoint_layers, max_positions
 from clipcap.runtime.messages import logger
 from clipcap.runtime.text import counted, in_short
+from clipcap.scoring.cider_reward import CiderReward
 from clipcap.training.accelerator import multiply_in_bfloat16
 from clipcap.training.config import FeatureTaskConfig, LoopConfig
 from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
@@ -36,6 +37,7 @@ from clipcap.training.dataset import Batch, BatchShare, CaptionDataset
 ON_SHEET = 9  # held-out images that a tracker shows with their captions
 SHOWN = 3  # held-out captions printed each epoch
 DECODED_TOGETHER = 64
+ENOUGH = 64  # captioned images whose CIDEr-D tells epochs apart
 LONGEST_SHOWN = 67  # tokens of a held-out caption, as in the original's decoding
 
 
@@ -88,10 +90,19 @@ class FeatureTask(ABC, Generic[Config, Model]):
         self.step_size = config.bs * accelerator.num_processes * loop.grad_accum
         self._shown = self._images_to_caption()
         self._written: list[str] = []  # captions of those images by the last validation
-        if config.select == "cider":
-            cider_scorer()  # a missing package is reported now, not after an epoch
-            if not self._shown:
-                raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
+        self._judge = None if reference and config.select == "auto" else self._make_judge()
+
+    def _make_judge(self) -> CiderReward | None:
+        """What scores the captions that choose `best`; None where the loss does.
+
+        On few photos the loss of a language model that is tuned rises while its captions still become better.
+        """
+        select, images = self.config.select, len(self._shown)
+        if select == "cider" and not images:
+            raise ClipcapError("--select cider needs validation images: pass --val, and --val_captions above 0")
+        if select == "cider" or (select == "auto" and images >= ENOUGH and not self.config.overfit):
+            return CiderReward([wanted for _, wanted in self._shown], end=False)
+        return None
 
     @abstractmethod
     def caption_limit(self) -> int:
@@ -111,6 +122,10 @@ class FeatureTask(ABC, Generic[Config, Model]):
         if self._unable_to_share:
             kind = self.model.lm.config.model_type
             lines.append(f"{kind} models cannot compute a prefix once for several captions: it is done for each")
+        if self._judge is not None:
+            lines.append(
+                f"the best epoch is that of the highest CIDEr-D of {len(self._shown)} held-out images (--select)"
+            )
         return "\n".join(lines)
 
     def steps_per_epoch(self) -> int:
@@ -203,13 +218,14 @@ class FeatureTask(ABC, Generic[Config, Model]):
         if self.config.overfit:
             exact = [tidy(c) in {tidy(w) for w in wanted} for c, wanted in zip(captions, references)]
             scores["reproduced"] = sum(exact) / len(exact)
-        if self.config.select == "cider":
-            scores["cider"] = cider(captions, references)
+        if self._judge is not None:
+            found = self._judge.score(range(len(captions)), captions, [True] * len(captions))
+            scores["cider"] = sum(found) / len(found)
         return scores
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """What decides `best`, lower is better: CIDEr, or the validation (else the training) loss."""
-        if self.config.select == "cider":
+        """What decides `best`, lower is better: CIDEr-D, or the validation (else the training) loss."""
+        if self._judge is not None:
             return -metrics["cider"]
         return metrics.get("val_loss", metrics["train_loss"])
 

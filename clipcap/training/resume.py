@@ -86,6 +86,11 @@ def resume(
     progress = state.progress
     if progress.best < math.inf and not check_best(best, last, task.restore, options.epochs - progress.epoch):
         progress.best = math.inf
+    if progress.best < math.inf and not _same_measure(task, progress):
+        logger.warning(
+            "--resume: the epochs before were compared by another measure (--select); the best is of those to come"
+        )
+        progress.best = math.inf
     check_numbered(Path(options.out_dir), options.prefix, task.restore, progress.epoch)
     task.restore(last)
     logger.info(f"resumed from {last} at epoch {progress.epoch}, step {progress.step}")
@@ -118,6 +123,14 @@ def _check_identity(was: Mapping[str, Any], now: Mapping[str, Any], options: Loo
         raise ClipcapError(
             f"--resume: the run in {options.out_dir} has {name} {was.get(name)}, this command {value}: {advice}"
         )
+
+
+def _same_measure(task: Task[Any], progress: Progress) -> bool:
+    """Whether what decides the best is what decided it before."""
+    try:
+        return progress.best in {task.score(metrics) for metrics in progress.history}
+    except KeyError:
+        return False
 
 
 def check_best(best: Path, last: Path, restore: Callable[[Path], None], epochs_left: int) -> bool:

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from clipcap.captioning.captioner import Captioner
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.score import cider_scorer
 from clipcap.features.encoder_check import check_same_encoder, check_tokens, for_model
 from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel, token_layout
@@ -58,8 +57,6 @@ def train(config: TrainConfig | None = None, **options: Any) -> Path:
     config = given(TrainConfig, config, options)
     loop = config.loop
     check_run_folder(loop)
-    if config.task.select == "cider":
-        cider_scorer()  # an extra: before anything is loaded
     if config.push_to_hub:
         check_login(config.push_to_hub)
     accelerator = make_accelerator(loop, config.flat())

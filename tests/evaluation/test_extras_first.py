@@ -26,7 +26,6 @@ def no_scorer(monkeypatch):
     [
         ("evaluate", "--data", "not_there.pkl"),
         ("compare", "not_there", "nor_there"),
-        ("train", "--data", "not_there.pkl", "--select", "cider"),
         ("fit", "not_there", "--out", "run"),
     ],
 )

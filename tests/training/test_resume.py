@@ -15,6 +15,7 @@ from support.small import feature_file, flags, metrics, options, run, same, weig
 
 from clipcap.errors import ClipcapError
 from clipcap.training.caption_task import CaptionTask
+from clipcap.training.feature_task import ENOUGH
 from tests.faults.forked import Running
 
 
@@ -61,6 +62,21 @@ def test_an_interrupted_run_states_what_it_leaves(data, lm_folder, tmp_path, mon
     with pytest.raises(KeyboardInterrupt, match=left):
         run(data, lm_folder, tmp_path / "out", **settings(save_steps=every))
     assert (tmp_path / "out" / "clipcap-last").exists() == ("holds" in left)
+
+
+def test_a_run_that_goes_on_by_another_measure_makes_another_best(data, lm_folder, tmp_path, messages):
+    captions = [f"{n} red plates" for n in range(ENOUGH)]
+    chosen = settings(val=str(feature_file(tmp_path / "val.pkl", captions)), tune="none", val_captions=128)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 2, 0)
+        run(data, lm_folder, out, **chosen, select="loss")
+    shutil.copytree(out, tmp_path / "same")
+    run(data, lm_folder, out, **chosen, resume=True)
+    assert "compared by another measure (--select)" in " ".join(messages())
+    assert same(weights(out / "clipcap-best"), weights(out / "clipcap-last"))
+    run(data, lm_folder, tmp_path / "same", **chosen, resume=True, select="loss")
+    assert "another measure" not in " ".join(messages())
 
 
 @pytest.mark.parametrize("tune", ["full", "lora", "none"])

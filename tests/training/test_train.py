@@ -26,6 +26,7 @@ from clipcap.models.language_model import load_lm, load_tokenizer
 from clipcap.runtime.processes import several_processes_asked_for
 from clipcap.training.config import FeaturesConfig, LoopConfig, TrainConfig
 from clipcap.training.data import data_warnings, one_caption_each, open_features
+from clipcap.training.feature_task import ENOUGH
 from clipcap.training.run_folder import check_run_folder
 
 # Learning CAPTIONS by heart makes these ever less likely.
@@ -148,6 +149,21 @@ def test_best_can_follow_cider(data, lm_folder, tmp_path):
     assert same(weights(out / "clipcap-best"), weights(out / f"clipcap-{int(np.argmax(scores)):03d}"))
     with pytest.raises(ClipcapError, match="--select cider needs validation images"):
         run(data, lm_folder, tmp_path / "none", select="cider")
+
+
+def test_best_follows_cider_by_itself_where_enough_images_are_captioned(data, lm_folder, tmp_path, messages):
+    captions = [f"{n} red plates" for n in range(ENOUGH)]
+    val = feature_file(tmp_path / "val.pkl", captions)
+    few = {"val": str(val), "epochs": 2, "bs": 4, "lr": 1e-3, "val_captions": 128}
+    lines = metrics(run(data, lm_folder, tmp_path / "auto", **few))
+    assert all("cider" in line for line in lines)
+    assert f"the highest CIDEr-D of {ENOUGH} held-out images" in " ".join(messages())
+    for name, chosen in (("fewer", {"val_captions": ENOUGH - 1}), ("loss", {"select": "loss"}),
+                         ("reference", {"recipe": "reference"})):  # fmt: skip
+        assert not any(
+            "cider" in line for line in metrics(run(data, lm_folder, tmp_path / name, **{**few, **chosen}))
+        )
+    assert "the highest CIDEr-D" not in " ".join(messages())
 
 
 def test_patience_ends_the_run_and_resuming_does_not_go_on(data, lm_folder, tmp_path, messages):

@@ -11,6 +11,7 @@ import torch
 import transformers as tf
 from conftest import CAPTIONS
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from clipcap.demo.tiny import make_tokenizer
 from clipcap.errors import ClipcapError
@@ -25,8 +26,10 @@ def folder(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
     tokenizer = make_tokenizer(CAPTIONS)
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
     config = tf.CLIPConfig(
-        text_config={**sizes, "num_hidden_layers": 1, "vocab_size": len(tokenizer), "eos_token_id": 0},
+        text_config={**sizes, "num_hidden_layers": 1, "vocab_size": len(tokenizer), "eos_token_id": end[1]},
         vision_config={**sizes, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
         projection_dim=24,
     )

@@ -141,7 +141,7 @@ def test_one_array_under_many_names_takes_no_memory_for_each(tmp_path):
         (b"\n<!DOCTYPE html><html>Virus scan warning</html>", "is a web page.*download it again"),
         (gzip.compress(b"x" * 100), "is compressed by gzip"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), r"is weights of Keras"),
-        (b"GGUF\x03" + bytes(99), r"pass it as --lm with the ending \.gguf"),
+        (b"GGUF\x03" + bytes(99), r"is a language model.*--lm with the ending \.gguf"),
     ],
     ids=["lfs", "page", "gzip", "keras", "gguf"],
 )

@@ -109,7 +109,7 @@ def load_lm_config(name: str) -> PretrainedConfig:
         )
     if getattr(config, "add_cross_attention", False):  # of an encoder that is not here: without it, they do nothing
         config.add_cross_attention = False
-    if getattr(config, "_attn_implementation", None) not in (None, "eager", "sdpa"):  # a package of some machine
+    if getattr(config, "_attn_implementation", None) in _OTHER_ATTENTIONS:
         config._attn_implementation = None
     return config
 
@@ -168,6 +168,8 @@ def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> Pre
         raise ClipcapError(f"{path}: its lm_config is damaged: {one_line(error)}") from error
 
 
+# Ways to compute the same attention that the machine of the weights had, and that others lack.
+_OTHER_ATTENTIONS = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _ENCODERS = {
     "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert",
     "electra", "ernie", "megatron-bert", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcap.models.weight_files import how_to_join
+from clipcap.runtime.safe_load.torchscript import is_scripted
 from clipcap.runtime.safe_load.weights import SUFFIXES
 
 CLIP_GPT = "clip_gpt"  # key of the configuration of one
@@ -87,7 +88,8 @@ def describe_wrong_tensors(names: Collection[str], path: Path) -> str | None:
             return f"is {what}, which cannot be loaded here: {way}"
     if any(name.endswith("wte.weight") and not name.startswith("gpt.") for name in names):
         return "is a GPT-2 alone, not a captioner: pass the folder it comes from as --lm"
-    return None
+    scripted = path.is_file() and is_scripted(path)
+    return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if scripted else None
 
 
 def _encoder(name: object, what: str) -> str:

@@ -19,6 +19,7 @@ from clipcap.errors import ClipcapError
 
 Recipe = Literal["default", "reference"]
 T = TypeVar("T", bound="Options")
+_EMPTY = ("stop_token", "prefix")  # options that mean something as an empty text, which is not their default
 LARGEST_SEED = 2**32 - 1  # the largest that NumPy and scikit-learn accept
 
 
@@ -244,8 +245,16 @@ def _flag_type(hint: Any) -> tuple[type, tuple | None]:
 
 
 def from_flags(config_class: type[T], args: argparse.Namespace) -> T:
-    """Build a config from the flags that were given."""
-    return _build(config_class, {name: getattr(args, name) for name in flags_of(config_class) if hasattr(args, name)})
+    """Build a config from the flags that were given.
+
+    Raises:
+        ClipcapError: one is empty, as a variable of the shell that is not set leaves it.
+    """
+    given = {name: getattr(args, name) for name in flags_of(config_class) if hasattr(args, name)}
+    for name, value in given.items():
+        if value == "" and name not in _EMPTY and flags_of(config_class)[name].field.default != "":
+            raise ClipcapError(f"--{name} is empty: give it a value, or leave it out (is a shell variable not set?)")
+    return _build(config_class, given)
 
 
 def read_options(config_class: type[Options], values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipcap.captioning.config import DecodeConfig
-from clipcap.captioning.kv_cache import expand, reorder
+from clipcap.captioning.kv_cache import expand, reorder, select
 from clipcap.models.base import PrefixLM
 from clipcap.models.kernels.last_block import read_from
 from clipcap.models.kernels.shared_prefix import padded
@@ -79,7 +79,7 @@ class CachedDecoder:
 
             self._fixed = fixed_steps.of(self, k, room, reorders, self._at_once)
         if self._fixed is None:
-            expand(self.cache, k, room)
+            expand(self.cache, len(self.logits), k, room)
             if self.mask is not None:
                 self.mask = self.mask.repeat_interleave(k, dim=0)  # [N, P] -> [N·K, P]
         self.logits = self.logits.repeat_interleave(k, dim=0)  # [N, V] -> [N·K, V]
@@ -91,7 +91,7 @@ class CachedDecoder:
 
     def keep(self, rows: Tensor) -> None:
         """Keep these rows of the batch alone."""
-        self.cache.batch_select_indices(rows)
+        select(self.cache, rows)
         if self.mask is not None:
             self.mask = self.mask[rows]
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from clipcap.captioning.preallocated_layer import PreallocatedLayer
-from clipcap.models.gpt2 import GPT2Cache
+from clipcap.models.gpt2 import GPT2Cache, GPT2Layer
 from clipcap.models.kernels.switch import fast
 
 if TYPE_CHECKING:  # transformers takes seconds to import
-    from transformers.cache_utils import Cache, DynamicLayer
+    from transformers.cache_utils import Cache
 
 
-def expand(cache: GPT2Cache | Cache, repeats: int, room: int) -> None:
-    """K rows for each row of a cache that holds the prefix, in place, with room for so many tokens."""
+def expand(cache: GPT2Cache | Cache, images: int, repeats: int, room: int) -> None:
+    """K rows for each of the rows of a cache that holds the prefixes of images, in place, with room for tokens."""
     if isinstance(cache, GPT2Cache):
         cache.layers[:] = [PreallocatedLayer(layer, repeats, room) for layer in cache.layers]
         return
@@ -25,7 +26,7 @@ def expand(cache: GPT2Cache | Cache, repeats: int, room: int) -> None:
     if layers is not None:
         cache.layers[:] = layers
     else:  # sliding windows, recurrent states, or faster paths are off
-        cache.batch_repeat_interleave(repeats)
+        select(cache, torch.arange(images).repeat_interleave(repeats))
 
 
 def reorder(cache: GPT2Cache | Cache, rows: Tensor) -> None:
@@ -34,4 +35,17 @@ def reorder(cache: GPT2Cache | Cache, rows: Tensor) -> None:
         if isinstance(layer, PreallocatedLayer):
             layer.reorder(rows)
         else:
-            cast("DynamicLayer", layer).batch_select_indices(rows)  # so all do that a language model decodes with
+            _select(layer, rows)
+
+
+def select(cache: GPT2Cache | Cache, rows: Tensor) -> None:
+    """Keep these rows alone, each as often as it is named."""
+    for layer in cache.layers:
+        _select(layer, rows)
+
+
+def _select(layer: Any, rows: Tensor) -> None:
+    # Of transformers' layers all know `reorder_cache`; recurrent states have nothing else, and what hybrid layers
+    # inherit from plain ones leaves theirs out.
+    known = isinstance(layer, (PreallocatedLayer, GPT2Layer))
+    (layer.batch_select_indices if known else layer.reorder_cache)(rows)

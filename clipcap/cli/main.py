@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         where = f" {error.filename}:" if error.filename else ""
         return _failed(f"{where} {error.strerror or error}")
+    except ValueError as error:
+        if "embedded null" not in str(error):
+            raise
+        return _failed("a name of a file holds a NUL character, which no file has: check the options and lists")
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return _failed("the GPU's memory is full: lower --batch_size, or use --device cpu")

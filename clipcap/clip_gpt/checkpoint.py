@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 import clipcap
@@ -31,7 +31,7 @@ from clipcap.models.checkpoint import (
     read_weights,
     write_files,
 )
-from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
+from clipcap.models.language_model import lm_of, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.limits import checked_lm_config
 from clipcap.models.wrong_file import CLIP_GPT
 from clipcap.runtime.files import replaced_folder, writing
@@ -163,9 +163,9 @@ def _load_native(
     if config.stores_lm:
         try:
             lm_config = checked_lm_config(AutoConfig.for_model(**content["lm_config"]), str(path))
-            base = AutoModelForCausalLM.from_config(lm_config).float()
         except Exception as error:  # of nonsense transformers lets through almost anything
             raise ClipcapError(f"{path / CONFIG}: its lm_config is damaged: {one_line(error)}") from error
+        base = lm_of(lm_config, path / CONFIG, read_weights(path).values()).float()
     else:
         base = load_lm(config.lm)
     model = ClipGPT(config, base, Layout(tokenizer))

@@ -16,7 +16,7 @@ from clipcap.clip_gpt.task import InterleavedTask
 from clipcap.errors import ClipcapError
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
-from clipcap.models.language_model import load_lm, load_tokenizer
+from clipcap.models.language_model import check_vocabulary, load_lm, load_tokenizer
 from clipcap.runtime.hub import absolute
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
@@ -72,7 +72,9 @@ def initial_clip_gpt(
         tune=config.tuning,
         lora_rank=config.lora_rank or ClipGptConfig.lora_rank,
     )
-    return _clip_gpt(task, model_config, load_lm(lm), Layout(load_tokenizer(lm))), f"new CLIP-GPT of {lm}"
+    network, tokenizer = load_lm(lm), load_tokenizer(lm)
+    check_vocabulary(network, tokenizer, f"--lm {lm}")
+    return _clip_gpt(task, model_config, network, Layout(tokenizer)), f"new CLIP-GPT of {lm}"
 
 
 def _clip_gpt(task: ClipGptTaskConfig, model: ClipGptConfig, lm: PreTrainedModel, layout: Layout) -> ClipGPT:

@@ -20,23 +20,32 @@ from safetensors.torch import load_file, save_file
 
 import clipcap
 from clipcap.errors import ClipcapError
+from clipcap.models.adapters import ADAPTER
 from clipcap.models.base import PrefixLM
 from clipcap.models.caption_model import ClipCaptionModel
 from clipcap.models.config import ModelConfig
 from clipcap.models.encoders.distilvit2_folder import is_distilvit2
 from clipcap.models.gpt2 import GPT2, gpt2_of, load_gpt2
 from clipcap.models.gpt2_tokenizer import load_gpt2_tokenizer
-from clipcap.models.language_model import ADAPTER, is_gguf, lm_of, load_lm, load_tokenizer, token_embeddings
+from clipcap.models.language_model import (
+    check_vocabulary,
+    is_gguf,
+    lm_of,
+    load_lm,
+    load_tokenizer,
+    token_embeddings,
+)
 from clipcap.models.limits import check_mapper_sizes, check_sizes, checked_lm_config
 from clipcap.models.original import HEADS, load_reference
-from clipcap.models.weight_files import weights_in
+from clipcap.models.weight_files import is_part_of_matrices, weights_in
 from clipcap.models.wrong_file import describe_wrong_config, describe_wrong_folder
 from clipcap.runtime.bundled import CAPTIONER, LM, bundled
 from clipcap.runtime.files import best_checkpoint_in, current_path, folders_in, replaced_folder, writing
 from clipcap.runtime.heavy_imports import transformers_package
 from clipcap.runtime.hub import absolute, cached_folder, fetch_repository, is_local
 from clipcap.runtime.json_text import to_json
-from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite
+from clipcap.runtime.safe_load.weights import SUFFIXES, check_finite, check_floating
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import in_short, one_line
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -61,10 +70,16 @@ class Loaded:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the language model; loaded when it is first asked for, since an export can do without."""
+        """Of the language model; loaded when it is first asked for, since an export can do without.
+
+        Raises:
+            ClipcapError: it is damaged, or not that of the language model.
+        """
         folder = cached_folder(bundled(self.tokenizer_name, LM)) if isinstance(self.model.lm, GPT2) else None
         own = None if folder is None else load_gpt2_tokenizer(folder)
-        return load_tokenizer(self.tokenizer_name) if own is None else cast("Tokenizer", own)
+        found = load_tokenizer(self.tokenizer_name) if own is None else cast("Tokenizer", own)
+        check_vocabulary(self.model.lm, found, self.tokenizer_name)
+        return found
 
 
 def save_checkpoint(model: ClipCaptionModel, tokenizer: Tokenizer, folder: Path, note: str = "") -> Path:
@@ -146,6 +161,8 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder that `clipcap trai
     if weights := weights_in(path):  # of the original, or of another project, in a container of a framework
         return weights
     if not path.is_dir():
+        if path.is_symlink() or path.exists():
+            check_weights_file(path)
         raise ClipcapError(f"{path}: no such checkpoint ({wanted}){_beside(path)}")
     found = best_checkpoint_in(path, _is_checkpoint)
     if found is None:
@@ -155,7 +172,11 @@ def find_checkpoint(path: str | Path, wanted: str = "a folder that `clipcap trai
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.suffix in SUFFIXES or (path / CONFIG).is_file() or (path.is_dir() and weights_in(path) is not None)
+    if is_part_of_matrices(path):
+        return False
+    return (
+        path.name.endswith(SUFFIXES) or (path / CONFIG).is_file() or (path.is_dir() and weights_in(path) is not None)
+    )
 
 
 def _beside(path: Path) -> str:
@@ -329,6 +350,8 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         ClipcapError: they are missing, damaged, or not finite.
     """
     path = folder / WEIGHTS
+    if path.exists():
+        check_weights_file(path)
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -352,6 +375,7 @@ def load_state(model: ClipCaptionModel, state: dict[str, torch.Tensor], path: Pa
                 f"{path}: {name} is {list(tensor.shape)} there and {list(own[name].shape)} here: "
                 f"the language model (--lm {model.config.lm}) or the mapper is of another size"
             )
+    check_floating(((name, state[name]) for name in state if own[name].is_floating_point()), path)
     missing = sorted(set(stored_state(model)) - set(state))
     if missing:
         raise ClipcapError(f"{path}: tensor {missing[0]} is missing: the checkpoint is incomplete")

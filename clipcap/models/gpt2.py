@@ -245,16 +245,18 @@ def gpt2_of(content: Any, stored: Mapping[str, Tensor], prefix: str = "") -> GPT
         stored: tensors, finite, the language model's and perhaps others.
         prefix: before the names of the language model's.
     Returns:
-        None where it has to be left to transformers: of another kind, or a tensor is missing or of another size.
+        None where it has to be left to transformers: of another kind, or of other layers, or a tensor is missing or
+        of another size.
     """
     config = gpt2_config(content)
-    if config is None or f"{prefix}{TRUNK}h.{config.n_layer - 1}.ln_1.weight" not in stored:
+    layers = [] if config is None else [f"{prefix}{TRUNK}h.{config.n_layer - back}.ln_1.weight" for back in (1, 0)]
+    if config is None or [name in stored for name in layers] != [True, False]:
         return None
     with without_memory():
         model = GPT2(config)
     state = {name: stored.get(prefix + name) for name, _ in model.named_parameters()}  # of tied ones the first
     sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    found = {name: tensor.float() for name, tensor in state.items() if tensor is not None}
+    found = {name: t.float() for name, t in state.items() if t is not None and t.is_floating_point()}
     if {name: tensor.shape for name, tensor in found.items()} != sizes:
         return None
     head = stored.get(prefix + HEAD)
@@ -267,6 +269,8 @@ def gpt2_of(content: Any, stored: Mapping[str, Tensor], prefix: str = "") -> GPT
 
 def load_gpt2(folder: Path) -> GPT2 | None:
     """The GPT-2 of a folder in float32; None where it has to be left to transformers, which says what is wrong."""
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():  # may be pipes, which are waited for
+        return None
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if gpt2_config(content) is None or (folder / ADAPTER).exists():

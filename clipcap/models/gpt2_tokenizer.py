@@ -49,6 +49,8 @@ class GPT2Tokenizer:
 
 def load_gpt2_tokenizer(folder: Path) -> GPT2Tokenizer | None:
     """The tokenizer of a folder; None where it has to be left to transformers, which says what is wrong."""
+    if not (folder / CONFIG).is_file() or not (folder / FILE).is_file():  # may be pipes, which are waited for
+        return None
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         known = isinstance(config, dict) and set(config) <= HARMLESS and config.get("tokenizer_class") in CLASSES

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipcap.errors import ClipcapError
-from clipcap.models.limits import check_network_size, check_parameter_count, checked_lm_config
+from clipcap.models.adapters import adapted_model, with_adapter
+from clipcap.models.limits import check_network_size, checked_lm_config
+from clipcap.models.pretrained import check_loaded, load_network
 from clipcap.runtime.bundled import LM, bundled
 from clipcap.runtime.heavy_imports import transformers_package
-from clipcap.runtime.hub import cached_folder, load_pretrained
-from clipcap.runtime.safe_load.torch_file import is_finite
+from clipcap.runtime.hub import is_local, load_pretrained
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PretrainedConfig, PreTrainedModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
-
-ADAPTER = "adapter_config.json"  # of peft
 
 
 def load_lm(name: str) -> PreTrainedModel:
@@ -36,29 +35,14 @@ def load_lm(name: str) -> PreTrainedModel:
     Raises:
         ClipcapError: it cannot be had, is incomplete, or is not a causal language model.
     """
-    if adapted := _adapted(name):
-        return _with_adapter(load_lm(adapted), Path(name).expanduser())
+    if adapted := adapted_model(name):
+        return with_adapter(load_lm(adapted), Path(name).expanduser())
     if is_gguf(name):
         return _load_gguf(name)
     config = load_lm_config(name)
-    if (stored := _stored_parameters(bundled(name, LM))) is not None:
-        check_parameter_count(config, stored, f"--lm {name}")
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
-    auto = transformers_package().AutoModelForCausalLM
-    model, info = load_pretrained(auto, bundled(name, LM), "language model", "--lm", **options)
-    _check_lm(model, info["missing_keys"], name)
-    return model
-
-
-def _check_lm(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
-    """Refuse weights that lack a tensor, or hold NaN or infinity."""
-    if lacking := min(missing, default=None):  # transformers fills them with random numbers and continues
-        raise ClipcapError(f"--lm {name}: its weights lack {lacking}: the files are incomplete, fetch them again")
-    for part, parameter in model.named_parameters():
-        if not is_finite(parameter):
-            raise ClipcapError(
-                f"--lm {name}: {part} holds NaN or infinity: the weights are damaged, fetch them again"
-            )
+    return load_network(
+        transformers_package().AutoModelForCausalLM, bundled(name, LM), "language model", "--lm", config
+    )[0]
 
 
 def is_gguf(name: str) -> bool:
@@ -71,6 +55,10 @@ def _gguf_part(loader: Any, name: str, what: str, **options: Any) -> Any:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ClipcapError(f"--lm {name}: there is no such file")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            check_weights_file(path)
+            raise ClipcapError(f"--lm {name}: is no file of llama.cpp's format: fetch it again")
     try:
         import gguf  # noqa: F401
     except ImportError as error:
@@ -93,61 +81,17 @@ def _load_gguf(name: str) -> PreTrainedModel:
     model = auto.from_config(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
-    _check_lm(model, info["missing_keys"], name)
+    check_loaded(model, info, f"--lm {name}")
     return model.eval()
-
-
-def _stored_parameters(name: str) -> int | None:
-    """How many numbers the weights of a language model hold, at most; None where they are not on this machine."""
-    folder = cached_folder(name)
-    if folder is None:
-        return None
-    count, files = 0, sorted(folder.glob("*.safetensors"))
-    for file in files:
-        try:
-            with safe_open(file, "pt") as tensors:
-                count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-        except (OSError, SafetensorError):  # loading it will say what is wrong
-            return None
-    if not files:
-        count = sum(file.stat().st_size for file in folder.glob("*.bin"))
-    return count or None
-
-
-def _adapted(name: str) -> str | None:
-    """The language model that a folder of peft adapts; None for any other folder."""
-    path = Path(name).expanduser() / ADAPTER
-    if not path.is_file() or path.with_name("config.json").is_file():
-        return None
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ClipcapError(f"{path}: is not the configuration of a peft adapter: save the adapter again") from error
-    if not isinstance(base, str) or Path(base).expanduser().resolve() == path.parent.resolve():
-        raise ClipcapError(f"{path}: does not say which language model it adapts (base_model_name_or_path)")
-    if _adapted(base):
-        raise ClipcapError(f"{path}: adapts {base}, an adapter itself: merge that one into its model first")
-    return base
-
-
-def _with_adapter(lm: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The language model with the adapter's changes added to its weights."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ClipcapError(f"--lm {folder}: is a peft adapter: pip install 'clipcap-toolkit[lora]'") from error
-    try:
-        return PeftModel.from_pretrained(lm, str(folder), is_trainable=False).merge_and_unload()
-    except Exception as error:  # of damaged and foreign adapters peft lets through almost anything
-        raise ClipcapError(
-            f"--lm {folder}: its adapter does not fit the language model: {one_line(error)}"
-        ) from error
 
 
 def load_lm_config(name: str) -> PretrainedConfig:
     """The configuration of a causal language model; encoders and encoder-decoders are refused."""
     transformers = transformers_package()
-    config = load_pretrained(transformers.AutoConfig, bundled(_adapted(name) or name, LM), "language model", "--lm")
+    place = bundled(adapted_model(name) or name, LM)
+    if is_local(place) and (wrong := _wrong_folder(Path(place).expanduser())):
+        raise ClipcapError(f"--lm {name}: {wrong}")
+    config = load_pretrained(transformers.AutoConfig, place, "language model", "--lm")
     checked_lm_config(config, f"--lm {name}")
     decoder_only = not config.is_encoder_decoder and type(config) in transformers.AutoModelForCausalLM._model_mapping
     # BERT and its kin have a causal head too, but without `is_decoder` they look at the words to come.
@@ -157,7 +101,56 @@ def load_lm_config(name: str) -> PretrainedConfig:
             f"--lm {name} is a {config.model_type} model, which does not continue text from left to right: "
             f"choose a causal language model such as gpt2, distilgpt2 or facebook/opt-125m"
         )
+    forward = transformers.AutoModelForCausalLM._model_mapping[type(config)].forward
+    if not {"cache", "past_key_values"} & signature(forward).parameters.keys():
+        raise ClipcapError(
+            f"--lm {name} is a {config.model_type} model, which keeps what it has read in a way of its own: choose "
+            f"one that decodes with transformers' cache, such as gpt2 or facebook/opt-125m"
+        )
+    if getattr(config, "add_cross_attention", False):  # of an encoder that is not here: without it, they do nothing
+        config.add_cross_attention = False
+    if getattr(config, "_attn_implementation", None) in _OTHER_ATTENTIONS:
+        config._attn_implementation = None
     return config
+
+
+def _wrong_folder(folder: Path) -> str | None:
+    """What a folder without a language model's configuration is; None where it has one."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "has no config.json: pass the folder that save_pretrained wrote, with all of its files"
+    except (OSError, ValueError, RecursionError):  # loading it will say what is wrong
+        return None
+    if isinstance(content, dict) and "format_version" in content and "model_type" not in content:
+        return "is a checkpoint of clipcap, not a language model: to train on from it, pass it as --weights_dir"
+    return None
+
+
+def check_vocabulary(lm: PreTrainedModel, tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer whose tokens the language model does not have.
+
+    Tokens that were added to the vocabulary and never learnt do no harm: of them the end of text alone is used.
+
+    Raises:
+        ClipcapError: says both numbers.
+    """
+    known, end = token_embeddings(lm).num_embeddings, end_of_text(tokenizer)
+    own = 1 + max(tokens_in_text(tokenizer), default=0)
+    if own > known or end >= known:
+        what = f"tokens up to the number {own - 1:,}" if own > known else f"the number {end:,} for the end of texts"
+        raise ClipcapError(
+            f"{name}: its tokenizer has {what}, the language model knows {known:,}: they do not belong together"
+        )
+
+
+def tokens_in_text(tokenizer: Any) -> Iterable[int]:
+    """The tokens that a text may become: the vocabulary, and of what was added to it those that are words."""
+    if not hasattr(tokenizer, "added_tokens_decoder"):  # GPT-2's alone, by the tokenizers package
+        return tokenizer.tokenizer.get_vocab(with_added_tokens=False).values()
+    added = tokenizer.added_tokens_decoder
+    special = {number for number, token in added.items() if token.special}
+    return [number for number in tokenizer.get_vocab().values() if number not in special]
 
 
 def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> PreTrainedModel:
@@ -175,6 +168,8 @@ def lm_of(config: PretrainedConfig, path: Path, stored: Iterable[Tensor]) -> Pre
         raise ClipcapError(f"{path}: its lm_config is damaged: {one_line(error)}") from error
 
 
+# Ways to compute the same attention that the machine of the weights had, and that others lack.
+_OTHER_ATTENTIONS = ("flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _ENCODERS = {
     "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert",
     "electra", "ernie", "megatron-bert", "modernbert", "mpnet", "rembert", "roberta", "roberta-prelayernorm",
@@ -188,13 +183,19 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         ClipcapError: it cannot be had, or it has no end-of-text token.
     """
-    if (base := _adapted(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
+    if (base := adapted_model(name)) and not (Path(name).expanduser() / "tokenizer_config.json").is_file():
         name = base
     auto = transformers_package().AutoTokenizer
     if is_gguf(name):
         tokenizer = _gguf_part(auto, name, "tokenizer")
     else:
         tokenizer = load_pretrained(auto, bundled(name, LM), "tokenizer", "--lm")
+    try:
+        tokenizer("a")
+    except Exception as error:  # of nonsense in its configuration
+        raise ClipcapError(
+            f"{name}: its tokenizer cannot be used ({one_line(error)}): fetch its files again"
+        ) from error
     if len(tokenizer) < 2:
         raise ClipcapError(
             f"{name}: its tokenizer is empty; the folder needs tokenizer.json or vocab.json and merges.txt"

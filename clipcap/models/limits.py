@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -89,12 +89,12 @@ def check_network_size(config: PretrainedConfig, stored: Iterable[Tensor], where
     Raises:
         ClipcapError: says both numbers.
     """
-    check_parameter_count(config, sum(tensor.numel() for tensor in stored), where)
-
-
-def check_parameter_count(config: PretrainedConfig, stored: int, where: object) -> None:
-    """As `check_network_size`, by the number of stored parameters."""
     auto = transformers_package().AutoModelForCausalLM
+    check_parameter_count(config, sum(tensor.numel() for tensor in stored), where, auto)
+
+
+def check_parameter_count(config: PretrainedConfig, stored: int, where: object, auto: Any) -> None:
+    """As `check_network_size`, by the number of stored parameters, of a class of transformers."""
     try:
         with without_memory():
             network = auto.from_config(config)
@@ -106,9 +106,23 @@ def check_parameter_count(config: PretrainedConfig, stored: int, where: object) 
         raise ClipcapError(f"{where}: its configuration asks for {beside:,} bytes of tables, which no model needs")
     if needed > 2 * stored + _SMALL:
         raise ClipcapError(
-            f"{where}: its configuration is of a language model of {needed:,} parameters, but {stored:,} are stored: "
+            f"{where}: its configuration is of a network of {needed:,} parameters, but {stored:,} are stored: "
             f"the files do not belong together, or are incomplete: fetch them again"
         )
+
+
+def check_network_limits(config: PretrainedConfig, where: str) -> None:
+    """Refuse sizes in a configuration of transformers that no network has: to make one of them takes for ever.
+
+    Raises:
+        ClipcapError: names the size and `where` it is written.
+    """
+    limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
+    limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000, "image_size": 20_000}
+    for name, limit in limits.items():
+        size = getattr(config, name, 1)
+        if type(size) is int and not 0 < size <= limit:
+            raise ClipcapError(f"{where}: its configuration has {name} {size:,}, which no network has")
 
 
 def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
@@ -117,12 +131,7 @@ def checked_lm_config(config: PretrainedConfig, where: str) -> PretrainedConfig:
     Raises:
         ClipcapError: names the size and `where` it is written.
     """
-    limits = {"num_hidden_layers": 1_000, "hidden_size": 100_000, "vocab_size": 10_000_000}
-    limits |= {"num_attention_heads": 10_000, "max_position_embeddings": 10_000_000}
-    for name, limit in limits.items():
-        size = getattr(config, name, 1)
-        if type(size) is int and not 0 < size <= limit:
-            raise ClipcapError(f"{where}: its configuration has {name} {size}, which no language model has")
+    check_network_limits(config, where)
     usual = type(config)().to_dict()
     for name, value in config.to_dict().items():
         number, expected = type(value) in (int, float), type(usual.get(name))

@@ -37,7 +37,7 @@ def lm_text(lm: PreTrainedModel, tokenizer: Tokenizer, template: Template) -> Lm
         ClipcapError: the tokenizer has no chat template, or one that cannot be used.
     """
     vocabulary = token_embeddings(lm).num_embeddings  # a configuration may name the ends of another vocabulary
-    ends = [end for end in _ends_of(lm) if end != tokenizer.eos_token_id and end < vocabulary]
+    ends = [end for end in _ends_of(lm) if end != tokenizer.eos_token_id and 0 <= end < vocabulary]
     if template == "none":
         first = token_ids(tokenizer, "a", special=True)[0]
         begins = tokenizer.bos_token_id is not None and first == tokenizer.bos_token_id
@@ -75,7 +75,8 @@ def _ends_of(lm: PreTrainedModel) -> list[int]:
     """The token ids at which the language model's own generation stops: one, a list, or none."""
     found = getattr(lm.generation_config, "eos_token_id", None)
     found = getattr(lm.config, "eos_token_id", None) if found is None else found
-    return list(found) if isinstance(found, (list, tuple)) else [] if found is None else [int(found)]
+    several = found if isinstance(found, (list, tuple)) else [found]
+    return [token for token in several if type(token) is int]
 
 
 def end_captions_with(tokenizer: Tokenizer, token: int) -> None:

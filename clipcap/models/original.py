@@ -22,8 +22,9 @@ from clipcap.models.limits import check_mapper_sizes, check_network_size
 from clipcap.models.wrong_file import describe_wrong_file, describe_wrong_tensors
 from clipcap.runtime.files import replaced_file, writing
 from clipcap.runtime.heavy_imports import transformers_package
-from clipcap.runtime.safe_load.weights import StoredWeights, read_weights_file
-from clipcap.runtime.text import one_line, shown
+from clipcap.runtime.safe_load.weights import StoredWeights, check_floating, read_weights_file
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
+from clipcap.runtime.text import shown
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import GPT2Config, PreTrainedModel
@@ -36,6 +37,7 @@ ANCHORS = tuple(f"{MAPPER}{name}" for name in ("model.0.weight", "linear.weight"
 WORDS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"  # GPT-2's embeddings, after `gpt.`
 # Causal masks that old releases of transformers stored; `attn.c_attn.bias` is a real parameter.
 LEGACY_BUFFER = re.compile(r"\.attn\.(masked_)?bias$")
+ADAPTED = re.compile(r"(?:^|\.)(?:lora_\w+|base_layer|modules_to_save)\.")  # names that peft gives in a network
 GPT2_HEAD_WIDTH = 64  # every GPT-2 of OpenAI has width / 64 heads
 HEADS = 8  # of the original's transformer mapper
 STOP_TOKEN = "."  # the only end of a caption that the original knows
@@ -56,11 +58,8 @@ def read_stored(path: Path) -> StoredWeights:
     Raises:
         ClipcapError: the file is missing, damaged, of another kind, or without tensors.
     """
-    try:
-        other = describe_wrong_file(path)
-    except OSError as error:
-        raise ClipcapError(f"{path}: cannot be read ({error.strerror or one_line(error)}): check the file") from error
-    if other:
+    check_weights_file(path)
+    if other := describe_wrong_file(path):
         raise ClipcapError(f"{path}: {other}")
     return read_weights_file(path, ANCHORS)
 
@@ -89,6 +88,12 @@ def load_reference(
     stored = read_stored(path)
     state = stored.tensors
     legacy = [name for name in state if LEGACY_BUFFER.search(name)]
+    own = [(k, v) for k, v in state.items() if k.startswith((LM, MAPPER)) and k not in legacy]
+    if adapter := next((k for k, _ in own if ADAPTED.search(k)), None):
+        raise ClipcapError(
+            f"{path}: {shown(adapter)[:80]} is of an adapter: merge it (peft: merge_and_unload), then save"
+        )
+    check_floating(own, path)
     mapper = {k.removeprefix(MAPPER): v.float() for k, v in state.items() if k.startswith(MAPPER)}
     gpt = {k.removeprefix(LM): v.float() for k, v in state.items() if k.startswith(LM) and k not in legacy}
     unknown = [k for k in state if not k.startswith((LM, MAPPER))]
@@ -127,6 +132,10 @@ def _config(
 ) -> ModelConfig:
     """The configuration of a mapper's tensors; sizes that they do not have are refused."""
     sizes = infer_mapper(mapper, embed_dim, path)
+    if min(sizes.get(name, 1) for name in ("prefix_length", "prefix_length_clip")) < 1:
+        raise ClipcapError(
+            f"{path}: its mapper does not fit --lm {lm}, which is {embed_dim} wide: name the one it had"
+        )
     config = ModelConfig(
         **sizes,
         num_heads=num_heads,
@@ -206,10 +215,21 @@ def infer_mapper(mapper: StateDict, embed_dim: int, path: Path) -> dict:
 
 
 def _load_strictly(module: torch.nn.Module, state: StateDict, path: Path, prefix: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ClipcapError(f"{path}: tensors {prefix}* do not fit: {one_line(error)}") from error
+    own = module.state_dict()
+    if missing := sorted(own.keys() - state.keys()):
+        raise ClipcapError(f"{path}: tensor {prefix}{missing[0]} is missing: the checkpoint is incomplete")
+    if unknown := sorted(state.keys() - own.keys()):
+        raise ClipcapError(
+            f"{path}: {shown(prefix + unknown[0])[:100]} is a tensor that this model does not have: the checkpoint "
+            f"is of another model, or of another release of transformers"
+        )
+    for name, tensor in own.items():
+        if state[name].shape != tensor.shape:
+            raise ClipcapError(
+                f"{path}: {prefix}{name} is {list(state[name].shape)} there and {list(tensor.shape)} here: the file "
+                f"is damaged, or of another model"
+            )
+    module.load_state_dict(state)
 
 
 def export_reference(model: ClipCaptionModel, path: Path) -> None:

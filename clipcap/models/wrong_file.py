@@ -22,24 +22,32 @@ _OTHERS = (
     (r"mm_projector|multi_modal_projector|vision_tower", "a LLaVA or its kin", "caption with transformers"),
     (r"^encoder\.embeddings\.cls_token|^encoder\.encoder\.layer", "a vision encoder-decoder captioner",
      "caption with transformers (VisionEncoderDecoderModel)"),
+    (r"gated_cross_attn|^perceiver\.", "a Flamingo", "caption with open_flamingo"),
+    (r"\.crossattention\.", "a captioner whose language model looks at the image itself (SmallCap and its kin)",
+     "caption with the project that it comes from"),
     (r"^vision_model\.", "a CLIP of transformers", "pass its folder as --clip_model_type hf:FOLDER"),
     (r"(?:^|\.)(?:clip_project|prefix_project\w*|visual_mapping|mapping_network|project)\.(?:model|\d|weight|linear)",
      "a ClipCap whose language model is not a GPT-2 under the original's names", "train one here, with that as --lm"),
+)  # fmt: skip
+# Pairs of an image and a text tower in transformers, by `model_type`.
+_PAIRS = (
+    "align", "altclip", "chinese_clip", "clip", "clipseg", "flava", "groupvit", "metaclip_2", "siglip", "siglip2",
+    "vision-text-dual-encoder",
 )  # fmt: skip
 _BEGINNING = 4096  # bytes of a file that tell what it is
 
 
 def describe_wrong_file(path: Path) -> str | None:
-    """What a file is, from its bytes: a feature pickle, or an archive of OpenAI's CLIP; None where they do not tell.
+    """What a file is, from its bytes: a feature pickle, or an archive of NumPy; None where they do not tell.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    if beginning.startswith(b"PK"):
-        return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if is_scripted(path) else None
-    if path.suffix in SUFFIXES and path.suffix != ".pt":
+    if beginning.startswith(b"PK") and path.suffix == ".npz":
+        return "is an archive of NumPy: save its arrays as tensors by name: torch.save of a state dict"
+    if path.name.endswith(SUFFIXES) and path.suffix != ".pt":
         return None
     return _features(path) if b"clip_embedding" in beginning else None
 
@@ -62,8 +70,10 @@ def describe_wrong_config(content: Mapping[str, Any], folder: Path) -> str | Non
     kind = content.get("model_type")
     if not isinstance(kind, str):
         return None
-    if "vision" in kind or "vision_config" in content:
+    if kind in _PAIRS or kind.endswith("_vision_model") or {"image_size", "num_channels"} & content.keys():
         return _encoder(f"hf:{folder}", f"an encoder of transformers ({kind})")
+    if "vision" in kind or "vision_config" in content:
+        return f"is a model of transformers ({kind}) that describes images itself: caption with transformers"
     return f"is a language model of transformers ({kind}), not a captioner: pass it as --lm {folder}"
 
 
@@ -73,12 +83,13 @@ def describe_wrong_tensors(names: Collection[str], path: Path) -> str | None:
         return "is the weights of a clipcap checkpoint without its config.json: copy the whole folder"
     if "visual.conv1.weight" in names or "visual.proj" in names:
         return _encoder(path, "a CLIP in OpenAI's format")
-    if any(name.endswith("wte.weight") and not name.startswith("gpt.") for name in names):
-        return "is a GPT-2 alone, not a captioner: pass the folder it comes from as --lm"
     for pattern, what, way in _OTHERS:
         if any(re.search(pattern, name) for name in names):
             return f"is {what}, which cannot be loaded here: {way}"
-    return None
+    if any(name.endswith("wte.weight") and not name.startswith("gpt.") for name in names):
+        return "is a GPT-2 alone, not a captioner: pass the folder it comes from as --lm"
+    scripted = path.is_file() and is_scripted(path)
+    return _encoder(path, "a TorchScript archive, as OpenAI publishes its CLIP") if scripted else None
 
 
 def _encoder(name: object, what: str) -> str:

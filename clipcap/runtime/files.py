@@ -170,7 +170,7 @@ def best_checkpoint_in(parent: Path, wanted: Callable[[Path], bool]) -> Path | N
 
 
 def _rank(path: Path) -> tuple:
-    name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", path.name)
+    name = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)(\.tar)?$", "", path.name)
     number = re.search(r"-(\d+)$", name)
     return name.endswith("-best"), name.endswith("-last"), int(number[1]) if number else -1, name
 
@@ -184,7 +184,7 @@ def _is_own(folder: Path) -> bool:
     """Whether the writer of the folder left this hidden folder; others may plant one in a public folder."""
     try:
         found, parent = folder.lstat(), folder.parent.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL character
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), parent.st_uid)
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.bundled import DEMO
+from clipcap.runtime.safe_load.wrong_bytes import check_folder
 from clipcap.runtime.text import one_line
 
 HUB_TIMEOUT_S = 5.0
@@ -71,6 +72,7 @@ def load_pretrained(loader: PretrainedClass, name: str, what: str, flag: str, **
     if getattr(loader, "__name__", "").startswith("Auto"):  # asked nothing, transformers asks whether to run it
         kwargs["trust_remote_code"] = False
     if is_local(name):
+        check_folder(Path(name).expanduser(), f"{flag} {name}")
         try:
             return loader.from_pretrained(str(Path(name).expanduser()), local_files_only=True, **kwargs)
         except UnpicklingError as error:  # torch's own message says how to run the code nevertheless

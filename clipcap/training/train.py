@@ -18,7 +18,7 @@ from clipcap.features.feature_set import Features
 from clipcap.models.caption_model import ClipCaptionModel, token_layout
 from clipcap.models.checkpoint import Loaded, load_checkpoint
 from clipcap.models.config import ModelConfig, Template
-from clipcap.models.language_model import load_lm, load_tokenizer, token_embeddings
+from clipcap.models.language_model import check_vocabulary, load_lm, load_tokenizer, token_embeddings
 from clipcap.models.lm_text import LmText, end_captions_with, lm_text
 from clipcap.models.mapper import positions_of_tokens
 from clipcap.options import Recipe, given
@@ -138,6 +138,7 @@ def initial_captioner(
         return _warm_start(config, config.weights_dir, features, recipe, dropout, prompting)
     lm = config.lm or ModelConfig.lm
     network, tokenizer = load_lm(lm), load_tokenizer(lm)
+    check_vocabulary(network, tokenizer, f"--lm {lm}")
     text = _text_around(network, tokenizer, config.template or "none", recipe)
     model_config = ModelConfig(
         **{"num_heads": _heads(config, network, recipe), **_given(config), **asdict(text)},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from clipcap.errors import ClipcapError
 from clipcap.models.encoders.names import WIDTHS
 from clipcap.models.encoders.token_spec import ImageMap
 from clipcap.runtime.hub import absolute
+from clipcap.runtime.text import one_line
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Result = TypeVar("Result")
@@ -145,8 +147,25 @@ class FrozenEncoder(ABC):
         """[B, 3, R, R] → [B, D], in the network's own dtype, as a graph to export: `encode_images` runs it."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[B, 3, R, R] → clip_embedding float32 [B, D]."""
-        return self._run(self.embed_pixels, pixels.to(self.device))
+        """[B, 3, R, R] → clip_embedding float32 [B, D].
+
+        Raises:
+            ClipcapError: the network takes no pixels of this size, as where its files do not belong together.
+        """
+        with self._refusing():
+            return self._run(self.embed_pixels, pixels.to(self.device))
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Let what a network says of pixels of another size be one line."""
+        try:
+            yield
+        except ClipcapError:
+            raise
+        except ValueError as error:
+            raise ClipcapError(
+                f"{self.name}: cannot encode an image: {one_line(error)}: its files do not belong together"
+            ) from error
 
     def encode_tokens(self, pixels: Tensor, layer: int = -1, pool: int = 0) -> tuple[Tensor, Tensor]:
         """The vector and the tokens of images, in one pass.
@@ -161,7 +180,8 @@ class FrozenEncoder(ABC):
         Raises:
             ClipcapError: the network has no such layer, or a smaller grid.
         """
-        found = self._run_as_is(self._map, pixels.to(self.device), layer)
+        with self._refusing():
+            found = self._run_as_is(self._map, pixels.to(self.device), layer)
         return found.vector.float(), found.tokens(pool).float()
 
     @abstractmethod

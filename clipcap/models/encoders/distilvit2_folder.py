@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.safe_load.weights import check_finite
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line
 
 MODEL_TYPE = "prefix_conditioning_vlm"
@@ -34,6 +35,7 @@ def read_distilvit2(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ClipcapError: they are missing, damaged, or not finite.
     """
     path = folder / WEIGHTS
+    check_weights_file(path)
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         state = {name.removeprefix("module."): tensor.float() for name, tensor in load_file(path).items()}

@@ -17,9 +17,9 @@ from clipcap.models.encoders.base import FrozenEncoder, Preprocess
 from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.layer_outputs import trunk_map
 from clipcap.models.encoders.token_spec import ImageMap
-from clipcap.models.encoders.transformers_clip import HFPreprocess, hf_part, hidden_map
+from clipcap.models.encoders.transformers_clip import hf_network, hf_preprocess, hidden_map
 from clipcap.runtime.hub import absolute
-from clipcap.runtime.safe_load.weights import read_weights_file
+from clipcap.runtime.safe_load.weights import check_floating, read_weights_file
 from clipcap.runtime.text import one_line
 
 PROBE = Image.linear_gradient("L").convert("RGB")  # 256 x 256, encoded for the width
@@ -82,15 +82,10 @@ class HFImageEncoder(ImageOnlyEncoder):
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype):
         from transformers import AutoImageProcessor, AutoModel
 
-        network, info = hf_part(AutoModel, name, "encoder", dtype=torch.float32, output_loading_info=True)
-        lacking = sorted(info["missing_keys"])
-        pooler = [key for key in lacking if key.startswith("pooler.")]
-        if pooler != lacking:
-            other = next(key for key in lacking if key not in pooler)
-            raise ClipcapError(f"{name}: its weights lack {other}: the files are incomplete, fetch them again")
+        network, pooler = hf_network(AutoModel, name, ("pooler.dense.weight", "pooler.dense.bias"))
         if pooler:
             network.pooler = None
-        preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
+        preprocess = hf_preprocess(AutoImageProcessor, name)
         self._hold(name, network, device, dtype, preprocess, pools=not pooler)
 
     def _hold(
@@ -184,4 +179,5 @@ def _load_timm_weights(network: Any, path: Path, name: str) -> None:
                 f"{path}: {key} is {list(stored[key].shape)} there and {list(tensor.shape)} in {name}: these are "
                 f"weights of another network"
             )
+    check_floating(((key, stored[key]) for key, tensor in own.items() if tensor.is_floating_point()), path)
     network.load_state_dict({key: stored[key] for key in own})

@@ -15,6 +15,7 @@ from clipcap.models.encoders.locked_image import LockedImageEncoder, locked_imag
 from clipcap.models.encoders.names import IMPORTED
 from clipcap.models.encoders.openai import OpenAIEncoder
 from clipcap.runtime.heavy_imports import heavy_imports, transformers_package
+from clipcap.runtime.safe_load.wrong_bytes import check_folder
 
 
 def load_encoder(name: str, device: str = "auto", dtype: str | None = None, tokenizer: str | None = None) -> Encoder:
@@ -64,7 +65,10 @@ def _load_hf(name: str, device: torch.device, dtype: torch.dtype, tokenizer: str
         from clipcap.models.encoders.flax_hybrid import hybrid_folder
         from clipcap.models.encoders.image_only import HFImageEncoder, is_image_only
         from clipcap.models.encoders.transformers_clip import HFEncoder, hf_part
-    if is_distilvit2(Path(name.removeprefix("hf:")).expanduser()):
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    if folder.is_dir():
+        check_folder(folder, f"--clip_model_type {name}")
+    if is_distilvit2(folder):
         return DistilVit2Tower(name, device, dtype)
     if hybrid_folder(name.removeprefix("hf:")) is None and is_image_only(hf_part(config_class, name, "encoder")):
         return HFImageEncoder(name, device, dtype)

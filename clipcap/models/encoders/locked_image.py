@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from clipcap.errors import ClipcapError
 from clipcap.models.encoders.base import FrozenEncoder
-from clipcap.models.encoders.openai_weights import clip_package, clip_tokens
+from clipcap.models.encoders.openai_weights import LONGEST_CONTEXT, clip_package, clip_tokens
 from clipcap.models.encoders.token_spec import ImageMap
+from clipcap.models.without_memory import without_memory
 from clipcap.runtime.files import best_checkpoint_in
-from clipcap.runtime.safe_load.weights import check_finite
+from clipcap.runtime.safe_load.weights import check_finite, check_floating
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line
 
 WEIGHTS, CONFIG = "locked_image.safetensors", "config.json"
@@ -127,18 +129,23 @@ def read_locked_image(folder: Path) -> tuple[LockedImageNetwork, ImageNetwork]:
         ClipcapError: damaged, or not such a checkpoint.
     """
     path = folder / WEIGHTS
+    check_weights_file(path)
     try:
         state = load_file(path)
         image = _image_network(folder)
-        layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformer.resblocks."))
+        layers = len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")})
         context, text_width = state["positional_embedding"].shape
-        network = LockedImageNetwork(
-            len(state["image_mean"]), state["text_projection"].shape[1], text_width, layers, context
-        )
+        if context > LONGEST_CONTEXT:
+            raise ValueError(f"a text tower of {context:,} positions")
+        sizes = (len(state["image_mean"]), state["text_projection"].shape[1], text_width, layers, context)
+        with without_memory():  # compares all sizes before anything is allocated
+            LockedImageNetwork(*sizes).load_state_dict(state)
+        network = LockedImageNetwork(*sizes)
         network.load_state_dict(state)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise ClipcapError(f"{path}: missing or damaged ({one_line(error)[:160]}): copy the folder again") from error
     check_finite(state, path)
+    check_floating(state.items(), path)
     return network, image
 
 

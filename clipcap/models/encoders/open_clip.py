@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import v2 as transforms
 
@@ -17,7 +23,11 @@ from clipcap.models.encoders.clip_preprocess import crop_extreme_aspect
 from clipcap.models.encoders.layer_outputs import clip_layers, clip_map, trunk_map
 from clipcap.models.encoders.openai_weights import within_reach
 from clipcap.models.encoders.token_spec import ImageMap
+from clipcap.runtime.safe_load.weights import read_weights_file
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line
+
+_ANCHORS = ("visual.conv1.weight", "logit_scale")  # tensors by which a prefix before all names is found
 
 
 class OpenClipEncoder(FrozenEncoder):
@@ -35,14 +45,29 @@ class OpenClipEncoder(FrozenEncoder):
                 f"{name} needs the open_clip package: pip install 'clipcap-toolkit[open_clip]'"
             ) from error
         architecture, pretrained, quick_gelu = _open_clip_parts(name)
+        file = Path(pretrained or "").expanduser()
+        if pretrained and (file.is_symlink() or file.exists()):
+            check_weights_file(file)
         logging_level = logging.root.manager.disable
         logging.disable()  # open_clip logs what it then raises
         try:
-            loaded: Any = open_clip.create_model_from_pretrained(
-                architecture, pretrained, precision="fp32", force_quick_gelu=quick_gelu
+            load = partial(
+                open_clip.create_model_from_pretrained,
+                architecture,
+                precision="fp32",
+                force_quick_gelu=quick_gelu,
             )
+            try:
+                loaded: Any = load(pretrained)
+            except Exception as error:  # what stands around the weights may be in its way
+                if not file.is_file() or not (isinstance(error, UnpicklingError) or "Missing key" in str(error)):
+                    raise
+                with _weights_alone(file) as alone:
+                    loaded = load(alone)
             network, preprocess = loaded
             self._tokenize: Any = open_clip.get_tokenizer(architecture)
+        except ClipcapError as error:
+            raise ClipcapError(f"{name}: {error}") from error
         except Exception as error:  # hub, file and shape errors come as many types
             raise ClipcapError(f"{name}: cannot load the weights: {one_line(error)}") from error
         finally:
@@ -72,6 +97,16 @@ class OpenClipEncoder(FrozenEncoder):
         """B texts → [B, D]."""
         tokens = self._tokenize([within_reach(text) for text in texts])  # [B, 77]
         return self._run(self.network.encode_text, tokens.to(self.device))
+
+
+@contextmanager
+def _weights_alone(path: Path) -> Iterator[str]:
+    """Within, a file with the weights of another, without what a training script has put around them."""
+    stored = read_weights_file(path, _ANCHORS, "checkpoint of open_clip")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        save_file({name: tensor.clone().contiguous() for name, tensor in stored.tensors.items()}, file)
+        yield str(file)
 
 
 def _open_clip_parts(name: str) -> tuple[str, str | None, bool]:

@@ -12,6 +12,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -28,8 +29,9 @@ from clipcap.runtime.heavy_imports import heavy_imports
 from clipcap.runtime.messages import logger
 from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
 from clipcap.runtime.safe_load.unpickle import UnreadablePickle
-from clipcap.runtime.safe_load.weights import StoredWeights, check_finite, read_weights_file
-from clipcap.runtime.text import one_line
+from clipcap.runtime.safe_load.weights import StoredWeights, check_finite, check_floating, read_weights_file
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
+from clipcap.runtime.text import one_line, shown
 
 # expanduser of os, since that of pathlib raises where there is no home
 CACHE = Path(os.path.expanduser(os.environ.get("CLIP_CACHE", "~/.cache/clip")))
@@ -48,7 +50,12 @@ WEIGHTS = "clip.pt"  # in a checkpoint folder of `clipcap contrastive`
 LONGEST_TEXT = 5000  # characters; 77 tokens are a few hundred
 DOWNLOAD_TIMEOUT_S = 30.0  # without a byte
 ANCHORS = ("visual.conv1.weight",)  # a tensor by which a prefix before all names is found
-_LONGEST_CONTEXT = 4096  # positions; OpenAI's have 77
+LONGEST_CONTEXT = 4096  # positions; OpenAI's have 77
+_PARTS = (
+    "visual.", "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection",
+    "logit_scale", *("input_resolution", "context_length", "vocab_size"),
+)  # fmt: skip
+_OF_OPEN_CLIP = ("logit_bias", "visual.trunk.", "text.")  # of its networks alone
 INFORMATION = ("input_resolution", "context_length", "vocab_size")  # scalars beside the weights
 
 
@@ -150,6 +157,7 @@ def read_openai_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ClipcapError: damaged, or not such a checkpoint.
     """
+    check_weights_file(path)
     try:
         scripted = is_scripted(path)
         state = scripted_state(path) if scripted else None
@@ -164,10 +172,13 @@ def read_openai_weights(path: Path) -> dict[str, Tensor]:
         stored = read_weights_file(path, ANCHORS, "CLIP checkpoint")
         if INFORMATION[0] not in stored.tensors and _from_open_clip(stored, path):
             raise ClipcapError(f"{path}: {_open_clip_hint(path)}")
+        stored = _without_others(stored, path)
         if stored.note:
             logger.info(f"{path}: {stored.note}")
         state = stored.tensors
-    return {name: tensor for name, tensor in state.items() if name not in INFORMATION}
+    state = {name: tensor for name, tensor in state.items() if name not in INFORMATION}
+    check_floating(((name, t) for name, t in state.items() if not name.endswith("num_batches_tracked")), path)
+    return state
 
 
 def _from_open_clip(stored: StoredWeights, path: Path) -> bool:
@@ -176,7 +187,26 @@ def _from_open_clip(stored: StoredWeights, path: Path) -> bool:
     Its names and shapes are OpenAI's, but nearly all of its networks have another activation.
     """
     around = {name.partition(" ")[0] for name in stored.left_out}
-    return {"epoch", "name"} <= around or path.name.startswith("open_clip")
+    own = any(name.startswith(_OF_OPEN_CLIP) for name in stored.tensors)
+    return own or {"epoch", "name"} <= around or path.name.startswith("open_clip")
+
+
+def _without_others(stored: StoredWeights, path: Path) -> StoredWeights:
+    """The tensors of a CLIP, without those of a classifier or the like that a script has trained on it.
+
+    Raises:
+        ClipcapError: they are those of a captioner, or of one tower alone.
+    """
+    names = stored.tensors.keys()
+    if any(name.startswith("clip_project.") for name in names):
+        raise ClipcapError(f"{path}: is a captioner, not an encoder: pass it as --load_pt {path}")
+    own = {name: tensor for name, tensor in stored.tensors.items() if name.startswith(_PARTS)}
+    if own and not any(name.startswith("visual.") for name in own):
+        raise ClipcapError(f"{path}: has no image tower (visual.*): pass the whole CLIP")
+    if "visual.proj" in names and "text_projection" not in names:
+        raise ClipcapError(f"{path}: has no text tower (text_projection): pass the whole CLIP")
+    others = [shown(name)[:60] for name in names if name not in own]
+    return replace(stored, tensors=own or stored.tensors, left_out=[*stored.left_out, *(others if own else ())])
 
 
 def _open_clip_hint(path: Path) -> str:
@@ -196,18 +226,24 @@ def build(state: dict[str, Tensor], path: Path) -> nn.Module:
         with warnings.catch_warnings(), without_memory():  # compares all sizes before anything is allocated
             warnings.simplefilter("ignore")
             network = clip_networks().build_model(dict(state))
-        if network.context_length > _LONGEST_CONTEXT:
+        if network.context_length > LONGEST_CONTEXT:
             raise ValueError(f"a text tower of {network.context_length:,} positions")
         network.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
         mask = network.build_attention_mask()  # [77, 77], no part of the state
         for block in network.transformer.resblocks:
             block.attn_mask = mask
     except Exception as error:  # build_model checks nothing
-        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)[:160]
+        reason = f"{error} is missing" if isinstance(error, KeyError) else _first_misfit(error)
         raise ClipcapError(
             f"{path}: its tensors are not those of OpenAI's CLIP ({reason}); it holds {_content(state)}"
         ) from error
     return network
+
+
+def _first_misfit(error: Exception) -> str:
+    """What torch says of tensors that do not fit, without the rest of them."""
+    text = one_line(error).removeprefix("Error(s) in loading state_dict for CLIP: ")
+    return text.split(", ")[0][:160] if text.startswith(("Missing", "Unexpected")) else text[:160]
 
 
 def clip_tokens(texts: Sequence[str], length: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,14 @@ from clipcap.models.encoders.flax_hybrid import hybrid_folder, hybrid_processor,
 from clipcap.models.encoders.layer_outputs import with_output_of
 from clipcap.models.encoders.pooling import image_features, max_text_tokens, text_features
 from clipcap.models.encoders.token_spec import ImageMap, image_map
+from clipcap.models.limits import check_network_limits
+from clipcap.models.pretrained import load_network
 from clipcap.runtime.hub import PretrainedClass, load_pretrained
+from clipcap.runtime.text import one_line
+
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_LARGEST = 4096  # pixels a side that an encoder reads
+_FLAG = "--clip_model_type hf:"
 
 
 class HFPreprocess:
@@ -24,6 +32,13 @@ class HFPreprocess:
 
     def __init__(self, processor: Any):
         self.processor = processor
+        for size in (getattr(processor, "size", None), getattr(processor, "crop_size", None)):
+            sides = [side for side in dict(size or {}).values() if side is not None]
+            if any(type(side) is not int or not 0 < side <= _LARGEST for side in sides):
+                raise ClipcapError(
+                    f"preprocessor_config.json asks for images of {sides[:3]} pixels a side, and an encoder reads at "
+                    f"most {_LARGEST:,}: fetch the file again"
+                )
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image → [3, R, R]."""
@@ -42,20 +57,31 @@ class HFEncoder(FrozenEncoder):
             self._tokenizer = hybrid_tokenizer(folder, tokenizer)
             self.dim = self.network.config.projection_dim
             return
-        network = hf_part(AutoModel, name, "encoder", dtype=torch.float32)
+        network, _ = hf_network(AutoModel, name, ("logit_scale", "logit_bias"))
         if not hasattr(network, "get_image_features") or not hasattr(network, "get_text_features"):
             raise ClipcapError(
                 f"{name} is a {network.config.model_type} model, which has no image and text tower: "
                 f"choose a CLIP, SigLIP or VisionTextDualEncoder model"
             )
         self._hold(name, network, device, dtype)
-        self.preprocess = HFPreprocess(hf_part(AutoImageProcessor, name, "image processor"))
-        self._tokenizer = (
-            load_pretrained(AutoTokenizer, tokenizer, "tokenizer", "--tokenizer")
-            if tokenizer
-            else hf_part(AutoTokenizer, name, "tokenizer")
-        )
+        self.preprocess = hf_preprocess(AutoImageProcessor, name)
+        self._tokenizer = text_tokenizer(AutoTokenizer, name, tokenizer, self.network.config)
         self.dim = self._width()
+
+    def _width(self) -> int:
+        """D, of a text or, where the folder has no tokenizer, of an image.
+
+        Raises:
+            ClipcapError: the network encodes neither.
+        """
+        try:
+            if self._tokenizer is not None:
+                return super()._width()
+            return self.encode_images(self.preprocess(Image.new("RGB", (64, 64)))[None]).shape[1]
+        except ClipcapError:
+            raise
+        except Exception as error:  # of foreign networks anything may come
+            raise ClipcapError(f"{self.name}: its parts do not fit together: {one_line(error)}") from error
 
     def _hold(self, name: str, network: Any, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(name, network, device, dtype)
@@ -113,6 +139,36 @@ class HFEncoder(FrozenEncoder):
         return self._run(text_features, self.network, input_ids.to(self.device), mask)
 
 
+def text_tokenizer(auto: Any, name: str, tokenizer: str | None, config: Any) -> Any:
+    """The tokenizer of a text tower, with a token to fill texts with; None where the folder has none.
+
+    Args:
+        auto: class of transformers that loads it.
+        name: of the encoder.
+        tokenizer: its own name, where the encoder's folder has none.
+        config: of the encoder.
+    Raises:
+        ClipcapError: it cannot be had, or has more tokens than the text tower knows.
+    """
+    if tokenizer:
+        found = load_pretrained(auto, tokenizer, "tokenizer", "--tokenizer")
+    else:
+        found = hf_part(auto, name, "tokenizer")
+    if len(found) < 2 or len(found) <= len(found.all_special_ids):  # of a folder without its files
+        return None
+    if found.pad_token_id is None and found.eos_token_id is None:
+        raise ClipcapError(f"{name}: its tokenizer has neither a pad_token nor an eos_token (tokenizer_config.json)")
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token  # as CLIP's is
+    known = getattr(getattr(config, "text_config", config), "vocab_size", None)
+    if known is not None and found.vocab_size > known:
+        raise ClipcapError(
+            f"{name}: its tokenizer has {found.vocab_size:,} tokens, its text tower knows {known:,}: they do not "
+            f"belong together (--tokenizer names another)"
+        )
+    return found
+
+
 def hidden_map(encoder: FrozenEncoder, output: Any, vector: Tensor, pixels: Tensor, layer: int) -> ImageMap:
     """The map of the hidden states that a vision network of transformers gives.
 
@@ -139,10 +195,42 @@ def hidden_map(encoder: FrozenEncoder, output: Any, vector: Tensor, pixels: Tens
     return image_map(vector, hidden, grid)
 
 
+def hf_preprocess(auto: Any, name: str) -> HFPreprocess:
+    """The preprocessing of `hf:NAME_OR_PATH`.
+
+    Raises:
+        ClipcapError: it cannot be had, as where a script has saved the network alone.
+    """
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    if folder.is_dir() and not any((folder / file).exists() for file in _PROCESSORS):
+        raise ClipcapError(
+            f"{_FLAG}{folder}: has no {_PROCESSORS[0]}: copy that of the model it was made from (or save it there: "
+            f"AutoImageProcessor.from_pretrained(MODEL).save_pretrained(FOLDER))"
+        )
+    return HFPreprocess(hf_part(auto, name, "image processor"))
+
+
+def hf_network(auto: Any, name: str, optional: Collection[str] = ()) -> tuple[Any, list[str]]:
+    """The network of `hf:NAME_OR_PATH`, held against its files, and the optional tensors that they lack.
+
+    Raises:
+        ClipcapError: as `load_network`.
+    """
+    from transformers import AutoConfig
+
+    config = hf_part(AutoConfig, name, "encoder")
+    for part in (config, *(getattr(config, name, None) for name in ("vision_config", "text_config"))):
+        if part is not None:
+            check_network_limits(part, name)
+    try:
+        return load_network(auto, name.removeprefix("hf:"), "encoder", _FLAG, config, optional)
+    except ClipcapError as error:
+        raise ClipcapError(str(error).replace(f"{_FLAG} ", _FLAG)) from error
+
+
 def hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:
     """One part of `hf:NAME_OR_PATH`; errors spell the name as it was given."""
-    flag = "--clip_model_type hf:"
     try:
-        return load_pretrained(loader, name.removeprefix("hf:"), what, flag, **kwargs)
+        return load_pretrained(loader, name.removeprefix("hf:"), what, _FLAG, **kwargs)
     except ClipcapError as error:
-        raise ClipcapError(str(error).replace(f"{flag} ", flag)) from error
+        raise ClipcapError(str(error).replace(f"{_FLAG} ", _FLAG)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from clipcap.errors import ClipcapError
 from clipcap.runtime.safe_load.torch_file import is_finite, load_tensors, named_tensors
+from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
 from clipcap.runtime.safe_load.unpickle import Named, PickledObject
+from clipcap.runtime.safe_load.wrong_bytes import check_weights_file
 from clipcap.runtime.text import one_line, shown
 
-TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar", ".ckpt.tar")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 INDEX = ".index.json"  # of weights in several files, as transformers writes them
 # Where training scripts and frameworks (Lightning, DeepSpeed, open_clip, timm, fairseq) put weights, the best first.
@@ -30,6 +32,8 @@ _WRAPPERS = (
 _BETWEEN = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 _SHARD = re.compile(r"(.+)-(\d{3,6})-of-(\d{3,6})(\.\w+)")
 _MOST_SHARDS = 10_000
+# Forms of tensors that are described in a file and not read: sparse, quantised, without numbers.
+_UNREAD = re.compile(r"torch\._utils\._rebuild_(\w+)")
 _DEEPEST = 4  # wrappers within wrappers
 
 
@@ -73,12 +77,31 @@ def read_weights_file(path: Path, anchors: Sequence[str], what: str = "checkpoin
             f"{path}: not a {what} that can be loaded safely: truncated, another kind of file, or not of tensors "
             f"({one_line(error)[:120]})"
         ) from error
-    tensors, left_out = _unwrapped(content)
+    tensors, left_out = _unwrapped(content, path)
     if not tensors:
         raise ClipcapError(f"{path}: holds no tensors by name, but {_content(content)}")
     found = _without_prefix(tensors, left_out, anchors)
+    if all(tensor.numel() == 0 for tensor in found.tensors.values()):
+        raise ClipcapError(
+            f"{path}: its tensors are empty, as DeepSpeed's ZeRO leaves them: make one file of its parts: "
+            f"python zero_to_fp32.py . weights.pt"
+        )
     check_finite(found.tensors, path)
     return found
+
+
+def check_floating(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
+    """Refuse whole numbers in place of weights: those of a quantised network, whose scales lie elsewhere.
+
+    Raises:
+        ClipcapError: names the first tensor.
+    """
+    for name, tensor in tensors:
+        if not tensor.is_floating_point():
+            raise ClipcapError(
+                f"{path}: {shown(name[:100])} is stored as {str(tensor.dtype).removeprefix('torch.')}, as of a "
+                f"quantised network: save its weights in floating-point numbers (dequantize)"
+            )
 
 
 def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
@@ -113,9 +136,10 @@ def shard_of(name: str) -> list[str] | None:
 
 
 def _read_one(path: Path) -> Any:
+    check_weights_file(path)
     if path.suffix == ".safetensors":
         return load_file(path)
-    return load_tensors(path)
+    return scripted_state(path) if is_scripted(path) else load_tensors(path)
 
 
 def _named_by(index: Path) -> list[str]:
@@ -143,8 +167,8 @@ def _read_shards(path: Path, names: list[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def _unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """(tensors by name, what else there is) in what was saved."""
+def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """(tensors by name, what else there is) in what was saved at `path`."""
     left_out: list[str] = []
     for _ in range(_DEEPEST):
         if isinstance(content, PickledObject):
@@ -159,10 +183,26 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor], list[str]]:
         inner = _inner(content)
         if inner is None or len(tensors) > len(content) / 2:
             rest = [name for name in content if name not in tensors]
+            _check_forms({name: content[name] for name in rest}, path)
             return tensors, [*left_out, *(_described(name, content[name]) for name in rest)]
         left_out += [_described(name, value) for name, value in content.items() if name != inner]
         content = content[inner]
     return {}, left_out
+
+
+def _check_forms(beside: Mapping[Any, Any], path: Path) -> None:
+    """Refuse weights of which some are in a form that is not read: without them the others are of no use.
+
+    Raises:
+        ClipcapError: names the first.
+    """
+    for name, value in beside.items():
+        form = _UNREAD.fullmatch(value.name) if isinstance(value, PickledObject) else None
+        if form is not None:
+            raise ClipcapError(
+                f"{path}: {shown(name)[:60]} is stored in a form of its own ({form[1][:40]}), not as plain numbers: "
+                f"save it dense, dequantised and on a device"
+            )
 
 
 def _inner(content: dict) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,7 +110,8 @@ def python_object(text: str) -> Any:
     if len(text) > MAX_REPR_CHARACTERS:
         return None
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings(action="ignore"):  # of the compiler: backslashes in the texts of others
+            return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
 

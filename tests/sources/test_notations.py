@@ -11,6 +11,7 @@ import pytest
 from support.photos import ONE_EACH, TEXTS, album, base64_of, captions, encoded, put, read
 
 from clipcap.errors import ClipcapError
+from clipcap.sources.json_tables import python_object
 
 PAIRS = [(f"{i}.jpg", text) for i, text in enumerate(TEXTS, 1)]
 TWO_EACH = [(text, f"{text} again") for text in TEXTS]
@@ -225,3 +226,9 @@ def test_several_photos_in_a_row_are_reported_as_such(tmp_path):
     put(tmp_path / "annotation.json", rows)
     with pytest.raises(ClipcapError, match=r"2 rows left out: .*2 images in one row, expected one"):
         read(tmp_path)
+
+
+def test_backslashes_in_python_objects_give_no_warning_of_the_compiler(recwarn):
+    assert python_object(r"{'1.jpg': 'a \d dog'}") == {"1.jpg": r"a \d dog"}
+    assert python_object(r"{'1.jpg': 'a \d dog") is None
+    assert not recwarn.list

@@ -175,7 +175,7 @@ def _check_array(array: pa.Array) -> None:
     end = len(array.values) if nested else rest[0].size if rest[0] is not None else 0
     for block in blocks(len(array)):
         part = bounds[block.start : block.stop + 1]
-        if part[0] < 0 or part[-1] > end or (np.diff(part) < 0).any():
+        if part[0] < 0 or part[-1] > end or (part[1:] < part[:-1]).any():
             raise ValueError("a text lies outside of the file")
     if nested:
         _check_array(array.values)

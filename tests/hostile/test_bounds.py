@@ -126,14 +126,16 @@ class TestEntries:
         entry = StoredCatalogue([table], [600], []).entry(7)
         assert entry == ("image 7", "image 7", ["caption 7", "two"])
 
-    @pytest.mark.parametrize("bad", [2**40, -8, 2**62])
+    @pytest.mark.parametrize(
+        "bad", [(2**40,), (-8,), (2**62,), (2**40, 2**20 - 2**63)]
+    )  # the last: steps wrap around
     @pytest.mark.parametrize("which", ["texts", "lists"])
     def test_offsets_outside_of_the_file(self, bad, which, tmp_path):
         path = self.written(tmp_path / "e.arrow")
         offsets = np.cumsum([0, *(len(f"image {n}") for n in range(300))]) if which == "texts" else np.arange(301) * 2
         good = offsets.astype("<i8").tobytes()
         changed = offsets.astype("<i8")
-        changed[150] = bad
+        changed[150 : 150 + len(bad)] = bad
         assert good in path.read_bytes()
         path.write_bytes(path.read_bytes().replace(good, changed.tobytes()))
         with pytest.raises(ClipcapError, match="truncated or damaged"):

@@ -208,7 +208,9 @@ def test_rows_and_images_of_tables_add_up(kind, content):
             return
         assert source.seen == len(expected.images) and len(source.records) == len(with_caption)
         assert source.rows_left_out == expected.broken
-        assert sum(len(record.captions) for record in source.records) == sum(expected.images.values())
+        told, written = sum(len(record.captions) for record in source.records), sum(expected.images.values())
+        split = any(note.startswith("cells with several captions") for note in source.notes)  # where all have a sign
+        assert told >= written if split else told == written
         found = {record.image.path for record in source.records if record.image.path.exists()}
         lost = sum(states[n] != "missing" for n in expected.images if n not in with_caption)
         assert not found or len(found) + lost + source.unnamed == expected.photos
@@ -252,6 +254,18 @@ FILES = (
 )
 
 
+def alone_in_folders(kinds: list[str], sub: list[str]) -> int:
+    """How many photos have the only text of their folder as their caption: in two folders or more."""
+    in_folder = [[kind for kind, place in zip(kinds, sub) if place == folder] for folder in {*sub}]
+    alone = [
+        several
+        for several in in_folder
+        if several.count("text") == 1
+        and [kind for kind in several if kind not in ("text", "film")] in (["photo"], ["photo and film"])
+    ]
+    return len(alone) if len(alone) > 1 else 0
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
 @LONG
 @given(
@@ -272,6 +286,7 @@ def test_files_of_folders_and_tars_add_up(packed, kinds, sub):
                   "film": {f"{name}.mp4": b"x"}, "photo and film": {f"{name}.mp4": b"x"},
                   "photo and JSON": {f"{name}.json": '{"caption": "a text in it"}'}}.get(kind, {})  # fmt: skip
         captioned += kind in ("photo and text", "broken photo", "photo and JSON")
+    captioned += alone_in_folders(kinds, sub)
     with tempfile.TemporaryDirectory() as place:
         path = tar_of(Path(place) / "a.tar", files) if packed else Path(place)
         for name, content in files.items():

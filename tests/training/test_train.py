@@ -526,7 +526,7 @@ def test_a_pt_that_torch_cannot_read_is_one_line_without_its_warning(data, lm_fo
     torch.save({"visual.proj": torch.ones(2, 2)}, path, pickle_protocol=4)
     with pytest.raises(ClipcapError, match="is a CLIP in OpenAI's format, not a captioner"):
         run(data, lm_folder, tmp_path / "out", weights_dir=str(path))
-    with pytest.raises(ClipcapError, match="its tensors are not those of OpenAI's CLIP"):
+    with pytest.raises(ClipcapError, match="has no text tower"):
         load_encoder(str(path), "cpu")
     assert not [warning for warning in recwarn if "pickle" in str(warning.message)]
 

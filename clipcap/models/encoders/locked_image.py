@@ -139,7 +139,7 @@ def read_locked_image(folder: Path) -> tuple[LockedImageNetwork, ImageNetwork]:
             raise ValueError(f"a text tower of {context:,} positions")
         sizes = (len(state["image_mean"]), state["text_projection"].shape[1], text_width, layers, context)
         with without_memory():  # compares all sizes before anything is allocated
-            LockedImageNetwork(*sizes).load_state_dict(state)
+            LockedImageNetwork(*sizes).load_state_dict(state, assign=True)
         network = LockedImageNetwork(*sizes)
         network.load_state_dict(state)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:

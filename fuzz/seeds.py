@@ -106,9 +106,17 @@ def entries() -> dict[str, bytes]:
     return {"three": stream.getvalue()}
 
 
+def flax() -> dict[str, bytes]:
+    """Parameters in nested maps, and an array in chunks, as msgpack."""
+    content = b"\x93\x91\x02\xa7float32\xc4\x08" + bytes(8)  # (shape [2], dtype, bytes)
+    array = b"\xc7" + bytes([len(content)]) + b"\x01" + content  # an extension of type 1
+    chunked = b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape\x81\xa10\x02\xa6chunks\x81\xa10" + array
+    return {"nested": b"\x81\xa1a\x82\xa1b" + array + b"\xa1c" + array, "chunked": b"\x81\xa1a" + chunked}
+
+
 def main(corpus: Path) -> None:
     """Write the seeds of every target."""
-    for target in (readers, unpickle, weights, entries):
+    for target in (readers, unpickle, weights, entries, flax):
         folder = corpus / target.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in target().items():

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import REPO
 
-TARGETS = ("unpickle", "readers", "weights", "entries")
+TARGETS = ("unpickle", "readers", "weights", "entries", "flax")
 
 
 @pytest.mark.parametrize("target", TARGETS)

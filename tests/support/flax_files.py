@@ -28,7 +28,7 @@ def packed(value: Any) -> bytes:
     return struct.pack(">BI", 0xCE, value)
 
 
-def array(shape: list[int], dtype: str, data: bytes, kind: int = 1) -> bytes:
+def array(shape: list[int], dtype: Any, data: bytes, kind: int = 1) -> bytes:
     """An extension whose payload is (shape, dtype, bytes)."""
     payload = packed([shape, dtype, data])
     return struct.pack(">BIb", 0xC9, len(payload), kind) + payload

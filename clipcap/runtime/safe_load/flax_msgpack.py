@@ -28,6 +28,7 @@ DTYPES = {
     "int32": torch.int32,
 }
 _DEEPEST, _ARRAY, _SCALAR = 64, 1, 3
+_MOST_SIDES, _MOST_PLACES = 8, 2**48  # of an array: its dimensions, and their product, zeros left out
 _CHUNKED = "__msgpack_chunked_array__"
 # first byte → (struct format, size) of a number; → (size of the length) of a string, of bytes, of an extension
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"}
@@ -156,8 +157,7 @@ class _Reader:
         if not isinstance(content, list) or len(content) != 3 or inner.place != size:
             raise MsgpackError("holds an array that is not (shape, dtype, bytes)")
         shape, dtype, data = content
-        whole = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and n >= 0 for n in shape)
-        if not whole or not isinstance(data, memoryview):
+        if not _is_shape(shape) or not isinstance(dtype, str) or not isinstance(data, memoryview):
             raise MsgpackError("holds an array that is not (shape, dtype, bytes)")
         if dtype not in DTYPES:
             raise MsgpackError(f"holds an array of {str(dtype)[:40]!r}; known are {', '.join(DTYPES)}")
@@ -165,6 +165,13 @@ class _Reader:
         if needed != len(data):
             raise MsgpackError(f"holds an array of shape {shape} with {len(data):,} bytes in place of {needed:,}")
         return StoredArray(tuple(shape), DTYPES[dtype], (data,))
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether a value is the shape of an array that torch can make, be it of no elements."""
+    if not isinstance(value, list) or len(value) > _MOST_SIDES:
+        return False
+    return all(type(n) is int and n >= 0 for n in value) and math.prod(max(n, 1) for n in value) <= _MOST_PLACES
 
 
 def _leaves(content: Mapping[str, Any], path: str) -> Iterator[tuple[str, StoredArray]]:
@@ -187,7 +194,7 @@ def _joined(content: Mapping[str, Any], place: str) -> StoredArray:
     if len(numbered) < 2:
         raise MsgpackError(f"holds an array of chunks without shape or chunks at {place[:80]}")
     shape, chunks = ([cast(Any, part.get(str(i))) for i in range(len(part))] for part in numbered)
-    right = all(type(n) is int and n >= 0 for n in shape) and all(isinstance(c, StoredArray) for c in chunks)
+    right = _is_shape(shape) and all(isinstance(c, StoredArray) for c in chunks)
     if not right or not chunks or len({chunk.dtype for chunk in chunks}) != 1:
         raise MsgpackError(f"holds an array of chunks that do not fit together at {place[:80]}")
     if sum(math.prod(chunk.shape) for chunk in chunks) != math.prod(shape):

@@ -171,6 +171,8 @@ def deep(levels):
         (b"\x81\xa1a" + array([1], "float32", b"1234", kind=42), "extension of type 42"),
         (b"\x81\xa1a" + array([1], "float32", b"1234", kind=2), "extension of type 2"),
         (b"\x81\xa1a" + array([1], "object", b"12345678"), "an array of 'object'"),
+        (b"\x81\xa1a" + array([1], ["float32"], b"1234"), "not .shape, dtype, bytes"),
+        (b"\x81\xa1a" + array([0, 2**31, 2**31, 2**31], "float32", b""), "not .shape, dtype, bytes"),
         (b"\x82\xa1a" + array([0], "float32", b"") + b"\xa1a" + array([0], "float32", b""), "'a' twice"),
         (deep(10_000), "nested more than 64 deep"),
         (b"\x81\x01\x01", "a name that is a int"),

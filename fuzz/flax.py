@@ -1,0 +1,34 @@
+"""Fuzz the reader of parameters that flax stored: whatever the bytes, arrays by name or one line.
+
+python fuzz/flax.py fuzz/corpus/flax -max_total_time=60
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["clipcap"]):
+    from clipcap.runtime.safe_load.flax_msgpack import MsgpackError, read_parameters
+
+PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "flax_model.msgpack"
+
+
+def one_input(data: bytes) -> None:
+    """A file of parameters, of which every array is read."""
+    PLACE.write_bytes(data)
+    try:
+        found = read_parameters(PLACE)
+    except MsgpackError:
+        return
+    for stored in found.values():
+        assert stored.tensor().shape == stored.shape
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()

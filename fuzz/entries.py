@@ -5,18 +5,16 @@ python fuzz/entries.py fuzz/corpus/entries -max_total_time=60
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
+from in_memory import folder_in_memory
 
 with atheris.instrument_imports(include=["clipcap"]):
     from clipcap.errors import ClipcapError
     from clipcap.retrieval.entries import StoredCatalogue, map_entries
 
-PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "entries.arrow"
+PLACE = folder_in_memory() / "entries.arrow"
 
 
 def one_input(data: bytes) -> None:

@@ -5,17 +5,15 @@ python fuzz/flax.py fuzz/corpus/flax -max_total_time=60
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
+from in_memory import folder_in_memory
 
 with atheris.instrument_imports(include=["clipcap"]):
     from clipcap.runtime.safe_load.flax_msgpack import MsgpackError, read_parameters
 
-PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "flax_model.msgpack"
+PLACE = folder_in_memory() / "flax_model.msgpack"
 
 
 def one_input(data: bytes) -> None:

@@ -5,13 +5,11 @@ python fuzz/readers.py fuzz/corpus/readers -max_total_time=60
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
+from in_memory import folder_in_memory
 
 with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
     from clipcap.errors import ClipcapError
@@ -20,7 +18,7 @@ with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
     from clipcap.sources.config import SourceConfig
     from clipcap.sources.readers import READERS as SOURCES
 
-ROOT = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+ROOT = folder_in_memory()
 # (source, the file that is fuzzed in its folder); without a source a file of captions
 KINDS = (
     ("food", "Captions.csv"),

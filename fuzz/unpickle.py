@@ -5,12 +5,10 @@ python fuzz/unpickle.py fuzz/corpus/unpickle -max_total_time=60
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
+from in_memory import folder_in_memory
 
 with atheris.instrument_imports(include=["clipcap", "pickletools"]):
     from clipcap.errors import ClipcapError
@@ -19,7 +17,7 @@ with atheris.instrument_imports(include=["clipcap", "pickletools"]):
     from clipcap.runtime.safe_load.torchscript import is_scripted, scripted_state
     from clipcap.runtime.safe_load.unpickle import UnreadablePickle
 
-PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "f.pkl"
+PLACE = folder_in_memory() / "f.pkl"
 
 
 def feature_file(data: bytes) -> None:

@@ -5,12 +5,10 @@ python fuzz/weights.py fuzz/corpus/weights -max_total_time=60
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
+from in_memory import folder_in_memory
 
 with atheris.instrument_imports(include=["clipcap", "pickletools", "zipfile"]):
     from clipcap.errors import ClipcapError
@@ -21,7 +19,7 @@ with atheris.instrument_imports(include=["clipcap", "pickletools", "zipfile"]):
     from clipcap.runtime.safe_load.weights import read_weights_file
     from clipcap.training.run_state import check_state
 
-PLACE = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)) / "w.pt"
+PLACE = folder_in_memory() / "w.pt"
 
 
 def weights(data: bytes) -> None:

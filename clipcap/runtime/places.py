@@ -30,6 +30,11 @@ _KINDS = {
 _locked: set[tuple[int, Path]] = set()  # (process, place): locks do not count within a process
 
 
+def special_kind(mode: int) -> str | None:
+    """A device, a pipe or a socket, by the `st_mode` of a path; None of files and folders."""
+    return _KINDS.get(stat.S_IFMT(mode))
+
+
 def check_regular(path: Path) -> None:
     """Refuse to write to what is neither a file nor a folder: a rename would replace a device by a file.
 
@@ -40,7 +45,7 @@ def check_regular(path: Path) -> None:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # nothing exists there, or writing reports why it fails
         return
-    if kind := _KINDS.get(stat.S_IFMT(mode)):
+    if kind := special_kind(mode):
         raise ClipcapError(f"{shown(path)}: is {kind}, and only files and folders are written: choose another name")
 
 

@@ -20,6 +20,7 @@ from clipcap.sources.names import (
     FOLDER_NAMES,
     ID_NAMES,
     IMAGE_NAMES,
+    NUMBER,
     TAGS,
     caption_family,
     column_family,
@@ -31,7 +32,6 @@ from clipcap.sources.tables import Table
 _SAMPLE_ROWS = 100
 _SENTENCE_WORDS = 3
 _SEPARATORS = ("|||", "||", "&&", "|", "<sep>", "[SEP]", "###", " // ", ";")
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _WORD = re.compile(r"(?:(?!\d)\w)\S*")
 _FEWEST_LISTS, _USUAL = 3, 0.7  # cells with a separator, and their share
 
@@ -194,7 +194,7 @@ def _are_labels(table: Table, columns: list[str]) -> bool:
     if not splits or (None not in splits and len(splits) > 1):
         return bool(splits)
     names = {plain(name) for name in columns} - {*TAGS}
-    numbers = all(_NUMBER.fullmatch(cell) for cell in cells if cell)
+    numbers = all(NUMBER.fullmatch(cell) for cell in cells if cell)
     return not any(name in CAPTION_NAMES for name in names) and not caption_family(names) and numbers
 
 

@@ -62,6 +62,7 @@ _WRAPPED = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[a-z]+")
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")  # of a cell, such as a class
 _OF_LISTS = re.compile(r"(?:images?|imgs?|photos?|ids?|lists?|names?|files?|split|data|captions?)$")  # behind a split
 _MEMBER = re.compile(r"(.+?)(?:[\s_.\-/\[(]*\d{1,3}|[\s_.\-/\[(]+[a-h])[\])]?", re.IGNORECASE)
 _SHARD_DIGITS = re.compile(r"\d+")

@@ -19,7 +19,7 @@ from clipcap.images.ref import ImageRef
 from clipcap.runtime.text import shown
 from clipcap.sources.beside import split_from_folder
 from clipcap.sources.collector import Collector
-from clipcap.sources.names import IMAGE_NAMES, plain, split_in, split_word
+from clipcap.sources.names import IMAGE_NAMES, NUMBER, plain, split_in, split_word
 from clipcap.sources.textfiles import read_json, read_lines
 
 _SUFFIXES = (".txt", ".lst", ".list", ".ids", ".csv", ".tsv", ".json")
@@ -29,7 +29,6 @@ _FOLDERS = (
 _MAX_BYTES = 16 * 2**20  # a hundred times the lists of COCO
 _MOST_FILES = 50  # in a folder that are all looked into
 _SAMPLE, _USUAL = 50, 0.9  # lines, and the share of them that name photos
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 _BETWEEN = re.compile(r"[\s,;|]+")
 _HELD_OUT_FIRST = ("test", "val", "train")
 _REST = {"train": "test", "val": "train", "test": "train"}  # of one list alone, as of one column of yes and no
@@ -163,7 +162,7 @@ def _in_line(line: str, own: str | None, photos: PhotoIndex) -> Entry | None:
     cells = [cell.strip("\"'") for cell in _BETWEEN.split(whole)]
     names = [cell for cell in cells if is_image_name(cell)]
     names = names or [cell for cell in cells if photos.find(cell) is not None][:1]
-    others = [cell for cell in cells if cell not in names and cell and not _NUMBER.fullmatch(cell)]
+    others = [cell for cell in cells if cell not in names and cell and not NUMBER.fullmatch(cell)]
     if len(names) != 1 or any(split_word(cell) is None for cell in others):
         return None
     return names[0], next((split_word(cell) for cell in others), own)

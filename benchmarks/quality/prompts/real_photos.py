@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.measure import machine
 from benchmarks.quality.real_photos.pretrained import ENCODER, EfficientNetLite, install
+from benchmarks.quality.seeds import describe
 from benchmarks.speed.train.bench import SHARED
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig, LoadConfig
@@ -111,7 +112,7 @@ class Table:
         gain = ""
         if self.first is not None:
             by = found.compare(self.first, "CIDEr-D", n=10_000)
-            gain = f"{by.difference:+.3f} [{by.low:+.3f}, {by.high:+.3f}] p {by.p_value:.4f}"
+            gain = describe(by)
         self.first = self.first or found
         print(f"| {name} | {found.corpus['CIDEr-D']:.3f} [{low:.3f}, {high:.3f}] | {gain} | "
               f"{found.diversity['copied']:.1%} | {found.diversity['distinct']:.2f} | {bad_endings(captions):.1%} | "

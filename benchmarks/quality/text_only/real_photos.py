@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.measure import machine
 from benchmarks.quality.baselines import nearest
+from benchmarks.quality.seeds import describe
 from benchmarks.quality.text_only.caption_language import train_language_model
 from benchmarks.speed.train.bench import SHARED
 from clipcap.captioning.captioner import Captioner
@@ -158,9 +159,7 @@ def report(found: dict[str, list[Scores]]) -> None:
             f"{run:8} CIDEr-D {np.mean([scores.corpus['CIDEr-D'] for scores in several]):.3f} of {len(several)} seeds"
         )
         for ours, other in zip(found.get(AGAINST.get(run, ""), []), several):
-            gain = ours.compare(other, "CIDEr-D", n=10_000)
-            line += f"; {AGAINST[run]} over it {gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-            line += f" p {gain.p_value:.4f}"
+            line += f"; {AGAINST[run]} over it {describe(ours.compare(other, 'CIDEr-D', n=10_000))}"
         print(line)
 
 

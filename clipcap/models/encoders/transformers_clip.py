@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -222,15 +223,20 @@ def hf_network(auto: Any, name: str, optional: Collection[str] = ()) -> tuple[An
     for part in (config, *(getattr(config, name, None) for name in ("vision_config", "text_config"))):
         if part is not None:
             check_network_limits(part, name)
-    try:
+    with _as_given():
         return load_network(auto, name.removeprefix("hf:"), "encoder", _FLAG, config, optional)
-    except ClipcapError as error:
-        raise ClipcapError(str(error).replace(f"{_FLAG} ", _FLAG)) from error
 
 
 def hf_part(loader: PretrainedClass, name: str, what: str, **kwargs: Any) -> Any:
-    """One part of `hf:NAME_OR_PATH`; errors spell the name as it was given."""
-    try:
+    """One part of `hf:NAME_OR_PATH`."""
+    with _as_given():
         return load_pretrained(loader, name.removeprefix("hf:"), what, _FLAG, **kwargs)
+
+
+@contextmanager
+def _as_given() -> Iterator[None]:
+    """Within, errors spell the name of an encoder as it was given, with nothing between prefix and name."""
+    try:
+        yield
     except ClipcapError as error:
         raise ClipcapError(str(error).replace(f"{_FLAG} ", _FLAG)) from error

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from clipcap.errors import ClipcapError
+from clipcap.runtime.places import special_kind
 from clipcap.runtime.text import one_line, shown
 
 _BEGINNING = 512  # bytes that tell what a file is
@@ -25,7 +26,6 @@ _OTHERS = (
     (b"\x93NUMPY", "is one array of NumPy", "save all tensors by name: torch.save of a state dict"),
     (b"GGUF", "is a language model of llama.cpp", "pass it as --lm with the ending .gguf"),
 )
-_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def check_weights_file(path: Path) -> None:
@@ -35,7 +35,7 @@ def check_weights_file(path: Path) -> None:
         ClipcapError: a pipe, socket or device, a link to nothing, or a file that a download left in place of weights.
     """
     try:
-        kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
+        kind = special_kind(path.stat().st_mode)
         with path.open("rb") if kind is None else nullcontext(io.BytesIO()) as file:
             beginning = file.read(_BEGINNING)
     except (OSError, ValueError) as error:
@@ -69,7 +69,7 @@ def check_folder(folder: Path, flag: str) -> None:
             beginning = path.read_bytes() if small else b""
         except OSError:  # reading it will say what is wrong, if it is read
             continue
-        if kind := _KINDS.get(stat.S_IFMT(found.st_mode)):
+        if kind := special_kind(found.st_mode):
             raise ClipcapError(f"{flag}: {shown(path.name)} in it is {kind}, not a file: remove it")
         if beginning.startswith(_OTHERS[0][0]):
             raise ClipcapError(f"{flag}: {shown(path.name)} in it {_other(beginning)}")

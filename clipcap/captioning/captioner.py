@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipcap.captioning.batches import CaptionedBatch, caption_batches, stored_embeddings
-from clipcap.captioning.config import BEAMS, DecodeConfig, decoding
+from clipcap.captioning.config import DecodeConfig, decoding
 from clipcap.captioning.decode import Caption, decode
 from clipcap.captioning.image_inputs import (
     ImageLike,
@@ -389,8 +389,8 @@ class Captioner:
         reranked = config.rerank != "none"
         wanted = config.num_captions
         if reranked:
-            several = config.beam_size if config.beam else BEAMS
-            config = replace(config, num_captions=max(several or BEAMS, wanted))
+            several = config.beam_size if config.beam else None
+            config = replace(config, num_captions=max(several or config.candidates, wanted))
         self._prepare(len(given), config)
         tidied = config.recipe != "reference"
         given, retrieved = with_prompts(

@@ -10,6 +10,7 @@ from clipcap.errors import ClipcapError
 from clipcap.options import LARGEST_SEED, Options, Recipe, at_least, option, part, within
 
 BEAMS = 5
+CANDIDATES = 20  # captions that --rerank consensus chooses among
 LONGEST = 67  # tokens of a caption, as in the original
 _LEAST = {"beam_size": 1, "num_captions": 1, "max_new_tokens": 1, "temp": 0, "top_k": 0, "min_new_tokens": 0}
 
@@ -23,7 +24,11 @@ class DecodeConfig(Options, group="decoding"):
     beam: bool | None = option(
         None, "beam search (default: on, unless an option of sampling is given: --greedy, --temp, --top_p, ...)"
     )
-    beam_size: int | None = option(None, "beams of beam search (default: 5, or --num_captions where that is more)")
+    beam_size: int | None = option(
+        None,
+        f"beams of beam search (default: {BEAMS}, {CANDIDATES} with --rerank consensus, or --num_captions where that "
+        "is more)",
+    )
     greedy: bool = option(False, "always the most likely token (same as --temp 0)")
     temp: float | None = option(
         None,
@@ -100,12 +105,17 @@ class DecodeConfig(Options, group="decoding"):
             return self.beam
         return not self.samples and (self.reference_searches or self.recipe != "reference")
 
+    @property
+    def candidates(self) -> int:
+        """Captions of an image that the best is chosen among, where --beam_size does not say."""
+        return CANDIDATES if self.rerank == "consensus" else BEAMS
+
     def resolved(self) -> Self:
         """A copy with a value for each option whose default depends on others."""
         return replace(
             self,
             beam=self.searches,
-            beam_size=max(BEAMS, self.num_captions) if self.beam_size is None else self.beam_size,
+            beam_size=max(self.candidates, self.num_captions) if self.beam_size is None else self.beam_size,
             temp=1.0 if self.temp is None else self.temp,
             top_p=0.8 if self.top_p is None else self.top_p,
             top_k=self.top_k or 0,

@@ -13,12 +13,16 @@ from clipcap.errors import ClipcapError
 from clipcap.prompts.datastore import Datastore
 from clipcap.scoring.cider_reward import CiderReward
 
-NEIGHBOURS = 15  # similar images whose captions are compared with
+NEIGHBOURS = 60  # similar images whose captions are compared with
+FADING = 10  # the n-th of them, from 0 on, counts as 1 / (FADING + n)
+LIKELY = 0.1  # CIDEr-D that a caption is worth for each unit of its mean log-probability
 COUNTED = 5000  # rows of the datastore that document frequencies are counted in
 
 
 class Consensus:
-    """Orders captions by their mean CIDEr-D to the captions of an image's neighbours.
+    """Orders captions by their mean CIDEr-D to the captions of an image's neighbours, nearer ones counting more.
+
+    How likely a caption is counts a little, too. Numbers and fading are measured (`benchmarks/quality/prompts`).
 
     Args:
         store: of captioned images, or of texts.
@@ -42,15 +46,18 @@ class Consensus:
             captions: of each.
         """
         near = self.store.near(vectors, NEIGHBOURS)
-        found = []
-        for rows, several in zip(near.rows.tolist(), captions):
-            theirs = [text for row in rows if row >= 0 for text in self.store.entry(row).captions]
-            texts = [caption.text for caption in several]
-            if theirs and len(texts) > 1:
-                scores = self._scorer.score_against([theirs] * len(texts), texts, [True] * len(texts))
-                several = [several[i] for i in np.argsort(-np.array(scores), kind="stable").tolist()]
-            found.append(list(several))
-        return found
+        return [self._ordered(rows, list(several)) for rows, several in zip(near.rows.tolist(), captions)]
+
+    def _ordered(self, rows: Sequence[int], captions: list[Caption]) -> list[Caption]:
+        """The captions of one image, by these rows of the datastore, nearest first; -1 where there are fewer."""
+        entries = [(self.store.entry(row).captions, 1 / (FADING + n)) for n, row in enumerate(rows) if row >= 0]
+        said = [(theirs, weight) for theirs, weight in entries if theirs]
+        if not said or len(captions) < 2:
+            return captions
+        others, weights = zip(*said)
+        scores = np.array(self._scorer.agreement([caption.text for caption in captions], others, weights))
+        scores += LIKELY * np.array([caption.score for caption in captions])
+        return [captions[i] for i in np.argsort(-scores, kind="stable").tolist()]
 
 
 def consensus_of(found: Consensus | None) -> Consensus:

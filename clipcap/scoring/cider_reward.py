@@ -64,12 +64,30 @@ class CiderReward:
         tokens = ptb_tokenizer.ptb_tokenize(captions)
         return [self._similarity(one, whole, vectors) for one, whole, vectors in zip(tokens, ended, wanted)]
 
+    def agreement(
+        self, captions: Sequence[str], others: Sequence[Sequence[str]], weights: Sequence[float]
+    ) -> list[float]:
+        """How far captions say what is said of other images: the weighted mean of their CIDEr-D against each.
+
+        Args:
+            captions: to score, all whole.
+            others: the captions of N images, of each at least one.
+            weights: N, of any sum.
+        """
+        split = iter(ptb_tokenizer.ptb_tokenize(list(chain.from_iterable(others))))
+        theirs = [[self._vector(self._ended(next(split), True)) for _ in several] for several in others]
+        total, found = sum(weights), []
+        for tokens in ptb_tokenizer.ptb_tokenize(captions):
+            ours = self._vector(self._ended(tokens, True))
+            scores = [_mean_cider_d(ours, vectors) for vectors in theirs]
+            found.append(sum(weight * score for weight, score in zip(weights, scores, strict=True)) / total)
+        return found
+
     def _ended(self, tokens: Sequence[str], whole: bool) -> list[str]:
         return [*tokens, END] if self.end and whole else list(tokens)
 
     def _similarity(self, tokens: Sequence[str], whole: bool, references: Sequence[Vector]) -> float:
-        ours = self._vector(self._ended(tokens, whole))
-        return sum(_cider_d(ours, theirs) for theirs in references) / len(references) * 10
+        return _mean_cider_d(self._vector(self._ended(tokens, whole)), references)
 
     def _vector(self, tokens: Sequence[str]) -> Vector:
         """tf-idf of all n-grams; an n-gram of no reference counts like one of a single image."""
@@ -84,6 +102,11 @@ class CiderReward:
 
 def _ngrams(tokens: Sequence[str]) -> list[NGram]:
     return [tuple(tokens[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(tokens) - n + 1)]
+
+
+def _mean_cider_d(ours: Vector, references: Sequence[Vector]) -> float:
+    """0 to 10."""
+    return sum(_cider_d(ours, theirs) for theirs in references) / len(references) * 10
 
 
 def _cider_d(ours: Vector, theirs: Vector) -> float:

@@ -474,7 +474,7 @@ def test_captions_chosen_by_those_of_similar_photos_stay_in_that_order(captioner
         captions=[(text,) for text in texts], meta=FeatureMeta(encoder=captioner.model.config.encoder),
     )  # fmt: skip
     said.consensus = open_consensus(captioner.model.config, tmp_path / "said.pkl")
-    how = DecodeConfig(beam=True, num_captions=5, rerank="consensus")
+    how = DecodeConfig(beam=True, beam_size=5, num_captions=5, rerank="consensus")
     rows = CaptionService(said, 10**6, Lock()).caption(photo, how)
     assert [row["caption"] for row in rows] == [c.text for c in said.caption([photo], how)[0]]
     assert rows[0]["caption"] == beams[-1].text  # the least likely, which others have said

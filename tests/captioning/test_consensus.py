@@ -7,7 +7,7 @@ import torch
 from support.small import META, feature_file
 
 from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.config import CANDIDATES, DecodeConfig
 from clipcap.captioning.consensus import NEIGHBOURS, Consensus
 from clipcap.captioning.decode import Caption
 from clipcap.captioning.prompting import check_datastore
@@ -32,8 +32,8 @@ def store(tmp_path) -> Datastore:
     return Datastore.open(tmp_path / "store.pkl", META.encoder, META.encoder_weights_id, 32, "this test")
 
 
-def captions(texts) -> list[Caption]:
-    return [Caption(text, [], 0.0, 0.0) for text in texts]
+def captions(texts, scores=None) -> list[Caption]:
+    return [Caption(text, [], score, score) for text, score in zip(texts, scores or [0.0] * len(texts))]
 
 
 def test_the_caption_nearest_to_those_of_similar_images_comes_first(store):
@@ -48,13 +48,35 @@ def test_captions_that_nothing_tells_apart_stay_in_order(store):
     assert Consensus(store).order(torch.eye(1, 32), [captions(SAID[:1])]) == [captions(SAID[:1])]
 
 
+def test_what_is_said_of_nearer_images_counts_more(tmp_path):
+    angles = torch.linspace(0.1, 1.2, NEIGHBOURS)  # the nearest third shows boats, the others dogs
+    said = BOATS[: NEIGHBOURS // 3] + DOGS[: NEIGHBOURS - NEIGHBOURS // 3]
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    write_features(
+        tmp_path / "store.pkl", embeddings=rows, image_ids=[str(i) for i in range(NEIGHBOURS)],
+        image_paths=[None] * NEIGHBOURS, captions=[(text,) for text in said], meta=META,
+    )  # fmt: skip
+    store = Datastore.open(tmp_path / "store.pkl", META.encoder, META.encoder_weights_id, 2, "this test")
+    near, far = (torch.tensor([[angle, 1 - angle]]) for angle in (1.0, 0.0))
+    firsts = [Consensus(store).order(image, [captions(SAID)])[0][0].text for image in (near, far)]
+    assert firsts == [SAID[0], SAID[1]]
+
+
+def test_likelier_captions_come_first_among_those_that_neighbours_say_alike(store):
+    texts = ["a brown dog runs over grass", "a brown dog runs over grass."]
+    [found] = Consensus(store).order(torch.eye(1, 32), [captions(texts, [-1.2, -0.9])])
+    assert [caption.text for caption in found] == texts[::-1]
+    unlikely = captions(SAID[1:], [-3.0, -0.5])  # what neighbours say counts more
+    assert Consensus(store).order(torch.eye(1, 32), [unlikely])[0][0].text == SAID[1]
+
+
 def test_captioner_chooses_among_its_beams(make_model, tokenizer, store, tmp_path):
     model = make_model(encoder=META.encoder)
     captioner = Captioner(model, tokenizer)
     captioner.consensus = Consensus(store)
     vectors = torch.randn(6, 32, generator=torch.Generator().manual_seed(3))
     how = {"beam": True, "max_new_tokens": 8}
-    beams = captioner.caption(list(vectors), DecodeConfig(**how, num_captions=5))
+    beams = captioner.caption(list(vectors), DecodeConfig(**how, num_captions=CANDIDATES))
     chosen = captioner.caption(list(vectors), DecodeConfig(**how, rerank="consensus"))
     alone = captioner.caption(list(vectors), DecodeConfig(**how, rerank="consensus"), batch_size=1)
     assert [c.text for [c] in chosen] == [c.text for [c] in alone]

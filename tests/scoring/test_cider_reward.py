@@ -44,5 +44,12 @@ def test_other_images_are_scored_with_the_same_frequencies():
     assert found == reward.score([2, 3], WRITTEN[2:4], [True, True])
 
 
+def test_agreement_is_the_weighted_mean_of_the_scores_against_each_image():
+    reward, weights = CiderReward(REFERENCES, end=False), [3.0, 1.0, 0.5]
+    found = reward.agreement(WRITTEN, REFERENCES[:3], weights)
+    each = [reward.score([image] * len(WRITTEN), WRITTEN, [True] * len(WRITTEN)) for image in range(3)]
+    np.testing.assert_allclose(found, np.average(each, axis=0, weights=weights), rtol=1e-12, atol=1e-12)
+
+
 def test_captions_that_end_in_mid_sentence_are_counted():
     assert bad_endings(["a cup on a", "a cup of tea.", "eggs and", ""]) == 0.5

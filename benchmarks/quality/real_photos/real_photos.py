@@ -136,11 +136,16 @@ def trained(train: Path, dev: Path, lm: str, words: list[str], folder: Path, bfl
     return json.loads(note.read_text(encoding="utf-8"))
 
 
-def evaluated(folder: Path, dev: Path, train: Path, held_out: Features) -> list[str]:
-    """Captions of the held-out photos, with a report of pictures beside them."""
-    out = folder / "evaluation"
+def evaluated(folder: Path, dev: Path, train: Path, held_out: Features, by_neighbours: bool = False) -> list[str]:
+    """Captions of the held-out photos, with a report of pictures beside them.
+
+    Args:
+        by_neighbours: choose them by the captions of similar training photos.
+    """
+    out = folder / ("evaluation_by_neighbours" if by_neighbours else "evaluation")
     if not (out / PREDICTIONS).is_file():
         words = ["--load_pt", str(folder), "--data", str(dev), "--train_data", str(train), "--out", str(out)]
+        words += ["--rerank", "consensus", "--datastore", str(train)] if by_neighbours else []
         if clipcap(["evaluate", *words, "--no_clip_score", "--no_java"]):
             raise SystemExit("evaluation failed, see above")
         print(f"report: {out / REPORT}", flush=True)

@@ -1,7 +1,11 @@
-"""A small GPT-2 that has read captions and seen no photo: the language model of `real_photos`."""
+"""A small GPT-2 that has read captions and seen no photo: the language model of `--lm FOLDER` in benchmarks of photos.
+
+python -m benchmarks.quality.text_only.caption_language FOLDER
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,16 @@ import torch
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.speed.train.bench import SHARED
 from clipcap.demo.tiny import make_tokenizer
+from clipcap.features.files import read_features
 
+EPOCHS = 4  # over the captions alone
 VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 4000, 192, 4, 3, 64
 BATCH, PEAK_LR, DROPOUT = 32, 2e-3, 0.1
 
 
-def train_language_model(folder: Path, captions: Sequence[str], epochs: int, seed: int = 0) -> None:
+def train_language_model(folder: Path, captions: Sequence[str], epochs: int = EPOCHS, seed: int = 0) -> None:
     """Train and store it, with a tokenizer of its own, as a transformers folder.
 
     Args:
@@ -58,3 +65,18 @@ def _rows(pieces: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
     stream = np.concatenate([pieces[number] for number in random.permutation(len(pieces))])
     whole = len(stream) // POSITIONS
     return stream[: whole * POSITIONS].reshape(whole, POSITIONS)
+
+
+def main() -> None:
+    """Train it on the captions of Flickr8k's 5,999 training photos."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to")
+    folder: Path = parser.parse_args().folder
+    if folder.exists():
+        parser.exit(1, f"{folder} exists already\n")
+    stored = read_features(str(SHARED / "features" / "flickr8k_train_efficientnet_lite0.pkl"))
+    train_language_model(folder, stored.captions)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,6 @@ STORED = SHARED / "features"
 FEW = 500  # captioned photos of mixed training
 RUNS = ("paired", "auto", "0", "memory", "few", "mixed")
 AGAINST = {"paired": "auto", "0": "auto", "memory": "auto", "few": "mixed"}  # a run → the one it is compared with
-LANGUAGE_EPOCHS = 4  # of the language model, over the captions alone
 LONGEST = 40  # tokens of a caption; the language model takes 64 positions
 
 
@@ -114,7 +113,7 @@ def in_common_space(out: Path, name: str, encoder: str) -> Path:
     if not (out / "texts").exists():
         parse_texts(data_path=str(path), clip_model_type=encoder, out=str(out / "texts"))
     if not (language := out / "language_model").exists():
-        train_language_model(language, list(features.captions), LANGUAGE_EPOCHS)
+        train_language_model(language, list(features.captions))
     return path
 
 

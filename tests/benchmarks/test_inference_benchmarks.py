@@ -5,17 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from clip.model import CLIP
+from support.small import META, feature_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_decoding import PlainDecoding
+from benchmarks.quality.prompts.guidance import guided, mean_photo
 from benchmarks.speed.decode.arithmetic import decode_flops
 from benchmarks.speed.parse.arithmetic import encoder_flops
 from clipcap.captioning.beam_search import beam_search
 from clipcap.captioning.cached_decoder import CachedDecoder
+from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import decode
 from clipcap.captioning.sampling import uniforms
+from clipcap.features.files import read_features
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,15 @@ def test_plain_decoding_writes_the_tokens_of_ours(make_model, tokenizer, embeddi
         else:
             expected = plain.sample(one, uniforms([image], config)[0, 0])
         assert len(ids) == 9 and ids == expected
+
+
+def test_guidance_of_strength_1_is_beam_search_and_a_stronger_one_is_not(make_model, tokenizer, tmp_path):
+    photos = read_features(feature_file(tmp_path / "f.pkl", ["a red apple", "two eggs", "soup"]))
+    captioner = Captioner(make_model(encoder=META.encoder), tokenizer)
+    given = [photos.given([row]) for row in range(3)]
+    expected = [several[0].text for several in captioner.caption(given, beam=True)]
+    found = {strength: guided(captioner, photos, [0, 1, 2], mean_photo(photos), strength) for strength in (1, 3)}
+    assert found[1] == expected and found[3] != expected
 
 
 def test_counted_decoding_is_what_is_computed(make_model, embeddings):

@@ -18,7 +18,8 @@ from torch import Tensor
 from benchmarks.measure import machine
 from benchmarks.quality.prompts.guidance import guided, mean_photo
 from clipcap.captioning.captioner import Captioner
-from clipcap.captioning.config import DecodeConfig
+from clipcap.captioning.config import CANDIDATES, DecodeConfig
+from clipcap.captioning.prompting import open_consensus
 from clipcap.evaluation.metrics.recall import own_ranks
 from clipcap.evaluation.metrics.score import score
 from clipcap.features.feature_set import Features
@@ -66,6 +67,9 @@ def choices(
         own = [texts_of[: 5 * count] for texts_of in said]
         return [nearest_to(texts, several, [one] * len(several)) for several, one in zip(candidates, own)]
 
+    captioner.consensus = open_consensus(captioner.model.config, train.path)
+    how = DecodeConfig(beam=True, rerank="consensus", max_new_tokens=LONGEST)
+    chosen = [several[0].text for several in captioner.caption(photos, how)]
     null = mean_photo(train)
     return {
         "beam 5": [several[0] for several in beams[5]],
@@ -77,6 +81,7 @@ def choices(
         "of the 5 beams, by the captions of 15 neighbours": by_neighbours(beams[5]),
         "beam 10": [several[0] for several in beams[10]],
         "of the 10 beams, by the captions of 15 neighbours": by_neighbours(beams[10]),
+        f"`--rerank consensus`: of {CANDIDATES} beams, nearer neighbours and likely captions counting more": chosen,
         **{f"beam 5, guidance {g:g}": guided(captioner, val, rows, null, g) for g in (1, 1.5, 2)},
     }
 

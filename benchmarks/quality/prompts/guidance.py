@@ -11,9 +11,11 @@ from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.config import DecodeConfig
 from clipcap.captioning.decode import resolve, stop_token_ids
 from clipcap.captioning.kv_cache import expand
+from clipcap.captioning.tidy import tidy
 from clipcap.features.feature_set import Features
 from clipcap.models.base import PrefixLM
 from clipcap.models.given import Given, with_tokens
+from clipcap.models.language_model import max_positions
 
 TOGETHER = 16  # photos decoded together
 
@@ -43,7 +45,7 @@ class GuidedDecoder(CachedDecoder):
         self._both = both  # [2·N·K, V]
 
     def expand(self, k: int, room: int, reorders: bool = False) -> None:
-        expand(self.cache, k, room)
+        expand(self.cache, len(self._both), k, room)
         self._both = self._both.repeat_interleave(k, dim=0)
 
     def keep(self, rows: Tensor) -> None:
@@ -73,7 +75,7 @@ def mean_photo(training: Features) -> Given:
 def guided(captioner: Captioner, photos: Features, rows: list[int], null: Given, strength: float) -> list[str]:
     """A caption of each row, by five beams."""
     model, tokenizer = captioner.model, captioner.tokenizer
-    config = resolve(DecodeConfig(beam=True), model)
+    config = resolve(DecodeConfig(beam=True), model).fit_to(max_positions(model.lm) - model.longest_prefix)
     stop, captions = stop_token_ids(tokenizer, config, model.caption_ends), []
     for start in range(0, len(rows), TOGETHER):
         given = photos.given(rows[start : start + TOGETHER])
@@ -82,5 +84,5 @@ def guided(captioner: Captioner, photos: Features, rows: list[int], null: Given,
         best = (found.total / found.length).argmax(dim=1).tolist()  # [N]
         for image, beam in enumerate(best):
             ids = found.tokens[image, beam, : int(found.length[image, beam])].tolist()
-            captions.append(str(tokenizer.decode([i for i in ids if i not in stop])).strip())
+            captions.append(tidy(str(tokenizer.decode([i for i in ids if i not in stop]))))
     return captions

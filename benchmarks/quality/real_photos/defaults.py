@@ -3,8 +3,8 @@
 python -m benchmarks.quality.real_photos.defaults [--lm FOLDER] [--photos 500 2000 5999] [--seeds 1 2 3]
 
 Both see the same captions as often, which takes about the same time. The default chooses rates, batch, epochs
-and the best of these; before it, 2e-5 and batches of 40 were for all that is trained, and the loss chose. In the third
-row the default's captions are chosen by those of similar training photos (`--rerank consensus`).
+and the best of these; before it, 2e-5 and batches of 40 were for all that is trained, and the loss chose. A third
+row has the default's captions as those of similar training photos choose them (`--rerank consensus`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A small GPT-2 that has read captions and seen no photo: the language model of `--lm FOLDER` in benchmarks of photos.
+"""A small GPT-2 that has read captions and seen no photo: what benchmarks of photos take as `--lm FOLDER`.
 
 python -m benchmarks.quality.text_only.caption_language FOLDER
 """

@@ -106,7 +106,8 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
             steps.evaluate()
     logger.info(
         f"captioner: {steps.checkpoints}; report: {steps.evaluation / REPORT}\n"
-        f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS"
+        f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS\n"
+        f"often better, and slower: chosen by what is said of similar photos: the same with {steps.by_neighbours()}"
     )
     if found.captions >= SEVERAL * found.train_images:
         logger.info(f"photos have several captions: go on by their scores: clipcap {shlex.join(steps.by_scores())}")
@@ -321,6 +322,10 @@ class _Steps:
         if self.checkpoints.exists():  # of an epoch without a `last` it makes another
             words.append("--resume")
         self._run("train", self.checkpoints, *words, "--out_dir", self.checkpoints)
+
+    def by_neighbours(self) -> str:
+        """The flags that choose among captions by those of the training photos."""
+        return f"--rerank consensus --datastore {shlex.quote(str(self._file('train')))}"
 
     def by_scores(self) -> list[str]:
         """The command that goes on from the captioner by the scores of its own captions."""

@@ -242,13 +242,14 @@ def caption_rows(
 
 
 def describe_decoding(config: DecodeConfig) -> str:
-    """A phrase for the report, such as `beam search, 5 beams`."""
+    """A phrase for the report, such as `beam search, 5 beams, the best by --rerank consensus`."""
     config = config.resolved()
+    best = "" if config.rerank == "none" else f", the best by --rerank {config.rerank}"
     if config.beam:
-        return f"beam search, {config.beam_size} beams"
+        return f"beam search, {config.beam_size} beams{best}"
     if config.greedy or config.temp == 0:
         return "greedy"
-    return f"sampling, temperature {config.temp:g}, top-p {config.top_p:g}"
+    return f"sampling, temperature {config.temp:g}, top-p {config.top_p:g}{best}"
 
 
 def _training_log(checkpoint: Path) -> list[dict[str, float]]:

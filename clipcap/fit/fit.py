@@ -107,7 +107,7 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
     logger.info(
         f"captioner: {steps.checkpoints}; report: {steps.evaluation / REPORT}\n"
         f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS\n"
-        f"often better, and slower: chosen by what is said of similar photos: the same with {steps.by_neighbours()}"
+        f"often better, and slower, is what similar photos choose: the same with {steps.by_neighbours()}"
     )
     if found.captions >= SEVERAL * found.train_images:
         logger.info(f"photos have several captions: go on by their scores: clipcap {shlex.join(steps.by_scores())}")

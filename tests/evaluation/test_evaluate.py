@@ -15,6 +15,8 @@ from conftest import REPO
 from support.launched import forked_in_two
 from support.road import draw_set, run, save_captioner
 
+from clipcap.captioning.config import DecodeConfig
+from clipcap.evaluation.evaluate import describe_decoding
 from clipcap.evaluation.report.content import Difference, Interval, Run, Versus
 from clipcap.evaluation.report.verdict import verdicts
 from clipcap.images.read import open_image
@@ -402,3 +404,12 @@ def test_a_difference_has_the_colour_of_the_better_run(name, value, colour):
     runs = [Run(run, {name: Interval(0.5)}, {}) for run in ("a", "b")]
     page = str(verdicts(runs, [Versus("a", "b", "a is better", {name: one})]))
     assert f'class="whisker {colour}"' in page
+
+
+def test_the_report_says_how_captions_were_written_and_chosen():
+    assert describe_decoding(DecodeConfig()) == "beam search, 5 beams"
+    chosen = describe_decoding(DecodeConfig(rerank="consensus"))
+    assert chosen == "beam search, 20 beams, the best by --rerank consensus"
+    assert describe_decoding(DecodeConfig(greedy=True)) == "greedy"
+    drawn = describe_decoding(DecodeConfig(temp=0.7, top_p=0.9, rerank="clip"))
+    assert drawn == "sampling, temperature 0.7, top-p 0.9, the best by --rerank clip"

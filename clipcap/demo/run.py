@@ -27,7 +27,7 @@ TRAIN_SEED, VAL_SEED = 0, 1
 # The language model learns along: before a frozen one the captions get both foods of a plate right on 22 % of the
 # plates with two (benchmarks/quality/demo). With shared prefixes 32 captions are of 8 pictures, and teach less.
 TRAINING = ("--tune", "full", "--lm", DEMO, "--prefix_length", "5", "--no_share_prefix", "--epochs", "4",
-            "--bs", "32", "--lr", "2e-3", "--lm_lr", "1e-3", "--val_captions", "64")  # fmt: skip
+            "--bs", "32", "--lr", "2e-3", "--lm_lr", "1e-3")  # fmt: skip
 GRID = "gallery.png"
 FIRST = "plates_train"  # a folder, by which a demo is known
 MADE = ("plates_*", ".plates_*", "checkpoints", "captions.jsonl*", "evaluation", GRID)  # under --out

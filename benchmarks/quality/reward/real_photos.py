@@ -13,7 +13,6 @@ from pathlib import Path
 from benchmarks.measure import machine
 from benchmarks.quality.real_photos.real_photos import compare, evaluated, report, trained
 from clipcap.evaluation.caption_files import captions_by_image
-from clipcap.evaluation.metrics.score import Scores
 from clipcap.features.files import read_features
 
 REWARDS = {"cider": [], "without the end": ["--no_reward_end"], "anchored": ["--xe_weight", "0.1"]}
@@ -43,10 +42,10 @@ def main() -> None:
     order = [references[str(i)] for i in held_out.image_ids]
     print(machine(), flush=True)
     lm = args.lm or str(start.parent / "smollm2")
-    found: dict[str, Scores] = {}
     for reward in args.rewards:
         for seed in args.seeds:
-            found["cross-entropy"] = report("cross-entropy", evaluated(start, dev, train, held_out), order, False, 0)
+            captions = evaluated(start, dev, train, held_out)
+            found = {"cross-entropy": report("cross-entropy", captions, order, False, 0)}
             epochs = -(-args.steps * args.images // read_features(str(train)).num_images)
             words = ["--objective", "reward", "--weights_dir", str(start / "clipcap-best"), "--lr", str(args.lr)]
             words += args.train_flags.split()
@@ -58,8 +57,6 @@ def main() -> None:
             by = f"{name}, by neighbours"
             found[by] = report(by, evaluated(folder, dev, train, held_out, True), order, False, 0)
             compare(found)
-            for one in (name, by):
-                found.pop(one)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,7 @@ class Bench:
     """Ours and the plain baseline with the same weights, on the same photos."""
 
     def __init__(self, name: str, folder: Path, dtype: str = "float32"):
-        self.dtype = dtype
-        self.folder, self.config = folder, ParseConfig.of(max_bad=0.0)
+        self.folder, self.dtype, self.config = folder, dtype, ParseConfig.of(max_bad=0.0)
         self.weights = str(random_weights(name, folder))
         self.records = photos(folder)
         self.state = PartialState(cpu=True)

@@ -11,7 +11,7 @@ import sys
 import atheris
 from in_memory import folder_in_memory
 
-with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile"]):
+with atheris.instrument_imports(include=["clipcap", "csv", "json", "tarfile", "zipfile"]):
     from clipcap.errors import ClipcapError
     from clipcap.evaluation.caption_files import read_predictions, read_references
     from clipcap.sources.conceptual import FAILURES_FILE
@@ -39,6 +39,8 @@ KINDS = (
     ("", "p.jsonl"),
     ("", "p.csv"),
     ("conceptual", f"train/{FAILURES_FILE}"),
+    ("custom", "t.csv.zip"),
+    ("custom", "t.csv.xz"),
 )
 
 

@@ -1,17 +1,33 @@
-"""Texts that are packed with gzip or bzip2, read as they are unpacked, to no more than their size allows."""
+"""Texts that are packed with gzip, bzip2, xz or zip, read as they are unpacked, to no more than their size allows."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import io
+import lzma
 import os
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-PACKED = {".gz": gzip.open, ".bz2": bz2.open}
-UNPACKING_ERRORS = (OSError, ValueError, EOFError, zlib.error)
+
+def _open_zip(path: Path, mode: str) -> zipfile.ZipExtFile:
+    """The one file in an archive; what macOS adds beside it does not count."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # stays open behind what is returned
+            files = [one for one in archive.infolist() if not one.filename.endswith("/")]
+            files = [one for one in files if not one.filename.startswith("__MACOSX/")]
+            if len(files) != 1:
+                raise OSError(f"holds {len(files):,} files: unpack it first")
+            return cast(zipfile.ZipExtFile, archive.open(files[0]))
+    except RuntimeError as error:  # encrypted, or packed in a way that Python does not know
+        raise OSError(f"unpack it first: {error}") from error
+
+
+PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": _open_zip}
+UNPACKING_ERRORS = (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _MAX_GAIN = 64  # times the size on disk: captions pack to a tenth or so, and more is an attack
 _ALWAYS = 2**20  # bytes
 

@@ -7,6 +7,8 @@ import csv
 import gzip
 import io
 import json
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -199,16 +201,28 @@ def test_several_caption_columns_are_captions_of_one_image(photos, names):
     assert captions(given) == [(b, f"{b} again") for _, b in PAIRS]
 
 
-@pytest.mark.parametrize("pack", [gzip, bz2], ids=["gz", "bz2"])
-def test_packed_tables_are_read(photos, pack):
-    suffix = {"gzip": "gz", "bz2": "bz2"}[pack.__name__]
+def zipped(*contents: bytes) -> bytes:
+    """An archive as macOS makes it: files, and what it keeps beside them."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for number, content in enumerate(contents):
+            file.writestr(f"captions{number}", content)
+        file.writestr("__MACOSX/._captions0", b"\0")
+    return archive.getvalue()
+
+
+PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zip": zipped}
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_packed_tables_are_read(photos, suffix):
     lines = "\n".join(json.dumps({"image": a, "caption": b}) for a, b in PAIRS)
     for name, text in (
         ("captions.csv", rows()),
         ("captions.jsonl", lines),
         ("captions.json", json.dumps(dict(PAIRS))),
     ):
-        path = put(photos / f"{name}.{suffix}", pack.compress(text.encode()))
+        path = put(photos / f"{name}.{suffix}", PACK[suffix](text.encode()))
         assert captions(read(path)) == ONE_EACH and captions(read(photos)) == ONE_EACH
         path.unlink()
 
@@ -517,6 +531,10 @@ def test_links_are_named_as_links_with_what_fetches_them(tmp_path):
             r"t\.csv\.gz: cannot be read",
         ),
         ("t.csv.gz", gzip.compress(bytes(2**22), mtime=0), "unpacks to more than 64 times its size"),
+        ("t.csv.zip", zipped(bytes(2**22)), "unpacks to more than 64 times its size"),
+        ("t.csv.zip", zipped(b"image,caption\n", b"image,caption\n"), "holds 2 files: unpack it first"),
+        ("t.csv.zip", b"PK", r"t\.csv\.zip: cannot be read"),
+        ("t.csv.xz", lzma.compress(b"image,caption\n1.jpg,a red kite\n")[:-9], r"t\.csv\.xz: cannot be read"),
         ("t.arrow", b"ARROW1", "write it as Parquet"),
         ("t.yaml", "1.jpg: a red kite\n", "write them as JSON"),
         ("t.html", "<table></table>", "write the captions in it as CSV or JSON"),

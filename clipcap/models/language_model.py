@@ -68,7 +68,20 @@ def _gguf_part(loader: Any, name: str, what: str, **options: Any) -> Any:
     try:
         return loader.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True, **options)
     except Exception as error:  # of damaged files anything may come
+        if _is_damaged(path):
+            raise ClipcapError(f"--lm {name}: is damaged or cut off: fetch it again") from error
         raise ClipcapError(f"--lm {name}: cannot load the {what}: {one_line(error)}") from error
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether the package that reads GGUF makes no sense of a file of a version that it knows."""
+    import gguf
+
+    try:
+        gguf.GGUFReader(path)
+    except Exception as error:
+        return "version" not in str(error)
+    return False
 
 
 def _load_gguf(name: str) -> PreTrainedModel:

@@ -81,9 +81,14 @@ def test_it_is_trained_stored_and_loaded_again(tune, gguf_file, tmp_path):
 
 
 def test_a_damaged_or_missing_file_is_refused_in_one_line(gguf_file, tmp_path):
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(gguf_file.read_bytes()[:3000])
-    for path, words in ((broken, "cannot load the language model"), (tmp_path / "no.gguf", "there is no such file")):
+    whole = gguf_file.read_bytes()
+    contents = {"cut": whole[:3000], "begun": whole[:4], "named": whole.replace(b"token_embd", b"\xfeoken_embd")}
+    contents["newer"] = whole[:4] + (1000).to_bytes(4, "little") + whole[8:]
+    said = dict.fromkeys(contents, "is damaged or cut off: fetch it again") | {"newer": "v1000"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.gguf").write_bytes(content)
+    for name, words in (*said.items(), ("no", "there is no such file")):
+        path = tmp_path / f"{name}.gguf"
         with pytest.raises(ClipcapError, match=words) as error:
             load_lm(str(path))
         assert "\n" not in str(error.value)

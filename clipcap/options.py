@@ -78,7 +78,7 @@ class Options:
 
 
 def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options under their own names instead of their aliases; an unknown one is refused."""
+    """The options under their own names instead of their aliases; an unknown name or choice is refused."""
     flags = flags_of(config_class)
     names = {name: name for name in (*flags, *(f.name for f in fields(config_class) if "part" in f.metadata))}
     names |= {alias: name for name, flag in flags.items() for alias in flag.field.metadata["aliases"]}
@@ -87,7 +87,13 @@ def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[st
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ClipcapError(f"{config_class.__name__} has no option {name!r}{hint}")
-    return {names[name]: value for name, value in options.items()}
+    named = {names[name]: value for name, value in options.items()}
+    for name, value in named.items():
+        hint = flags[name].hint if name in flags else None
+        choices = _flag_type(hint)[1]
+        if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
+            raise ClipcapError(f"{name} is {value!r:.60}, not one of {', '.join(choices)}")
+    return named
 
 
 def _build(config_class: type[T], options: Mapping[str, Any]) -> T:

@@ -168,6 +168,13 @@ def test_an_unknown_option_is_named_with_the_nearest(build):
         build(epoch=3)
 
 
+def test_an_unknown_choice_is_refused_with_the_known_ones():
+    with pytest.raises(ClipcapError, match="rerank is 'concensus', not one of none, clip, consensus"):
+        DecodeConfig().with_options(rerank="concensus")
+    with pytest.raises(ClipcapError, match="tune is None, not one of none, lora, full"):
+        ModelConfig.of(tune=None)
+
+
 def test_a_changed_config_is_checked_again():
     with pytest.raises(ClipcapError, match="--epochs must be at least 1"):
         TrainConfig().with_options(epochs=0)

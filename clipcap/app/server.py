@@ -29,7 +29,6 @@ from clipcap.app.post_caption import add_caption_route, is_connected
 from clipcap.app.service import CaptionService, PictureSearch, text_search
 from clipcap.captioning.captioner import Captioner
 from clipcap.captioning.load_captioner import load_captioner
-from clipcap.captioning.prompting import check_datastore
 from clipcap.clip_gpt.captioner import ClipGptCaptioner
 from clipcap.demo.plates import draw, scenes
 from clipcap.errors import ClipcapError
@@ -62,7 +61,6 @@ def serve(config: AppConfig) -> None:
     with _listening(config) as listener:
         turn, max_pixels = Lock(), config.max_megapixels * 1_000_000
         captioner = load_captioner(config.load)
-        check_datastore("none", config.load.datastore, cast(ModelConfig, captioner.model.config).prompts)
         _ = captioner.encoder  # load it now, so that an error ends the command before the first photo
         service = CaptionService(captioner, max_pixels, turn)
         searches = _searches(config, captioner, max_pixels, turn)

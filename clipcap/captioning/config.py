@@ -79,6 +79,8 @@ class DecodeConfig(Options, group="decoding"):
                 f"--num_captions {self.num_captions} is more than --beam_size {self.beam_size}: "
                 f"raise --beam_size to {self.num_captions}"
             )
+        if self.rerank == "consensus" and 1 in (self.top_k, self.beam_size if self.searches else None):
+            raise ClipcapError("--rerank consensus chooses among several captions: raise --beam_size, or --top_k")
         if self.seed is not None:
             within("seed", self.seed, 0, LARGEST_SEED)
         if self.min_new_tokens > self.longest:

@@ -12,6 +12,7 @@ from clipcap.captioning.decode import Caption
 from clipcap.errors import ClipcapError
 from clipcap.prompts.datastore import Datastore
 from clipcap.scoring.cider_reward import CiderReward
+from clipcap.scoring.words import words_of
 
 NEIGHBOURS = 60  # similar images whose captions are compared with
 FADING = 10  # the n-th of them, from 0 on, counts as 1 / (FADING + n)
@@ -41,6 +42,8 @@ class Consensus:
     def order(self, vectors: Tensor, captions: Sequence[Sequence[Caption]]) -> list[list[Caption]]:
         """The captions of each image, best first; as they are where an image has no neighbours.
 
+        Captions of the same words as a better one stand last.
+
         Args:
             vectors: of the images, by the encoder of the datastore, [B, D].
             captions: of each.
@@ -56,8 +59,12 @@ class Consensus:
             return captions
         others, weights = zip(*said)
         scores = np.array(self._scorer.agreement([caption.text for caption in captions], others, weights))
-        scores += LIKELY * np.array([caption.score for caption in captions])
-        return [captions[i] for i in np.argsort(-scores, kind="stable").tolist()]
+        scores += LIKELY * np.array([caption.logprob for caption in captions])
+        best_first = [captions[i] for i in np.argsort(-scores, kind="stable").tolist()]
+        seen: set[tuple[str, ...]] = set()
+        words = map(tuple, words_of([caption.text for caption in best_first]))
+        repeated = [one in seen or bool(seen.add(one)) for one in words]
+        return [caption for late in (False, True) for caption, again in zip(best_first, repeated) if again == late]
 
 
 def consensus_of(found: Consensus | None) -> Consensus:

@@ -154,7 +154,9 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     """
     folder = Path(folder).expanduser()
     if not (folder / PREDICTIONS).is_file():
-        raise ClipcapError(f"{folder}: is not an evaluation ({PREDICTIONS} is missing): run `clipcap evaluate` first")
+        within = folder / "evaluation"  # of a run of `clipcap fit`
+        instead = f"pass {within}" if (within / PREDICTIONS).is_file() else "run `clipcap evaluate` first"
+        raise ClipcapError(f"{folder}: is not an evaluation ({PREDICTIONS} is missing): {instead}")
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         for scores in metrics["per_image"].values():

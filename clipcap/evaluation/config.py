@@ -34,7 +34,12 @@ class EvaluateConfig(Options, group="data"):
     train_data: str | None = option(None, "feature file trained on: reports the share of captions copied from it")
     limit: int = option(0, "score only the first images of --data, for a trial run (0: all)")
     batch_size: int = option(16, "images decoded together", group="machine")
-    characters: bool = option(False, "every character is a token: for scripts without spaces", group="scores")
+    characters: bool | None = option(
+        None,
+        "every character of a script without blanks is a token (default: where most human captions are in one, such "
+        "as Chinese or Thai)",
+        group="scores",
+    )
     java: bool = option(
         True, "use Java if it is installed (the COCO server's tokenizer, METEOR, SPICE)", group="scores"
     )

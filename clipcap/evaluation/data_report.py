@@ -16,7 +16,6 @@ from clipcap.errors import ClipcapError
 from clipcap.evaluation.config import DataReportConfig
 from clipcap.evaluation.judges import encode_texts
 from clipcap.evaluation.metrics.objects import objects_in, read_objects
-from clipcap.evaluation.metrics.tokenize import tokenize
 from clipcap.evaluation.report.data_page import DataPage, Group, Pair, write_data_page
 from clipcap.features.encoder_check import check_same_encoder
 from clipcap.features.feature_set import Features
@@ -29,6 +28,7 @@ from clipcap.retrieval.index import Index
 from clipcap.runtime.messages import logger
 from clipcap.runtime.places import writes_to
 from clipcap.runtime.text import without_folders
+from clipcap.scoring.words import words_of
 
 MOST_COMPARED = 30_000  # rows that are searched for near-duplicates: the time grows with their square
 LONG = 40  # words: a caption is seldom longer, and is cut at 77 tokens of CLIP
@@ -143,7 +143,7 @@ def _word_shares(features: Features, survey: Survey, objects: str | None) -> lis
         names = read_objects(objects)
         counts = Counter(dict.fromkeys(names.values(), 0))
         for texts in _captions_by_image(features).values():
-            found = [objects_in(tokens, names) for tokens in tokenize(texts, with_java=False)[0]]
+            found = [objects_in(tokens, names) for tokens in words_of(texts)]
             counts.update(set().union(*found))
     captioned = max(1, sum(count > 0 for count in survey.per_image))
     return [(word, count / captioned) for word, count in counts.most_common()]

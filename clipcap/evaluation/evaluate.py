@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig | None = None, **options: Any) -> Path:
         if found.several:
             _write_json(out / SEVERAL, found.several)
         scores = _score(found, config)
-        content = {**summary(scores, found), "characters": config.characters}
+        content = {**summary(scores, found), "characters": scores.characters}
         save_scores(out, scores, found.captions, found.references)
         _write_json(out / METRICS, content)
         write_report(out / REPORT, "Captions evaluated", [report_run(content, found)], report_pictures(scores, found))

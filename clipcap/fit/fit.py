@@ -91,8 +91,6 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
     )
     for reason in plan.reasons():
         logger.info(f"  {reason}")
-    if warning := plan.too_short():
-        logger.warning(warning)
     steps = _Steps(out, data, config, found, plan, command)
     with states_what_is_left(lambda: f"{out} holds what was done: the same command continues"):
         expected = steps.announce()
@@ -109,7 +107,7 @@ def fit(data: str, config: FitConfig, command: Callable[[Sequence[str]], int]) -
         f"caption photos: clipcap predict --load_pt {shlex.quote(str(steps.checkpoints))} --img PHOTOS\n"
         f"often better, and slower, is what similar photos choose: the same with {steps.by_neighbours()}"
     )
-    if found.captions >= SEVERAL * found.train_images:
+    if found.captions >= SEVERAL * found.train_images and plan.start.tune != "none":  # what was measured
         logger.info(f"photos have several captions: go on by their scores: clipcap {shlex.join(steps.by_scores())}")
     return steps.checkpoints
 
@@ -277,6 +275,10 @@ class _Steps:
             )  # fmt: skip
         finally:
             shutil.rmtree(probe, ignore_errors=True)
+        plan = self.plan.as_batched(measured.per_epoch)
+        logger.info(f"  {plan.length.describe()}")
+        if warning := plan.too_short():
+            logger.warning(warning)
         logger.info(self._minutes(measured, expected := self._expected(measured, sample)))
         logger.info(
             f"disk: {byte_size(size)} of features, about {byte_size(measured.disk)} of checkpoints in {self.out}"
@@ -330,7 +332,7 @@ class _Steps:
     def by_scores(self) -> list[str]:
         """The command that goes on from the captioner by the scores of its own captions."""
         places = {"weights_dir": self.checkpoints, "data": self._file("train"), "val": self._file(self.found.val)}
-        words = ["train", "--objective", "reward", *BY_SCORES]
+        words = ["train", "--objective", "reward", "--tune", self.plan.start.tune, *BY_SCORES]
         for name, place in {**places, "out_dir": self.out / "by_scores"}.items():
             words += [f"--{name}", str(place)]
         return words

@@ -83,19 +83,22 @@ class Datastore:
         """The nearest images of each query, without the image itself.
 
         An image of a cosine above 0.999 is left out with all its captions. In a datastore of texts no cosine tells:
-        there what has one of the image's `own` captions is left out.
+        there what has one of the image's `own` captions is left out. Nothing is near a query of zeros.
 
         Args:
             queries: [Q, D], of any norm.
             k: images of each.
             own: captions of each of the Q images, in training.
         """
-        hits = self.index.hits(queries, k + SPARE)
+        directed = queries.detach().cpu().any(dim=1).nonzero().flatten()
         rows = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -1, np.float32)
+        if not len(directed):
+            return Near(rows, scores)
+        hits = self.index.hits(queries[directed], k + SPARE)
         filled = [0] * len(queries)
         known = None if own is None or self.tower == "image" else [{*map(_plain, several)} for several in own]
-        for query, row, score in zip(hits.query.tolist(), hits.row.tolist(), hits.score.tolist()):
+        for query, row, score in zip(directed[hits.query].tolist(), hits.row.tolist(), hits.score.tolist()):
             place = filled[query]
             if place == k or (self.tower == "image" and score > SAME):
                 continue

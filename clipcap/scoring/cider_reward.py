@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from clipcap.scoring import ptb_tokenizer
+from clipcap.scoring.words import words_of
 
 END = "<eos>"  # no token of the tokenizer looks like it
 ORDERS = 4
@@ -35,7 +35,7 @@ class CiderReward:
 
     def __init__(self, references: Sequence[Sequence[str]], end: bool = True):
         self.end = end
-        tokens = iter(ptb_tokenizer.ptb_tokenize(list(chain.from_iterable(references))))
+        tokens = iter(words_of(list(chain.from_iterable(references))))
         self._references = [[self._ended(next(tokens), True) for _ in several] for several in references]
         self._log_images = math.log(max(len(references), 1))
         frequency: Counter[NGram] = Counter()
@@ -47,7 +47,7 @@ class CiderReward:
     def score(self, images: Sequence[int], captions: Sequence[str], ended: Iterable[bool]) -> list[float]:
         """CIDEr-D of captions of images by number; `ended`: whether each came to its end before the limit."""
         found = []
-        for image, tokens, whole in zip(images, ptb_tokenizer.ptb_tokenize(captions), ended, strict=True):
+        for image, tokens, whole in zip(images, words_of(captions), ended, strict=True):
             if image not in self._vectors:
                 self._vectors[image] = [self._vector(reference) for reference in self._references[image]]
             found.append(self._similarity(tokens, whole, self._vectors[image]))
@@ -57,11 +57,8 @@ class CiderReward:
         self, references: Sequence[Sequence[str]], captions: Sequence[str], ended: Iterable[bool]
     ) -> list[float]:
         """As `score`, against references of other images, with the same document frequencies."""
-        wanted = [
-            [self._vector(self._ended(tokens, True)) for tokens in ptb_tokenizer.ptb_tokenize(several)]
-            for several in references
-        ]
-        tokens = ptb_tokenizer.ptb_tokenize(captions)
+        wanted = [[self._vector(self._ended(tokens, True)) for tokens in words_of(several)] for several in references]
+        tokens = words_of(captions)
         return [self._similarity(one, whole, vectors) for one, whole, vectors in zip(tokens, ended, wanted)]
 
     def agreement(
@@ -74,10 +71,10 @@ class CiderReward:
             others: the captions of N images, of each at least one.
             weights: N, of any sum.
         """
-        split = iter(ptb_tokenizer.ptb_tokenize(list(chain.from_iterable(others))))
+        split = iter(words_of(list(chain.from_iterable(others))))
         theirs = [[self._vector(self._ended(next(split), True)) for _ in several] for several in others]
         total, found = sum(weights), []
-        for tokens in ptb_tokenizer.ptb_tokenize(captions):
+        for tokens in words_of(captions):
             ours = self._vector(self._ended(tokens, True))
             scores = [_mean_cider_d(ours, vectors) for vectors in theirs]
             found.append(sum(weight * score for weight, score in zip(weights, scores, strict=True)) / total)
@@ -123,10 +120,10 @@ def _cider_d(ours: Vector, theirs: Vector) -> float:
 
 def bad_endings(captions: Sequence[str]) -> float:
     """Share of captions whose last word no caption ends in: they broke off."""
-    tokens = ptb_tokenizer.ptb_tokenize(captions)
+    tokens = words_of(captions)
     return sum(bool(one) and one[-1] in BAD_ENDINGS for one in tokens) / max(1, len(tokens))
 
 
 def mean_length(captions: Sequence[str]) -> float:
     """Mean number of tokens of captions."""
-    return sum(map(len, ptb_tokenizer.ptb_tokenize(captions))) / max(1, len(captions))
+    return sum(map(len, words_of(captions))) / max(1, len(captions))

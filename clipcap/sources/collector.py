@@ -10,6 +10,7 @@ from clipcap.errors import ClipcapError
 from clipcap.images.folders import in_natural_order
 from clipcap.images.photos import Photos
 from clipcap.images.ref import ImageRef
+from clipcap.runtime.scripts import most_lack_blanks
 from clipcap.runtime.text import counted, shown
 from clipcap.sources.config import SourceConfig
 from clipcap.sources.faults import Faults
@@ -136,9 +137,9 @@ class Collector:
             self.note(note)
         for remark, count in self.remarks.items():
             self.note(f"{remark}: {count:,}")
-        single = sum(" " not in caption for entry in self._images.values() for caption in entry.captions)
-        total = sum(len(entry.captions) for entry in self._images.values())
-        if single * 2 > total >= _MANY:
+        captions = [caption for entry in self._images.values() for caption in entry.captions]
+        single, total = sum(" " not in caption for caption in captions), len(captions)
+        if single * 2 > total >= _MANY and not most_lack_blanks(captions):
             self.note(f"{single:,} of {total:,} captions are single words: is that what they ought to be?")
         marks = ", ".join(f"{shown(mark)} {count:,}" for mark, count in self.unusable.items())
         self.note_count(self.unusable.total(), "caption", f"left out: marked as unusable ({marks})")

@@ -224,8 +224,11 @@ class FeatureTask(ABC, Generic[Config, Model]):
         return scores
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """What decides `best`, lower is better: CIDEr-D, or the validation (else the training) loss."""
-        if self._judge is not None:
+        """What decides `best`, lower is better: CIDEr-D, or the validation (else the training) loss.
+
+        As long as no caption has anything of its references, CIDEr-D is 0 and tells nothing: the loss does.
+        """
+        if metrics.get("cider"):
             return -metrics["cider"]
         return metrics.get("val_loss", metrics["train_loss"])
 

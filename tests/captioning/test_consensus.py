@@ -70,6 +70,45 @@ def test_likelier_captions_come_first_among_those_that_neighbours_say_alike(stor
     assert Consensus(store).order(torch.eye(1, 32), [unlikely])[0][0].text == SAID[1]
 
 
+def test_captions_of_the_same_words_stand_behind_the_others(store):
+    texts = ["a brown dog runs over grass", "A brown dog runs over grass.", "a man on a horse"]
+    [found] = Consensus(store).order(torch.eye(1, 32), [captions(texts)])
+    assert [caption.text for caption in found] == [texts[0], texts[2], texts[1]]
+
+
+def test_likelihood_is_that_of_the_model_whatever_the_temperature_of_the_search(store):
+    texts = ["a brown dog runs over grass", "a brown dog runs over grass."]
+    several = [Caption(text, [], score, logprob) for text, score, logprob in zip(texts, (-0.1, -9.0), (-2.0, -1.0))]
+    [found] = Consensus(store).order(torch.eye(1, 32), [several])
+    assert found[0].text == texts[1]
+
+
+def test_captions_without_blanks_between_words_are_compared_by_character(tmp_path):
+    said = ["一只棕色的狗在草地上奔跑", "两艘船停在黄昏的港口"] * 20
+    rows = torch.eye(2, 32).repeat(20, 1) + 0.1 * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    write_features(
+        tmp_path / "store.pkl", embeddings=rows, image_ids=[str(i) for i in range(40)],
+        image_paths=[None] * 40, captions=[(text,) for text in said], meta=META,
+    )  # fmt: skip
+    store = Datastore.open(tmp_path / "store.pkl", META.encoder, META.encoder_weights_id, 32, "this test")
+    several = captions(["一个男人骑着马", "两艘船在港口", "一只狗在草地上跑"])
+    found = Consensus(store).order(torch.eye(2, 32), [several, several])
+    assert [one[0].text for one in found] == [several[2].text, several[1].text]
+
+
+def test_an_image_without_direction_keeps_its_order_and_the_others_have_theirs(store):
+    given = torch.cat([torch.zeros(1, 32), torch.eye(2, 32)])
+    found = Consensus(store).order(given, [captions(SAID)] * 3)
+    assert [one[0].text for one in found] == [SAID[0], SAID[1], SAID[0]]
+    assert Consensus(store).order(given[:1], [captions(SAID)]) == [captions(SAID)]
+
+
+def test_one_candidate_is_refused():
+    for options in ({"beam_size": 1}, {"top_k": 1}):
+        with pytest.raises(ClipcapError, match="--rerank consensus chooses among several captions"):
+            DecodeConfig(rerank="consensus", **options)
+
+
 def test_captioner_chooses_among_its_beams(make_model, tokenizer, store, tmp_path):
     model = make_model(encoder=META.encoder)
     captioner = Captioner(model, tokenizer)

@@ -199,7 +199,7 @@ def test_several_runs_are_compared_with_the_first_and_shown_side_by_side(capsys,
 def test_runs_scored_by_character_are_compared_by_character(capsys, tmp_path):
     wanted = {"0": ["一只狗在草地上跑"], "1": ["两只猫"], "2": ["红色的苹果"]}
     (tmp_path / "r.json").write_text(json.dumps(wanted))
-    for name, flags in (("one", ["--characters"]), ("two", ["--characters"]), ("words", [])):
+    for name, flags in (("one", []), ("two", ["--characters"]), ("words", ["--no_characters"])):
         path = results(
             tmp_path / f"{name}.json", {i: texts[0][: 2 if name == "two" else 5] for i, texts in wanted.items()}
         )

@@ -27,6 +27,15 @@ def test_without_the_end_it_is_the_cider_d_that_evaluate_prints():
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_scripts_without_blanks_between_words_go_by_character_as_in_evaluate():
+    references = [["一只棕色的狗在草地上奔跑", "狗在跑"], ["两艘船停在港口"], ["a red apple"]]
+    written = ["一只狗在草地上跑", "两艘船在港口", "a red apple"]
+    found = CiderReward(references, end=False).score(range(3), written, [True] * 3)
+    expected = score(written, references, with_java=False).per_image["CIDEr-D"]
+    assert min(found) > 0.5
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_with_it_a_caption_that_breaks_off_loses_the_word():
     reward = CiderReward(REFERENCES)
     [whole, cut] = (reward.score([0], [CAPTIONS[0]], [ended])[0] for ended in (True, False))

@@ -633,3 +633,10 @@ def test_a_photo_of_a_row_that_is_left_out_counts_as_unused(photos):
     text = "image,caption,split\n1.jpg,a red kite,train\n2.jpg,two cups,train\n3.jpg,snow,somewhere\n"
     source = read(put(photos / "caps.csv", text))
     assert len(source.records) == 2 and source.rows_left_out == 1 and source.unnamed == 2
+
+
+def test_captions_of_one_word_are_remarked_on_but_not_where_a_script_has_no_blanks(photos):
+    for word, remarked in (("dog", True), ("一只狗在草地上", False)):
+        lines = "".join(f"{name},{word}\n" for name, _ in PAIRS) + f"1.jpg,{word}\n2.jpg,{word}\n3.jpg,{word}\n"
+        source = read(put(photos / "caps.csv", "image,caption\n" + lines))
+        assert any("captions are single words" in note for note in source.notes) == remarked

@@ -166,6 +166,15 @@ def test_best_follows_cider_by_itself_where_enough_images_are_captioned(data, lm
     assert "the highest CIDEr-D" not in " ".join(messages())
 
 
+def test_the_loss_decides_as_long_as_no_caption_scores(data, lm_folder, tmp_path):
+    val = feature_file(tmp_path / "val.pkl", ["red"] + ["xylophone quartz"] * 7)  # which no caption here says
+    few = {"val": str(val), "select": "cider", "epochs": 4, "lr": 2e-4, "bs": 4, "dropout": False}
+    lines = metrics(out := run(data, lm_folder, tmp_path / "out", val_captions=8, **few))
+    losses = [line["val_loss"] for line in lines]
+    assert [line["cider"] for line in lines] == [0] * 4 and losses[0] != min(losses)
+    assert same(weights(out / "clipcap-best"), weights(out / f"clipcap-{int(np.argmin(losses)):03d}"))
+
+
 def test_patience_ends_the_run_and_resuming_does_not_go_on(data, lm_folder, tmp_path, messages):
     val = feature_file(tmp_path / "val.pkl", OTHER_CAPTIONS)
     few = {"val": str(val), "epochs": 30, "lr": 5e-3, "bs": 2, "patience": 2, "dropout": False}

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from clipcap.errors import ClipcapError
-from clipcap.evaluation.metrics.tokenize import CaptionTokens, tokenize
+from clipcap.evaluation.metrics.tokenize import CaptionTokens
+from clipcap.scoring.words import words_of
 
 Names = dict[tuple[str, ...], str]  # the tokens of a word or phrase → the object that it names
 
@@ -34,7 +35,7 @@ def read_objects(path: str | Path) -> Names:
         words = [word.strip() for word in line.split(",") if word.strip()]
         if not words or line.lstrip().startswith("#"):
             continue
-        for tokens in tokenize(words, with_java=False)[0]:
+        for tokens in words_of(words):
             for form in _forms(tokens):
                 if names.setdefault(form, words[0]) != words[0]:
                     raise ClipcapError(

@@ -28,7 +28,8 @@ from clipcap.evaluation.metrics.rouge import rouge_l
 from clipcap.evaluation.metrics.tokenize import CaptionTokens, tokenize
 from clipcap.evaluation.metrics.variety import mbleu_counts, mbleu_of_counts, self_cider
 from clipcap.runtime.progress import PartBar
-from clipcap.scoring import ptb_tokenizer
+from clipcap.runtime.scripts import most_lack_blanks
+from clipcap.scoring.words import words_of
 
 _BLEU_ORDER = 4
 BAD_ENDINGS, REPEATED, MBLEU, SELF_CIDER = "bad endings", "repeated 2-grams", "mBLEU-4", "self-CIDEr"
@@ -53,6 +54,7 @@ class Scores:
         images: their number.
         references: number of human captions of them all.
         notes: the tokenizer that was used, and each metric that was skipped, with the reason.
+        characters: whether tokens are single characters.
     """
 
     corpus: dict[str, float]
@@ -64,6 +66,7 @@ class Scores:
     references: int
     notes: list[str] = field(default_factory=list)
     language: dict[str, float] = field(default_factory=dict)
+    characters: bool = False
 
     def add(self, name: str, per_image: np.ndarray) -> None:
         """Add a metric that is the mean of its scores [images], such as CLIPScore."""
@@ -125,7 +128,7 @@ def score(
     candidates: Sequence[str],
     references: Sequence[Sequence[str]],
     training: Sequence[str] | None = None,
-    characters: bool = False,
+    characters: bool | None = None,
     with_java: bool = True,
     several: Sequence[Sequence[str]] | None = None,
     objects: Names | None = None,
@@ -136,7 +139,8 @@ def score(
         candidates: one caption per image.
         references: the human captions of each image, one or more.
         training: captions that the captioner was trained on, for the share of copies.
-        characters: see `tokenize`; leaves out METEOR and SPICE.
+        characters: see `tokenize`; leaves out METEOR and SPICE. None: where most references are in a script that
+            puts no blanks between words.
         with_java: also run the metrics that need Java, if it is installed.
         several: all captions of each image, where there are several: how much they differ is scored too.
         objects: of `read_objects`; scores the objects that a caption names and no reference does.
@@ -146,6 +150,8 @@ def score(
     least = min(map(len, several or [()]), default=0)  # captions that every image has
     more = [texts[:least] for texts in several or ()] if least > 1 else []
     groups = [candidates, *references, training or (), *more]
+    if characters is None:
+        characters = most_lack_blanks(text for texts in references for text in texts)
     tokens, notes = tokenize([text for texts in groups for text in texts], characters, with_java)
     rest = iter(tokens)
     found, *wanted = [[next(rest) for _ in texts] for texts in groups]
@@ -181,6 +187,7 @@ def score_tokens(
         "length": sum(map(len, candidates)) / len(found),
     }
     scores = Scores({}, {}, {}, diversity, list(candidates), len(found), sum(map(len, references)))
+    scores.characters = characters
     scores.notes.append(f"images: {scores.images}, references: {scores.references}")
     metrics: dict[str, Callable[[], None]] = {
         "BLEU": lambda: _add_bleu(scores, found, wanted),
@@ -298,7 +305,7 @@ def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
 
 def distinct_share(captions: Sequence[str]) -> float:
     """Share of different captions: near 0 if a model gives every image the same caption."""
-    return len({tuple(caption) for caption in ptb_tokenizer.ptb_tokenize(captions)}) / max(1, len(captions))
+    return len({tuple(caption) for caption in words_of(captions)}) / max(1, len(captions))
 
 
 def cider_scorer() -> Any:
@@ -321,11 +328,8 @@ def cider(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     """
     if not candidates:
         return 0.0
-    found = {i: [" ".join(tokens)] for i, tokens in enumerate(ptb_tokenizer.ptb_tokenize(candidates))}
-    wanted = {
-        i: [" ".join(tokens) for tokens in ptb_tokenizer.ptb_tokenize(several)]
-        for i, several in enumerate(references)
-    }
+    found = {i: [" ".join(tokens)] for i, tokens in enumerate(words_of(candidates))}
+    wanted = {i: [" ".join(tokens) for tokens in words_of(several)] for i, several in enumerate(references)}
     scorer = cider_scorer()
     return float(scorer.compute_score(wanted, found)[0]) if any(map(any, wanted.values())) else 0.0
 

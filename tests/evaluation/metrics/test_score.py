@@ -257,10 +257,12 @@ def test_characters_are_tokens_in_scripts_without_blanks():
         ["한국어", "문장"],
         ["a", "dog", "s", "café"],
     ]
-    scores = score(["一只狗在跑", "两只猫"], [["一只狗在草地上跑"], ["两只猫"]], characters=True)
+    scores = score(["一只狗在跑", "两只猫"], [["一只狗在草地上跑"], ["两只猫"]])
     assert scores.corpus["BLEU-1"] == pytest.approx(math.exp(1 - 11 / 8))
     assert "tokens: single characters" in scores.notes
     assert "METEOR skipped: it supports English words only" in scores.notes
+    mostly_english = [["一只狗"], ["a dog"], ["two cats"]]
+    assert not score(["一只狗", "a dog", "a cat"], mostly_english, with_java=False).characters
 
 
 # Reports what is missing

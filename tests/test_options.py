@@ -169,8 +169,8 @@ def test_an_unknown_option_is_named_with_the_nearest(build):
 
 
 def test_an_unknown_choice_is_refused_with_the_known_ones():
-    with pytest.raises(ClipcapError, match="rerank is 'concensus', not one of none, clip, consensus"):
-        DecodeConfig().with_options(rerank="concensus")
+    with pytest.raises(ClipcapError, match="rerank is 'agreement', not one of none, clip, consensus"):
+        DecodeConfig().with_options(rerank="agreement")
     with pytest.raises(ClipcapError, match="tune is None, not one of none, lora, full"):
         ModelConfig.of(tune=None)
 

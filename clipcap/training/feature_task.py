@@ -228,7 +228,7 @@ class FeatureTask(ABC, Generic[Config, Model]):
 
         As long as no caption has anything of its references, CIDEr-D is 0 and tells nothing: the loss does.
         """
-        if metrics.get("cider"):
+        if self._judge is not None and metrics["cider"] > 0:
             return -metrics["cider"]
         return metrics.get("val_loss", metrics["train_loss"])
 

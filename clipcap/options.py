@@ -89,11 +89,15 @@ def _by_name(config_class: type[Options], options: Mapping[str, Any]) -> dict[st
             raise ClipcapError(f"{config_class.__name__} has no option {name!r}{hint}")
     named = {names[name]: value for name, value in options.items()}
     for name, value in named.items():
-        hint = flags[name].hint if name in flags else None
-        choices = _flag_type(hint)[1]
-        if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
-            raise ClipcapError(f"{name} is {value!r:.60}, not one of {', '.join(choices)}")
+        if name in flags:
+            _check_choice(flags[name], value)
     return named
+
+
+def _check_choice(flag: Flag, value: Any) -> None:
+    choices = _flag_type(flag.hint)[1]
+    if choices and value not in choices and not (value is None and type(None) in get_args(flag.hint)):
+        raise ClipcapError(f"{flag.field.name} is {value!r:.60}, not one of {', '.join(choices)}")
 
 
 def _build(config_class: type[T], options: Mapping[str, Any]) -> T:
@@ -279,7 +283,7 @@ def read_options(config_class: type[Options], values: Mapping[str, Any], where: 
 
 
 def _converted(flag: Flag, value: Any, where: str) -> Any:
-    kind, choices = _flag_type(flag.hint)
+    kind, _ = _flag_type(flag.hint)  # a choice is one of those that there are: `_by_name` has checked
     if value is None and type(None) in get_args(flag.hint):
         return None
     if _takes_several(flag.hint) and isinstance(value, list):
@@ -290,11 +294,10 @@ def _converted(flag: Flag, value: Any, where: str) -> Any:
         if not isinstance(value, (str, int, float)) or isinstance(value, bool) != (kind is bool):
             raise ValueError
         converted = value if kind is bool else kind(value)
-        if (kind is int and converted != float(value)) or (choices and converted not in choices):
+        if kind is int and converted != float(value):
             raise ValueError
     except (TypeError, ValueError) as error:
-        wanted = f"one of {', '.join(choices)}" if choices else f"of type {kind.__name__}"
-        raise ClipcapError(f"{where} is {value!r:.60}, not {wanted}") from error
+        raise ClipcapError(f"{where} is {value!r:.60}, not of type {kind.__name__}") from error
     return converted
 
 

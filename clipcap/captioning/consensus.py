@@ -61,10 +61,9 @@ class Consensus:
         scores = np.array(self._scorer.agreement([caption.text for caption in captions], others, weights))
         scores += LIKELY * np.array([caption.logprob for caption in captions])
         best_first = [captions[i] for i in np.argsort(-scores, kind="stable").tolist()]
-        seen: set[tuple[str, ...]] = set()
-        words = map(tuple, words_of([caption.text for caption in best_first]))
-        repeated = [one in seen or bool(seen.add(one)) for one in words]
-        return [caption for late in (False, True) for caption, again in zip(best_first, repeated) if again == late]
+        words = words_of([caption.text for caption in best_first])
+        repeated_last = sorted(range(len(words)), key=lambda place: words.index(words[place]) < place)
+        return [best_first[place] for place in repeated_last]
 
 
 def consensus_of(found: Consensus | None) -> Consensus:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -275,9 +275,9 @@ class _Steps:
             )  # fmt: skip
         finally:
             shutil.rmtree(probe, ignore_errors=True)
-        plan = self.plan.as_batched(measured.per_epoch)
-        logger.info(f"  {plan.length.describe()}")
-        if warning := plan.too_short():
+        length = replace(self.plan.length, per_epoch=measured.per_epoch)  # captions of an image stay together
+        logger.info(f"  {length.describe()}")
+        if warning := replace(self.plan, length=length).too_short():
             logger.warning(warning)
         logger.info(self._minutes(measured, expected := self._expected(measured, sample)))
         logger.info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 from clipcap.fit.config import FitConfig
@@ -41,10 +41,6 @@ class Plan:
         yield f"--tune {self.start.tune}: {self.why_tune}"
         yield self.rates.describe(tuned=self.start.tune != "none")
         yield f"--patience {self.patience}: stops after so many epochs without a better one"
-
-    def as_batched(self, per_epoch: int) -> Plan:
-        """The plan with the steps of an epoch as they turn out: captions of an image stay together."""
-        return replace(self, length=replace(self.length, per_epoch=per_epoch))
 
     def too_short(self) -> str:
         """A warning about a run from scratch that is too short to learn; empty where it is long enough."""

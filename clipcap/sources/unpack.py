@@ -7,18 +7,20 @@ import gzip
 import io
 import lzma
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+_BESIDE = re.compile("^__MACOSX/|/$")  # in a zip: what macOS adds, and folders
 
-def _open_zip(path: Path, mode: str) -> zipfile.ZipExtFile:
+
+def _open_zip(path: Path) -> zipfile.ZipExtFile:
     """The one file in an archive; what macOS adds beside it does not count."""
     try:
         with zipfile.ZipFile(path) as archive:  # stays open behind what is returned
-            files = [one for one in archive.infolist() if not one.filename.endswith("/")]
-            files = [one for one in files if not one.filename.startswith("__MACOSX/")]
+            files = [one for one in archive.infolist() if not _BESIDE.search(one.filename)]
             if len(files) != 1:
                 raise OSError(f"holds {len(files):,} files: unpack it first")
             return cast(zipfile.ZipExtFile, archive.open(files[0]))
@@ -48,7 +50,7 @@ def open_packed(path: Path) -> BinaryIO:
     if unpack is None:
         return open(path, "rb")
     limit = max(_ALWAYS, _MAX_GAIN * os.path.getsize(path))
-    return cast(BinaryIO, io.BufferedReader(_Bounded(unpack(path, "rb"), limit)))
+    return cast(BinaryIO, io.BufferedReader(_Bounded(unpack(path), limit)))
 
 
 class _Bounded(io.RawIOBase):

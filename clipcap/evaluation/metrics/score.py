@@ -186,8 +186,8 @@ def score_tokens(
         "vocabulary": len({token for caption in candidates for token in caption}),
         "length": sum(map(len, candidates)) / len(found),
     }
-    scores = Scores({}, {}, {}, diversity, list(candidates), len(found), sum(map(len, references)))
-    scores.characters = characters
+    count = sum(map(len, references))
+    scores = Scores({}, {}, {}, diversity, list(candidates), len(found), count, characters=characters)
     scores.notes.append(f"images: {scores.images}, references: {scores.references}")
     metrics: dict[str, Callable[[], None]] = {
         "BLEU": lambda: _add_bleu(scores, found, wanted),
